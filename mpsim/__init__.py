@@ -1,0 +1,82 @@
+"""Predict how fast each way of splitting a PyTorch model over several devices is.
+
+>>> import mpsim
+>>> layers = [mpsim.Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "abcd"]
+>>> work = mpsim.Workload.chain("four", layers, activation_bytes=1024)
+>>> plan = mpsim.Plan(pp=4, microbatches=8, schedule="1f1b")
+>>> result = mpsim.simulate(work, mpsim.parse_topology("chain:4,link=1GB/s@2us"), plan)
+>>> round(result.speedup, 2)
+2.91
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mpsim.errors import MpsimError
+from mpsim.plan.model import Plan, load_plan, save_plan
+from mpsim.program.draws import Variability
+from mpsim.result.file import load_result, save_result
+from mpsim.result.model import Result
+from mpsim.result.perfetto import save_perfetto
+from mpsim.result.text import summary
+from mpsim.topology.file import load_topology, save_topology
+from mpsim.topology.model import Device, Link, Topology
+from mpsim.topology.show import draw
+from mpsim.topology.spec import parse_topology
+from mpsim.workload.file import load_workload, save_workload
+from mpsim.workload.model import Layer, Workload
+from mpsim.workload.show import show_workload
+
+try:
+    from mpsim.simulate import simulate, simulate_collectives
+    from mpsim.sweep import sweep
+except ModuleNotFoundError as error:
+    # Models are traced on machines that have torch and little else; only replaying needs simpy.
+    if error.name != "simpy":
+        raise
+
+if TYPE_CHECKING:
+    from mpsim.result import plotting
+    from mpsim.workload.trace import trace
+
+__version__ = "0.1.0"
+__all__ = [
+    "Device",
+    "Layer",
+    "Link",
+    "MpsimError",
+    "Plan",
+    "Result",
+    "Topology",
+    "Variability",
+    "Workload",
+    "draw",
+    "load_plan",
+    "load_result",
+    "load_topology",
+    "load_workload",
+    "parse_topology",
+    "plotting",
+    "save_perfetto",
+    "save_plan",
+    "save_result",
+    "save_topology",
+    "save_workload",
+    "show_workload",
+    "simulate",
+    "simulate_collectives",
+    "summary",
+    "sweep",
+    "trace",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch or matplotlib on first use only."""
+    if name == "trace":
+        return import_module("mpsim.workload.trace").trace
+    if name == "plotting":
+        return import_module("mpsim.result.plotting")
+    if name in ("simulate", "simulate_collectives", "sweep"):
+        raise MpsimError(f"mpsim.{name} needs simpy, which is not installed: pip install simpy")
+    raise AttributeError(f"module 'mpsim' has no attribute {name!r}")

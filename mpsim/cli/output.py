@@ -1,0 +1,86 @@
+"""Where output goes: files that are checked before anything is computed, JSON, notes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mpsim.errors import MpsimError
+
+__all__ = ["DOCUMENTS", "PICTURES", "TABLES", "json_option", "output_option", "print_json", "tell"]
+
+# What a suffix promises; a file of another kind is refused. "" is any suffix that promises nothing else.
+DOCUMENTS = (".json", "")
+PICTURES = (".png", ".svg", ".pdf")
+TABLES = (".csv", ".parquet")
+
+
+def output_option(
+    *names: str, what: str, suffixes: tuple[str, ...], required: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return an option for a file to write, refused at once where it could not be written."""
+
+    def check(context: click.Context, option: click.Parameter, path: str | None) -> str | None:
+        if path is not None:
+            check_output(path, option.opts[0], suffixes)
+        return path
+
+    return click.option(*names, metavar="FILE", callback=check, required=required, help=what)
+
+
+def check_output(path: str, option: str, suffixes: tuple[str, ...]) -> None:
+    """Refuse a file that could not be written, or whose suffix promises something else.
+
+    Raises
+    ------
+    MpsimError
+        No such folder, a folder, a device, no permission, or another suffix.
+    """
+    target = Path(path)
+    suffix = target.suffix.lower()
+    promised = suffix if suffix in (*DOCUMENTS, *PICTURES, *TABLES) else ""
+    if promised not in suffixes:
+        expected = " or ".join(known for known in suffixes if known)
+        raise MpsimError(f"{option} {path!r}: its suffix is {suffix!r}, expected {expected}")
+    if not target.parent.is_dir():
+        raise MpsimError(f"{option} {path!r}: there is no folder {str(target.parent)!r}: make it first")
+    if target.exists() and not target.is_file():
+        raise MpsimError(f"{option} {path!r} is not a file: name the file to write")
+    if not os.access(target.parent, os.W_OK):
+        raise MpsimError(f"{option} {path!r}: no permission to write into {str(target.parent)!r}: choose another place")
+
+
+def check_apart(given: dict[str, Any], *names: str) -> None:
+    """Refuse two outputs to one file.
+
+    Raises
+    ------
+    MpsimError
+        They are one file.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        if given.get(name):
+            path = os.path.realpath(given[name])
+            if path in seen:
+                raise MpsimError(f"--{seen[path]} and --{name} both write {given[name]!r}: name two files")
+            seen[path] = name
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, units in its keys.")
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one object."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def tell(text: str) -> None:
+    """Say something that is no part of the output."""
+    click.echo(text, file=sys.stderr)

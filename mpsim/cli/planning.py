@@ -1,0 +1,120 @@
+"""The options of a plan, and the plan that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from mpsim.cli.types import BYTES, NUMBERS
+from mpsim.errors import MpsimError, unknown
+from mpsim.plan.model import Plan, load_plan
+from mpsim.plan.runtimes import RUNTIMES
+from mpsim.plan.schedules import SCHEDULES
+from mpsim.program.algorithms import ALGORITHMS
+from mpsim.workload.model import Workload
+
+__all__ = ["PLAN_OPTIONS", "plan_of", "plan_options"]
+
+_ALGORITHMS = sorted(name for kind, name in ALGORITHMS if kind == "all_reduce")
+_OPTIONS = (
+    click.option("--strategy", metavar="NAME", help="naive, gpipe, 1f1b, tensor or data over all --devices."),
+    click.option(
+        "--dp",
+        type=int,
+        metavar="N",
+        help="Replicas, each with its part of the batch; by default 1, as of the next two.",
+    ),
+    click.option("--pp", type=int, metavar="N", help="Pipeline stages."),
+    click.option("--tp", type=int, metavar="N", help="Ranks that share each layer."),
+    click.option(
+        "--microbatches", type=int, metavar="M", help="Parts into which a replica cuts its batch; by default 1."
+    ),
+    click.option(
+        "--batch",
+        type=int,
+        metavar="B",
+        help="Samples in a step; by default what makes each micro-batch the size that the trace refers to.",
+    ),
+    click.option("--schedule", metavar="NAME", help=f"{', '.join(SCHEDULES)}; by default 1f1b."),
+    click.option(
+        "--stages",
+        metavar="L,L,…",
+        help="First layer of each stage but the first, by name or index; by default balanced on measured time.",
+    ),
+    click.option("--bucket", type=BYTES, help="Gradients all-reduced at once; by default '25 MiB', as in PyTorch."),
+    click.option("--algorithm", metavar="NAME", help=f"Of the collectives: {', '.join(_ALGORITHMS)}; by default ring."),
+    click.option("--runtime", metavar="NAME", help=f"How messages behave: {', '.join(RUNTIMES)}; by default ideal."),
+    click.option(
+        "--place",
+        type=NUMBERS,
+        help="Which device stands at each rank, as in 0,2,1,3; by default in the topology's order.",
+    ),
+    click.option("--plan", metavar="FILE", help="A plan file; options beside it change it."),
+)
+PLAN_OPTIONS = ("strategy", "dp", "pp", "tp", "microbatches", "batch", "schedule", "stages", "bucket", "place", "plan")
+
+_FIELDS = {"bucket": "bucket_bytes", "place": "devices"}
+
+
+def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a plan to a command."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def plan_of(given: dict[str, Any], workload: Workload, n_devices: int) -> Plan:
+    """Return the plan that the options make.
+
+    Raises
+    ------
+    MpsimError
+        No such plan can be, or it needs more than `n_devices`.
+    """
+    base = load_plan(given["plan"]) if given["plan"] else Plan()
+    names = ("dp", "pp", "tp", "microbatches", "batch", "schedule", "bucket", "algorithm", "runtime", "place")
+    changes = {_FIELDS.get(name, name): given[name] for name in names if given[name] is not None}
+    if given["batch"] is not None and given["batch"] < 1:
+        raise MpsimError(f"--batch is {given['batch']}, expected 1 or more samples")
+    if given["strategy"]:
+        changes |= _strategy(given, n_devices)
+    if given["stages"]:
+        changes["boundaries"] = _boundaries(given["stages"], workload)
+        if given["pp"] is None and not given["strategy"]:
+            changes["pp"] = len(changes["boundaries"]) + 1
+    elif {"pp"} & changes.keys() and base.boundaries and changes["pp"] != base.pp:
+        changes["boundaries"] = None
+    plan = replace(base, **changes)
+    if plan.ranks > n_devices and given["devices"]:
+        raise MpsimError(f"plan {plan.text} needs {plan.ranks} devices, --devices allows {n_devices}: allow more")
+    plan.place(n_devices)
+    return plan
+
+
+def _strategy(given: dict[str, Any], n_devices: int) -> dict[str, Any]:
+    """Return the fields of a plan that a strategy's name stands for."""
+    name = given["strategy"]
+    said = [axis for axis in ("dp", "pp", "tp", "schedule") if given[axis] is not None]
+    if said:
+        raise MpsimError(
+            f"--strategy {name} says the whole split: leave out --{said[0]}, or write dp, pp and tp yourself"
+        )
+    if name in ("tensor", "data"):
+        return {"dp": 1, "pp": 1, "tp": 1} | {"tp" if name == "tensor" else "dp": n_devices}
+    if name not in SCHEDULES:
+        raise unknown("strategy", name, [*SCHEDULES, "tensor", "data"])
+    if name != "naive" and given["microbatches"] is None and not given["plan"]:
+        raise MpsimError(
+            f"--strategy {name} needs --microbatches: as many parts as a batch is cut into, such as {2 * n_devices}"
+        )
+    return {"dp": 1, "pp": n_devices, "tp": 1, "schedule": name}
+
+
+def _boundaries(text: str, workload: Workload) -> tuple[int, ...]:
+    """Return the indices of layers given by name, or by index where no layer has that name."""
+    names = {layer.name: i for i, layer in enumerate(workload.layers)}
+    parts = [part.strip() for part in text.split(",")]
+    return tuple(int(part) if part.isdecimal() and part not in names else workload.index(part) for part in parts)

@@ -1,0 +1,94 @@
+"""``mpsim plot``: draw results and sweeps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mpsim.cli.identify import noun_of
+from mpsim.cli.output import PICTURES, output_option, tell
+from mpsim.errors import MpsimError, unknown
+from mpsim.result.file import load_result
+from mpsim.result.model import Result
+
+__all__ = ["draw", "plot"]
+
+# kind → the function that draws it, and whether it draws several results on one figure
+_KINDS = {
+    "timeline": ("timeline", False),
+    "breakdown": ("breakdown", True),
+    "memory": ("memory", False),
+    "memory-over-time": ("memory_over_time", False),
+    "cdf": ("cdf", True),
+    "speedup": ("speedup", True),
+}
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--kind", metavar="KIND", help=f"{', '.join(_KINDS)}; by default what suits the files.")
+@output_option("-o", "--output", what="The picture (.png, .svg or .pdf).", suffixes=PICTURES, required=True)
+def plot(files: tuple[str, ...], kind: str | None, output: str) -> None:
+    """Draw the results of mpsim simulate -o, or the table of mpsim sweep -o.
+
+    By default one result is drawn as a timeline, several as a breakdown of their steps, a sweep as speedups.
+
+    \b
+      mpsim plot result.json -o timeline.png
+      mpsim plot gpipe.json 1f1b.json --kind breakdown -o both.svg
+      mpsim plot sweep.csv -o speedup.png
+    """
+    if kind is not None and kind not in _KINDS:
+        raise unknown("kind of picture", kind, _KINDS)
+    nouns = {path: noun_of(_existing(path)) for path in files}
+    for path, noun in nouns.items():
+        if noun not in ("result", "sweep"):
+            raise MpsimError(f"{path} is a {noun}: give results of mpsim simulate -o, or a table of mpsim sweep -o")
+    if "sweep" in nouns.values():
+        _draw_sweep(files, kind, output)
+    else:
+        results = [load_result(path) for path in files]
+        draw(results, kind or ("timeline" if len(results) == 1 else "breakdown"), output)
+    tell(f"wrote {output}")
+
+
+def _existing(path: str) -> str:
+    if not Path(path).is_file():
+        raise MpsimError(f"no file {path!r}: mpsim simulate -o and mpsim sweep -o write what can be drawn")
+    return path
+
+
+def _draw_sweep(files: Sequence[str], kind: str | None, output: str) -> None:
+    if kind not in (None, "speedup"):
+        raise MpsimError(f"a sweep's table is drawn as speedup, it has nothing for {kind}: simulate one plan with -o")
+    if len(files) > 1:
+        raise MpsimError(f"{len(files)} files, a sweep among them: draw one sweep at a time")
+    from mpsim.sweep import load_sweep
+
+    _save(lambda plotting: plotting.speedup(load_sweep(files[0]).to_frame()), output)
+
+
+def draw(results: Sequence[Result], kind: str, output: str) -> None:
+    """Draw results to a file.
+
+    Raises
+    ------
+    MpsimError
+        Several results for a picture of one, or a result that lacks what the picture needs.
+    """
+    name, several = _KINDS[kind]
+    if len(results) > 1 and not several:
+        many = ", ".join(kind for kind, (_, several) in _KINDS.items() if several)
+        raise MpsimError(f"a {kind} draws one result, got {len(results)}: draw each alone, or several as {many}")
+    _save(lambda plotting: getattr(plotting, name)(list(results) if several else results[0]), output)
+
+
+def _save(make: Callable[[Any], Any], output: str) -> None:
+    os.environ.setdefault("MPLBACKEND", "Agg")  # a file is written and no window opened, display or none
+    from mpsim.result import plotting
+
+    plotting.save_figure(make(plotting), output)

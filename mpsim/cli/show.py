@@ -1,0 +1,162 @@
+"""``mpsim show``: workloads, topologies, plans, results, sweeps, models of the zoo, the catalog."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from mpsim.cli.output import json_option, print_json
+from mpsim.errors import MpsimError, did_you_mean
+
+__all__ = ["show"]
+
+
+class _Shown(NamedTuple):
+    """Something in both forms, each made only when it is asked for."""
+
+    text: Callable[[], str]
+    plain: Callable[[], dict[str, Any]]
+
+
+@click.command()
+@click.argument("things", nargs=-1, required=True, metavar="THING...")
+@click.option("--microbatch", type=int, metavar="B", help="Of a workload: at this micro-batch.")
+@click.option("--tensor", type=int, metavar="N", help="Of a workload: one of so many tensor-parallel ranks.")
+@click.option("--top", type=int, default=0, metavar="N", help="Of a sweep: so many plans; by default all.")
+@json_option
+def show(things: tuple[str, ...], microbatch: int | None, tensor: int | None, top: int, as_json: bool) -> None:
+    """Show THING: a file of mpsim's, a topology such as torus:4x4,link=nvlink4, a model of the zoo, or the catalog.
+
+    \b
+      mpsim show mlp.json --microbatch 1024
+      mpsim show nodes:2,per_node=4,inside=nvlink4,between=ib_ndr
+      mpsim show catalog
+      mpsim show H100-SXM5-80GB
+    """
+    found = [_find(thing, microbatch, tensor, top) for thing in things]
+    if as_json:
+        plain = [one.plain() for one in found]
+        print_json(plain[0] if len(plain) == 1 else {"shown": plain})
+    else:
+        click.echo("\n\n".join(one.text() for one in found))
+
+
+def _find(thing: str, microbatch: int | None, tensor: int | None, top: int) -> _Shown:
+    from mpsim.cli.identify import noun_of
+    from mpsim.workload.zoo import ZOO
+
+    noun = noun_of(thing) if Path(thing).is_file() else ""
+    if noun == "workload":
+        return _workload(thing, microbatch, tensor or 1)
+    if microbatch is not None or tensor is not None:
+        raise MpsimError(
+            f"--microbatch and --tensor choose a point of a workload file, {thing!r} is none: leave them out"
+        )
+    if noun == "sweep":
+        return _sweep(thing, top)
+    if noun:
+        return {"topology": _topology, "plan": _plan, "result": _result}[noun](thing)
+    if thing == "catalog":
+        return _catalog()
+    if thing in ZOO:
+        return _model(thing)
+    return _by_name(thing)
+
+
+def _workload(path: str, microbatch: int | None, tensor: int) -> _Shown:
+    from mpsim.cli.point import at_point, point_to_dict
+    from mpsim.workload.file import load_workload
+    from mpsim.workload.show import show_workload
+
+    workload = load_workload(path)
+    size = workload.microbatch if microbatch is None else microbatch
+    at = at_point(workload, size, tensor)
+    return _Shown(lambda: show_workload(workload, size, tensor), lambda: point_to_dict(workload, at, tensor))
+
+
+def _topology(text: str) -> _Shown:
+    from mpsim.topology.show import draw, topology_to_dict
+    from mpsim.topology.spec import parse_topology
+
+    topology = parse_topology(text)
+    return _Shown(lambda: draw(topology), lambda: topology_to_dict(topology))
+
+
+def _plan(path: str) -> _Shown:
+    from mpsim import documents
+    from mpsim.plan.model import load_plan
+    from mpsim.units import format_bytes
+
+    plan = load_plan(path)
+    names = ("dp", "pp", "tp", "batch", "microbatches", "schedule", "boundaries", "bucket_bytes",
+             "first_bucket_bytes", "algorithm", "devices", "runtime")  # fmt: skip
+    fields = {name: documents.encode(getattr(plan, name)) for name in names}
+    more = [f"batch {plan.batch or 'as the workload'}", f"buckets of {format_bytes(plan.bucket_bytes)}", plan.runtime]
+    return _Shown(
+        lambda: f"{plan.text}\n{plan.strategy} over {plan.ranks} devices, {', '.join(more)}",
+        lambda: {"plan": plan.text, "strategy": plan.strategy, "ranks": plan.ranks} | fields,
+    )
+
+
+def _result(path: str) -> _Shown:
+    from mpsim.result.file import load_result
+    from mpsim.result.frames import result_to_dict
+    from mpsim.result.text import summary
+
+    result = load_result(path)
+    return _Shown(lambda: summary(result), lambda: result_to_dict(result))
+
+
+def _sweep(path: str, top: int) -> _Shown:
+    from mpsim.sweep import load_sweep, table
+
+    found = load_sweep(path)
+    return _Shown(lambda: table(found, top), lambda: {"rows": list(found.rows)})
+
+
+def _catalog() -> _Shown:
+    from mpsim.cli.catalog import catalog_text, catalog_to_dict
+
+    return _Shown(catalog_text, catalog_to_dict)
+
+
+def _model(name: str) -> _Shown:
+    from mpsim.cli.catalog import model_text
+    from mpsim.workload.zoo import list_models
+
+    (row,) = (row for row in list_models() if row["name"] == name)
+    return _Shown(lambda: model_text(row), lambda: row)
+
+
+def _by_name(thing: str) -> _Shown:
+    """Return a topology of a builder, or a device or link of the catalog; or say what was not found."""
+    from mpsim.cli.catalog import entry_text, entry_to_dict
+    from mpsim.topology.builders import BUILDERS
+    from mpsim.topology.catalog import device_names, link_names
+    from mpsim.workload.zoo import ZOO
+
+    named = {name.lower(): name for name in (*device_names(), *link_names())}
+    if thing.lower() in named:
+        entry = named[thing.lower()]
+        return _Shown(lambda: entry_text(entry), lambda: entry_to_dict(entry))
+    if ":" in thing or thing in BUILDERS:
+        return _topology(thing)
+    if os.path.isdir(thing):
+        raise MpsimError(f"{thing!r} is a folder: name a file in it")
+    if Path(thing).suffix or os.sep in thing:
+        raise MpsimError(f"no file {thing!r}{_near(thing)}")
+    hint = did_you_mean(thing, [*ZOO, *BUILDERS, *named.values(), "catalog"])
+    hint = hint if hint.startswith("; did") else ": give a file, a topology, a model, 'catalog' or a name in it"
+    raise MpsimError(f"nothing is called {thing!r}{hint}")
+
+
+def _near(path: str) -> str:
+    folder = Path(path).parent
+    if not folder.is_dir():
+        return f": there is no folder {str(folder)!r}"
+    hint = did_you_mean(Path(path).name, [item.name for item in folder.iterdir()])
+    return hint if hint.startswith("; did") else ""

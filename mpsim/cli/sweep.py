@@ -1,0 +1,161 @@
+"""``mpsim sweep``: predict every plan, rank them, write the table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import click
+
+from mpsim.cli.baseline import baseline_of, baseline_option
+from mpsim.cli.output import TABLES, json_option, output_option, print_json, tell
+from mpsim.cli.read import costs_by_type, read_pair
+from mpsim.cli.trials import trial_options, trials_of
+from mpsim.cli.types import BYTES, NUMBERS
+from mpsim.errors import MpsimError
+from mpsim.plan.schedules import SCHEDULES
+from mpsim.simulate import simulate as simulate_plan
+from mpsim.sweep import SweepInterrupted, SweepResult, save_sweep, table
+from mpsim.sweep import sweep as sweep_plans
+from mpsim.sweep.file import check_suffix
+
+__all__ = ["sweep"]
+
+
+@click.command(epilog="Plans that cannot be run are rows too, with the reason instead of numbers.")
+@click.argument("workload")
+@click.argument("topology")
+@click.option("--batch", type=int, required=True, metavar="B", help="Samples in a step: the same for every plan.")
+@click.option("--devices", type=int, metavar="N", help="Up to so many, the topology's first; by default all.")
+@click.option("--microbatches", type=NUMBERS, help="By default every count whose micro-batch was measured, 8 at most.")
+@click.option("--schedules", metavar="NAME,NAME,…", help=f"By default all: {', '.join(SCHEDULES)}.")
+@click.option("--tensor", type=NUMBERS, help="Tensor-parallel sizes; by default all.")
+@click.option("--bucket", type=BYTES, default="25 MiB", show_default=True, help="Gradients all-reduced at once.")
+@click.option("--algorithm", default="ring", show_default=True, metavar="NAME", help="Of the collectives.")
+@click.option("--runtime", default="ideal", show_default=True, metavar="NAME", help="How messages behave.")
+@click.option("--costs", multiple=True, metavar="TYPE=FILE", help="The workload traced on a type of device.")
+@trial_options
+@baseline_option
+@click.option("--processes", type=int, metavar="N", help="By default one for each processor.")
+@click.option("--top", type=int, default=10, show_default=True, metavar="N", help="Plans to list; 0: all.")
+@click.option("--progress/--no-progress", default=None, help="A bar on stderr; by default on a terminal.")
+@json_option
+@output_option("-o", "--output", what="Write a row for each plan (.csv or .parquet).", suffixes=TABLES)
+def sweep(workload: str, topology: str, as_json: bool, **given: Any) -> None:
+    """Predict every way of splitting WORKLOAD over up to --devices of TOPOLOGY, and rank them.
+
+    \b
+      mpsim sweep gpt2.json switch:8,link=nvlink4,device=H100-SXM5-80GB --batch 64 -o gpt2.csv
+      mpsim plot gpt2.csv -o gpt2.png
+    """
+    if given["output"]:
+        check_suffix(given["output"])
+    if given["top"] < 0:
+        raise MpsimError(f"--top is {given['top']}, expected the number of plans to list, or 0 for all")
+    run = _prepared(workload, topology, given)
+    try:
+        found = _finished(run(), given["baseline"])
+    except SweepInterrupted as stop:
+        raise _interrupted(_finished(stop.result, given["baseline"]), given["output"]) from None
+    _refuse_nothing(found)
+    if given["output"]:
+        save_sweep(given["output"], found)
+        tell(f"wrote {given['output']}")
+    if as_json:
+        print_json(_as_dict(found))
+    else:
+        click.echo(f"{found.rows[0]['workload']} | {found.rows[0]['topology']} | batch {given['batch']}\n")
+        click.echo(table(found, given["top"]))
+        click.echo(f"\n{found.planned} plans, {_count(found.processes, 'process', 'processes')}")
+
+
+def _prepared(workload_path: str, topology_text: str, given: dict[str, Any]) -> Callable[[], SweepResult]:
+    """Return the sweep with everything read and checked, ready to be run."""
+    workload, topology = read_pair(workload_path, topology_text)
+    by_type = costs_by_type(given["costs"], topology)
+    batch, trials = given["batch"], trials_of(given, max(given["batch"], 1), workload.dataset_samples)
+    shared: dict[str, Any] = {
+        "trials": trials.count, "rng": trials.seed, "variability": trials.variability, "by_type": by_type,
+    }  # fmt: skip
+    n_devices = min(given["devices"] or len(topology.devices), len(topology.devices))
+    one = partial(simulate_plan, workload, topology, spans=False, **shared)
+    baseline = baseline_of(given["baseline"], workload, batch, n_devices, one)
+    schedules = [name.strip() for name in given["schedules"].split(",")] if given["schedules"] else None
+
+    def run() -> SweepResult:
+        with _bar(given["progress"]) as progress:
+            return sweep_plans(
+                workload, topology, batch=batch, devices=given["devices"], microbatches=given["microbatches"],
+                schedules=schedules, tensor=given["tensor"], bucket_bytes=given["bucket"],
+                algorithm=given["algorithm"], runtime=given["runtime"], baseline=baseline,
+                processes=given["processes"], progress=progress, **shared,
+            )  # fmt: skip
+
+    return run
+
+
+def _finished(found: SweepResult, baseline: str) -> SweepResult:
+    """Return the rows, without speedups where no baseline is wanted."""
+    if baseline != "none":
+        return found
+    empty = dict.fromkeys(("speedup", "baseline", "baseline_step_s"))
+    return SweepResult(rows=tuple(row | empty for row in found.rows), planned=found.planned, processes=found.processes)
+
+
+@contextmanager
+def _bar(asked: bool | None) -> Iterator[Callable[[int, int], None]]:
+    """Yield what to call after each plan: it moves a bar on stderr where there is a terminal."""
+    if not (sys.stderr.isatty() if asked is None else asked):
+        yield lambda done, total: None
+        return
+    from tqdm import tqdm
+
+    tqdm.monitor_interval = 0  # its thread must not be forked
+    with tqdm(unit=" plans", file=sys.stderr, leave=False) as bar:
+
+        def move(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield move
+
+
+def _interrupted(found: SweepResult, output: str | None) -> click.ClickException | click.exceptions.Exit:
+    """Save what is there and say so."""
+    said = f"mpsim: error: interrupted after {len(found.rows)} of {found.planned} plans"
+    if output and found.rows:
+        save_sweep(output, found)
+        said += f"; their rows are in {output}"
+    elif not output:
+        said += "; with -o FILE their rows would have been kept"
+    tell(said)
+    return click.exceptions.Exit(130)
+
+
+def _refuse_nothing(found: SweepResult) -> None:
+    """A sweep of which no plan can be run is an error; the most frequent reason is the one to tell."""
+    if all(row["reason"] for row in found.rows):
+        reason, count = found.reasons[0]
+        raise MpsimError(f"none of {found.planned} plans can be run; of {count} the reason is: {reason}")
+
+
+def _as_dict(found: SweepResult) -> dict[str, Any]:
+    first = found.rows[0]
+    return {
+        "workload": first["workload"],
+        "topology": first["topology"],
+        "global_batch": first["global_batch"],
+        "plans": found.planned,
+        "plans_not_run": sum(count for _, count in found.reasons),
+        "plans_too_large": len(found.too_large),
+        "processes": found.processes,
+        "best": found.best,
+        "rows": list(found.rows),
+    }
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

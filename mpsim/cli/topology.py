@@ -1,0 +1,25 @@
+"""``mpsim topology``: write the topology file that a builder makes, to be edited by hand."""
+
+from __future__ import annotations
+
+import click
+
+from mpsim.cli.output import DOCUMENTS, output_option, tell
+from mpsim.topology.file import save_topology
+from mpsim.topology.spec import parse_topology
+
+__all__ = ["topology"]
+
+
+@click.command()
+@click.argument("spec")
+@output_option("-o", "--output", what="The file to write.", suffixes=DOCUMENTS, required=True)
+def topology(spec: str, output: str) -> None:
+    """Write the topology file that SPEC stands for, to be edited by hand.
+
+    \b
+      mpsim topology torus:4x4,link=nvlink4 -o torus.json
+      mpsim show torus.json
+    """
+    save_topology(output, parse_topology(spec))
+    tell(f"wrote {output}")

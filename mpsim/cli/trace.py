@@ -1,0 +1,188 @@
+"""``mpsim trace``: measure a model into a workload file."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mpsim.cli.output import DOCUMENTS, check_output, json_option, output_option, print_json, tell
+from mpsim.cli.types import NUMBERS
+from mpsim.errors import MpsimError
+
+if TYPE_CHECKING:
+    from mpsim.workload.analytical import DeviceSpec
+    from mpsim.workload.model import Workload
+
+__all__ = ["trace"]
+
+
+@click.command()
+@click.argument("model", required=False)
+@output_option("-o", "--output", what="By default MODEL.DEVICE.json, here.", suffixes=DOCUMENTS)
+@click.option("--batch", type=NUMBERS, help="Micro-batch sizes to measure, as in 1,2,4,8; by default the model's own.")
+@click.option("--tensor", type=NUMBERS, default="1", show_default=True, help="Tensor-parallel sizes to measure.")
+@click.option("--depth", default="auto", show_default=True, metavar="auto|N", help="How many modules deep layers lie.")
+@click.option("--set", "sizes", multiple=True, metavar="NAME=VALUE", help="Change a size of the model (n_layer=4).")
+@click.option(
+    "--repeats",
+    type=int,
+    default=7,
+    show_default=True,
+    metavar="N",
+    help="Measured repetitions, every one of them stored.",
+)
+@click.option("--warmup", type=int, default=2, show_default=True, metavar="N", help="Repetitions before, not stored.")
+@click.option("--optimizer", default="adamw", show_default=True, metavar="NAME", help="adamw, adam, momentum or sgd.")
+@click.option("--threads", type=int, default=1, show_default=True, metavar="N", help="Compute threads on a CPU.")
+@click.option("--device", metavar="cpu|cuda", help="By default CUDA where there is one, else the CPU.")
+@click.option("--analytical", metavar="NAME", help="Do not run: roofline of a device of the catalog, for large models.")
+@click.option("--list", "only_list", is_flag=True, help="List the models of the zoo.")
+@json_option
+def trace(model: str | None, only_list: bool, as_json: bool, **given: Any) -> None:
+    """Run MODEL's training step here, layer by layer, and write what it costs.
+
+    MODEL is a name of the zoo (--list), or package.module:factory, called with the batch size.
+
+    \b
+      mpsim trace mnist-mlp --batch 1024,2048,4096,8192 -o mlp.json
+      mpsim trace gpt2 --set n_layer=4 --batch 1,2,4 --tensor 1,2 -o gpt2-4.json
+    """
+    if only_list:
+        _list(as_json)
+        return
+    if model is None:
+        raise MpsimError("trace takes a MODEL: mpsim trace --list has the zoo, your own is package.module:factory")
+    if not given["output"]:
+        check_output("workload.json", "the current folder", DOCUMENTS)
+    workload = _traced(model, given)
+    path = given["output"] or _default_name(workload, given["device"])
+    from mpsim.workload.file import save_workload
+
+    save_workload(path, workload)
+    tell(f"wrote {path}")
+    if as_json:
+        from mpsim.cli.point import at_point, point_to_dict
+
+        print_json(point_to_dict(workload, at_point(workload, workload.microbatch, 1), 1))
+    else:
+        from mpsim.workload.show import show_workload
+
+        click.echo(show_workload(workload))
+
+
+def _list(as_json: bool) -> None:
+    from mpsim.cli.catalog import models_text
+    from mpsim.workload.zoo import list_models
+
+    if as_json:
+        print_json({"models": list_models()})
+    else:
+        click.echo(models_text(list_models()))
+
+
+def _traced(model: str, given: dict[str, Any]) -> Workload:
+    if find_spec("torch") is None:
+        raise MpsimError("tracing needs PyTorch, which is not installed: pip install 'mpsim[trace]'")
+    from mpsim.workload.source import resolve_model
+    from mpsim.workload.trace import trace as trace_model
+    from mpsim.workload.zoo import parse_overrides
+
+    depth = _depth(given["depth"])
+    source = resolve_model(model, parse_overrides(given["sizes"]))
+    analytical = _roofline(given["analytical"])
+    bar, done = _progress()
+    with _one_line_of_errors(done):
+        return trace_model(
+            source,
+            microbatches=given["batch"],
+            tensor=given["tensor"],
+            depth=depth,
+            repeats=given["repeats"],
+            warmup=given["warmup"],
+            optimizer=given["optimizer"],
+            threads=given["threads"],
+            device=given["device"],
+            analytical=analytical,
+            progress=bar,
+        )
+
+
+@contextmanager
+def _one_line_of_errors(done: Callable[[], None]) -> Iterator[None]:
+    """Hold back what PyTorch logs and prints: of a model that it cannot export it prints pages, we say one line."""
+    said = io.StringIO()
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stderr(said):
+            yield
+    except (MpsimError, KeyboardInterrupt):
+        said.truncate(0)
+        raise
+    finally:
+        logging.disable(logging.NOTSET)
+        done()
+        sys.stderr.write(said.getvalue())
+
+
+def _depth(text: str) -> int | str:
+    if text == "auto":
+        return text
+    if not text.isdecimal() or text == "0":
+        raise MpsimError(f"--depth {text!r} is neither 'auto' nor a whole number of 1 or more")
+    return int(text)
+
+
+def _roofline(name: str | None) -> DeviceSpec | None:
+    """Return the roofline of a device of the catalog."""
+    if name is None:
+        return None
+    from mpsim.topology.catalog import device
+
+    one = device(name)
+    from mpsim.workload.analytical import DeviceSpec
+
+    dtypes = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "int8")
+    peaks = {dtype: peak for dtype in dtypes if (peak := _peak(one, dtype))}
+    known = {} if one.matmul_fraction is None else {"matmul_fraction": one.matmul_fraction}
+    return DeviceSpec(
+        name=one.name,
+        peak_flops_per_s=peaks,
+        memory_bytes_per_s=one.memory_bandwidth_bytes_per_s,
+        memory_bytes=one.usable_memory_bytes or one.memory_bytes,
+        **known,
+    )
+
+
+def _peak(one: Any, dtype: str) -> float:
+    try:
+        return float(one.peak_flop_per_s(dtype))
+    except MpsimError:
+        return 0.0
+
+
+def _progress() -> tuple[Callable[[str], None], Callable[[], None]]:
+    """Return what says on a terminal's stderr what is measured, on one line, and what clears that line."""
+    terminal = sys.stderr
+    if not terminal.isatty():
+        return lambda text: None, lambda: None
+
+    def write(text: str) -> None:
+        terminal.write(f"\r\033[K{text}")
+        terminal.flush()
+
+    return write, lambda: write("")
+
+
+def _default_name(workload: Workload, device: str | None) -> str:
+    """Return ``MODEL.DEVICE.json``: ``cpu``, or the last word of a GPU's name."""
+    on_cpu = workload.clock in ("thread-cpu", "wall")
+    place = "cpu" if on_cpu else workload.device.split()[-1].lower()
+    return f"{re.sub(r'[^A-Za-z0-9=,_-]+', '-', workload.name).strip('-')}.{place}.json"

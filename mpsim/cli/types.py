@@ -1,0 +1,63 @@
+"""What the options hold: lists of whole numbers, sizes and times with units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from mpsim import units
+from mpsim.errors import MpsimError
+
+__all__ = ["BYTES", "NUMBERS", "SECONDS", "Sizes"]
+
+
+class _Quantity(click.ParamType):  # type: ignore[type-arg]
+    """A number with a unit."""
+
+    def __init__(self, name: str, parse: Callable[[str, str], float]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number in SI units."""
+        return self._parse(value, _option(param)) if isinstance(value, str) else value
+
+
+class _Numbers(click.ParamType):  # type: ignore[type-arg]
+    """Whole numbers with commas between."""
+
+    name = "N,N,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Return the numbers."""
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in value.split(",")]
+        if not all(part.isdecimal() for part in parts):
+            raise MpsimError(f"{_option(param)} {value!r} is not whole numbers with commas between: write 1,2,4")
+        return tuple(map(int, parts))
+
+
+class Sizes(click.ParamType):  # type: ignore[type-arg]
+    """Bytes with commas between; a whole number is bytes, since a list of gradients is given so."""
+
+    name = "BYTES,BYTES,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Return the bytes."""
+        if isinstance(value, tuple):
+            return value
+        what = _option(param)
+        parts = [part.strip() for part in value.split(",")]
+        return tuple(int(part) if part.isdecimal() else units.size(part, what) for part in parts)
+
+
+def _option(param: click.Parameter | None) -> str:
+    return param.opts[0] if param is not None else "value"
+
+
+BYTES = _Quantity("SIZE", units.size)
+SECONDS = _Quantity("TIME", units.duration)
+NUMBERS = _Numbers()

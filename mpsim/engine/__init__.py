@@ -1,0 +1,1 @@
+"""Replay a program in SimPy."""

@@ -1,0 +1,188 @@
+"""Replay a program: every task's start and end, by discrete events.
+
+The engine knows tasks, streams and links, and nothing of pipelines, tensors or data parallelism. It draws nothing:
+the same program and topology give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import simpy
+
+from mpsim.engine.network import Network, Observer
+from mpsim.errors import MpsimError
+from mpsim.garbage import collector_paused
+from mpsim.program.model import Program, Task
+from mpsim.topology.model import Topology
+
+__all__ = ["Timing", "replay"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """When each task of a program started and ended, in seconds, in the program's order."""
+
+    start_s: tuple[float, ...]
+    end_s: tuple[float, ...]
+
+    @property
+    def step_s(self) -> float:
+        """When the last task ended."""
+        return max(self.end_s, default=0.0)
+
+
+def replay(program: Program, topology: Topology, *, free: bool = False, observer: Observer | None = None) -> Timing:
+    """Replay a program on a topology.
+
+    Parameters
+    ----------
+    program : Program
+        What runs.
+    topology : Topology
+        Whose links its traffic uses.
+    free : bool
+        Replay on free links: no transfer takes any time.
+    observer : callable, optional
+        Called with ``(time_s, task, bytes_per_s)`` whenever the rate of a transfer changes.
+
+    Returns
+    -------
+    Timing
+        Start and end of every task.
+
+    Raises
+    ------
+    MpsimError
+        The streams cannot finish (a deadlock); the message has their heads. Or the program names a device or a link
+        that the topology does not have.
+
+    Examples
+    --------
+    >>> from mpsim.program.model import Stream, Task
+    >>> from mpsim.topology.model import Device
+    >>> one = Topology(name="one", devices=(Device(name="d0"),))
+    >>> tasks = (Task("a", "compute", (0,), duration_s=0.5), Task("b", "compute", (0,), duration_s=0.25))
+    >>> replay(Program(streams=(Stream(device=0, name="compute"),), tasks=tasks), one).end_s
+    (0.5, 0.75)
+    """
+    for stream in program.streams:
+        if not 0 <= stream.device < len(topology.devices):
+            raise MpsimError(
+                f"stream {stream.name!r} is on device {stream.device}, topology {topology.name!r} has"
+                f" {len(topology.devices)}: 0 to {len(topology.devices) - 1}"
+            )
+    with collector_paused():
+        run = _Run(program, topology, free, observer)
+        run.play()
+    if run.done < len(program.tasks):
+        raise MpsimError(_deadlock(program, topology, run))
+    return Timing(start_s=tuple(run.start_s), end_s=tuple(run.end_s))
+
+
+class _Run:
+    """The state of one replay: what each task still waits for, and when it ran."""
+
+    def __init__(self, program: Program, topology: Topology, free: bool, observer: Observer | None) -> None:
+        self.tasks = program.tasks
+        self.free = free
+        self.env = simpy.Environment(0.0)
+        capacity = [link.bandwidth_bytes_per_s for link in topology.links]
+        self.network = Network(self.env, capacity, self._finish, observer)
+        self.waiting, self.followers = _order(program.tasks, len(program.streams))
+        self.start_s = [0.0] * len(self.tasks)
+        self.end_s = [0.0] * len(self.tasks)
+        self.done = 0
+
+    def play(self) -> None:
+        """Start what waits for nothing, and run until nothing happens any more."""
+        for i in [i for i, count in enumerate(self.waiting) if count == 0]:
+            if self._start(i):
+                self._finish(i)
+        self.env.run()
+
+    def _start(self, i: int) -> bool:
+        """Start a task; True if it ends at once."""
+        task = self.tasks[i]
+        env = self.env
+        self.start_s[i] = env.now
+        traffic = task.traffic
+        if traffic is None:
+            delay, after = task.duration_s, self._on_end
+        elif self.free:
+            return True
+        elif traffic.latency_s:
+            delay, after = traffic.latency_s, self._on_latency
+        else:
+            return self.network.start(i, traffic)
+        if delay == 0.0:
+            return True
+        simpy.Timeout(env, delay, i).callbacks.append(after)
+        return False
+
+    def _on_end(self, event: simpy.Event) -> None:
+        self._finish(event._value)
+
+    def _on_latency(self, event: simpy.Event) -> None:
+        i: int = event._value
+        traffic = self.tasks[i].traffic
+        assert traffic is not None
+        if self.network.start(i, traffic):
+            self._finish(i)
+
+    def _finish(self, i: int) -> None:
+        """End a task, start whatever waited for it alone, and so on while those end at once."""
+        now = self.env.now
+        ended = [i]
+        waiting, start = self.waiting, self._start
+        for j in ended:
+            self.end_s[j] = now
+            for k in self.followers[j]:
+                waiting[k] -= 1
+                if not waiting[k] and start(k):
+                    ended.append(k)
+        self.done += len(ended)
+
+
+def _order(tasks: Sequence[Task], n_streams: int) -> tuple[list[int], list[list[int]]]:
+    """Return how many tasks each one waits for, and which wait for it, streams and `after` alike."""
+    waiting = [0] * len(tasks)
+    followers: list[list[int]] = [[] for _ in tasks]
+    last = [-1] * n_streams
+    for i, task in enumerate(tasks):
+        count = len(task.after)
+        for j in task.after:
+            followers[j].append(i)
+        for stream in task.streams:
+            j = last[stream]
+            if j >= 0:
+                followers[j].append(i)
+                count += 1
+            last[stream] = i
+        waiting[i] = count
+    return waiting, followers
+
+
+def _deadlock(program: Program, topology: Topology, run: _Run) -> str:
+    """Say which task heads each stream that is stuck, and what it waits for."""
+    stuck = {i for i, count in enumerate(run.waiting) if count > 0}
+    heads: dict[int, int] = {}
+    for i in sorted(stuck):
+        for stream in program.tasks[i].streams:
+            heads.setdefault(stream, i)
+    lines = [
+        f"{topology.devices[program.streams[s].device].name} {program.streams[s].name}: "
+        f"{program.tasks[i].name!r} waits for {_blockers(program, i, stuck, heads)}"
+        for s, i in sorted(heads.items())
+    ]
+    shown = "; ".join(lines[:6]) + (f"; and {len(lines) - 6} more streams" if len(lines) > 6 else "")
+    total = len(program.tasks)
+    return f"deadlock: {len(stuck)} of {total} tasks never start; change the order of the schedule. Heads: {shown}"
+
+
+def _blockers(program: Program, i: int, stuck: set[int], heads: dict[int, int]) -> str:
+    tasks = program.tasks
+    blockers = [tasks[j].name for j in tasks[i].after if j in stuck]
+    blockers += [tasks[heads[s]].name for s in tasks[i].streams if heads[s] != i]
+    return ", ".join(repr(name) for name in dict.fromkeys(blockers)) or "itself"

@@ -1,0 +1,1 @@
+"""Plans: who computes what, in which order."""

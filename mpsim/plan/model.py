@@ -1,0 +1,172 @@
+"""The plan: which rank does which part of the step, in which order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpsim import documents
+from mpsim.documents import Provenance
+from mpsim.errors import MpsimError
+from mpsim.plan.runtimes import resolve_runtime
+from mpsim.plan.schedules import Schedule, resolve_schedule
+from mpsim.units import format_bytes
+
+__all__ = ["Plan", "load_plan", "save_plan"]
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A split of a workload over ``dp × pp × tp`` ranks.
+
+    Attributes
+    ----------
+    dp, pp, tp : int
+        Replicas of the data, pipeline stages, and ranks that share each layer. Rank ``(d, p, t)`` is entry
+        ``arange(dp * pp * tp).reshape(dp, pp, tp)[d, p, t]`` of `devices`.
+    batch : int
+        Samples in one step over all replicas; 0: as many as `microbatches` of the workload's reference size.
+    microbatches : int
+        Parts into which a replica cuts its share of the batch.
+    schedule : str or callable
+        A name of ``SCHEDULES``, or a function ``(stages, microbatches) -> rows``.
+    boundaries : tuple of int or None
+        The first layer of each stage but the first; None balances the stages on measured time.
+    bucket_bytes, first_bucket_bytes : int
+        Gradients are all-reduced in buckets that are closed once they hold this much, the first one sooner, as
+        PyTorch's DistributedDataParallel does (https://docs.pytorch.org/docs/stable/notes/ddp.html).
+    algorithm : str
+        Of the collectives.
+    devices : tuple of int
+        Which device of the topology stands at each rank; empty: in the topology's order.
+    runtime : str
+        How what executes the plan treats its messages: a name of ``RUNTIMES``.
+
+    Examples
+    --------
+    >>> Plan(dp=2, pp=4, microbatches=8).text
+    'dp=2 pp=4 tp=1 micro-batches=8 1f1b'
+    """
+
+    dp: int = 1
+    pp: int = 1
+    tp: int = 1
+    batch: int = 0
+    microbatches: int = 1
+    schedule: str | Schedule = "1f1b"
+    boundaries: tuple[int, ...] | None = None
+    bucket_bytes: int = 25 * MIB
+    first_bucket_bytes: int = MIB
+    algorithm: str = "ring"
+    devices: tuple[int, ...] = ()
+    runtime: str = "ideal"
+
+    def __post_init__(self) -> None:
+        for name in ("dp", "pp", "tp", "microbatches", "bucket_bytes", "first_bucket_bytes"):
+            if getattr(self, name) < 1:
+                raise MpsimError(f"plan: {name} is {getattr(self, name)}, expected 1 or more")
+        if self.batch < 0:
+            raise MpsimError(f"plan: batch is {self.batch}, expected 1 or more samples")
+        resolve_schedule(self.schedule)
+        resolve_runtime(self.runtime)
+        parts = self.dp * self.microbatches
+        if self.batch % parts:
+            raise MpsimError(
+                f"batch of {self.batch} does not divide into dp({self.dp}) × micro-batches({self.microbatches})"
+                f" = {parts} equal parts: change one of them"
+            )
+        if self.boundaries is not None and len(self.boundaries) != self.pp - 1:
+            raise MpsimError(
+                f"plan has {len(self.boundaries)} stage boundaries, pp={self.pp} needs {self.pp - 1}:"
+                " name the first layer of each stage but the first"
+            )
+        if self.devices and len(self.devices) != self.ranks:
+            raise MpsimError(f"plan places {len(self.devices)} devices, {self._product()}: name one for each rank")
+        if len(set(self.devices)) < len(self.devices):
+            raise MpsimError(f"plan places one device at two ranks: {list(self.devices)}; name each once")
+
+    @property
+    def ranks(self) -> int:
+        """Devices that the plan needs."""
+        return self.dp * self.pp * self.tp
+
+    def _product(self) -> str:
+        return f"plan needs dp({self.dp}) × pp({self.pp}) × tp({self.tp}) = {self.ranks} devices"
+
+    def place(self, n_devices: int) -> tuple[int, ...]:
+        """Return the device of each rank on a topology of `n_devices`.
+
+        Raises
+        ------
+        MpsimError
+            There are not that many.
+        """
+        if self.ranks > n_devices:
+            raise MpsimError(f"{self._product()}, topology has {n_devices}: lower dp, pp or tp, or add devices")
+        placed = self.devices or tuple(range(self.ranks))
+        for device in placed:
+            if not 0 <= device < n_devices:
+                raise MpsimError(f"plan places a rank on device {device}, topology has 0 to {n_devices - 1}")
+        return placed
+
+    @property
+    def schedule_name(self) -> str:
+        """The schedule's registered name, or that of its function."""
+        return self.schedule if isinstance(self.schedule, str) else getattr(self.schedule, "__name__", "custom")
+
+    @property
+    def strategy(self) -> str:
+        """What the field calls such a split: ``single``, ``naive``, ``gpipe``, ``tensor``, ``data``, ``hybrid``..."""
+        used = [axis for axis in ("dp", "pp", "tp") if getattr(self, axis) > 1]
+        if not used:
+            return "single"
+        if len(used) > 1:
+            return "hybrid"
+        if self.pp == 1:
+            return {"dp": "data", "tp": "tensor"}[used[0]]
+        return "naive" if self.microbatches == 1 else self.schedule_name
+
+    @property
+    def text(self) -> str:
+        """The plan in one line; what is at its default goes unsaid."""
+        words = [f"dp={self.dp} pp={self.pp} tp={self.tp} micro-batches={self.microbatches}"]
+        if self.pp > 1:
+            # With one micro-batch every registered schedule is the naive one.
+            alone = self.microbatches == 1 and isinstance(self.schedule, str)
+            words.append("naive" if alone else self.schedule_name)
+        if self.boundaries is not None:
+            words.append(f"stages={','.join(map(str, self.boundaries))}")
+        if self.devices:
+            words.append(f"place={','.join(map(str, self.devices))}")
+        if self.dp > 1 and self.bucket_bytes != 25 * MIB:
+            words.append(f"bucket={format_bytes(self.bucket_bytes)}")
+        if self.algorithm != "ring":
+            words.append(self.algorithm)
+        return " ".join(words)
+
+
+def save_plan(path: str | Path, plan: Plan) -> None:
+    """Write a plan as ``mpsim.plan/1``.
+
+    Raises
+    ------
+    MpsimError
+        Its schedule is a function, which a file cannot hold.
+    """
+    if not isinstance(plan.schedule, str):
+        raise MpsimError(f"plan's schedule is the function {plan.schedule_name!r}: register it in SCHEDULES to save it")
+    documents.write(path, "plan", 1, _PlanFile(plan=plan))
+
+
+def load_plan(path: str | Path) -> Plan:
+    """Read a plan of any version ever written."""
+    document: _PlanFile = documents.read(path, "plan", 1, _PlanFile)
+    return document.plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PlanFile:
+    plan: Plan
+    provenance: Provenance = Provenance()

@@ -1,0 +1,1 @@
+"""Programs, and the lowering of a plan to one."""

@@ -1,0 +1,197 @@
+"""The traffic of messages and collectives: what each puts on every link, and its rounds of latency.
+
+A collective is rounds of messages (`mpsim.program.algorithms`); its traffic is one event (`mpsim.program.footprint`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mpsim.errors import MpsimError
+from mpsim.program.footprint import footprint, rounds_of
+from mpsim.program.model import Traffic
+
+if TYPE_CHECKING:
+    from mpsim.topology.routes import Routes
+
+__all__ = ["Endpoint", "check_ranks", "collective", "messages", "point_to_point"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """What the two ends of a message cost, beyond the links between them.
+
+    Attributes
+    ----------
+    delay_s : float
+        Added to each message, hence to each round.
+    reduce_bytes_per_s : float
+        Received bytes that a device adds to its own each second, after they arrived.
+
+    Examples
+    --------
+    >>> Endpoint()
+    Endpoint(delay_s=0.0, reduce_bytes_per_s=inf)
+    """
+
+    delay_s: float = 0.0
+    reduce_bytes_per_s: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.delay_s) and self.delay_s >= 0):
+            raise MpsimError(f"endpoint delay is {self.delay_s} s, expected 0 or more")
+        if not self.reduce_bytes_per_s > 0:
+            raise MpsimError(f"endpoint reduces {self.reduce_bytes_per_s} bytes/s, expected more than 0")
+
+
+_NO_ENDPOINT = Endpoint()
+
+
+def point_to_point(routes: Routes, source: int, target: int, bytes: int, endpoint: Endpoint = _NO_ENDPOINT) -> Traffic:
+    """Return the traffic of one message: the latency of its path, then all its bytes on each link of it at once.
+
+    Parameters
+    ----------
+    routes : Routes
+        Of the topology.
+    source, target : int
+        Indices of devices.
+    bytes : int
+        Of the message.
+    endpoint : Endpoint
+        Its delay is added to the latency.
+
+    Raises
+    ------
+    MpsimError
+        No bytes, a device that the topology does not have, or a message from a device to itself.
+
+    Examples
+    --------
+    >>> from mpsim.topology.builders import chain
+    >>> from mpsim.topology.routes import Routes
+    >>> traffic = point_to_point(Routes(chain(3, link="50GB/s@2us")), 0, 2, 64)
+    >>> traffic.latency_s, traffic.links, traffic.bytes
+    (4e-06, (0, 1), (64.0, 64.0))
+    """
+    check_ranks("message", routes, (source, target), bytes)
+    path = routes.path(source, target)
+    latency_s = routes.latency_s(path) + endpoint.delay_s
+    return Traffic(latency_s=latency_s, links=tuple(path), bytes=(float(bytes),) * len(path), payload_bytes=bytes)
+
+
+def collective(
+    routes: Routes,
+    kind: str,
+    ranks: Sequence[int],
+    bytes: int,
+    algorithm: str = "ring",
+    endpoint: Endpoint = _NO_ENDPOINT,
+) -> Traffic:
+    """Return the traffic of a collective as one event.
+
+    Parameters
+    ----------
+    routes : Routes
+        Of the topology.
+    kind : str
+        ``all_reduce``, ``all_gather``, ``reduce_scatter``, ``all_to_all`` or ``broadcast`` (from the first of ranks).
+    ranks : sequence of int
+        Indices of devices; a ring goes around them in this order.
+    bytes : int
+        The whole tensor: what an all-reduce reduces, an all-gather gathers in the end, a reduce-scatter begins with,
+        one rank of an all-to-all sends, the part that it keeps included.
+    algorithm : str
+        ``ring``, ``direct``, ``halving_doubling``, ``binary_tree`` or ``double_binary_tree``; see `ALGORITHMS`.
+    endpoint : Endpoint
+        What each round and each reduction costs at the devices.
+
+    Returns
+    -------
+    Traffic
+        See `mpsim.program.footprint` for what its latency has in it.
+
+    Raises
+    ------
+    MpsimError
+        Fewer than two ranks, one twice or not in the topology, no bytes, an unknown kind or algorithm, or a number
+        of ranks that the algorithm cannot do.
+
+    Examples
+    --------
+    >>> from mpsim.topology.builders import ring
+    >>> from mpsim.topology.routes import Routes
+    >>> routes = Routes(ring(4, link="50GB/s@2us"))
+    >>> traffic = collective(routes, "all_reduce", range(4), 1000)
+    >>> traffic.latency_s, traffic.bytes
+    (1.2e-05, (1500.0, 1500.0, 1500.0, 1500.0))
+    """
+    ranks = tuple(ranks)
+    check_ranks(kind, routes, ranks, bytes)
+    foot = footprint(routes, kind, algorithm, ranks)
+    latency_s = foot.latency_s + foot.rounds * endpoint.delay_s + bytes * foot.stall_s_per_byte
+    latency_s += bytes * foot.reduced / foot.pieces / endpoint.reduce_bytes_per_s
+    return Traffic(
+        latency_s=latency_s,
+        links=foot.links,
+        bytes=tuple([bytes * pieces / foot.pieces for pieces in foot.link_pieces]),
+        payload_bytes=bytes,
+        rounds=foot.rounds,
+    )
+
+
+def messages(
+    kind: str, ranks: Sequence[int], bytes: int, algorithm: str = "ring"
+) -> Iterator[list[tuple[int, int, float]]]:
+    """Yield each round of a collective as its messages (source, target, bytes): the check on the one-event form.
+
+    Raises
+    ------
+    MpsimError
+        An unknown kind or algorithm, or a number of ranks that it cannot do.
+
+    Examples
+    --------
+    >>> next(messages("all_reduce", [4, 5], 64))
+    [(4, 5, 32.0), (5, 4, 32.0)]
+    """
+    pieces, rounds = rounds_of(kind, algorithm, len(ranks))
+    for one in rounds:
+        size = bytes * one.pieces / pieces
+        for _ in range(one.repeat):
+            yield [(ranks[source], ranks[target], size) for source, target in one.messages]
+
+
+def check_ranks(what: str, routes: Routes, ranks: tuple[int, ...], bytes: int) -> None:
+    """Refuse fewer than two ranks, one twice or not in the topology, and no bytes.
+
+    Raises
+    ------
+    MpsimError
+        Naming `what` was asked for.
+
+    Examples
+    --------
+    >>> from mpsim.topology.builders import ring
+    >>> from mpsim.topology.routes import Routes
+    >>> check_ranks("all_reduce", Routes(ring(4, link="50GB/s@2us")), (0,), 8)
+    Traceback (most recent call last):
+    ...
+    mpsim.errors.MpsimError: all_reduce over 1 rank: it takes at least 2, leave it out
+    """
+    devices = len(routes.topology.devices)
+    if len(ranks) < 2:
+        raise MpsimError(f"{what} over {len(ranks)} rank: it takes at least 2, leave it out")
+    if len(set(ranks)) < len(ranks):
+        twice = next(rank for rank in ranks if ranks.count(rank) > 1)
+        raise MpsimError(f"{what} names device {twice} twice: give each rank its own device")
+    if min(ranks) < 0 or max(ranks) >= devices:
+        wrong = next(rank for rank in ranks if not 0 <= rank < devices)
+        raise MpsimError(
+            f"{what} names device {wrong}, topology {routes.topology.name!r} has {devices}: 0 to {devices - 1}"
+        )
+    if not (math.isfinite(bytes) and bytes > 0):
+        raise MpsimError(f"{what} of {bytes} bytes: expected more than 0, leave it out")

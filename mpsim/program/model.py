@@ -1,0 +1,147 @@
+"""The program: streams of tasks, as CUDA streams run them; it knows no pipeline, tensor or data parallelism."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mpsim.errors import MpsimError
+
+__all__ = ["Allocation", "Program", "Resident", "Stream", "Task", "Traffic"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Traffic:
+    """What one transfer puts on the network: latency first, then bytes on each link at one pace.
+
+    Attributes
+    ----------
+    latency_s : float
+        All rounds of latency, and whatever else no bandwidth can shorten.
+    links : tuple of int
+        Indices into the topology's links.
+    bytes : tuple of float
+        On each of them.
+    payload_bytes : int
+        The size of the message, or of the collective's whole tensor.
+    rounds : int
+        Rounds of messages that `latency_s` stands for.
+    """
+
+    latency_s: float = 0.0
+    links: tuple[int, ...] = ()
+    bytes: tuple[float, ...] = ()
+    payload_bytes: int = 0
+    rounds: int = 1
+
+    def __post_init__(self) -> None:
+        if len(self.links) != len(self.bytes):
+            raise MpsimError(f"traffic names {len(self.links)} links and {len(self.bytes)} byte counts")
+        if len(set(self.links)) != len(self.links):
+            raise MpsimError(f"traffic names a link twice among {list(self.links)}: add their bytes up")
+        if not (math.isfinite(self.latency_s) and self.latency_s >= 0):
+            raise MpsimError(f"traffic has a latency of {self.latency_s} s, expected 0 or more")
+        if any(not (math.isfinite(count) and count > 0) for count in self.bytes):
+            raise MpsimError("traffic has a link with no, negative or infinite bytes: leave that link out")
+
+    @property
+    def link_bytes(self) -> float:
+        """Bytes summed over links."""
+        return math.fsum(self.bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """A queue of tasks that start in order; `device` is an index into the topology's devices."""
+
+    device: int
+    name: str
+
+
+class Task(NamedTuple):
+    """One computation or transfer; it starts when it heads all its streams and all of `after` is done.
+
+    A tuple rather than a dataclass: a program has hundreds of thousands of them.
+
+    Attributes
+    ----------
+    name : str
+        Such as ``"0F3"``.
+    kind : str
+        What a result calls it: ``forward``, ``backward``, ``optimizer``, ``send``, ``all_reduce``, ...
+    streams : tuple of int
+        Indices into the program's streams. One: a computation. Several: a rendezvous.
+    after : tuple of int
+        Indices of tasks that must be done first.
+    duration_s : float
+        Of a computation.
+    traffic : Traffic or None
+        Of a transfer; its duration follows from the network.
+    axis : str
+        ``dp``, ``pp``, ``tp`` or ``""``.
+    stage, microbatch : int
+        For people and plots; -1 where they have no meaning.
+    """
+
+    name: str
+    kind: str
+    streams: tuple[int, ...]
+    after: tuple[int, ...] = ()
+    duration_s: float = 0.0
+    traffic: Traffic | None = None
+    axis: str = ""
+    stage: int = -1
+    microbatch: int = -1
+
+
+class Allocation(NamedTuple):
+    """Memory that one device holds from the start of one task to the end of another."""
+
+    device: int
+    holder: str
+    bytes: int
+    first: int
+    last: int
+
+
+class Resident(NamedTuple):
+    """Memory that one device holds throughout; `holder` as in `MemoryUse`, without ``_bytes``."""
+
+    device: int
+    holder: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Program:
+    """Tasks in the order in which each of their streams runs them.
+
+    Attributes
+    ----------
+    streams : tuple of Stream
+        The queues.
+    tasks : tuple of Task
+        A stream runs its tasks in the order in which they stand here.
+    residents, allocations : tuple
+        Memory throughout, and between tasks.
+    """
+
+    streams: tuple[Stream, ...]
+    tasks: tuple[Task, ...]
+    residents: tuple[Resident, ...] = ()
+    allocations: tuple[Allocation, ...] = ()
+
+    def __post_init__(self) -> None:
+        n_tasks, n_streams = len(self.tasks), len(self.streams)
+        for task in self.tasks:
+            if not task.streams:
+                raise MpsimError(f"task {task.name!r} is on no stream: give it one")
+            if max(task.streams) >= n_streams or min(task.streams) < 0:
+                raise MpsimError(f"task {task.name!r} names stream {max(task.streams)}, the program has {n_streams}")
+            if len(task.streams) > 1 and len(set(task.streams)) < len(task.streams):
+                raise MpsimError(f"task {task.name!r} names a stream twice: it would wait for itself")
+            if task.after and (max(task.after) >= n_tasks or min(task.after) < 0):
+                raise MpsimError(f"task {task.name!r} waits for task {max(task.after)}, the program has {n_tasks}")
+            if not 0 <= task.duration_s < math.inf:
+                raise MpsimError(f"task {task.name!r} lasts {task.duration_s} s, expected 0 or more")

@@ -1,0 +1,123 @@
+"""What each stage of a plan costs, holds and sends, looked up from the workload once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpsim.plan.model import Plan
+from mpsim.plan.partition import stage_slices
+from mpsim.program.balancing import balanced_boundaries
+from mpsim.program.costs import Costs
+from mpsim.program.crossings import Crossing, crossings, tensor_bytes
+from mpsim.topology.routes import Routes
+from mpsim.workload.model import Cost, Gradient, Workload
+
+__all__ = ["Stage", "cut", "microbatch_size"]
+
+
+def microbatch_size(workload: Workload, plan: Plan) -> int:
+    """Return the samples in one micro-batch of a plan.
+
+    Examples
+    --------
+    >>> from mpsim.workload.model import Layer
+    >>> microbatch_size(Workload.chain("w", [Layer.given("a", forward_s=1, backward_s=1)]), Plan(batch=8, dp=2))
+    4
+    """
+    return plan.batch // (plan.dp * plan.microbatches) if plan.batch else workload.microbatch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """The layers of one stage and what follows from them, on one tensor-parallel rank.
+
+    Attributes
+    ----------
+    layers : range
+        Indices into the workload's layers.
+    costs : tuple of Cost
+        Of each of them, for the bytes and collectives (the times depend on the device).
+    gradients : tuple of (int, Gradient)
+        In the order in which backward completes them, with the layer that completes each; a parameter that two of
+        the stage's layers share stands once, where its last contribution is made.
+    parameter_bytes, optimizer_bytes, buffer_bytes : int
+        Held throughout; a tied parameter counts once.
+    activation_bytes : int
+        Kept for backward of one micro-batch, received tensors included.
+    output : Crossing or None
+        What goes to the next stage; None for the last.
+    """
+
+    layers: range
+    costs: tuple[Cost, ...]
+    gradients: tuple[tuple[int, Gradient], ...]
+    parameter_bytes: int
+    optimizer_bytes: int
+    buffer_bytes: int
+    activation_bytes: int
+    output: Crossing | None
+
+
+def cut(costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...]) -> list[Stage]:
+    """Cut a workload into the plan's stages, balancing them if the plan names no boundaries."""
+    workload, tp = costs.workload, plan.tp
+    microbatch = microbatch_size(workload, plan)
+    cuts = crossings(workload, microbatch, tp)
+    boundaries = plan.boundaries
+    if boundaries is None:
+        boundaries = balanced_boundaries(costs, routes, plan, place, cuts)
+    slices = stage_slices(boundaries, len(workload.layers))
+    return [_stage(costs, layers, microbatch, tp, cuts) for layers in slices]
+
+
+def _stage(costs: Costs, layers: range, microbatch: int, tp: int, cuts: list[Crossing]) -> Stage:
+    workload = costs.workload
+    members = [workload.layers[i] for i in layers]
+    chosen = tuple(costs.of("")[i] for i in layers)
+    shards = [layer.shard(tp) for layer in members]
+    parameters = {p.name: p.bytes for shard in shards for p in shard.parameters}
+    last = layers.stop == len(workload.layers)
+    return Stage(
+        layers=layers,
+        costs=chosen,
+        gradients=_gradients(workload, layers, tp),
+        parameter_bytes=sum(parameters.values()),
+        optimizer_bytes=sum(shard.optimizer_bytes for shard in shards) + _tied_optimizer_bytes(workload, layers, tp),
+        buffer_bytes=sum(shard.buffer_bytes for shard in shards),
+        activation_bytes=sum(cost.saved_bytes for cost in chosen) + _received_bytes(workload, layers, microbatch, tp),
+        output=None if last else cuts[layers.stop - 1],
+    )
+
+
+def _gradients(workload: Workload, layers: range, tp: int) -> tuple[tuple[int, Gradient], ...]:
+    """Return the stage's gradients in the order in which backward completes them, tied ones once."""
+    found: dict[str, tuple[int, Gradient]] = {}
+    for i in reversed(layers):
+        for gradient in workload.layers[i].shard(tp).gradients:
+            found.pop(gradient.parameter, None)
+            found[gradient.parameter] = (i, gradient)
+    return tuple(found.values())
+
+
+def _tied_optimizer_bytes(workload: Workload, layers: range, tp: int) -> int:
+    """Return the optimizer state of parameters tied to an earlier stage, whose state the trace counts only there."""
+    own = {p.name: p.bytes for i in layers for p in workload.layers[i].shard(tp).parameters}
+    extra = 0
+    for layer in workload.layers[: layers.start]:
+        shard = layer.shard(tp)
+        shared = sum(own.pop(p.name, 0) for p in shard.parameters)
+        if shared:
+            extra += round(shard.optimizer_bytes * shared / shard.parameter_bytes)
+    return extra
+
+
+def _received_bytes(workload: Workload, layers: range, microbatch: int, tp: int) -> int:
+    """Return the bytes of tensors from earlier stages that this one keeps and its layers' saved bytes leave out."""
+    inside = {workload.layers[i].name for i in layers}
+    before = {layer.name for layer in workload.layers[: layers.start]}
+    behind = {layer.name for layer in workload.layers[layers.start :]}
+    return sum(
+        tensor_bytes(tensor, microbatch, workload.microbatch, tp)
+        for tensor in workload.tensors
+        if tensor.producer in before and behind.intersection(tensor.consumers) and tensor.saved_by not in inside
+    )

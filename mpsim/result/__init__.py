@@ -1,0 +1,1 @@
+"""Results: what they hold, how they are saved and drawn."""

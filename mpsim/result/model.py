@@ -1,0 +1,210 @@
+"""The result: what happened when, and the numbers that follow; the same from a replay and from a real run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpsim.documents import Provenance
+
+__all__ = ["Count", "DeviceUse", "MemoryUse", "Result", "Spans"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spans:
+    """What ran when, as parallel columns of equal length, ordered by task.
+
+    Attributes
+    ----------
+    name : tuple of str
+        Such as ``"0F3"`` (stage 0, forward, micro-batch 3).
+    kind : tuple of str
+        ``forward``, ``backward``, ``backward_input``, ``backward_weight``, ``optimizer``, ``compute`` or, of
+        transfers, ``send``, ``all_reduce``, ...
+    axis : tuple of str
+        Of a transfer ``dp``, ``pp``, ``tp`` or ``""``; of a computation ``""``.
+    devices : tuple of tuple of int
+        Indices into the result's devices: one for a computation, all that take part for a transfer.
+    stage, microbatch : tuple of int
+        -1 where it has no meaning.
+    bytes : tuple of int
+        Payload of a transfer (a message's size; the whole tensor of a collective); 0 for a computation.
+    start_s, end_s : tuple of float
+        Seconds from the start of the step.
+    """
+
+    name: tuple[str, ...] = ()
+    kind: tuple[str, ...] = ()
+    axis: tuple[str, ...] = ()
+    devices: tuple[tuple[int, ...], ...] = ()
+    stage: tuple[int, ...] = ()
+    microbatch: tuple[int, ...] = ()
+    bytes: tuple[int, ...] = ()
+    start_s: tuple[float, ...] = ()
+    end_s: tuple[float, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryUse:
+    """Bytes on one device by holder, at the moment of its peak, and the step function of the total over time.
+
+    ``timeline_s[i]`` is when the total becomes ``timeline_bytes[i]``; the first entry is at 0.
+    """
+
+    parameters_bytes: int = 0
+    gradients_bytes: int = 0
+    optimizer_bytes: int = 0
+    activations_bytes: int = 0
+    buffers_bytes: int = 0
+    timeline_s: tuple[float, ...] = ()
+    timeline_bytes: tuple[int, ...] = ()
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that the device ever holds."""
+        holders = (self.parameters_bytes, self.gradients_bytes, self.optimizer_bytes)
+        return sum(holders) + self.activations_bytes + self.buffers_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceUse:
+    """Where one device's step went: ``compute_s + exposed_communication_s + idle_s == step_s``.
+
+    Attributes
+    ----------
+    name, type : str
+        The device in the topology.
+    compute_s : float
+        At least one computation runs.
+    exposed_communication_s : float
+        None runs, and a transfer that this device takes part in is under way.
+    idle_s : float
+        The rest.
+    bubble_s : float
+        What of the step on free links the device does not compute; transfers that fill it on real links can make it
+        more than `idle_s`.
+    memory : MemoryUse
+        At its peak.
+    capacity_bytes : int
+        What the device has; 0 if unknown.
+    """
+
+    name: str
+    type: str = ""
+    compute_s: float
+    exposed_communication_s: float
+    idle_s: float
+    bubble_s: float = 0.0
+    memory: MemoryUse = MemoryUse()
+    capacity_bytes: int = 0
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether its peak is within its capacity; None if the capacity is unknown."""
+        return self.memory.peak_bytes <= self.capacity_bytes if self.capacity_bytes else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Count:
+    """Bytes of one kind of traffic on one axis over the whole step: payload, and summed over links."""
+
+    kind: str
+    axis: str
+    transfers: int
+    payload_bytes: int
+    link_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One plan of one workload on one topology.
+
+    Attributes
+    ----------
+    workload, topology, plan, runtime : str
+        What was replayed or run; `plan` in one line.
+    measured_on : str
+        The device that the workload's times come from.
+    made_by : str
+        ``simulate`` or ``emulate``.
+    global_batch : int
+        Samples in one step; 0 for a program without samples.
+    step_s : float
+        The step of the middle trial (of an even number, the lower one); every other number and the spans are of that
+        same trial.
+    trial_step_s : tuple of float
+        One for each trial replayed; a single one where nothing is random.
+    trials : int
+        How many trials were asked for.
+    deterministic : bool
+        Nothing was random, and one replay stands for all trials.
+    free_step_s : float
+        The same trial on free links (infinite bandwidth, no latency).
+    baseline : str
+        What `speedup` compares with.
+    baseline_step_s : float
+        Its step on the same global batch; 0 if there is none.
+    fidelity : str
+        The weakest that was used.
+    devices : tuple of DeviceUse
+        Those of the plan, in the topology's order.
+    traffic : tuple of Count
+        By kind and axis.
+    spans : Spans
+        What ran when.
+    """
+
+    workload: str
+    measured_on: str = ""
+    topology: str
+    plan: str
+    runtime: str = "ideal"
+    made_by: str = "simulate"
+    global_batch: int = 0
+    step_s: float
+    trial_step_s: tuple[float, ...]
+    trials: int = 1
+    deterministic: bool = False
+    free_step_s: float
+    baseline: str = ""
+    baseline_step_s: float = 0.0
+    fidelity: str = "given"
+    devices: tuple[DeviceUse, ...] = ()
+    traffic: tuple[Count, ...] = ()
+    spans: Spans = Spans()
+    provenance: Provenance = Provenance()
+
+    @property
+    def throughput_samples_per_s(self) -> float:
+        """Samples a second; 0 where the step has no samples or takes no time."""
+        return self.global_batch / self.step_s if self.step_s else 0.0
+
+    @property
+    def speedup(self) -> float | None:
+        """Baseline step over this step, on the same global batch; None without a baseline."""
+        return self.baseline_step_s / self.step_s if self.baseline_step_s and self.step_s else None
+
+    @property
+    def communication_overhead_s(self) -> float:
+        """Step minus the step on free links."""
+        return self.step_s - self.free_step_s
+
+    @property
+    def communication_overhead_fraction(self) -> float:
+        """The overhead as a part of the step, 0 to 1."""
+        return self.communication_overhead_s / self.step_s if self.step_s else 0.0
+
+    @property
+    def peak_memory_bytes(self) -> tuple[int, ...]:
+        """Peak of each device."""
+        return tuple(device.memory.peak_bytes for device in self.devices)
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether every device's peak is within its capacity; None if a capacity that matters is unknown."""
+        verdicts = [device.fits for device in self.devices]
+        if False in verdicts:
+            return False
+        return None if None in verdicts or not verdicts else True

@@ -1,0 +1,149 @@
+"""A result as a Chrome trace, which https://ui.perfetto.dev opens.
+
+The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU (Trace Event Format).
+A device is a process; its computations are one thread and its transfers one for each axis. Slices of one thread must
+nest or stand apart, so that spans that overlap are given further threads. Memory is a counter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from mpsim import documents
+from mpsim.errors import MpsimError
+from mpsim.result.lanes import is_transfer, pack
+from mpsim.result.model import Result
+
+__all__ = ["save_perfetto", "to_perfetto"]
+
+_TRACKS = ("compute", "pp", "tp", "dp", "transfers")
+
+
+def to_perfetto(result: Result) -> dict[str, Any]:
+    """Return the result as a trace in the Chrome trace-event format.
+
+    Times are microseconds, to the nanosecond. A transfer stands under each device that takes part in it.
+
+    Raises
+    ------
+    MpsimError
+        The result was saved without its spans.
+
+    Examples
+    --------
+    >>> from mpsim.result.model import DeviceUse, Spans
+    >>> spans = Spans(name=("0F0",), kind=("forward",), axis=("",), devices=((0,),), stage=(0,), microbatch=(0,),
+    ...               bytes=(0,), start_s=(0.0,), end_s=(2.0,))
+    >>> use = DeviceUse(name="gpu0", compute_s=2.0, exposed_communication_s=0.0, idle_s=0.0)
+    >>> result = Result(workload="mlp", topology="one", plan="dp=1", step_s=2.0, trial_step_s=(2.0,), free_step_s=2.0,
+    ...                 devices=(use,), spans=spans)
+    >>> [(event["name"], event["dur"]) for event in to_perfetto(result)["traceEvents"] if event["ph"] == "X"]
+    [('0F0', 2000000.0)]
+    """
+    if not len(result.spans):
+        raise MpsimError(f"result of {result.plan!r} holds no spans, a trace needs them: simulate again and keep them")
+    events = []
+    n_threads = 0
+    tracks = _tracks(result)
+    for device, use in enumerate(result.devices):
+        pid = device + 1  # Process 0 is the idle process to Perfetto.
+        events += [_meta(pid, 0, "process_name", name=use.name), _meta(pid, 0, "process_sort_index", sort_index=device)]
+        for track in _TRACKS:
+            indices = sorted(tracks.get((device, track), ()), key=result.spans.start_s.__getitem__)
+            slices, used = _slices(result, pid, n_threads, track, indices)
+            events += slices
+            n_threads += used
+        events += _memory(result, device, pid)
+    return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": _about(result)}
+
+
+def save_perfetto(path: str | Path, result: Result) -> None:
+    """Write the result as a trace that https://ui.perfetto.dev opens, whole or not at all.
+
+    Raises
+    ------
+    MpsimError
+        The result has no spans, or the file cannot be written there.
+
+    Examples
+    --------
+    >>> result = Result(workload="mlp", topology="one", plan="dp=1", step_s=2.0, trial_step_s=(2.0,), free_step_s=2.0)
+    >>> save_perfetto("trace.json", result)
+    Traceback (most recent call last):
+    ...
+    mpsim.errors.MpsimError: result of 'dp=1' holds no spans, a trace needs them: simulate again and keep them
+    """
+    documents.write_text(path, json.dumps(to_perfetto(result), allow_nan=False, separators=(",", ":")) + "\n")
+
+
+def _tracks(result: Result) -> dict[tuple[int, str], list[int]]:
+    """Return the spans of each device and track."""
+    spans = result.spans
+    tracks: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for i, devices in enumerate(spans.devices):
+        track = (spans.axis[i] if spans.axis[i] in _TRACKS else "transfers") if is_transfer(spans, i) else "compute"
+        for device in devices:
+            tracks[device, track].append(i)
+    return tracks
+
+
+def _slices(
+    result: Result, pid: int, n_threads: int, track: str, indices: list[int]
+) -> tuple[list[dict[str, Any]], int]:
+    """Return the events of one track of one device, and how many threads it took."""
+    spans = result.spans
+    # Whole nanoseconds, so that spans that touch still touch after the conversion.
+    starts = [round(spans.start_s[i] * 1e9) for i in indices]
+    ends = [round(spans.end_s[i] * 1e9) for i in indices]
+    lanes = pack(starts, ends)
+    used = max(lanes, default=-1) + 1
+    events = []
+    for lane in range(used):
+        tid = n_threads + lane + 1
+        name = track if track in ("compute", "transfers") else f"{track} transfers"
+        events.append(_meta(pid, tid, "thread_name", name=name if lane == 0 else f"{name} ({lane + 1})"))
+        events.append(_meta(pid, tid, "thread_sort_index", sort_index=tid))
+    for i, start, end, lane in zip(indices, starts, ends, lanes, strict=True):
+        where = {"pid": pid, "tid": n_threads + lane + 1}
+        when = {"ts": start / 1000, "dur": (end - start) / 1000}
+        events.append(
+            {"name": spans.name[i], "cat": spans.kind[i], "ph": "X"} | when | where | {"args": _args(result, i)}
+        )
+    return events, used
+
+
+def _args(result: Result, index: int) -> dict[str, Any]:
+    spans = result.spans
+    args: dict[str, Any] = {"kind": spans.kind[index]}
+    args |= {
+        name: value
+        for name, value in (("stage", spans.stage[index]), ("microbatch", spans.microbatch[index]))
+        if value >= 0
+    }
+    if is_transfer(spans, index):
+        devices = spans.devices[index]
+        args |= {"bytes": spans.bytes[index], "n_devices": len(devices)}
+        # A collective over a thousand devices would write a million names.
+        if len(devices) <= 8:
+            args["devices"] = ", ".join(result.devices[device].name for device in devices)
+    return args
+
+
+def _memory(result: Result, device: int, pid: int) -> list[dict[str, Any]]:
+    memory = result.devices[device].memory
+    return [
+        {"name": "memory", "ph": "C", "ts": round(time * 1e9) / 1000, "pid": pid, "args": {"bytes": held}}
+        for time, held in zip(memory.timeline_s, memory.timeline_bytes, strict=True)
+    ]
+
+
+def _meta(pid: int, tid: int, kind: str, **args: Any) -> dict[str, Any]:
+    return {"name": kind, "ph": "M", "pid": pid, "tid": tid, "args": args}
+
+
+def _about(result: Result) -> dict[str, Any]:
+    names = ("workload", "topology", "plan", "runtime", "made_by", "step_s", "fidelity")
+    return {name: getattr(result, name) for name in names}

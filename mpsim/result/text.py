@@ -1,0 +1,188 @@
+"""A result as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from mpsim.result.model import DeviceUse, Result
+from mpsim.result.statistics import interval, quantile
+from mpsim.units import format_bytes, format_duration
+
+__all__ = ["format_percent", "summary"]
+
+MOST_DEVICES = 16  # A table of more says less than its extremes.
+
+_FIDELITY = {
+    "measured": "every layer time was measured at the size used",
+    "interpolated": "some layer times lie between measured sizes",
+    "scaled": "some layer times stand for another device than they were measured on",
+    "analytical": "some layer times are a roofline estimate, not a measurement",
+    "given": "some times were given by hand, not measured",
+}
+
+
+def format_percent(fraction: float) -> str:
+    """Write a fraction for people.
+
+    Examples
+    --------
+    >>> format_percent(0.0142), format_percent(0.5), format_percent(0)
+    ('1.4 %', '50.0 %', '0.0 %')
+    """
+    # Adding 0.0 turns the -0.0 of a rounded-away negative into 0.0.
+    return f"{round(100 * fraction, 1) + 0.0:.1f} %"
+
+
+def summary(result: Result) -> str:
+    """Return what a result says, for a terminal.
+
+    At most 16 devices are listed one by one; of more, the lowest, median and highest of each column.
+
+    Examples
+    --------
+    >>> result = Result(workload="mlp", topology="pair", plan="pp=2", step_s=2.0, trial_step_s=(2.0,), free_step_s=1.5,
+    ...                 trials=8, deterministic=True)
+    >>> print(summary(result))
+    mlp | pp=2 | pair
+    <BLANKLINE>
+    step            2 s
+    communication   500 ms of the step (25.0 %); on free links it takes 1.5 s
+    trials          nothing random: one replay stands for all 8 trials
+    fidelity        given: some times were given by hand, not measured
+    runtime         ideal
+    """
+    facts = [
+        ("step", _step(result)),
+        ("throughput", _throughput(result)),
+        ("speedup", _speedup(result)),
+        ("communication", _communication(result)),
+        ("mean device", _mean_device(result)),
+        ("memory", _memory(result)),
+        ("trials", _trials(result)),
+        ("fidelity", f"{result.fidelity}: {_FIDELITY.get(result.fidelity, 'unknown to this version')}"),
+        ("measured on", result.measured_on),
+        ("runtime", _runtime(result)),
+    ]
+    head = f"{result.workload} | {result.plan} | {result.topology}"
+    blocks = [head, "\n".join(f"{name:<16}{text}" for name, text in facts if text)]
+    blocks += [_table(rows) for rows in (_traffic_rows(result), _device_rows(result)) if rows]
+    return "\n\n".join(blocks)
+
+
+def _step(result: Result) -> str:
+    over = interval(result)
+    text = format_duration(result.step_s)
+    if over.width_s:
+        text += f"; 5-95 % of trials within {format_duration(over.low_s)} to {format_duration(over.high_s)}"
+    return text
+
+
+def _throughput(result: Result) -> str:
+    if not result.global_batch:
+        return ""
+    return f"{result.throughput_samples_per_s:,.4g} samples/s (global batch {result.global_batch})"
+
+
+def _speedup(result: Result) -> str:
+    if result.speedup is None:
+        return ""
+    return f"{result.speedup:.2f}x over {result.baseline} ({format_duration(result.baseline_step_s)})"
+
+
+def _communication(result: Result) -> str:
+    return (
+        f"{format_duration(result.communication_overhead_s)} of the step"
+        f" ({format_percent(result.communication_overhead_fraction)});"
+        f" on free links it takes {format_duration(result.free_step_s)}"
+    )
+
+
+def _mean_device(result: Result) -> str:
+    whole = result.step_s * len(result.devices)
+    if not whole:
+        return ""
+    parts = (
+        ("compute", lambda device: device.compute_s),
+        ("exposed communication", lambda device: device.exposed_communication_s),
+        # Where transfers fill part of the bubble, the idle part of it is all that can be listed beside them.
+        ("bubble", lambda device: min(device.bubble_s, device.idle_s)),
+        ("other idle", lambda device: max(device.idle_s - device.bubble_s, 0.0)),
+    )
+    shares = ((name, sum(map(of, result.devices)) / whole) for name, of in parts)
+    return ", ".join(f"{name} {format_percent(share)}" for name, share in shares)
+
+
+def _memory(result: Result) -> str:
+    if not result.devices:
+        return ""
+    known = [device for device in result.devices if device.capacity_bytes]
+    # The device that decides is the one nearest to its own capacity, not the one that holds most.
+    worst = (
+        max(known, key=lambda device: device.memory.peak_bytes / device.capacity_bytes)
+        if known
+        else max(result.devices, key=lambda device: device.memory.peak_bytes)
+    )
+    peak, capacity = format_bytes(worst.memory.peak_bytes), format_bytes(worst.capacity_bytes)
+    if result.fits is None:
+        return f"peak {peak} ({worst.name}); capacity unknown, so nothing is said about fitting"
+    if result.fits:
+        return f"fits: peak {peak} of {capacity} ({worst.name})"
+    over = sum(device.fits is False for device in result.devices)
+    return f"DOES NOT FIT: {worst.name} needs {peak}, has {capacity} ({over} of {len(result.devices)} devices over)"
+
+
+def _trials(result: Result) -> str:
+    if result.deterministic and result.trials == 1:
+        return "1, every time at its median"
+    if result.deterministic:
+        return f"nothing random: one replay stands for all {result.trials:,} trials"
+    return f"{len(result.trial_step_s):,} {'run' if result.made_by == 'emulate' else 'replayed'}"
+
+
+def _runtime(result: Result) -> str:
+    return result.runtime if result.made_by == "simulate" else f"{result.runtime} (a real run)"
+
+
+def _traffic_rows(result: Result) -> list[list[str]]:
+    rows = [["axis", "traffic", "transfers", "payload", "on links"]] if result.traffic else []
+    for count in result.traffic:
+        payload, links = format_bytes(count.payload_bytes), format_bytes(count.link_bytes)
+        rows.append([count.axis or "-", count.kind, f"{count.transfers:,}", payload, links])
+    return rows
+
+
+# name, value of a device, how it is written
+_COLUMNS: tuple[tuple[str, Callable[[DeviceUse], float], Callable[[float], str]], ...] = (
+    ("compute", lambda device: device.compute_s, format_duration),
+    ("exposed comm.", lambda device: device.exposed_communication_s, format_duration),
+    ("idle", lambda device: device.idle_s, format_duration),
+    ("bubble", lambda device: device.bubble_s, format_duration),
+    ("peak memory", lambda device: device.memory.peak_bytes, format_bytes),
+    ("capacity", lambda device: device.capacity_bytes, lambda count: format_bytes(count) if count else "?"),
+)
+
+
+def _device_rows(result: Result) -> list[list[str]]:
+    if not result.devices:
+        return []
+    names = [name for name, _, _ in _COLUMNS]
+    if len(result.devices) <= MOST_DEVICES:
+        rows = [[device.name, *(write(of(device)) for _, of, write in _COLUMNS)] for device in result.devices]
+        return [["device", *names], *rows]
+    # Each column is summarised by itself: a row here is no device.
+    rows = []
+    for label, fraction in (("lowest", 0.0), ("median", 0.5), ("highest", 1.0)):
+        cells = (write(quantile([of(device) for device in result.devices], fraction)) for _, of, write in _COLUMNS)
+        rows.append([label, *cells])
+    return [[f"{len(result.devices)} devices", *names], *rows]
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Align the columns: the first to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(cells))
+    return "\n".join(lines)

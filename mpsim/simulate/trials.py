@@ -1,0 +1,93 @@
+"""Replay trial after trial, in one process or several: the same seed gives the same bits."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+
+import numpy as np
+
+from mpsim.engine.replay import replay
+from mpsim.errors import MpsimError
+from mpsim.program.draws import Draw, Variability
+from mpsim.program.model import Program
+from mpsim.topology.model import Topology
+
+__all__ = ["Seed", "middle", "seed_of", "trial_steps"]
+
+Seed = int | np.random.Generator | None
+ProgramOf = Callable[[Draw | None], Program]
+
+
+def seed_of(rng: Seed) -> int:
+    """Return the seed that stands for an ``rng=`` argument (SPEC 7).
+
+    Examples
+    --------
+    >>> seed_of(7)
+    7
+    """
+    if isinstance(rng, int) and not isinstance(rng, bool):
+        if rng < 0:
+            raise MpsimError(f"seed is {rng}, expected 0 or more")
+        return rng
+    return int(np.random.default_rng(rng).integers(2**63))
+
+
+def trial_steps(
+    program_of: ProgramOf, topology: Topology, trials: int, seed: int, variability: Variability, processes: int = 1
+) -> list[float]:
+    """Return the step of each trial, in order of trial number.
+
+    Parameters
+    ----------
+    program_of : callable
+        The program that a draw gives; it must pickle when there are several processes.
+    topology : Topology
+        Whose links.
+    trials, seed : int
+        How many, and what makes them reproducible.
+    variability : Variability
+        What differs besides layer times.
+    processes : int
+        Processes used; the result does not depend on it.
+
+    Raises
+    ------
+    MpsimError
+        `program_of` does not pickle and there are several processes.
+    """
+    one = partial(_trial_step, program_of, topology, seed, variability)
+    if processes == 1:
+        return [one(trial) for trial in range(trials)]
+    _check_pickles(one, processes)
+    with ProcessPoolExecutor(processes) as pool:
+        return list(pool.map(one, range(trials), chunksize=max(1, trials // (4 * processes))))
+
+
+def _check_pickles(one: partial[float], processes: int) -> None:
+    """Refuse what cannot be sent to another process, such as a plan whose schedule is a lambda."""
+    try:
+        pickle.dumps(one)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise MpsimError(
+            f"{processes} processes cannot share the trials ({error}): define the schedule at the top of a module, or"
+            " use 1 process"
+        ) from None
+
+
+def _trial_step(program_of: ProgramOf, topology: Topology, seed: int, variability: Variability, trial: int) -> float:
+    return replay(program_of(Draw(seed=seed, trial=trial, variability=variability)), topology).step_s
+
+
+def middle(steps: list[float]) -> int:
+    """Return the trial with the median step; of an even number, the lower of the two.
+
+    Examples
+    --------
+    >>> middle([3.0, 1.0, 2.0, 9.0])
+    2
+    """
+    return sorted(range(len(steps)), key=steps.__getitem__)[(len(steps) - 1) // 2]

@@ -1,0 +1,149 @@
+"""What a sweep found: one row for each plan, ranked, ties marked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import isclose
+from typing import TYPE_CHECKING, Any
+
+from mpsim.result.frames import summary_row
+from mpsim.result.model import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["COLUMNS", "COUNTS", "FIRST", "FLAGS", "TEXTS", "SweepInterrupted", "SweepResult", "finish"]
+
+Row = dict[str, Any]
+
+FIRST = (
+    "rank", "plan", "strategy", "n_devices", "dp", "pp", "tp", "global_batch", "microbatches", "microbatch_size",
+    "schedule", "step_s", "step_p5_s", "step_p95_s", "throughput_samples_per_s", "speedup",
+    "communication_overhead_s", "communication_overhead_fraction", "bubble_fraction", "highest_peak_memory_bytes",
+    "fits", "tie", "fidelity", "runtime", "algorithm", "reason",
+)  # fmt: skip
+_EMPTY = summary_row(Result(workload="", topology="", plan="", step_s=1.0, trial_step_s=(1.0,), free_step_s=1.0))
+COLUMNS = (*FIRST, *(name for name in _EMPTY if name not in FIRST))
+
+
+def _columns_of(kind: type, *others: str) -> tuple[str, ...]:
+    """Return the columns that hold values of a type: as a result has them, and those of the sweep's own."""
+    return tuple(name for name in COLUMNS if name in others or type(_EMPTY.get(name)) is kind)
+
+
+TEXTS = _columns_of(str, "strategy", "schedule", "algorithm", "reason", "baseline")
+FLAGS = _columns_of(bool, "fits", "tie")
+COUNTS = _columns_of(int, "rank", "dp", "pp", "tp", "microbatches", "microbatch_size")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepResult:
+    """The rows of a sweep, in the order of the grid.
+
+    Attributes
+    ----------
+    rows : tuple of dict
+        One for each plan, all with the keys ``COLUMNS``. A plan that cannot be run has a ``reason`` and None for its
+        numbers. ``rank`` counts the plans that are not known to overflow a memory, the fastest is 1; of plans that
+        take equally long the one of fewer devices comes first. ``tie``: the 5-95 % interval overlaps that of rank 1.
+    planned : int
+        Plans in the grid; more than there are rows if the sweep was interrupted.
+    processes : int
+        That were used; the rows do not depend on it.
+
+    Examples
+    --------
+    >>> SweepResult(rows=(), planned=3).complete
+    False
+    """
+
+    rows: tuple[Row, ...]
+    planned: int
+    processes: int = field(default=1, compare=False)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every plan of the grid has a row."""
+        return len(self.rows) == self.planned
+
+    @property
+    def ranked(self) -> list[Row]:
+        """The rows with a rank, the fastest first."""
+        return sorted((row for row in self.rows if row["rank"]), key=lambda row: int(row["rank"]))
+
+    @property
+    def best(self) -> Row | None:
+        """The fastest plan that is not known to overflow a memory; None if there is none."""
+        return self.ranked[0] if self.ranked else None
+
+    @property
+    def too_large(self) -> list[Row]:
+        """The rows of plans that would run, but do not fit, the fastest first."""
+        return sorted((row for row in self.rows if row["fits"] is False), key=lambda row: float(row["step_s"]))
+
+    @property
+    def reasons(self) -> list[tuple[str, int]]:
+        """Why plans cannot be run, like reasons together: the first of each kind, and how many, most frequent first."""
+        groups: dict[str, list[str]] = {}
+        for row in self.rows:
+            if row["reason"]:
+                groups.setdefault(re.sub(r"'[^']*'|\d+(,\d+)*", "*", row["reason"]), []).append(row["reason"])
+        return sorted(((group[0], len(group)) for group in groups.values()), key=lambda pair: -pair[1])
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the rows as a table; missing numbers are NA."""
+        import pandas as pd
+
+        frame = pd.DataFrame(list(self.rows), columns=pd.Index(COLUMNS))
+        kinds = dict.fromkeys(COUNTS, "Int64") | dict.fromkeys(FLAGS, "boolean") | dict.fromkeys(TEXTS, "string")
+        return frame.astype({name: kinds.get(name, "float64") for name in COLUMNS})
+
+
+class SweepInterrupted(KeyboardInterrupt):
+    """A sweep that was interrupted; `result` has the rows that were ready.
+
+    Examples
+    --------
+    >>> str(SweepInterrupted(SweepResult(rows=(), planned=3)))
+    'interrupted after 0 of 3 plans'
+    """
+
+    def __init__(self, result: SweepResult) -> None:
+        super().__init__(f"interrupted after {len(result.rows)} of {result.planned} plans")
+        self.result = result
+
+
+def finish(rows: Sequence[Row], planned: int, processes: int) -> SweepResult:
+    """Return the rows with one baseline for all, ranks and ties."""
+    rows = _with_one_baseline([dict(row) for row in rows])
+    order = sorted((row for row in rows if row["step_s"] is not None and row["fits"] is not False), key=_order)
+    for rank, row in enumerate(order, 1):
+        row["rank"], row["tie"] = rank, rank > 1 and _overlap(row, order[0])
+    return SweepResult(rows=tuple(rows), planned=planned, processes=processes)
+
+
+def _order(row: Row) -> tuple[float, int]:
+    """Return what ranks a plan: its step to 12 digits, below which replays round differently, then its devices."""
+    return float(f"{row['step_s']:.12g}"), row["n_devices"]
+
+
+def _overlap(a: Row, b: Row) -> bool:
+    apart = max(a["step_p5_s"], b["step_p5_s"]) - min(a["step_p95_s"], b["step_p95_s"])
+    return apart <= 0 or isclose(a["step_s"], a["step_s"] + apart, rel_tol=1e-12)
+
+
+def _with_one_baseline(rows: list[Row]) -> list[Row]:
+    """Return the rows with their speedups over one and the same step.
+
+    The baseline of a plan alone is the fastest way to run the batch on one of *its* devices, at the measured sizes
+    or its own; in a table all are held against the fastest of these.
+    """
+    known = [row for row in rows if row["baseline_step_s"]]
+    best = min(known, key=lambda row: float(row["baseline_step_s"]), default=None)
+    for row in rows:
+        if best is not None and row["step_s"]:
+            row |= {name: best[name] for name in ("baseline", "baseline_step_s")}
+            row["speedup"] = best["baseline_step_s"] / row["step_s"]
+    return rows

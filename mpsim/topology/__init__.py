@@ -1,0 +1,1 @@
+"""Topologies: what computes and what carries bytes."""

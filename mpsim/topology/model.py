@@ -1,0 +1,140 @@
+"""The topology: devices and switches, and the directed links between them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+from mpsim.documents import Provenance
+from mpsim.errors import MpsimError, did_you_mean
+
+__all__ = ["Device", "Link", "Topology"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """Something that computes.
+
+    Attributes
+    ----------
+    name : str
+        Unique in the topology.
+    type : str
+        A name of the catalog, or any other; a simulation can give each type its own workload.
+    memory_bytes : int
+        What a plan may use of it; 0 if unknown (then nothing can be said about fitting).
+    speed : float
+        Relative to the device that the workload was measured on: 2.0 halves every time.
+    """
+
+    name: str
+    type: str = ""
+    memory_bytes: int = 0
+    speed: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.speed) and self.speed > 0):
+            raise MpsimError(f"device {self.name!r}: speed is {self.speed}, expected more than 0")
+        if self.memory_bytes < 0:
+            raise MpsimError(f"device {self.name!r}: memory_bytes is {self.memory_bytes}, expected 0 or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """One direction of a wire between two nodes.
+
+    Attributes
+    ----------
+    source, target : str
+        Names of devices or switches.
+    bandwidth_bytes_per_s : float
+        What it reaches, not what its data sheet says; ``inf`` is allowed.
+    latency_s : float
+        Of one message over this link (the effective latency, unless the builder was told otherwise).
+    type : str
+        A name of the catalog, or any other.
+    """
+
+    source: str
+    target: str
+    bandwidth_bytes_per_s: float
+    latency_s: float = 0.0
+    type: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.bandwidth_bytes_per_s > 0:
+            raise MpsimError(f"{self}: bandwidth is {self.bandwidth_bytes_per_s} bytes/s, expected more than 0")
+        if not (math.isfinite(self.latency_s) and self.latency_s >= 0):
+            raise MpsimError(f"{self}: latency is {self.latency_s} s, expected 0 or more")
+        if self.source == self.target:
+            raise MpsimError(f"{self} joins a node to itself")
+
+    def __str__(self) -> str:
+        return f"link {self.source!r} -> {self.target!r}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topology:
+    """Devices, switches and directed links: any graph.
+
+    Raises
+    ------
+    MpsimError
+        Two nodes of one name, two links of one direction between the same nodes, a link to no node,
+        or a device that another cannot reach.
+    """
+
+    name: str
+    devices: tuple[Device, ...]
+    switches: tuple[str, ...] = ()
+    links: tuple[Link, ...] = ()
+    provenance: Provenance = Provenance()
+
+    def __post_init__(self) -> None:
+        if not self.devices:
+            raise MpsimError(f"topology {self.name!r} has no devices")
+        names = [device.name for device in self.devices] + list(self.switches)
+        nodes = set(names)
+        if len(nodes) < len(names):
+            twice = Counter(names).most_common(1)[0][0]
+            raise MpsimError(f"topology {self.name!r} has two nodes named {twice!r}: give each its own name")
+        pairs = set()
+        for link in self.links:
+            for end in (link.source, link.target):
+                if end not in nodes:
+                    raise MpsimError(f"{link}: no node {end!r}{_near(end, names)}")
+            if (link.source, link.target) in pairs:
+                raise MpsimError(f"two of {link}: give one with their bandwidths added")
+            pairs.add((link.source, link.target))
+        self._check_reachable()
+
+    def _check_reachable(self) -> None:
+        """Refuse a device that the first one cannot reach, or that cannot reach the first one."""
+        first = self.devices[0].name
+        for forwards in (True, False):
+            reached = self._reach(first, forwards)
+            for device in self.devices:
+                if device.name not in reached:
+                    pair = (first, device.name) if forwards else (device.name, first)
+                    raise MpsimError(
+                        f"topology {self.name!r}: no way from device {pair[0]!r} to {pair[1]!r}: add a link or a switch"
+                    )
+
+    def _reach(self, start: str, forwards: bool) -> set[str]:
+        neighbours: dict[str, list[str]] = {}
+        for link in self.links:
+            source, target = (link.source, link.target) if forwards else (link.target, link.source)
+            neighbours.setdefault(source, []).append(target)
+        reached, frontier = {start}, [start]
+        while frontier:
+            new = [n for node in frontier for n in neighbours.get(node, ()) if n not in reached]
+            frontier = list(dict.fromkeys(new))
+            reached.update(frontier)
+        return reached
+
+
+def _near(name: str, nodes: list[str]) -> str:
+    """Return a did-you-mean that stays one line where there are a thousand nodes."""
+    hint = did_you_mean(name, nodes)
+    return hint if len(hint) < 200 else f"; the topology has {len(nodes)} nodes, such as {nodes[0]!r}"

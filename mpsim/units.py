@@ -1,0 +1,187 @@
+"""Text with units into SI floats at the edges, and back into text for people.
+
+GB is 1e9 bytes, GiB is 2**30, a bit is an eighth of a byte; a bare number where a
+unit is due is an error, 0 aside.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from mpsim.errors import MpsimError
+
+__all__ = [
+    "bandwidth",
+    "duration",
+    "format_bandwidth",
+    "format_bytes",
+    "format_duration",
+    "size",
+]
+
+_DECIMAL = {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
+_BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}
+_PREFIX = _DECIMAL | _BINARY
+_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+# Dividing rounds once, where multiplying by 1e-6 would round twice: 25 us is 2.5e-05.
+_PER_SECOND = {"ms": 1e3, "us": 1e6, "µs": 1e6, "μs": 1e6, "ns": 1e9}
+_NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf)\s*(.*?)\s*")
+
+
+def _split(text: str | float, what: str, example: str) -> tuple[float, str]:
+    """Return the number and the unit of `text`; a bare number other than 0 has none."""
+    match = _NUMBER.fullmatch(str(text))
+    if match is None:
+        raise MpsimError(f"{what} {text!r} is not a number with a unit: write {example!r}")
+    number, unit = float(match[1]), match[2]
+    if not unit and number != 0 and not math.isinf(number):
+        raise MpsimError(f"{what} {text!r} has no unit: write {example!r}")
+    if number < 0:
+        raise MpsimError(f"{what} {text!r} is negative: write {example!r}")
+    return number, unit
+
+
+def _bytes_of(unit: str) -> float | None:
+    """Return the bytes in one `unit` such as ``"MiB"`` or ``"Gbit"``, None if it is not one."""
+    match = re.fullmatch(r"([kKMGTP]i?|)(B|bytes?|bits?|b)", unit)
+    if match is None or match[1] not in _PREFIX:
+        return None
+    return _PREFIX[match[1]] * (1.0 if match[2][0] == "B" or match[2].startswith("byte") else 0.125)
+
+
+def size(text: str | float, what: str = "size") -> int:
+    """Parse a number of bytes.
+
+    Parameters
+    ----------
+    text : str
+        Such as ``"80 GiB"``, ``"25 MB"``, ``"512 B"`` or ``0``.
+    what : str
+        The name of the quantity, for the error message.
+
+    Returns
+    -------
+    int
+        Bytes, rounded to whole ones.
+
+    Raises
+    ------
+    MpsimError
+        No unit, an unknown one, or a negative number.
+
+    Examples
+    --------
+    >>> size("80 GiB"), size("25MB"), size(0)
+    (85899345920, 25000000, 0)
+    """
+    number, unit = _split(text, what, "25 MiB")
+    if number == 0:
+        return 0
+    scale = _bytes_of(unit)
+    if scale is None or math.isinf(number):
+        raise MpsimError(f"{what} {text!r} is not a number of bytes: write '25 MiB' or '1 GB'")
+    return round(number * scale)
+
+
+def bandwidth(text: str | float, what: str = "bandwidth") -> float:
+    """Parse bytes per second, one direction.
+
+    Returns
+    -------
+    float
+        Bytes per second; ``inf`` for ``"inf"``.
+
+    Raises
+    ------
+    MpsimError
+        No unit, an unknown one, zero or a negative number.
+
+    Examples
+    --------
+    >>> bandwidth("50 GB/s"), bandwidth("400 Gbit/s"), bandwidth("10Gbps")
+    (50000000000.0, 50000000000.0, 1250000000.0)
+    """
+    number, unit = _split(text, what, "50 GB/s")
+    if number == 0:
+        raise MpsimError(f"{what} {text!r} carries nothing: write '50 GB/s', or leave the link out")
+    if math.isinf(number):
+        return math.inf
+    per_second = re.fullmatch(r"(.*)(?:/s|ps)", unit)
+    scale = _bytes_of(per_second[1]) if per_second else None
+    if scale is None:
+        raise MpsimError(f"{what} {text!r} is not bytes per second: write '50 GB/s' or '400 Gbit/s'")
+    return number * scale
+
+
+def duration(text: str | float, what: str = "duration") -> float:
+    """Parse seconds.
+
+    Raises
+    ------
+    MpsimError
+        No unit, an unknown one, or a negative number.
+
+    Examples
+    --------
+    >>> duration("25 us"), duration("1.5ms"), duration(0)
+    (2.5e-05, 0.0015, 0.0)
+    """
+    number, unit = _split(text, what, "2 us")
+    if number == 0:
+        return 0.0
+    if math.isinf(number) or unit not in _SECONDS | _PER_SECOND:
+        raise MpsimError(f"{what} {text!r} is not a time: write '2 us' or '1.5 ms'")
+    return number / _PER_SECOND[unit] if unit in _PER_SECOND else number * _SECONDS[unit]
+
+
+def format_duration(seconds: float) -> str:
+    """Write seconds for people, three significant digits.
+
+    Examples
+    --------
+    >>> format_duration(0.00123), format_duration(0), format_duration(75)
+    ('1.23 ms', '0 s', '75 s')
+    """
+    if seconds == 0:
+        return "0 s"
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9)):
+        if abs(seconds) >= scale * 0.9995 or unit == "ns":
+            return f"{_three_digits(seconds / scale)} {unit}"
+    raise AssertionError
+
+
+def format_bytes(count: float) -> str:
+    """Write bytes for people in binary units, three significant digits.
+
+    Examples
+    --------
+    >>> format_bytes(803840), format_bytes(85899345920), format_bytes(12)
+    ('785 KiB', '80 GiB', '12 B')
+    """
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(count) < 1023.5 or unit == "TiB":
+            return f"{_three_digits(count)} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def format_bandwidth(bytes_per_s: float) -> str:
+    """Write bytes per second for people in decimal units.
+
+    Examples
+    --------
+    >>> format_bandwidth(50e9), format_bandwidth(1.25e8)
+    ('50 GB/s', '125 MB/s')
+    """
+    for unit in ("B/s", "kB/s", "MB/s", "GB/s", "TB/s"):
+        if abs(bytes_per_s) < 999.5 or unit == "TB/s":
+            return f"{_three_digits(bytes_per_s)} {unit}"
+        bytes_per_s /= 1000
+    raise AssertionError
+
+
+def _three_digits(number: float) -> str:
+    if abs(number) >= 100:
+        return f"{number:.0f}"
+    return f"{number:.3g}"

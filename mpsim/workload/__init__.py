@@ -1,0 +1,1 @@
+"""Workloads: what a step costs, and how that is measured."""

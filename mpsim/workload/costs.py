@@ -1,0 +1,119 @@
+"""Look a layer's cost up in its table: measured, or interpolated inside the measured range, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+import numpy as np
+
+from mpsim.errors import MpsimError
+from mpsim.workload.model import Cost, Fidelity, Layer, Samples, ShardCollective, Workload
+
+__all__ = ["cost_at", "measured_microbatches", "median_s"]
+
+_TIMES = ("forward_s", "backward_input_s", "backward_weight_s", "optimizer_s")
+
+
+def cost_at(layer: Layer, microbatch: int, tensor_parallel: int = 1) -> Cost:
+    """Return a layer's cost at a micro-batch size and tensor shard.
+
+    Between two measured micro-batches every quantile of the samples, the bytes and the FLOPs are interpolated
+    linearly. Nothing is extrapolated, and nothing is divided by the tensor-parallel size.
+
+    Parameters
+    ----------
+    layer : Layer
+        Whose cost.
+    microbatch : int
+        Samples.
+    tensor_parallel : int
+        Ranks that share the layer.
+
+    Raises
+    ------
+    MpsimError
+        The shard was never measured, or the micro-batch lies outside the measured range.
+
+    Examples
+    --------
+    >>> cost_at(Layer.given("a", forward_s=0.5, backward_s=1.0, microbatch=4), 4).samples.forward_s
+    (0.5,)
+    """
+    table = {cost.microbatch: cost for cost in layer.costs if cost.tensor_parallel == tensor_parallel}
+    if not table:
+        have = sorted({cost.tensor_parallel for cost in layer.costs})
+        raise MpsimError(
+            f"layer {layer.name!r} was measured at tp {_join(have)}, the plan needs tp={tensor_parallel}:"
+            f" trace again with --tensor {_join(sorted([*have, tensor_parallel]))}"
+        )
+    if microbatch in table:
+        return table[microbatch]
+    below = max((size for size in table if size < microbatch), default=None)
+    above = min((size for size in table if size > microbatch), default=None)
+    if below is None or above is None:
+        have = sorted(table)
+        raise MpsimError(
+            f"layer {layer.name!r} was measured at micro-batch {_join(have)} (tp={tensor_parallel}), the plan needs"
+            f" {microbatch}: trace again with --batch {_join(sorted([*have, microbatch]))}, or cut the batch otherwise"
+        )
+    return _between(table[below], table[above], microbatch)
+
+
+def _join(numbers: Sequence[int]) -> str:
+    return ",".join(map(str, numbers))
+
+
+def _between(low: Cost, high: Cost, microbatch: int) -> Cost:
+    """Return the cost at a micro-batch between those of two measured ones."""
+    part = (microbatch - low.microbatch) / (high.microbatch - low.microbatch)
+
+    def count(a: int, b: int) -> int:
+        return round(a + (b - a) * part)
+
+    if [(c.kind, c.phase) for c in low.collectives] != [(c.kind, c.phase) for c in high.collectives]:
+        raise MpsimError(
+            f"micro-batches {low.microbatch} and {high.microbatch} make unlike collectives: trace {microbatch} itself"
+        )
+    return Cost(
+        microbatch=microbatch,
+        tensor_parallel=low.tensor_parallel,
+        samples=_between_samples(low.samples, high.samples, part),
+        fidelity=Fidelity.weakest(Fidelity.INTERPOLATED, low.fidelity, high.fidelity),
+        saved_bytes=count(low.saved_bytes, high.saved_bytes),
+        flops=count(low.flops, high.flops),
+        collectives=tuple(
+            ShardCollective(kind=a.kind, bytes=count(a.bytes, b.bytes), phase=a.phase)
+            for a, b in zip(low.collectives, high.collectives, strict=True)
+        ),
+    )
+
+
+def _between_samples(low: Samples, high: Samples, part: float) -> Samples:
+    def blend(name: str) -> tuple[float, ...]:
+        a, b = getattr(low, name), getattr(high, name)
+        quantiles = np.linspace(0.0, 1.0, max(len(a), len(b)))
+        mixed = np.quantile(a, quantiles) * (1 - part) + np.quantile(b, quantiles) * part
+        return tuple(float(value) for value in mixed)
+
+    return Samples(**{name: blend(name) for name in _TIMES})
+
+
+def median_s(cost: Cost) -> tuple[float, float, float, float]:
+    """Return the median forward, backward-input, backward-weight and optimizer seconds of a cost."""
+    samples = cost.samples
+    return (
+        median(samples.forward_s),
+        median(samples.backward_input_s),
+        median(samples.backward_weight_s),
+        median(samples.optimizer_s),
+    )
+
+
+def measured_microbatches(workload: Workload, tensor_parallel: int = 1) -> tuple[int, ...]:
+    """Return the micro-batch sizes at which every layer has a cost, ascending."""
+    sizes = [
+        {cost.microbatch for cost in layer.costs if cost.tensor_parallel == tensor_parallel}
+        for layer in workload.layers
+    ]
+    return tuple(sorted(set.intersection(*sizes)))

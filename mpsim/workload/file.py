@@ -1,0 +1,44 @@
+"""Workloads in files: ``mpsim.workload/1``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mpsim import documents
+from mpsim.workload.model import Workload
+
+__all__ = ["VERSION", "load_workload", "save_workload"]
+
+VERSION = 1
+
+
+def save_workload(path: str | Path, workload: Workload) -> None:
+    """Write a workload, whole or not at all.
+
+    Raises
+    ------
+    MpsimError
+        The file cannot be written there.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from mpsim.workload.model import Layer
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_workload(f"{folder}/w.json", Workload(name="w", layers=(Layer.given("a", forward_s=1, backward_s=2),)))
+    ...     load_workload(f"{folder}/w.json").name
+    'w'
+    """
+    documents.write(path, "workload", VERSION, workload)
+
+
+def load_workload(path: str | Path) -> Workload:
+    """Read a workload of any version ever written.
+
+    Raises
+    ------
+    MpsimError
+        No such file, a truncated or edited one, another schema or a newer version.
+    """
+    found: Workload = documents.read(path, "workload", VERSION, Workload)
+    return found

@@ -1,0 +1,232 @@
+"""From a model to its units: export the training step, divide its graph, make each unit a module of its own.
+
+The graph is that of ``torch.export`` (training form: ATen operations with autograd, each with the modules it was
+called in) of forward and loss together, so that the loss is the last unit's work. Every unit becomes a
+``torch.fx.GraphModule`` that shares the model's own parameters; running the units one after another is the model.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from mpsim.errors import MpsimError
+from mpsim.workload.example import Example
+from mpsim.workload.export import default_loss, export_step
+from mpsim.workload.inplace import make_functional_across
+from mpsim.workload.layering import Group, group_nodes
+
+__all__ = ["Cut", "Unit", "capture", "default_loss", "flat_inputs"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """A piece of a model that runs alone.
+
+    Attributes
+    ----------
+    name, kind : str
+        The module's path in the model and its class.
+    module : torch.fx.GraphModule
+        Takes the values named in `inputs`, returns a tuple of those named in `outputs`.
+    inputs, outputs : tuple of str
+        Names of values, unique in the cut.
+    parameters : tuple of str
+        The model's parameters that it reads, by the model's own names (one name for a tied parameter).
+    buffers : tuple of str
+        The model's buffers that it reads or writes.
+
+    Examples
+    --------
+    >>> Unit(name="fc1", kind="Linear", module=None, inputs=("x",), outputs=("linear",)).outputs
+    ('linear',)
+    """
+
+    name: str
+    kind: str
+    module: Any
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    parameters: tuple[str, ...] = ()
+    buffers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """A model's training step as units that run one after another.
+
+    Attributes
+    ----------
+    units : tuple of Unit
+        In execution order; the last makes the loss.
+    feeds : tuple of str
+        The values fed to the model, in the order of :func:`flat_inputs`; ``""`` for what no unit reads.
+    target : tuple of str
+        Those of the feeds that only the loss reads.
+    outputs : tuple of str
+        The values that make up the model's output.
+    loss : str
+        The value that backward starts from.
+
+    Examples
+    --------
+    >>> Cut(units=(), feeds=("input",), outputs=("linear",), loss="mean").loss
+    'mean'
+    """
+
+    units: tuple[Unit, ...]
+    feeds: tuple[str, ...]
+    target: tuple[str, ...] = ()
+    outputs: tuple[str, ...]
+    loss: str
+
+
+def flat_inputs(example: Example) -> list[Any]:
+    """Return the example's inputs, keywords and target as a flat list, in the order of a cut's feeds.
+
+    Examples
+    --------
+    >>> flat_inputs(Example(model=None, inputs=(1,), keywords={"mask": 2}, target=3))
+    [1, 2, 3]
+    """
+    return list(pytree.tree_leaves((tuple(example.inputs), dict(example.keywords), example.target)))
+
+
+def capture(example: Example, depth: int | str = "auto") -> Cut:
+    """Export an example's training step and divide it into units.
+
+    Parameters
+    ----------
+    example : Example
+        The model in training mode, a batch and the loss.
+    depth : int or "auto"
+        See :func:`mpsim.workload.layering.group_nodes`.
+
+    Returns
+    -------
+    Cut
+        Units that share the model's parameters.
+
+    Raises
+    ------
+    MpsimError
+        The model cannot be exported, or a unit changes in place what another unit made and still needs.
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> cut = capture(Example(model=model, inputs=(torch.ones(3, 4),)))
+    >>> [(unit.name, unit.inputs, unit.outputs) for unit in cut.units]
+    [('0', ('input',), ('relu',)), ('2', ('relu',), ('linear_1', 'mean'))]
+    """
+    graph = export_step(example)
+    names = _name_feeds(graph, example)
+    groups = group_nodes(graph.graph, example.model, "model", depth)
+    groups = [group for group in groups if group.nodes]
+    make_functional_across(graph.graph, groups)
+    output = next(node for node in graph.graph.nodes if node.op == "output")
+    loss, *results = [item for item in pytree.tree_leaves(output.args) if isinstance(item, fx.Node)]
+    results = [item for item in dict.fromkeys(results) if item is not loss and item.op != "placeholder"]
+    units = _units(graph, groups, example.model, names, (loss, *results))
+    feeds = tuple(names.get(node, "") for node in graph.graph.nodes if node.op == "placeholder")
+    if loss.name not in units[-1].outputs:
+        units = _drop_after(units, loss.name)
+    known = {name for unit in units for name in unit.outputs}
+    return Cut(
+        units=units,
+        feeds=feeds,
+        target=_targets(feeds, example),
+        outputs=tuple(item.name for item in results if item.name in known),
+        loss=loss.name,
+    )
+
+
+def _drop_after(units: tuple[Unit, ...], loss: str) -> tuple[Unit, ...]:
+    """Put the unit that makes the loss last: what runs after it reads nothing of it."""
+    last = next((unit for unit in units if loss in unit.outputs), None)
+    if last is None:
+        raise MpsimError("the loss does not depend on the model: check loss= and the batch")
+    return (*(unit for unit in units if unit is not last), last)
+
+
+def _name_feeds(graph: fx.GraphModule, example: Example) -> dict[Any, str]:
+    """Return a short name for each placeholder that holds a tensor: input, target, or the keyword's own."""
+    paths, _ = pytree.tree_flatten_with_path((tuple(example.inputs), dict(example.keywords), example.target))
+    holders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    if len(paths) != len(holders):
+        raise MpsimError(f"the exported graph has {len(holders)} inputs, the batch has {len(paths)} values")
+    names = {}
+    for node, (path, value) in zip(holders, paths, strict=True):
+        if isinstance(value, torch.Tensor):
+            names[node] = _feed_name(path, len(example.inputs))
+    return names
+
+
+def _feed_name(path: tuple[Any, ...], inputs: int) -> str:
+    kind, *rest = (getattr(key, "idx", getattr(key, "key", getattr(key, "name", ""))) for key in path)
+    words = [str(item) for item in rest]
+    if kind == 1:
+        return ".".join(words)
+    first = "target" if kind == 2 else "input"
+    return ".".join([first, *(words if kind == 2 or inputs > 1 or len(words) > 1 else [])])
+
+
+def _targets(feeds: tuple[str, ...], example: Example) -> tuple[str, ...]:
+    """Return the feeds that are labels: the example's target, or a keyword that says so."""
+    return tuple(name for name in feeds if name.split(".")[0] in ("target", "labels", "label"))
+
+
+def _units(
+    graph: fx.GraphModule, groups: list[Group], model: nn.Module, names: dict[Any, str], results: tuple[Any, ...]
+) -> tuple[Unit, ...]:
+    home = {node: i for i, group in enumerate(groups) for node in group.nodes}
+    wanted = set(results)
+    for node in home:
+        wanted.update(item for item in node.all_input_nodes if item in home and home[item] != home[node])
+    state = _State(graph, model)
+    return tuple(_unit(group, wanted, names, state) for group in groups)
+
+
+class _State:
+    """What the graph reads by name: parameters, buffers, constants, and the bodies of regions without gradient."""
+
+    def __init__(self, graph: fx.GraphModule, model: nn.Module) -> None:
+        self.graph = graph
+        self.parameters = {id(item): name for name, item in model.named_parameters()}
+        self.buffers = {id(item): name for name, item in model.named_buffers()}
+
+    def __getitem__(self, target: str) -> Any:
+        return operator.attrgetter(target)(self.graph)
+
+
+def _unit(group: Group, wanted: set[Any], names: dict[Any, str], state: _State) -> Unit:
+    """Copy a group's nodes into a graph of their own."""
+    own = set(group.nodes)
+    reads = dict.fromkeys(item for node in group.nodes for item in node.all_input_nodes if item not in own)
+    graph, copies, attributes = fx.Graph(), {}, {}
+    outer = [item for item in reads if item.op != "get_attr"]
+    for item in outer:
+        copies[item] = graph.placeholder(item.name)
+    for item in reads:
+        if item.op == "get_attr":
+            copies[item] = graph.get_attr(item.target)
+            attributes[item.target] = state[item.target]
+    for node in group.nodes:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    leaving = [node for node in group.nodes if node in wanted]
+    graph.output(tuple(copies[node] for node in leaving))
+    held = [id(value) for value in attributes.values()]
+    return Unit(
+        name=group.name,
+        kind=group.kind,
+        module=fx.GraphModule(attributes, graph, class_name=group.kind),
+        inputs=tuple(names.get(item, item.name) for item in outer),
+        outputs=tuple(node.name for node in leaving),
+        parameters=tuple(dict.fromkeys(state.parameters[item] for item in held if item in state.parameters)),
+        buffers=tuple(dict.fromkeys(state.buffers[item] for item in held if item in state.buffers)),
+    )

@@ -1,0 +1,174 @@
+"""The workload: what one training step of a model costs, layer by layer, and the tensors between."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mpsim.documents import Provenance
+from mpsim.errors import MpsimError, did_you_mean
+from mpsim.workload.layers import Cost, Fidelity, Gradient, Layer, Parameter, Samples, Shard, ShardCollective
+from mpsim.workload.tensors import DTYPE_BYTES, Tensor, TensorShard, check_count
+
+__all__ = [
+    "DTYPE_BYTES",
+    "Cost",
+    "Fidelity",
+    "Gradient",
+    "Layer",
+    "Parameter",
+    "Samples",
+    "Shard",
+    "ShardCollective",
+    "StepCheck",
+    "Tensor",
+    "TensorShard",
+    "Workload",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCheck:
+    """How close the sum of layers came to the whole step, measured in the same run.
+
+    Each entry of the two tuples is one repetition (interleaved), by the workload's clock, and holds
+    forward + loss + backward + optimizer.
+    """
+
+    microbatch: int
+    tensor_parallel: int = 1
+    whole_s: tuple[float, ...]
+    layers_s: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for value in (*self.whole_s, *self.layers_s):
+            if not (math.isfinite(value) and value >= 0):
+                raise MpsimError(f"step check holds {value}, expected seconds, zero or more")
+        if not self.whole_s or len(self.whole_s) != len(self.layers_s):
+            raise MpsimError(f"step check has {len(self.whole_s)} whole and {len(self.layers_s)} layered repetitions")
+
+    @property
+    def ratio(self) -> float:
+        """Median over repetitions of (sum of layers / whole step)."""
+        ratios = sorted(a / b for a, b in zip(self.layers_s, self.whole_s, strict=True))
+        middle = len(ratios) // 2
+        return ratios[middle] if len(ratios) % 2 else (ratios[middle - 1] + ratios[middle]) / 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """A model's training step: layers in execution order, the tensors between them, and how they were measured.
+
+    Attributes
+    ----------
+    name : str
+        The model, with its overrides.
+    layers : tuple of Layer
+        In execution order.
+    tensors : tuple of Tensor
+        Every tensor that goes between layers, in and out of the model.
+    microbatch : int
+        The reference micro-batch at which the tensors' shapes are given.
+    device : str
+        What it was measured on.
+    clock : str
+        ``cuda-event``, ``thread-cpu``, ``wall`` or ``given``.
+    threads : int
+        Compute threads used (CPU); 0 where it has no meaning.
+    optimizer : str
+        The optimizer whose update was timed.
+    dataset_samples : int
+        Samples in one epoch; 0 if unknown.
+    checks : tuple of StepCheck
+        Sum of layers against whole steps.
+    provenance : Provenance
+        How the file was made.
+
+    Examples
+    --------
+    >>> layers = [Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "ab"]
+    >>> Workload.chain("two", layers, activation_bytes=1024).tensors[1].producer
+    'a'
+    """
+
+    name: str
+    layers: tuple[Layer, ...]
+    tensors: tuple[Tensor, ...] = ()
+    microbatch: int = 1
+    device: str = "given"
+    clock: str = "given"
+    threads: int = 0
+    optimizer: str = ""
+    dataset_samples: int = 0
+    checks: tuple[StepCheck, ...] = ()
+    provenance: Provenance = Provenance()
+
+    def __post_init__(self) -> None:
+        check_count(self.microbatch, "microbatch", 1)
+        check_count(self.dataset_samples, "dataset_samples")
+        if not self.layers:
+            raise MpsimError(f"workload {self.name!r} has no layers")
+        position = {layer.name: i for i, layer in enumerate(self.layers)}
+        if len(position) < len(self.layers):
+            raise MpsimError(f"workload {self.name!r} has two layers of one name")
+        if len({tensor.name for tensor in self.tensors}) < len(self.tensors):
+            raise MpsimError(f"workload {self.name!r} has two tensors of one name")
+        for tensor in self.tensors:
+            _check_edges(tensor, position)
+
+    @classmethod
+    def chain(
+        cls, name: str, layers: list[Layer], *, activation_bytes: int | list[int] = 0, microbatch: int | None = None
+    ) -> Workload:
+        """Make a workload by hand: each layer reads what the one before it makes.
+
+        `activation_bytes` is the output of a layer at the reference micro-batch: one number, or one a layer.
+        """
+        sizes = activation_bytes if isinstance(activation_bytes, list) else [activation_bytes] * len(layers)
+        if len(sizes) != len(layers):
+            raise MpsimError(f"{len(sizes)} activation sizes given for {len(layers)} layers: give one for each")
+        reference = microbatch or layers[0].costs[0].microbatch
+        names = [layer.name for layer in layers]
+        tensors = []
+        for i, (producer, count) in enumerate(zip(names, sizes, strict=True)):
+            if count % reference:
+                raise MpsimError(f"activation of {count} bytes does not divide by micro-batch {reference}")
+            last = i == len(names) - 1
+            tensors.append(
+                Tensor(
+                    name=f"{producer}.output",
+                    producer=producer,
+                    consumers=() if last else (names[i + 1],),
+                    shape=(reference, count // reference),
+                    dtype="uint8",
+                    role="output" if last else "activation",
+                )
+            )
+        entry = Tensor(name="input", producer="", consumers=(names[0],), shape=(reference, 0), role="input")
+        return cls(name=name, layers=tuple(layers), tensors=(entry, *tensors), microbatch=reference)
+
+    def index(self, layer: str) -> int:
+        """Return the position of a layer.
+
+        Raises
+        ------
+        MpsimError
+            There is no such layer.
+        """
+        for i, candidate in enumerate(self.layers):
+            if candidate.name == layer:
+                return i
+        raise MpsimError(f"unknown layer {layer!r}{did_you_mean(layer, [item.name for item in self.layers])}")
+
+
+def _check_edges(tensor: Tensor, position: dict[str, int]) -> None:
+    """Refuse a tensor whose ends are no layers, or that is read before it is made."""
+    for name in (tensor.producer, *tensor.consumers, tensor.saved_by):
+        if name and name not in position:
+            raise MpsimError(f"tensor {tensor.name!r} names layer {name!r}{did_you_mean(name, position)}")
+    made = position.get(tensor.producer, -1)
+    for consumer in tensor.consumers:
+        if position[consumer] < made:
+            raise MpsimError(
+                f"tensor {tensor.name!r} is read by {consumer!r} before {tensor.producer!r} makes it: order the layers"
+            )

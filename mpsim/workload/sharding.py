@@ -1,0 +1,45 @@
+"""One tensor-parallel rank as a point of a trace: its units, and the collectives that each of them makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from mpsim.errors import MpsimError
+from mpsim.workload.example import Example
+from mpsim.workload.model import ShardCollective
+from mpsim.workload.point import Point
+from mpsim.workload.tensor_parallel import RecordedCollective, local_shard
+
+__all__ = ["sharded"]
+
+
+def sharded(example: Example, ranks: int, make: Callable[[Example], Point]) -> Point:
+    """Return the point of one tensor-parallel rank, with the collectives that its layers make.
+
+    Raises
+    ------
+    MpsimError
+        The model has no tensor-parallel form, or a collective belongs to no layer.
+    """
+    local = local_shard(example, ranks)
+    point = make(local.example)
+    names = [unit.name for unit in point.cut.units]
+    found: list[list[ShardCollective]] = [[] for _ in names]
+    for item in local.collectives:
+        found[_owner(item.module, names)].append(_collective(item))
+    return replace(point, tensor_parallel=ranks, collectives=tuple(tuple(items) for items in found))
+
+
+def _owner(module: str, names: list[str]) -> int:
+    """Return the layer whose path leads to a module; several calls of one layer have it at the first."""
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        path = ".".join(parts[:length])
+        if path in names:
+            return names.index(path)
+    raise MpsimError(f"a collective of module {module!r} belongs to no layer: trace with another --depth")
+
+
+def _collective(item: RecordedCollective) -> ShardCollective:
+    return ShardCollective(kind=item.kind, bytes=item.bytes, phase=item.phase)

@@ -1,0 +1,222 @@
+"""A workload for people, as a text table, and for programs, as one dictionary."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+from mpsim.units import format_bytes, format_duration
+from mpsim.workload.costs import cost_at
+from mpsim.workload.model import Cost, Layer, Workload
+
+__all__ = ["fed_bytes", "output_bytes", "show_workload", "workload_to_dict"]
+
+_COLUMNS = (
+    "layer",
+    "kind",
+    "forward",
+    "backward inputs",
+    "backward weights",
+    "optimizer",
+    "parameters",
+    "saved",
+    "output",
+)
+
+
+def output_bytes(workload: Workload, layer: str, tensor_parallel: int = 1) -> int:
+    """Return the bytes of the tensors that leave a layer, each once, at the reference micro-batch.
+
+    Of the last layer that is the model's output, not the loss.
+
+    Examples
+    --------
+    >>> layers = [Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "ab"]
+    >>> output_bytes(Workload.chain("two", layers, activation_bytes=1024), "a")
+    1024
+    """
+    return sum(tensor.bytes(tensor_parallel) for tensor in workload.tensors if tensor.producer == layer)
+
+
+def show_workload(workload: Workload, microbatch: int | None = None, tensor_parallel: int = 1) -> str:
+    """Return a table of a workload's layers at one measured point, medians over the samples.
+
+    Raises
+    ------
+    MpsimError
+        Nothing was measured there.
+
+    Examples
+    --------
+    >>> layers = [Layer.given(name, forward_s=0.5, backward_s=1.0) for name in "ab"]
+    >>> print(show_workload(Workload.chain("two", layers)).splitlines()[0])
+    two: 2 layers, micro-batch 1, given (clock given)
+    """
+    size = microbatch or workload.microbatch
+    rows = [_row(workload, layer, cost_at(layer, size, tensor_parallel), tensor_parallel) for layer in workload.layers]
+    table = [_COLUMNS, *rows, _total_row(workload, size, tensor_parallel)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(_COLUMNS))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in table
+    ]
+    lines.insert(1, "  ".join("─" * width for width in widths))
+    return "\n".join(line.rstrip() for line in [_head(workload, size, tensor_parallel), "", *lines, *_notes(workload)])
+
+
+def _head(workload: Workload, size: int, tensor_parallel: int) -> str:
+    threads = f", {workload.threads} thread{'s' * (workload.threads > 1)}" if workload.threads else ""
+    shard = f", one of {tensor_parallel} tensor-parallel ranks" if tensor_parallel > 1 else ""
+    return (
+        f"{workload.name}: {len(workload.layers)} layers, micro-batch {size}{shard}, {workload.device}"
+        f" (clock {workload.clock}{threads})"
+    )
+
+
+def _seconds(cost: Cost) -> tuple[float, ...]:
+    samples = cost.samples
+    parts = (samples.forward_s, samples.backward_input_s, samples.backward_weight_s, samples.optimizer_s)
+    return tuple(median(part) for part in parts)
+
+
+def _row(workload: Workload, layer: Layer, cost: Cost, tensor_parallel: int) -> tuple[str, ...]:
+    return (
+        layer.name,
+        layer.kind,
+        *(format_duration(seconds) for seconds in _seconds(cost)),
+        format_bytes(layer.shard(tensor_parallel).parameter_bytes),
+        format_bytes(cost.saved_bytes),
+        format_bytes(output_bytes(workload, layer.name, tensor_parallel)),
+    )
+
+
+def _total_row(workload: Workload, size: int, tensor_parallel: int) -> tuple[str, ...]:
+    costs = [cost_at(layer, size, tensor_parallel) for layer in workload.layers]
+    times = [sum(parts) for parts in zip(*map(_seconds, costs), strict=True)]
+    return (
+        "total",
+        "",
+        *(format_duration(seconds) for seconds in times),
+        format_bytes(_unique_parameter_bytes(workload, tensor_parallel)),
+        format_bytes(sum(cost.saved_bytes for cost in costs)),
+        "",
+    )
+
+
+def _unique_parameter_bytes(workload: Workload, tensor_parallel: int = 1) -> int:
+    """Bytes of all parameters, a tied one once."""
+    shards = [layer.shard(tensor_parallel) for layer in workload.layers]
+    return sum({item.name: item.bytes for shard in shards for item in shard.parameters}.values())
+
+
+def _notes(workload: Workload) -> list[str]:
+    notes = [""]
+    for check in workload.checks:
+        shard = f", tp {check.tensor_parallel}" if check.tensor_parallel > 1 else ""
+        notes.append(
+            f"micro-batch {check.microbatch}{shard}: sum of layers / whole step = {check.ratio:.3f}"
+            f" (whole step {format_duration(median(check.whole_s))}, {len(check.whole_s)} repetitions)"
+        )
+    crossing = [tensor for tensor in workload.tensors if tensor.producer and len(tensor.consumers) > 1]
+    if crossing:
+        notes.append(f"{len(crossing)} tensors are read by more than one layer")
+    return notes if len(notes) > 1 else []
+
+
+def workload_to_dict(workload: Workload) -> dict[str, Any]:
+    """Return a workload as plain numbers, units in the keys, at its reference micro-batch.
+
+    ``layers`` has one entry a layer; the totals count a tied parameter once.
+
+    Examples
+    --------
+    >>> layers = [Layer.given(name, forward_s=0.5, backward_s=1.0, parameter_bytes=8) for name in "ab"]
+    >>> found = workload_to_dict(Workload.chain("two", layers))
+    >>> found["layers"][0]["gradient_bytes"], found["parameter_bytes"]
+    (8, 16)
+    """
+    layers = [_layer_to_dict(workload, layer) for layer in workload.layers]
+    totals = _totals(workload, layers)
+    return {
+        "name": workload.name,
+        "microbatch": workload.microbatch,
+        "device": workload.device,
+        "clock": workload.clock,
+        "threads": workload.threads,
+        "optimizer": workload.optimizer,
+        "dataset_samples": workload.dataset_samples,
+        **totals,
+        "totals": totals,
+        "layers": layers,
+        "tensors": [_tensor_to_dict(workload, i) for i in range(len(workload.tensors))],
+        "checks": [
+            {
+                "microbatch": check.microbatch,
+                "tensor_parallel": check.tensor_parallel,
+                "layers_over_whole_fraction": check.ratio,
+                "whole_s": median(check.whole_s),
+            }
+            for check in workload.checks
+        ],
+    }
+
+
+def _totals(workload: Workload, layers: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the layers sum to, a tied parameter once, and what is fed to the model."""
+    shards = [layer.shard() for layer in workload.layers]
+    gradients = {item.parameter: item.bytes for shard in shards for item in shard.gradients}
+    summed = ("output_bytes", "saved_bytes", "optimizer_bytes", "buffer_bytes", "flops")
+    times = ("forward_s", "backward_input_s", "backward_weight_s", "optimizer_s")
+    return {
+        "parameter_bytes": _unique_parameter_bytes(workload),
+        "gradient_bytes": sum(gradients.values()),
+        "input_bytes": fed_bytes(workload, "input"),
+        "target_bytes": fed_bytes(workload, "target"),
+        **{key: sum(layer[key] for layer in layers) for key in (*summed, *times)},
+    }
+
+
+def fed_bytes(workload: Workload, role: str) -> int:
+    """Return the bytes of what is fed to the model at the reference micro-batch: of role ``input`` or ``target``.
+
+    Examples
+    --------
+    >>> fed_bytes(Workload.chain("one", [Layer.given("a", forward_s=0.5, backward_s=1.0)]), "input")
+    0
+    """
+    return sum(tensor.bytes() for tensor in workload.tensors if tensor.role == role)
+
+
+def _layer_to_dict(workload: Workload, layer: Layer) -> dict[str, Any]:
+    cost, shard = cost_at(layer, workload.microbatch), layer.shard()
+    names = ("forward_s", "backward_input_s", "backward_weight_s", "optimizer_s")
+    return {
+        "name": layer.name,
+        "kind": layer.kind,
+        "parameter_bytes": shard.parameter_bytes,
+        "gradient_bytes": shard.gradient_bytes,
+        "output_bytes": output_bytes(workload, layer.name),
+        "saved_bytes": cost.saved_bytes,
+        "optimizer_bytes": shard.optimizer_bytes,
+        "buffer_bytes": shard.buffer_bytes,
+        "flops": cost.flops,
+        **dict(zip(names, _seconds(cost), strict=True)),
+        "fidelity": cost.fidelity.value,
+        "microbatches": sorted({item.microbatch for item in layer.costs}),
+        "tensor_parallel": sorted({item.tensor_parallel for item in layer.costs}),
+    }
+
+
+def _tensor_to_dict(workload: Workload, index: int) -> dict[str, Any]:
+    tensor = workload.tensors[index]
+    return {
+        "name": tensor.name,
+        "producer": tensor.producer,
+        "consumers": list(tensor.consumers),
+        "shape": list(tensor.shape),
+        "dtype": tensor.dtype,
+        "bytes": tensor.bytes(),
+        "role": tensor.role,
+    }

@@ -1,0 +1,267 @@
+"""Turn a model into what one of several tensor-parallel ranks runs, and learn what it exchanges with the others.
+
+PyTorch's own tensor-parallel API shards the model under a process group whose other ranks do not exist: that
+run shows every collective. The plain module that is left when the parallel wrappers are taken off does exactly
+one rank's work, and can be timed alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import _random as tensor_random
+from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from mpsim.errors import MpsimError
+from mpsim.workload.collective_recorder import CollectiveRecorder, RecordedCollective, watch_modules
+from mpsim.workload.example import Example
+from mpsim.workload.graph import default_loss
+from mpsim.workload.parallel_styles import parallel_styles
+from mpsim.workload.vocabulary import LocalEmbedding, local_loss, sharded_loss
+
+__all__ = ["LocalShard", "RecordedCollective", "local_shard"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalShard:
+    """One rank's part of a model.
+
+    Attributes
+    ----------
+    example : Example
+        A plain module with this rank's parameters, and the inputs, target and loss of the whole model.
+        Its collectives are left out: a partial sum goes on as if it were the sum.
+    collectives : tuple of RecordedCollective
+        What the rank exchanges in one forward and backward, in the order in which it happens.
+
+    Examples
+    --------
+    >>> model = nn.Linear(2, 2)
+    >>> LocalShard(example=Example(model=model, inputs=(torch.ones(1, 2),)), collectives=()).collectives
+    ()
+    """
+
+    example: Example
+    collectives: tuple[RecordedCollective, ...]
+
+
+def local_shard(example: Example, tensor_parallel: int, *, rank: int = 0) -> LocalShard:
+    """Return the work of one of `tensor_parallel` ranks.
+
+    Modules that hold weights (parameters of two dimensions or more) are sharded as `example.tensor_parallel`
+    says: the first glob that matches a module's path gives its style. All others are computed in full by every
+    rank. The model of `example` stays as it is.
+
+    =============== ==========================================================================================
+    ``colwise``     a Linear's outputs, or an Embedding's features, are shared
+    ``rowwise``     a Linear's inputs are shared; the outputs are summed over the ranks
+    ``vocabulary``  an Embedding's tokens, or the logits of the last Linear, are shared; the loss is cross-entropy
+    ``replicate``   every rank has the whole module
+    =============== ==========================================================================================
+
+    Parameters
+    ----------
+    example : Example
+        The whole model, real or fake.
+    tensor_parallel : int
+        Ranks that share the model.
+    rank : int
+        Whose part to return; the ranks' parts have the same sizes.
+
+    Raises
+    ------
+    MpsimError
+        A module without a tensor-parallel form, a size that does not divide, or a process group is running.
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    >>> plan = {"0": "colwise", "1": "rowwise"}
+    >>> shard = local_shard(Example(model=model, inputs=(torch.rand(3, 4),), tensor_parallel=plan), 2)
+    >>> [tuple(parameter.shape) for parameter in shard.example.model.parameters()]
+    [(4, 4), (4,), (2, 4), (2,)]
+    >>> shard.collectives
+    (RecordedCollective(module='1', kind='all_reduce', bytes=24, phase='forward'),)
+    """
+    if tensor_parallel < 1:
+        raise MpsimError(f"tensor_parallel is {tensor_parallel}, expected 1 or more")
+    if not 0 <= rank < tensor_parallel:
+        raise MpsimError(f"rank is {rank}, expected 0 to {tensor_parallel - 1}")
+    if tensor_parallel == 1:
+        return LocalShard(example=example, collectives=())
+    styles = parallel_styles(example, tensor_parallel)
+    with _fake_ranks(tensor_parallel, rank, _device(example.model)) as mesh, _fake_mode(example):
+        model = _alias(example.model)
+        hooks = {module: _hooks(module) for module in model.modules()}
+        _parallelize(model, styles, mesh)
+        if example.shard is not None:
+            example.shard(model, tensor_parallel)
+        local = dataclasses.replace(example, model=model)
+        heads = [path for path, style in styles.items() if style == "vocabulary" and _is_head(model, path)]
+        collectives = _record(local, tensor_parallel, sharded_loss() if heads else contextlib.nullcontext())
+        _strip(model, hooks)
+    _place_embeddings(model, styles, rank)
+    if heads and example.loss is not None:
+        tokens = model.get_submodule(heads[0]).weight.shape[0]
+        local = dataclasses.replace(local, loss=partial(local_loss, loss=example.loss, tokens=tokens))
+    return LocalShard(example=local, collectives=collectives)
+
+
+def _is_head(model: nn.Module, path: str) -> bool:
+    return isinstance(model.get_submodule(path), nn.Linear)
+
+
+def _place_embeddings(model: nn.Module, styles: Mapping[str, str], rank: int) -> None:
+    """Tell each embedding that shares its tokens which of them are its own."""
+    for path, style in styles.items():
+        module = model.get_submodule(path)
+        if style == "vocabulary" and isinstance(module, nn.Embedding):
+            module.__class__ = LocalEmbedding  # in place, for a module can stand at several paths
+            module.first = rank * module.weight.shape[0]
+
+
+def _alias(model: nn.Module) -> nn.Module:
+    """Return a copy of the module tree whose parameters share storage, but no gradients, with the original.
+
+    Buffers are copied here because deepcopy would copy a fake buffer's mode with it.
+    """
+    memo: dict[int, torch.Tensor] = {id(buffer): buffer.detach().clone() for buffer in model.buffers()}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+    return copy.deepcopy(model, memo)
+
+
+def _hooks(module: nn.Module) -> tuple[set[int], set[int]]:
+    return set(module._forward_pre_hooks), set(module._forward_hooks)
+
+
+def _device(model: nn.Module) -> str:
+    parameter = next(model.parameters(), None)
+    return "cpu" if parameter is None or parameter.is_meta else str(parameter.device.type)
+
+
+def _fake_mode(example: Example) -> contextlib.AbstractContextManager[Any]:
+    """Return the mode in which a fake model was made, so that what it makes itself is fake too."""
+    modes = [value.fake_mode for value in example.model.parameters() if isinstance(value, FakeTensor)]
+    return modes[0] if modes else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _fake_ranks(ranks: int, rank: int, device: str) -> Iterator[DeviceMesh]:
+    """Stand as one of `ranks`, whose collectives do nothing; leave no trace."""
+    if dist.is_initialized():
+        raise MpsimError("a torch process group is already running: shard the model outside of it")
+    tracker = tensor_random._rng_tracker
+    index = torch.cuda.current_device() if device == "cuda" else None
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
+    try:
+        yield init_device_mesh(device, (ranks,), mesh_dim_names=("tp",))
+    finally:
+        dist.destroy_process_group()
+        tensor_random._rng_tracker = tracker
+        if index is not None:
+            torch.cuda.set_device(index)
+
+
+def _parallelize(model: nn.Module, styles: Mapping[str, str], mesh: DeviceMesh) -> None:
+    """Shard each module in place; weights that were tied stay so."""
+    shared: dict[tuple[str, int], tuple[Any, Any]] = {}
+    tied: dict[nn.Parameter, nn.Parameter] = {}
+    for path, style in styles.items():
+        if style == "replicate":
+            continue
+        module = model.get_submodule(path)
+        whole = module.weight
+        parallelize_module(module, mesh, _parallel_style(module, style), src_data_rank=None)
+        module.weight = tied.setdefault(whole, module.weight)
+        if isinstance(module, nn.Linear) and style != "rowwise":
+            module.register_forward_pre_hook(_share_input(path.rpartition(".")[0], shared, mesh), prepend=True)
+
+
+def _parallel_style(module: nn.Module, style: str) -> ParallelStyle:
+    if style == "colwise":
+        return ColwiseParallel()
+    if style == "rowwise":
+        return RowwiseParallel()
+    if isinstance(module, nn.Embedding):
+        return RowwiseParallel(input_layouts=Replicate())
+    return ColwiseParallel(use_local_output=False)
+
+
+def _share_input(parent: str, shared: dict[tuple[str, int], tuple[Any, Any]], mesh: DeviceMesh) -> Any:
+    """Return a hook that gives the modules of one parent that read one tensor the same distributed input.
+
+    Query, key and value then sum their gradients of it before the one all-reduce, as runtimes do; each
+    would make its own otherwise.
+    """
+
+    def hook(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        tensor = inputs[0]
+        if not isinstance(tensor, torch.Tensor) or isinstance(tensor, DTensor):
+            return inputs
+        key = (parent, id(tensor))
+        if key not in shared:  # the tensor is kept beside its image, so that no other takes its id
+            shared[key] = (tensor, DTensor.from_local(tensor, mesh, (Replicate(),), run_check=False))
+        return (shared[key][1], *inputs[1:])
+
+    return hook
+
+
+def _record(
+    example: Example, ranks: int, context: contextlib.AbstractContextManager[None]
+) -> tuple[RecordedCollective, ...]:
+    """Return the collectives of one forward, loss and backward."""
+    recorder = CollectiveRecorder()
+    try:
+        with context, watch_modules(example.model, recorder), recorder:
+            output = example.model(*example.inputs, **example.keywords)
+            (example.loss or default_loss)(output, example.target).backward()
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise MpsimError(
+            f"{type(example.model).__name__} does not run on one of {ranks} tensor-parallel ranks: {reason};"
+            f" check that the number of heads divides by {ranks}, or adapt it in Example(shard=…)"
+        ) from error
+    return tuple(recorder.collectives)
+
+
+def _strip(model: nn.Module, hooks: Mapping[nn.Module, tuple[set[int], set[int]]]) -> None:
+    """Make a sharded model plain: local parameters, and no hooks but those it came with."""
+    plain: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is None:
+                continue
+            if id(parameter) not in plain:  # a tied parameter stays tied
+                plain[id(parameter)] = _local(parameter)
+            module._parameters[name] = plain[id(parameter)]
+        before, after = hooks[module]
+        _forget(module._forward_pre_hooks, before)
+        _forget(module._forward_hooks, after)
+        if isinstance(module, nn.Linear):
+            module.out_features, module.in_features = module.weight.shape
+        if isinstance(module, nn.Embedding):
+            module.num_embeddings, module.embedding_dim = module.weight.shape
+
+
+def _local(parameter: nn.Parameter) -> nn.Parameter:
+    value = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    return nn.Parameter(value.detach().clone(), requires_grad=parameter.requires_grad)
+
+
+def _forget(hooks: Any, keep: set[int]) -> None:
+    for key in [key for key in hooks if key not in keep]:
+        del hooks[key]

@@ -1,0 +1,105 @@
+"""Tensors: their sizes, and those that go from one layer to others."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mpsim.errors import MpsimError, did_you_mean
+
+__all__ = ["DTYPE_BYTES", "Tensor", "TensorShard", "check_count", "check_dtype", "check_shape", "tensor_bytes"]
+
+DTYPE_BYTES = {
+    "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1,
+    "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1, "complex64": 8,
+}  # fmt: skip
+
+
+def tensor_bytes(shape: tuple[int, ...], dtype: str) -> int:
+    """Return the bytes of a tensor."""
+    return math.prod(shape) * DTYPE_BYTES[dtype]
+
+
+def check_dtype(dtype: str, what: str) -> None:
+    """Refuse a dtype that is not known by its size."""
+    if dtype not in DTYPE_BYTES:
+        raise MpsimError(f"{what}: unknown dtype {dtype!r}{did_you_mean(dtype, DTYPE_BYTES)}")
+
+
+def check_shape(shape: tuple[int, ...], what: str) -> None:
+    """Refuse a negative size."""
+    if any(size < 0 for size in shape):
+        raise MpsimError(f"{what}: shape {list(shape)} has a negative size")
+
+
+def check_count(value: int, what: str, least: int = 0) -> None:
+    """Refuse a count below the least that makes sense."""
+    if value < least:
+        raise MpsimError(f"{what} is {value}, expected {least} or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorShard:
+    """The shape of a tensor on one rank of a tensor-parallel group, where it differs from the whole."""
+
+    tensor_parallel: int
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        check_count(self.tensor_parallel, "tensor_parallel", 2)
+        check_shape(self.shape, "tensor shard")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """A tensor that goes from one layer to others: the edges of the model's graph.
+
+    Attributes
+    ----------
+    name : str
+        Unique in the workload.
+    producer : str
+        The layer that makes it; ``""`` for what is fed to the model.
+    consumers : tuple of str
+        The layers that read it; none for the model's output.
+    shape, dtype
+        At the workload's reference micro-batch.
+    batch_dim : int or None
+        The dimension that grows in proportion to the micro-batch; None if none does.
+    role : str
+        ``activation``, ``input``, ``target`` or ``output``.
+    needs_gradient : bool
+        Whether backward sends a gradient of the same size the other way.
+    saved_by : str
+        The first layer that keeps it for backward (and counts it in its saved bytes); ``""`` if none does.
+    shards : tuple of TensorShard
+        Its shape on one of several tensor-parallel ranks; where absent every rank holds the whole.
+    """
+
+    name: str
+    producer: str
+    consumers: tuple[str, ...] = ()
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    batch_dim: int | None = 0
+    role: str = "activation"
+    needs_gradient: bool = True
+    saved_by: str = ""
+    shards: tuple[TensorShard, ...] = ()
+
+    def __post_init__(self) -> None:
+        what = f"tensor {self.name!r}"
+        check_dtype(self.dtype, what)
+        check_shape(self.shape, what)
+        roles = ("activation", "input", "target", "output")
+        if self.role not in roles:
+            raise MpsimError(f"{what}: unknown role {self.role!r}{did_you_mean(self.role, roles)}")
+        if self.batch_dim is not None and not 0 <= self.batch_dim < len(self.shape):
+            raise MpsimError(f"{what}: batch_dim is {self.batch_dim}, the shape has {len(self.shape)} dimensions")
+
+    def bytes(self, tensor_parallel: int = 1) -> int:
+        """Bytes on one of `tensor_parallel` ranks at the reference micro-batch."""
+        for shard in self.shards:
+            if shard.tensor_parallel == tensor_parallel:
+                return tensor_bytes(shard.shape, self.dtype)
+        return tensor_bytes(self.shape, self.dtype)

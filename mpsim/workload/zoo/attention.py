@@ -1,0 +1,81 @@
+"""What the transformers of the zoo share: construction, an attention without masks, losses and batches of tokens."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch._subclasses.fake_tensor import FakeTensor
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from mpsim.errors import MpsimError
+
+__all__ = ["ATTENTION", "check_heads", "construct", "cross_entropy_of_tokens", "random_tokens"]
+
+ATTENTION = "mpsim_sdpa"
+"""PyTorch's scaled_dot_product_attention, told by each module whether it is causal.
+
+Under its usual name transformers makes mask tensors when a model is exported and none when it runs,
+so that the exported graph would have edges that the measured model has not. An attention without a
+registered mask function gets no mask in either case: https://huggingface.co/docs/transformers/attention_interface
+"""
+
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_attention_forward)
+
+
+def construct(kind: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
+    """Return a model in training mode; weights without storage (fake, meta) are left uninitialised.
+
+    Some initialisations ask for values, which a fake tensor has not.
+
+    Examples
+    --------
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> construct(LlamaForCausalLM, LlamaConfig(num_hidden_layers=1, hidden_size=64, vocab_size=8)).training
+    True
+    """
+    probe = torch.empty(0)
+    with no_init_weights() if probe.is_meta or isinstance(probe, FakeTensor) else nullcontext():
+        model = kind(config).train()
+    model.tie_weights()
+    return model
+
+
+def cross_entropy_of_tokens(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the mean cross-entropy of logits [batch, seq, vocab] and token numbers [batch, seq].
+
+    Examples
+    --------
+    >>> cross_entropy_of_tokens(torch.zeros(1, 2, 4), torch.zeros(1, 2, dtype=torch.long)).exp()
+    tensor(4.)
+    """
+    return F.cross_entropy(logits.flatten(0, -2), target.flatten())
+
+
+def random_tokens(vocab: int, batch: int, seq: int) -> torch.Tensor:
+    """Return token numbers [batch, seq].
+
+    Examples
+    --------
+    >>> random_tokens(8, 2, 3).shape
+    torch.Size([2, 3])
+    """
+    return torch.randint(vocab, (batch, seq))
+
+
+def check_heads(heads: int, ranks: int, what: str = "attention heads") -> None:
+    """Refuse heads that `ranks` cannot share.
+
+    Examples
+    --------
+    >>> check_heads(12, 8)
+    Traceback (most recent call last):
+    ...
+    mpsim.errors.MpsimError: 12 attention heads do not divide by 8 tensor-parallel ranks
+    """
+    if heads % ranks:
+        raise MpsimError(f"{heads} {what} do not divide by {ranks} tensor-parallel ranks")

@@ -1,0 +1,162 @@
+"""GPT-2 and Llama: decoders, from transformers' configurations."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers.pytorch_utils import Conv1D
+
+from mpsim.workload.example import Example
+from mpsim.workload.zoo.attention import ATTENTION, check_heads, construct, cross_entropy_of_tokens, random_tokens
+
+__all__ = ["gpt2", "llama"]
+
+
+class _GPT2(GPT2LMHeadModel):  # type: ignore[misc]
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Return logits [batch, seq, vocab]."""
+        logits: torch.Tensor = super().forward(input_ids=input_ids, use_cache=False).logits
+        return logits
+
+
+class _Llama(LlamaForCausalLM):  # type: ignore[misc]
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Return logits [batch, seq, vocab]."""
+        logits: torch.Tensor = super().forward(input_ids=input_ids, use_cache=False).logits
+        return logits
+
+
+def _linear(convolution: Conv1D) -> nn.Linear:
+    """Return the same map as a Linear, which PyTorch's tensor-parallel API knows and a Conv1D it does not."""
+    linear = nn.Linear(convolution.nx, convolution.nf, device="meta")
+    linear.weight = nn.Parameter(convolution.weight.detach().t().contiguous())
+    linear.bias = convolution.bias
+    return linear
+
+
+def _replace_convolutions(model: nn.Module) -> None:
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, Conv1D):
+                setattr(module, name, _linear(child))
+
+
+def _shard_gpt2(model: nn.Module, ranks: int, *, heads: int) -> None:
+    """Let each rank cut its part of the fused projection in three.
+
+    A rank's rows are contiguous in the fused weight, so that the ranks together make the model whose
+    query, key and value rows are those of the ranks in turn: a reordering of random rows.
+    """
+    check_heads(heads, ranks)
+    for block in model.transformer.h:
+        block.attn.split_size //= ranks
+
+
+_GPT2_STYLES = {
+    "transformer.w[tp]e": "replicate",
+    "transformer.h.*.attn.c_attn": "colwise",
+    "transformer.h.*.attn.c_proj": "rowwise",
+    "transformer.h.*.mlp.c_fc": "colwise",
+    "transformer.h.*.mlp.c_proj": "rowwise",
+    "lm_head": "replicate",
+}
+
+
+def gpt2(
+    batch: int, *, n_layer: int, hidden: int, n_head: int, ffn: int, vocab: int, positions: int, seq: int
+) -> Example:
+    """Return GPT-2 as a language model.
+
+    Examples
+    --------
+    >>> example = gpt2(2, n_layer=1, hidden=8, n_head=2, ffn=32, vocab=11, positions=8, seq=4)
+    >>> example.model(*example.inputs).shape
+    torch.Size([2, 4, 11])
+    """
+    config = GPT2Config(
+        n_layer=n_layer,
+        n_embd=hidden,
+        n_head=n_head,
+        n_inner=ffn,
+        vocab_size=vocab,
+        n_positions=positions,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=None,
+        eos_token_id=None,
+        use_cache=False,
+        attn_implementation=ATTENTION,
+    )
+    model = construct(_GPT2, config)
+    _replace_convolutions(model)
+    return _language_model(model, batch, vocab, seq, _GPT2_STYLES, partial(_shard_gpt2, heads=n_head))
+
+
+def _language_model(model, batch, vocab, seq, styles, shard) -> Example:  # type: ignore[no-untyped-def]
+    return Example(
+        model=model,
+        inputs=(random_tokens(vocab, batch, seq),),
+        target=random_tokens(vocab, batch, seq),
+        loss=cross_entropy_of_tokens,
+        tensor_parallel=styles,
+        shard=shard,
+    )
+
+
+def _check_llama(model: nn.Module, ranks: int, *, heads: int, key_value_heads: int) -> None:
+    check_heads(heads, ranks)
+    check_heads(key_value_heads, ranks, "key-value heads")
+
+
+_LLAMA_STYLES = {
+    "model.embed_tokens": "vocabulary",
+    "model.layers.*.self_attn.[qkv]_proj": "colwise",
+    "model.layers.*.self_attn.o_proj": "rowwise",
+    "model.layers.*.mlp.gate_proj": "colwise",
+    "model.layers.*.mlp.up_proj": "colwise",
+    "model.layers.*.mlp.down_proj": "rowwise",
+    "lm_head": "vocabulary",
+}
+
+
+def llama(
+    batch: int,
+    *,
+    size: str,
+    n_layer: int,
+    hidden: int,
+    n_head: int,
+    n_kv_head: int,
+    ffn: int,
+    vocab: int,
+    tied: bool,
+    seq: int,
+) -> Example:
+    """Return Llama as a language model; `size` only names the preset that the other sizes came from.
+
+    Examples
+    --------
+    >>> example = llama(
+    ...     2, size="", n_layer=1, hidden=8, n_head=2, n_kv_head=1, ffn=16, vocab=11, tied=True, seq=4
+    ... )
+    >>> example.model(*example.inputs).shape
+    torch.Size([2, 4, 11])
+    """
+    config = LlamaConfig(
+        num_hidden_layers=n_layer,
+        hidden_size=hidden,
+        num_attention_heads=n_head,
+        num_key_value_heads=n_kv_head,
+        intermediate_size=ffn,
+        vocab_size=vocab,
+        tie_word_embeddings=tied,
+        max_position_embeddings=seq,
+        use_cache=False,
+        attn_implementation=ATTENTION,
+    )
+    shard = partial(_check_llama, heads=n_head, key_value_heads=n_kv_head)
+    return _language_model(construct(_Llama, config), batch, vocab, seq, _LLAMA_STYLES, shard)

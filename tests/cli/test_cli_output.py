@@ -1,0 +1,261 @@
+"""What the commands print and write."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+from cli_inputs import HAND, RING
+
+import mpsim as package
+from mpsim.sweep import load_sweep
+
+
+def printed(result) -> dict:
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_help_needs_no_command(mpsim) -> None:
+    for words in ((), ("--help",)):
+        result = mpsim(*words)
+        assert result.exit_code == 0
+        for name in ("trace", "show", "simulate", "sweep", "plot", "topology"):
+            assert f"  {name} " in result.stdout
+
+
+@pytest.mark.parametrize("command", ["demo", "trace", "show", "simulate", "sweep", "plot", "topology"])
+def test_every_command_has_help(mpsim, command) -> None:
+    result = mpsim(command, "--help")
+    assert result.exit_code == 0
+    assert f"mpsim {command}" in result.stdout
+
+
+def test_version(mpsim) -> None:
+    assert mpsim("--version").stdout == f"mpsim {package.__version__}\n"
+
+
+def test_simulate_as_json(mpsim) -> None:
+    found = printed(mpsim("simulate", HAND, RING, "--pp", "4", "--microbatches", "8", "--json"))
+    keys = {"step_s", "speedup", "communication_overhead_fraction", "peak_memory_bytes", "fits", "fidelity", "devices"}
+    assert keys <= found.keys()
+    assert found["fits"] is True
+    assert found["fidelity"] == "measured"
+    assert len(found["peak_memory_bytes"]) == len(found["devices"]) == 4
+    for device in found["devices"]:
+        parts = (device["compute_s"], device["exposed_communication_s"], device["idle_s"])
+        assert math.isclose(math.fsum(parts), found["step_s"], rel_tol=1e-12)
+    assert found["stages"] == [["fc1"], ["fc2"], ["fc3"], ["fc4"]]
+    assert (found["strategy"], found["dp"], found["pp"], found["tp"], found["schedule"]) == ("1f1b", 1, 4, 1, "1f1b")
+
+
+def test_simulate_is_what_the_library_says(mpsim) -> None:
+    words = ("--dp", "2", "--tp", "2", "--batch", "16", "--microbatches", "2", "--bucket", "64 KiB", "--trials", "3")
+    found = printed(mpsim("simulate", HAND, RING, *words, "--jitter", "10 us", "--seed", "5", "--json"))
+    plan = package.Plan(dp=2, tp=2, batch=16, microbatches=2, bucket_bytes=65536)
+    work, ring = package.load_workload(HAND), package.parse_topology(RING)
+    jitter = package.Variability(link_jitter_s=10e-6)
+    result = package.simulate(work, ring, plan, trials=3, rng=5, variability=jitter)
+    assert (found["step_s"], found["speedup"]) == (result.step_s, result.speedup)
+
+
+@pytest.mark.parametrize(
+    ("words", "plan"),
+    [
+        (("--strategy", "naive"), "dp=1 pp=4 tp=1 micro-batches=1 naive"),
+        (("--strategy", "gpipe", "--microbatches", "8"), "dp=1 pp=4 tp=1 micro-batches=8 gpipe"),
+        (("--strategy", "1f1b", "--microbatches", "8"), "dp=1 pp=4 tp=1 micro-batches=8 1f1b"),
+        (("--strategy", "data"), "dp=4 pp=1 tp=1 micro-batches=1"),
+        (("--strategy", "tensor", "--devices", "2"), "dp=1 pp=1 tp=2 micro-batches=1"),
+        (("--stages", "fc2,fc4"), "dp=1 pp=3 tp=1 micro-batches=1 naive stages=1,3"),
+        (("--stages", "1,3", "--microbatches", "2"), "dp=1 pp=3 tp=1 micro-batches=2 1f1b stages=1,3"),
+        (("--dp", "2", "--tp", "2", "--place", "0,2,1,3"), "dp=2 pp=1 tp=2 micro-batches=1 place=0,2,1,3"),
+    ],
+)
+def test_plans_by_their_options(mpsim, words, plan) -> None:
+    assert printed(mpsim("simulate", HAND, RING, *words, "--json"))["plan"] == plan
+
+
+def test_a_plan_file_can_be_changed_beside(mpsim) -> None:
+    words = ("simulate", HAND, RING, "--json")
+    first = printed(mpsim(*words, "--pp", "2", "--microbatches", "4", "--batch", "16", "--save-plan", "p.json"))
+    again = printed(mpsim(*words, "--plan", "p.json"))
+    assert again == first
+    changed = printed(mpsim(*words, "--plan", "p.json", "--schedule", "gpipe"))
+    assert changed["plan"] == first["plan"].replace("1f1b", "gpipe")
+    assert mpsim("show", "p.json").stdout.startswith(first["plan"])
+
+
+def test_trials_of_epochs_count_the_last_short_batch(mpsim) -> None:
+    # 60 samples an epoch in batches of 16: 4 steps.
+    words = ("simulate", HAND, RING, "--dp", "4", "--batch", "16", "--json")
+    assert printed(mpsim(*words, "--epochs", "2"))["trials"] == 8
+    assert printed(mpsim(*words, "--epochs", "2", "--samples", "64"))["trials"] == 8
+    assert printed(mpsim(*words, "--epochs", "2", "--samples", "65"))["trials"] == 10
+
+
+def test_baselines(mpsim) -> None:
+    words = ("simulate", HAND, RING, "--pp", "4", "--batch", "16", "--microbatches", "8")
+    assert printed(mpsim(*words, "--json"))["baseline"].startswith("one device")
+    assert printed(mpsim(*words, "--json", "--baseline", "none"))["speedup"] is None
+    naive = printed(mpsim(*words, "--json", "--baseline", "naive", "-o", "r.json"))
+    assert naive["baseline"] == "dp=1 pp=4 tp=1 micro-batches=4 naive"  # 4 is the largest micro-batch measured
+    assert naive["speedup"] > 1
+    assert printed(mpsim(*words, "--json", "--baseline", "r.json"))["speedup"] == 1.0
+    refused = mpsim(*words[:-4], "--batch", "8", "--microbatches", "4", "--baseline", "r.json")
+    assert refused.exit_code == 2
+    assert "global batch of 16, the plan 8" in refused.stderr
+
+
+def test_a_workload_for_each_type(mpsim) -> None:
+    box = "switch:2,link=eth_10g,type=fast*1+slow*1"
+    alone = printed(mpsim("simulate", HAND, box, "--pp", "2", "--json"))
+    both = printed(mpsim("simulate", HAND, box, "--pp", "2", "--costs", f"slow={HAND}", "--json"))
+    assert both["step_s"] == alone["step_s"]
+
+
+def test_collectives_say_what_they_took(mpsim) -> None:
+    words = ("--collectives", "2600,33024,131584,803840", "--algorithm", "ring", "--devices", "4", "--trials", "8")
+    found = printed(mpsim("simulate", *words, "--json"))
+    # Each of four: 6 rounds of 50 us, and 6/4 of its bytes at 85 % of 10 Gbit/s.
+    expected = 4 * 6 * 50e-6 + 1.5 * 971_048 / (0.85 * 1.25e9)
+    assert math.isclose(found["step_s"], expected, rel_tol=1e-9)
+    assert found["trials"] == 8
+    assert found["topology"] == "ring:4,link=eth_10g"
+    assert "ring:4,link=eth_10g" in found["notes"][0]
+    assert "note: no topology given" in mpsim("simulate", *words).stdout
+    given = printed(mpsim("simulate", "ring:4,link=eth_10g", *words, "--json"))
+    assert (given["step_s"], given["notes"]) == (found["step_s"], [])
+
+
+def test_a_note_says_that_devices_stand_idle(mpsim) -> None:
+    assert "the plan uses 1 of 4 devices" in mpsim("simulate", HAND, RING).stdout
+    assert "note:" not in mpsim("simulate", HAND, RING, "--dp", "4").stdout
+
+
+def test_everything_can_be_written_at_once(mpsim) -> None:
+    files = ("-o", "r.json", "--perfetto", "trace.json", "--plot", "t.png", "--save-plan", "p.json")
+    result = mpsim("simulate", HAND, RING, "--pp", "4", "--microbatches", "8", "--json", *files)
+    assert printed(result)["step_s"] == package.load_result("r.json").step_s
+    assert result.stderr.splitlines() == ["wrote r.json", "wrote p.json", "wrote trace.json", "wrote t.png"]
+    assert json.loads(Path("trace.json").read_text())["traceEvents"]
+    assert Path("t.png").read_bytes().startswith(b"\x89PNG")
+    assert printed(mpsim("show", "r.json", "--json"))["step_s"] == package.load_result("r.json").step_s
+
+
+def test_show_a_workload_as_json(mpsim) -> None:
+    found = printed(mpsim("show", HAND, "--json"))
+    names = ("name", "parameter_bytes", "gradient_bytes", "output_bytes", "saved_bytes")
+    assert [tuple(layer[name] for name in names) for layer in found["layers"]] == [
+        ("fc1", 262144, 262144, 4096, 4096),
+        ("fc2", 262144, 262144, 4096, 4096),
+        ("fc3", 131072, 131072, 2048, 4096),
+        ("fc4", 8192, 8192, 256, 4096),
+    ]
+    assert found["parameter_bytes"] == found["gradient_bytes"] == 663552
+    assert (found["input_bytes"], found["target_bytes"], found["output_bytes"]) == (4096, 32, 256)
+    assert found["checks"][0]["layers_over_whole_fraction"] == 1.0
+
+
+def test_show_a_workload_at_a_point(mpsim) -> None:
+    found = printed(mpsim("show", HAND, "--json", "--microbatch", "2", "--tensor", "2"))
+    assert (found["microbatch"], found["tp"]) == (2, 2)
+    assert (found["input_bytes"], found["gradient_bytes"]) == (2048, 331776)
+    assert found["layers"][1]["collectives"] == [{"kind": "all_reduce", "bytes": 2048, "phase": "forward"}]
+    # 2**-12 · 3 · 2/4, the middle of samples at 1, 1.0625 and 1.125 of that
+    assert found["layers"][1]["forward_s"] == 1.0625 * 3 * 2**-13
+    assert found["layers"][1]["tensor_parallel"] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("thing", "key", "value"),
+    [
+        ("torus:4x4,link=nvlink4", "device_count", 16),
+        ("nvlink4", "name", "nvlink4"),
+        ("h100-sxm5-80gb", "memory_bytes", 80_000_000_000),
+        ("mnist-mlp", "parameters", 242_762),
+    ],
+)
+def test_show_by_name(mpsim, thing, key, value) -> None:
+    assert printed(mpsim("show", thing, "--json"))[key] == value
+    assert mpsim("show", thing).stdout.strip()
+
+
+def test_show_the_catalog_and_several(mpsim) -> None:
+    found = printed(mpsim("show", "catalog", "--json"))
+    assert all(one["source"] for one in (*found["devices"], *found["links"]))
+    text = mpsim("show", "catalog").stdout
+    assert all(one["name"] in text for one in (*found["devices"], *found["links"]))
+    assert len(printed(mpsim("show", HAND, "nvlink4", "--json"))["shown"]) == 2
+
+
+def test_the_zoo_is_listed_without_a_model(mpsim) -> None:
+    models = printed(mpsim("trace", "--list", "--json"))["models"]
+    assert {"mnist-mlp", "unet", "t5-small"} <= {model["name"] for model in models}
+    assert "242,762" in mpsim("trace", "--list").stdout
+
+
+def test_a_topology_file_is_its_builder(mpsim) -> None:
+    assert mpsim("topology", RING, "-o", "ring.json").exit_code == 0
+    words = ("--pp", "4", "--microbatches", "8", "--json")
+    from_file, built = (printed(mpsim("simulate", HAND, text, *words)) for text in ("ring.json", RING))
+    assert from_file == built
+
+
+SWEEP = ("sweep", HAND, RING, "--batch", "16")
+
+
+def test_sweep_prints_and_writes_the_same(mpsim) -> None:
+    found = printed(mpsim(*SWEEP, "--json", "-o", "t.csv", "--processes", "2"))
+    assert found["plans"] == len(found["rows"]) == 53
+    assert found["processes"] == 2
+    assert tuple(found["rows"]) == load_sweep("t.csv").rows
+    assert found["best"]["rank"] == 1
+    shown = mpsim("show", "t.csv", "--top", "1").stdout
+    assert found["best"]["plan"] in shown
+    with open("t.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 53
+
+
+def test_sweep_as_text(mpsim) -> None:
+    result = mpsim(*SWEEP, "--top", "2", "--processes", "1", "--baseline", "naive")
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"hand | {RING} | batch 16"
+    assert lines[2].split()[:3] == ["rank", "devices", "plan"]
+    assert "2 of 50 plans that can be run and fit; speedup over dp=1 pp=4 tp=1 micro-batches=4 naive" in result.stdout
+    assert lines[-1] == "53 plans, 1 process"
+    assert "speedup" not in mpsim(*SWEEP, "--baseline", "none").stdout
+
+
+def test_sweep_takes_a_restricted_grid(mpsim) -> None:
+    words = ("--devices", "2", "--microbatches", "4,8", "--schedules", "1f1b", "--tensor", "1")
+    found = printed(mpsim(*SWEEP, *words, "--json"))
+    assert {(row["n_devices"], row["microbatches"], row["schedule"]) for row in found["rows"]} == {
+        (1, 4, None), (1, 8, None), (2, 4, None), (2, 8, None), (2, 4, "1f1b"), (2, 8, "1f1b"),
+    }  # fmt: skip
+
+
+def test_a_bar_moves_where_it_is_asked_for(mpsim) -> None:
+    assert "/53 [" in mpsim(*SWEEP, "--progress").stderr
+    assert mpsim(*SWEEP).stderr == ""
+
+
+@pytest.mark.parametrize("kind", ["timeline", "breakdown", "memory", "memory-over-time", "cdf"])
+def test_pictures_of_a_result(mpsim, kind) -> None:
+    mpsim("simulate", HAND, RING, "--pp", "4", "--microbatches", "8", "--trials", "5", "-o", "r.json")
+    result = mpsim("plot", "r.json", "--kind", kind, "-o", "x.svg")
+    assert (result.exit_code, result.stderr) == (0, "wrote x.svg\n")
+    assert "<svg" in Path("x.svg").read_text()
+
+
+def test_pictures_of_several_and_of_sweeps(mpsim) -> None:
+    for name, words in (("a", ("--pp", "4")), ("b", ("--dp", "4"))):
+        mpsim("simulate", HAND, RING, "--batch", "16", "--microbatches", "4", *words, "-o", f"{name}.json")
+    mpsim(*SWEEP, "-o", "t.csv")
+    for files in (("a.json", "b.json"), ("a.json", "b.json", "--kind", "cdf"), ("t.csv",), ("a.json",)):
+        assert mpsim("plot", *files, "-o", "x.png").exit_code == 0
+    refused = mpsim("plot", "a.json", "b.json", "--kind", "timeline", "-o", "x.png")
+    assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1)

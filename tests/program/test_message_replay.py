@@ -1,0 +1,74 @@
+"""The check on the one-event form: the engine replays a collective message by message, and takes as long."""
+
+import pytest
+
+from mpsim.engine.replay import replay
+from mpsim.program.algorithms import ALGORITHMS
+from mpsim.program.collectives import collective, messages, point_to_point
+from mpsim.program.model import Program, Stream, Task
+from mpsim.topology.builders import fully_connected, nodes, ring, switch
+from mpsim.topology.model import Topology
+from mpsim.topology.routes import Routes
+from mpsim.topology.wire import Wire
+
+WIRE = Wire(2.0**30, 2.0**-20)
+STREAMED = {("broadcast", "ring"), ("all_reduce", "double_binary_tree"), ("broadcast", "double_binary_tree")}
+ROUNDS = sorted(set(ALGORITHMS) - STREAMED)
+SYMMETRIC = {"ring": ring, "switch": switch, "fully_connected": fully_connected}
+
+
+def one_event_s(topology: Topology, kind: str, algorithm: str, ranks, size: int) -> float:
+    traffic = collective(Routes(topology), kind, ranks, size, algorithm)
+    task = Task(kind, kind, (0,), traffic=traffic)
+    return replay(Program(streams=(Stream(device=0, name="network"),), tasks=(task,)), topology).step_s
+
+
+def messages_s(topology: Topology, kind: str, algorithm: str, ranks, size: int, blocking: bool = True) -> float:
+    """Replay each message as a task that waits for all that its source has received, and sent if sends block."""
+    routes = Routes(topology)
+    tasks: list[Task] = []
+    before: dict[int, list[int]] = {rank: [] for rank in ranks}
+    for one in messages(kind, ranks, size, algorithm):
+        touched: dict[int, list[int]] = {}
+        for source, target, count in one:
+            traffic = point_to_point(routes, source, target, count)
+            for end in (source, target) if blocking else (target,):
+                touched.setdefault(end, []).append(len(tasks))
+            tasks.append(Task(f"{source}>{target}", "send", (len(tasks),), tuple(before[source]), traffic=traffic))
+        before |= touched
+    streams = tuple(Stream(device=0, name=task.name) for task in tasks)
+    return replay(Program(streams=streams, tasks=tuple(tasks)), topology).step_s
+
+
+@pytest.mark.parametrize(("kind", "algorithm"), ROUNDS)
+@pytest.mark.parametrize("shape", SYMMETRIC)
+def test_one_event_takes_as_long_as_its_messages(kind, algorithm, shape):
+    topology = SYMMETRIC[shape](8, link=WIRE)
+    expected_s = messages_s(topology, kind, algorithm, range(8), 2**20)
+    took_s = one_event_s(topology, kind, algorithm, range(8), 2**20)
+    if (shape, algorithm) == ("ring", "direct"):
+        # Messages to neighbours begin while those that go far are still in their latency: the event counts it all.
+        assert expected_s <= took_s <= expected_s + 2 * 3 * WIRE.latency_s
+    else:
+        assert took_s == pytest.approx(expected_s, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["all_reduce", "all_gather", "reduce_scatter", "all_to_all"])
+@pytest.mark.parametrize("size", [2**12, 2**16, 2**20])
+def test_around_unlike_links_an_event_lies_between_buffered_and_blocking_sends(kind, size):
+    """Where a rank waits for its message to arrive before it sends the next, every round pays the slow link."""
+    inside, between = Wire(2.0**33, 2.0**-20), Wire(2.0**30, 2.0**-17)
+    topology = nodes(2, per_node=4, inside=inside, between=between)
+    took_s = one_event_s(topology, kind, "ring", range(8), size)
+    buffered_s, blocking_s = (
+        messages_s(topology, kind, "ring", range(8), size, blocking) for blocking in (False, True)
+    )
+    assert buffered_s < took_s < blocking_s
+    assert took_s - buffered_s < blocking_s - took_s
+
+
+@pytest.mark.parametrize("kind", ["all_reduce", "all_gather", "reduce_scatter", "all_to_all"])
+def test_around_unlike_links_a_large_tensor_takes_what_the_slow_link_takes(kind):
+    topology = nodes(2, per_node=4, inside=Wire(2.0**33, 2.0**-20), between=Wire(2.0**30, 2.0**-17))
+    expected_s = messages_s(topology, kind, "ring", range(8), 2**28, blocking=False)
+    assert one_event_s(topology, kind, "ring", range(8), 2**28) == pytest.approx(expected_s, rel=0.01)

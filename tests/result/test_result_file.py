@@ -1,0 +1,106 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpsim.documents import Provenance
+from mpsim.errors import MpsimError
+from mpsim.result.file import load_result, save_result
+from mpsim.result.model import Result, Spans
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def test_a_result_comes_back_as_it_was(tmp_path, pipeline):
+    save_result(tmp_path / "r.json", pipeline)
+    assert load_result(tmp_path / "r.json") == pipeline
+
+
+def test_spans_can_be_left_out(tmp_path, pipeline):
+    save_result(tmp_path / "r.json", pipeline, spans=False)
+    kept = load_result(tmp_path / "r.json")
+    assert kept == dataclasses.replace(pipeline, spans=Spans())
+    assert len(pipeline.spans) == 4 * 8 * 2 + 2 * 3 * 8 + 4
+
+
+def test_spans_are_columns_in_the_file(tmp_path, pipeline):
+    save_result(tmp_path / "r.json", pipeline)
+    body = json.loads((tmp_path / "r.json").read_text())
+    assert next(iter(body)) == "schema"
+    assert body["schema"] == "mpsim.result/1"
+    assert {len(column) for column in body["spans"].values()} == {len(pipeline.spans)}
+
+
+def test_the_golden_file_of_version_1_stays_readable():
+    result = load_result(DATA / "result-1.json")
+    assert result.plan == "dp=1 pp=2 tp=1 micro-batches=2 gpipe"
+    assert result.trial_step_s == (0.01806640625, 0.01904296875, 0.02001953125)
+    assert result.provenance == Provenance(made_by="mpsim 0.1.0", command="mpsim simulate pair.json chain:2")
+    assert [device.name for device in result.devices] == ["gpu0", "gpu1"]
+    assert result.devices[1].memory.timeline_bytes[0] == 96 * 2**20
+    assert result.spans.name[:3] == ("0F0", "send 0F0 to 1", "0F1")
+    assert result.step_s == max(result.spans.end_s)
+    assert result.spans.devices[1] == (0, 1)
+    assert result.speedup == 0.0234375 / 0.01904296875
+
+
+@given(
+    steps=st.lists(st.floats(0, 1e6), min_size=1, max_size=4),
+    names=st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=8),
+)
+def test_any_times_and_names_come_back(tmp_path_factory, steps, names):
+    result = Result(
+        workload=names, topology="t", plan=names, step_s=steps[0], trial_step_s=tuple(steps), free_step_s=steps[-1]
+    )
+    path = tmp_path_factory.mktemp("result") / "r.json"
+    save_result(path, result)
+    assert load_result(path) == result
+
+
+def edited(tmp_path, pipeline, change) -> Path:
+    path = tmp_path / "r.json"
+    save_result(path, pipeline)
+    body = json.loads(path.read_text())
+    change(body)
+    path.write_text(json.dumps(body))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda body: body.update(step_s=-1.0), r"step_s holds -1.0, expected seconds, zero or more"),
+        (lambda body: body.update(free_step_s="inf"), r"free_step_s holds inf, expected seconds"),
+        (lambda body: body.update(trial_step_s=[]), r"trial_step_s is empty, expected at least one step"),
+        (lambda body: body["spans"]["start_s"].pop(), r"spans have 116 names and 115 entries in 'start_s'"),
+        (lambda body: body["spans"]["devices"].__setitem__(0, [4]), r"span '0F0' is on device 4, the result has 4"),
+        (lambda body: body["spans"]["devices"].__setitem__(0, [-2]), r"span '0F0' is on device -2, the result has 4"),
+        (lambda body: body["spans"]["end_s"].__setitem__(0, -1.0), r"span '0F0' runs from 0.0 s to -1.0 s"),
+        (lambda body: body.update(step="x"), r"unknown field 'step'; did you mean 'step_s'\?"),
+        (lambda body: body.update(schema="mpsim.workload/1"), r"is a workload .*, expected a result"),
+        (lambda body: body.update(schema="mpsim.result/2"), r"reads up to mpsim.result/1: upgrade mpsim"),
+    ],
+)
+def test_a_file_that_no_result_can_have_made_is_refused(tmp_path, pipeline, change, message):
+    path = edited(tmp_path, pipeline, change)
+    with pytest.raises(MpsimError, match=message) as error:
+        load_result(path)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_a_truncated_file_is_refused(tmp_path, pipeline):
+    path = tmp_path / "r.json"
+    save_result(path, pipeline)
+    path.write_text(path.read_text()[:-200])
+    with pytest.raises(MpsimError, match="not whole JSON"):
+        load_result(path)
+
+
+def test_nothing_is_left_behind_where_nothing_can_be_written(tmp_path, pipeline):
+    with pytest.raises(MpsimError, match="cannot write"):
+        save_result(tmp_path / "nowhere" / "r.json", pipeline)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,294 @@
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from mpsim.errors import MpsimError
+from mpsim.result import plotting
+from mpsim.result.frames import summary_row
+from mpsim.result.model import Result, Spans
+
+LONG = "meta-llama/Llama-3.1-70B with a long suffix --set n_layer=4 --set hidden=8192 --dtype bfloat16 --sequence 8192"
+OF_ONE = (plotting.timeline, plotting.breakdown, plotting.memory, plotting.memory_over_time, plotting.cdf)
+OF_SEVERAL = (plotting.breakdown, plotting.cdf, plotting.speedup)
+
+
+def drawn_texts(figure: Figure) -> list[Text]:
+    return [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+
+
+def assert_nothing_is_clipped(figure: Figure) -> None:
+    figure.draw_without_rendering()
+    page = figure.bbox
+    for text in drawn_texts(figure):
+        if is_hidden_tick(figure, text):
+            continue
+        box = text.get_window_extent()
+        inside = box.x0 >= page.x0 - 1 and box.x1 <= page.x1 + 1 and box.y0 >= page.y0 - 1 and box.y1 <= page.y1 + 1
+        assert inside, f"{text.get_text()!r} leaves the page: {box}"
+
+
+def is_hidden_tick(figure: Figure, text: Text) -> bool:
+    """Matplotlib keeps labels of ticks outside the limits and does not draw them."""
+    for ax in figure.axes:
+        for axis, (low, high) in ((ax.xaxis, sorted(ax.get_xlim())), (ax.yaxis, sorted(ax.get_ylim()))):
+            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+                if text in (tick.label1, tick.label2):
+                    return not low <= tick.get_loc() <= high
+    return False
+
+
+def assert_tick_labels_stand_apart(figure: Figure) -> None:
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            labels = [tick.label1 for tick in axis.get_major_ticks()]
+            labels = [label for label in labels if label.get_text() and not is_hidden_tick(figure, label)]
+            if any(label.get_rotation() % 90 for label in labels):
+                continue  # The boxes of slanted labels overlap though their letters do not.
+            boxes = [label.get_window_extent() for label in labels]
+            for i, box in enumerate(boxes):
+                assert not any(box.overlaps(other) for other in boxes[:i]), labels[i].get_text()
+
+
+@pytest.fixture(scope="session")
+def large(replay) -> Result:
+    return replay(stages=16, replicas=4, microbatches=16, capacity_bytes=300 * 2**20)
+
+
+@pytest.mark.parametrize("draw", OF_ONE)
+@pytest.mark.parametrize("which", ["pipeline", "noisy", "large"])
+def test_pictures_of_one_result_clip_nothing(draw, which, request):
+    figure = draw(request.getfixturevalue(which))
+    assert isinstance(figure, Figure)
+    assert_nothing_is_clipped(figure)
+    assert_tick_labels_stand_apart(figure)
+
+
+@pytest.mark.parametrize("draw", OF_ONE)
+def test_long_names_are_wrapped(draw, noisy):
+    assert_nothing_is_clipped(draw(replace(noisy, workload=LONG, plan=LONG, topology=LONG)))
+
+
+@pytest.mark.parametrize("draw", OF_SEVERAL)
+def test_pictures_of_several_results_clip_nothing(draw, pipeline, noisy, replay, large):
+    results = [pipeline, noisy, replay(stages=1), replay(replicas=4), large, replace(noisy, plan=LONG)]
+    figure = draw(results)
+    assert_nothing_is_clipped(figure)
+    assert_tick_labels_stand_apart(figure)
+
+
+@pytest.mark.parametrize("draw", OF_ONE)
+def test_axes_of_ones_own(draw, pipeline):
+    own = Figure(figsize=(12, 4))
+    ax = own.subplots(1, 2)
+    assert draw(pipeline, ax=ax[1]) is own
+    assert not ax[0].has_data()
+    assert ax[1].get_xlabel()
+
+
+@pytest.mark.parametrize("draw", OF_ONE)
+def test_axes_are_labelled_and_the_subject_named(draw, pipeline):
+    (ax,) = draw(pipeline).axes
+    assert ax.get_xlabel()
+    assert pipeline.workload in ax.get_title(loc="left")
+    assert pipeline.topology in ax.get_title(loc="left")
+
+
+def legend(figure: Figure) -> list[str]:
+    found = figure.axes[0].get_legend()
+    return [text.get_text() for text in found.get_texts()] if found else []
+
+
+def test_timeline_holds_every_span_under_each_of_its_devices(replay):
+    result = replay(replicas=2, split=True)
+    (ax,) = plotting.timeline(result).axes
+    assert sum(len(collection.get_paths()) for collection in ax.collections) == sum(map(len, result.spans.devices))
+    assert legend(ax.figure)[:6] == [
+        "forward", "backward input", "backward weight", "optimizer", "pp transfer", "dp transfer",
+    ]  # fmt: skip
+    assert ax.get_xlabel() == "time (ms)"
+    assert ax.get_ylim() == (8, 0)
+
+
+def test_timeline_numbers_microbatches_where_there_is_room(pipeline, replay):
+    numbers = [text.get_text() for text in plotting.timeline(pipeline).axes[0].texts]
+    assert sorted(numbers) == sorted([str(i) for i in range(8)] * 2 * 4)
+    assert not plotting.timeline(replay(stages=16, replicas=4, microbatches=64)).axes[0].texts
+
+
+def test_a_pass_cut_in_pieces_is_numbered_once(pipeline):
+    spans = Spans(
+        name=("0B0",) * 3,
+        kind=("backward",) * 3,
+        axis=("",) * 3,
+        devices=((0,),) * 3,
+        stage=(0,) * 3,
+        microbatch=(0,) * 3,
+        bytes=(0,) * 3,
+        start_s=(0.0, 1.0, 2.0),
+        end_s=(1.0, 2.0, 3.0),
+    )
+    (text,) = plotting.timeline(replace(pipeline, spans=spans)).axes[0].texts
+    assert text.get_text() == "0"
+    assert text.get_position()[0] == 1.5
+
+
+def test_devices_that_hold_the_same_share_a_curve(replay):
+    (ax,) = plotting.memory_over_time(replay(replicas=2)).axes
+    assert legend(ax.figure) == [f"gpu{i} and 1 alike" for i in range(4)]
+    assert [max(line.get_ydata()) for line in ax.lines] == [192, 168, 144, 120]
+
+
+def test_timeline_marks_the_end(noisy):
+    assert "step end (34.7 ms)" in legend(plotting.timeline(noisy))
+    assert "5-95 % of trials" in legend(plotting.timeline(noisy))
+
+
+def test_units_follow_the_length(replay):
+    assert plotting.timeline(replay(forward_s=2**-22, send_s=2**-26)).axes[0].get_xlabel() == "time (us)"
+    assert plotting.timeline(replay(forward_s=2.0)).axes[0].get_xlabel() == "time (s)"
+
+
+def test_breakdown_bars_fill_the_step(pipeline, noisy):
+    for figure in (plotting.breakdown(pipeline), plotting.breakdown([pipeline, noisy, noisy])):
+        (ax,) = figure.axes
+        rows = {round(bar.get_y(), 6): 0.0 for bar in ax.patches}
+        for bar in ax.patches:
+            rows[round(bar.get_y(), 6)] += bar.get_width()
+        assert list(rows.values()) == pytest.approx([1.0] * len(rows))
+    assert legend(figure) == ["compute", "exposed communication", "bubble", "other idle"]
+
+
+def test_a_distribution_without_randomness_says_so(pipeline, noisy):
+    assert "nothing random" in legend(plotting.cdf(pipeline))[0]
+    assert "41 trials" in legend(plotting.cdf(noisy))[0]
+    (line,) = plotting.cdf(pipeline).axes[0].lines
+    assert list(line.get_ydata()) == [0.0, 1.0]
+    assert len(set(line.get_xdata())) == 1
+
+
+def test_memory_draws_the_capacity_only_where_it_can_be_read(replay):
+    near, far, over = (plotting.memory(replay(capacity_bytes=mib * 2**20)) for mib in (256, 81920, 130))
+    assert "capacity" in legend(near)
+    assert "capacity" not in legend(far)
+    assert "0.234 % of 80 GiB (off the scale)" in far.axes[0].get_title(loc="left")
+    assert "does not fit" in legend(over)
+
+
+def test_memory_stacks_to_the_peak(pipeline):
+    (ax,) = plotting.memory(pipeline).axes
+    tops = {}
+    for bar in ax.patches:
+        tops[bar.get_x()] = max(tops.get(bar.get_x(), 0), bar.get_y() + bar.get_height())
+    assert list(tops.values()) == [192, 168, 144, 120]
+
+
+def rows():
+    sizes = [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (2, 2, 1), (4, 1, 1)]
+    speedups = [1.0, 1.75, 1.75, 1.5, 3.0, 3.5]
+    for (dp, pp, tp), value in zip(sizes, speedups, strict=True):
+        plan = f"dp={dp} pp={pp} tp={tp} micro-batches=4 1f1b"
+        step = {"step_s": 1 / value, "step_p5_s": 0.99 / value, "step_p95_s": 1.01 / value}
+        yield {"plan": plan, "n_devices": dp * pp * tp, "speedup": value, "fits": dp < 4, **step}
+
+
+def test_speedup_tells_families_ties_and_misfits(pipeline):
+    entries = legend(plotting.speedup(list(rows())))
+    assert entries[:8] == [
+        "ideal", "one device", "data", "pipeline", "tensor", "hybrid", "does not fit", "ties with the best",
+    ]  # fmt: skip
+    best = entries[8].replace("\n", " ")
+    assert "4: dp=2 pp=2 tp=1 micro-batches=4 1f1b (3.00x)" in best  # dp=4 is faster and does not fit
+
+
+def test_speedup_places_plans_at_their_number_of_devices(pipeline):
+    (ax,) = plotting.speedup([*rows(), {"plan": "dp=1 pp=2 tp=1 naive", "n_devices": 2, "speedup": 0.75}]).axes
+    points = {(x, y) for collection in ax.collections for x, y in collection.get_offsets().tolist()}
+    assert points == {(1, 1), (2, 1.75), (2, 1.5), (4, 3), (4, 3.5), (2, 0.75)}
+    assert "naive pipeline" in legend(ax.figure)
+    assert "best (it is unknown whether all fit)" not in legend(ax.figure)[-1]
+
+
+def test_speedup_promises_no_fit_where_memory_is_unknown(replay):
+    assert legend(plotting.speedup([replay(capacity_bytes=0)]))[-1].startswith("best (it is unknown whether all fit)")
+
+
+def test_speedup_of_a_table_with_plans_that_could_not_be_run(pipeline):
+    import pandas as pd
+
+    table = pd.DataFrame([*rows(), {"plan": "dp=3 pp=1 tp=1", "reason": "batch of 64 does not divide"}])
+    title = plotting.speedup(table).axes[0].get_title(loc="left")
+    assert "plans that could not be run: 1" in title
+
+
+def test_speedup_takes_results_and_their_rows_alike(pipeline, noisy):
+    results = [pipeline, noisy]
+    texts = [legend(plotting.speedup(given)) for given in (results, [summary_row(result) for result in results])]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    ("draw", "given", "message"),
+    [
+        (plotting.speedup, [], "none of 0 rows has a speedup"),
+        (plotting.speedup, [{"plan": "a", "speedup": 1.0}], "needs the column 'n_devices'"),
+        (plotting.speedup, [{"plan": "a", "n_devices": 2, "speedup": None}], "none of 1 rows has a speedup"),
+        (plotting.breakdown, [], "needs results with devices"),
+        (plotting.cdf, [], "no results"),
+    ],
+)
+def test_nothing_to_draw_is_said(draw, given, message):
+    with pytest.raises(MpsimError, match=message):
+        draw(given)
+
+
+@pytest.mark.parametrize("draw", OF_ONE[:4])
+def test_an_empty_result_is_refused(draw, pipeline):
+    empty = replace(pipeline, spans=Spans(), devices=())
+    with pytest.raises(MpsimError, match=r"(needs|has no)"):
+        draw(empty)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF"), ("PNG", b"\x89PNG")]
+)
+def test_figures_are_saved_whole_and_the_same_each_time(tmp_path, pipeline, suffix, magic):
+    paths = [tmp_path / f"{name}.{suffix}" for name in "ab"]
+    for path in paths:
+        plotting.save_figure(plotting.breakdown(pipeline), path)
+    first, second = (path.read_bytes() for path in paths)
+    assert first.startswith(magic)
+    assert first == second
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a.jpg", r"suffix is '.jpg', expected .png, .svg, .pdf"),
+        ("a", r"suffix is '', expected .png, .svg, .pdf"),
+        ("nowhere/a.png", r"cannot write .*nowhere/a.png"),
+    ],
+)
+def test_figures_are_not_half_saved(tmp_path, pipeline, name, message):
+    with pytest.raises(MpsimError, match=message):
+        plotting.save_figure(plotting.breakdown(pipeline), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_figure_is_left_with_pyplot(pipeline):
+    import matplotlib.pyplot as plt
+
+    before = plt.get_fignums()
+    plotting.timeline(pipeline)
+    assert plt.get_fignums() == before
+
+
+def test_only_plotting_loads_matplotlib():
+    program = "import sys, mpsim.result.frames, mpsim.result.text; print('matplotlib' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"

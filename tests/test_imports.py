@@ -1,0 +1,46 @@
+"""What is loaded when, and what may be missing."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "matplotlib", "pandas", "pyarrow", "click")
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_importing_mpsim_loads_nothing_heavy():
+    done = python(f"import mpsim, sys; print([m for m in {HEAVY!r} if m in sys.modules])")
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_replaying_a_stored_workload_loads_nothing_heavy():
+    code = (
+        "import mpsim, sys\n"
+        "layers = [mpsim.Layer.given(n, forward_s=1.0, backward_s=2.0) for n in 'ab']\n"
+        "w = mpsim.Workload.chain('w', layers)\n"
+        "t = mpsim.parse_topology('ring:2,link=nvlink4')\n"
+        "print(mpsim.simulate(w, t, mpsim.Plan(pp=2)).step_s > 6)\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    assert python(code).stdout.split("\n")[:2] == ["True", "[]"]
+
+
+def test_models_are_traced_without_simpy():
+    pytest.importorskip("torch")
+    code = (
+        "import sys; sys.modules['simpy'] = None; sys.modules['click'] = None\n"
+        "import torch, mpsim\n"
+        "model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 2))\n"
+        "w = mpsim.trace(model, torch.ones(4, 8), repeats=1, warmup=0)\n"
+        "print(len(w.layers))\n"
+        "try:\n    mpsim.simulate\nexcept mpsim.MpsimError as error:\n    print(error)"
+    )
+    done = python(code)
+    assert done.stdout.splitlines() == [
+        "2",
+        "mpsim.simulate needs simpy, which is not installed: pip install simpy",
+    ], done.stderr

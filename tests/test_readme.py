@@ -1,0 +1,87 @@
+"""The README's commands and code run as they are printed."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from mpsim.cli import cli
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("mpsim ")]
+TRACED = [line for line in COMMANDS if line.startswith("mpsim trace")]
+PICTURES = re.findall(r"`(mpsim [^`\n]*vit[^`\n]*)`", README)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder in which the README's trace has been made, and the stored ones stand beside."""
+    shutil.copy(ROOT / "workloads" / "mnist-mlp.cpu.json", tmp_path / "mlp.json")
+    (tmp_path / "workloads").symlink_to(ROOT / "workloads")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(line):
+    done = CliRunner().invoke(cli, shlex.split(line)[1:])
+    assert done.exit_code == 0, f"{line}\n{done.output}"
+    return done.output
+
+
+def test_there_is_something_to_run():
+    assert len(COMMANDS) >= 8
+    assert len(PICTURES) == 2
+    assert len(blocks("python")) == 1
+
+
+def test_commands_in_order(folder):
+    for line in COMMANDS:
+        if line not in TRACED:
+            run(line)
+    assert {path.name for path in folder.glob("*.png")} == {"timeline.png", "speedup.png"}
+
+
+def test_the_picture_is_made_as_it_says(folder):
+    for line in PICTURES:
+        run(line)
+    assert (folder / "speedup.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_traces(folder):
+    pytest.importorskip("torch")
+    for line in TRACED:
+        run(line)
+
+
+def test_python(folder, capsys):
+    exec(compile(blocks("python")[0], "README.md", "exec"), {})
+    assert "fidelity        given" in capsys.readouterr().out
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+@pytest.mark.slow
+def test_the_demo(folder):
+    pytest.importorskip("torch")
+    out = run("mpsim demo")
+    assert "cannot be run" in out
+    assert {path.name for path in (folder / "out/demo").iterdir()} == {
+        "mnist-mlp.json",
+        "sweep.csv",
+        "speedup.png",
+        "timeline.png",
+    }
