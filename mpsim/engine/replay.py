@@ -7,30 +7,16 @@ the same program and topology give the same bits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import simpy
 
 from mpsim.engine.network import Network, Observer
 from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
-from mpsim.program.model import Program, Task
+from mpsim.program.model import Program, Task, Timing
 from mpsim.topology.model import Topology
 
-__all__ = ["Timing", "replay"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """When each task of a program started and ended, in seconds, in the program's order."""
-
-    start_s: tuple[float, ...]
-    end_s: tuple[float, ...]
-
-    @property
-    def step_s(self) -> float:
-        """When the last task ended."""
-        return max(self.end_s, default=0.0)
+__all__ = ["replay"]
 
 
 def replay(program: Program, topology: Topology, *, free: bool = False, observer: Observer | None = None) -> Timing:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mpsim.errors import MpsimError
 
-__all__ = ["Allocation", "Program", "Resident", "Stream", "Task", "Traffic"]
+__all__ = ["Allocation", "Program", "Resident", "Stream", "Task", "Timing", "Traffic"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -145,3 +145,16 @@ class Program:
                 raise MpsimError(f"task {task.name!r} waits for task {max(task.after)}, the program has {n_tasks}")
             if not 0 <= task.duration_s < math.inf:
                 raise MpsimError(f"task {task.name!r} lasts {task.duration_s} s, expected 0 or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """When each task of a program started and ended, in seconds, in the program's order: replayed or measured."""
+
+    start_s: tuple[float, ...]
+    end_s: tuple[float, ...]
+
+    @property
+    def step_s(self) -> float:
+        """When the last task ended."""
+        return max(self.end_s, default=0.0)

@@ -9,11 +9,11 @@ from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
 from mpsim.plan.model import Plan
+from mpsim.program.account import account_devices, account_traffic, spans_of
 from mpsim.program.draws import Draw, Variability
 from mpsim.program.lower import lower
 from mpsim.program.stages import microbatch_size
 from mpsim.result.model import Result, Spans
-from mpsim.simulate.account import account_devices, account_traffic, spans_of
 from mpsim.simulate.baseline import one_device
 from mpsim.simulate.trials import ProgramOf, Seed, middle, seed_of, trial_steps
 from mpsim.topology.model import Topology

@@ -9,8 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
-from mpsim.engine.replay import Timing
-from mpsim.program.model import Program
+from mpsim.program.model import Program, Timing
 from mpsim.result.model import Count, DeviceUse, MemoryUse, Spans
 from mpsim.topology.model import Topology
 
