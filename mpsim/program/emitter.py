@@ -10,7 +10,8 @@ from mpsim.program.draws import Draw, delayed
 from mpsim.program.model import Allocation, Program, Resident, Stream, Task, Traffic
 from mpsim.program.segments import passes_of
 from mpsim.program.stage_emitter import StageEmitter
-from mpsim.program.times import RankTimes, drawn, medians
+from mpsim.program.stages import Tied
+from mpsim.program.times import RankTimes, rank_times
 
 if TYPE_CHECKING:
     from mpsim.program.lower import Lowering
@@ -73,25 +74,8 @@ class Emitter:
     def times(self, d: int, p: int, t: int) -> RankTimes:
         """Return the layer times of a rank, looked up or drawn once."""
         if (d, p, t) not in self._times:
-            self._times[d, p, t] = self._rank_times(d, p, t)
+            self._times[d, p, t] = rank_times(self.lowering, self.draw, d, p, t)
         return self._times[d, p, t]
-
-    def _rank_times(self, d: int, p: int, t: int) -> RankTimes:
-        lowering, stage = self.lowering, self.lowering.stages[p]
-        device = self.device(d, p, t)
-        node = lowering.topology.devices[device]
-        costs = lowering.costs.of(node.type)[stage.layers.start : stage.layers.stop]
-        if self.draw is None:
-            return medians(costs, node.speed)
-        return drawn(
-            costs,
-            node.speed / self.draw.slowdown(device),
-            self.draw,
-            first_layer=stage.layers.start,
-            tp_rank=t,
-            replica=d,
-            microbatches=self.plan.microbatches,
-        )
 
     def message(self, source: int, target: int, count: int) -> Traffic:
         """Return the traffic of one message, made once for all that are alike."""
@@ -125,19 +109,13 @@ class Emitter:
 
     def _reduce_tied(self) -> None:
         """All-reduce the gradients of parameters that layers of several stages share, after each stage's own."""
-        plan, stages = self.plan, self.lowering.stages
-        holders: dict[str, list[int]] = {}
-        sizes: dict[str, int] = {}
-        for p, stage in enumerate(stages):
-            for _, gradient in stage.gradients:
-                holders.setdefault(gradient.parameter, []).append(p)
-                sizes[gradient.parameter] = gradient.bytes
-        for name in [name for name, where in holders.items() if len(where) > 1 and sizes[name]]:
-            for d in range(plan.dp):
-                for t in range(plan.tp):
-                    self._reduce_one_tied(name, sizes[name], holders[name], d, t)
+        for tied in self.lowering.tied:
+            for d in range(self.plan.dp):
+                for t in range(self.plan.tp):
+                    self._reduce_one_tied(tied, d, t)
 
-    def _reduce_one_tied(self, name: str, count: int, holders: list[int], d: int, t: int) -> None:
+    def _reduce_one_tied(self, tied: Tied, d: int, t: int) -> None:
+        name, count, holders = tied
         group = tuple(self.device(d, p, t) for p in holders)
         ready = [self.last_backward[device] for device in group]
         for p in holders:

@@ -20,7 +20,7 @@ from mpsim.program.costs import Costs, weakest
 from mpsim.program.draws import Draw
 from mpsim.program.emitter import Emitter
 from mpsim.program.model import Program
-from mpsim.program.stages import Stage, cut, microbatch_size
+from mpsim.program.stages import Stage, Tied, cut, microbatch_size, tied_parameters
 from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
 from mpsim.workload.model import Fidelity, Workload
@@ -46,6 +46,11 @@ class Lowering:
         """Return the program with every time at its median, or as a trial draws it."""
         with collector_paused():
             return Emitter(self, draw).emit()
+
+    @property
+    def tied(self) -> tuple[Tied, ...]:
+        """The parameters that layers of several stages share."""
+        return tied_parameters(self.stages)
 
     @property
     def random(self) -> bool:

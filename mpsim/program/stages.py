@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mpsim.plan.model import Plan
 from mpsim.plan.partition import stage_slices
@@ -12,7 +14,7 @@ from mpsim.program.crossings import Crossing, crossings, tensor_bytes
 from mpsim.topology.routes import Routes
 from mpsim.workload.model import Cost, Gradient, Workload
 
-__all__ = ["Stage", "cut", "microbatch_size"]
+__all__ = ["Stage", "Tied", "cut", "microbatch_size", "tied_parameters"]
 
 
 def microbatch_size(workload: Workload, plan: Plan) -> int:
@@ -56,6 +58,27 @@ class Stage:
     buffer_bytes: int
     activation_bytes: int
     output: Crossing | None
+
+
+class Tied(NamedTuple):
+    """A parameter that layers of several stages share: the bytes of its gradient, and those stages."""
+
+    name: str
+    bytes: int
+    stages: tuple[int, ...]
+
+
+def tied_parameters(stages: Sequence[Stage]) -> tuple[Tied, ...]:
+    """Return the trained parameters that layers of several stages share, in the order in which gradients appear."""
+    holders: dict[str, list[int]] = {}
+    sizes: dict[str, int] = {}
+    for p, stage in enumerate(stages):
+        for _, gradient in stage.gradients:
+            holders.setdefault(gradient.parameter, []).append(p)
+            sizes[gradient.parameter] = gradient.bytes
+    return tuple(
+        Tied(name, sizes[name], tuple(where)) for name, where in holders.items() if len(where) > 1 and sizes[name]
+    )
 
 
 def cut(costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...]) -> list[Stage]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,10 @@ from mpsim.program.draws import Draw
 from mpsim.workload.costs import median_s
 from mpsim.workload.model import Cost
 
-__all__ = ["RankTimes", "drawn", "medians"]
+if TYPE_CHECKING:
+    from mpsim.program.lower import Lowering
+
+__all__ = ["RankTimes", "drawn", "medians", "rank_times"]
 
 _Rows = list[list[float]]
 
@@ -39,6 +43,25 @@ class RankTimes:
         if last - first == len(table[row]):
             return self._totals[kind][row]
         return sum(table[row][first:last])
+
+
+def rank_times(lowering: Lowering, draw: Draw | None, d: int, p: int, t: int) -> RankTimes:
+    """Return the layer times of the rank ``(d, p, t)``: medians, or what a trial drew for its device."""
+    plan, stage = lowering.plan, lowering.stages[p]
+    device = lowering.place[(d * plan.pp + p) * plan.tp + t]
+    node = lowering.topology.devices[device]
+    costs = lowering.costs.of(node.type)[stage.layers.start : stage.layers.stop]
+    if draw is None:
+        return medians(costs, node.speed)
+    return drawn(
+        costs,
+        node.speed / draw.slowdown(device),
+        draw,
+        first_layer=stage.layers.start,
+        tp_rank=t,
+        replica=d,
+        microbatches=plan.microbatches,
+    )
 
 
 def medians(costs: Sequence[Cost], speed: float) -> RankTimes:
