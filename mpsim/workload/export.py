@@ -39,18 +39,24 @@ def default_loss(output: Any, target: Any) -> Any:
 class _Step(nn.Module):  # type: ignore[misc]  # torch is untyped here
     """Forward and loss as one module, so that one graph holds both."""
 
-    def __init__(self, model: nn.Module, loss: Callable[[Any, Any], Any] | None) -> None:
+    def __init__(self, model: nn.Module, loss: Callable[[Any, Any], Any]) -> None:
         super().__init__()
         self.model = model
-        self.criterion = loss if loss is not None else default_loss
+        self.criterion = loss
 
     def forward(self, inputs: Any, keywords: Any, target: Any) -> Any:
         output = self.model(*inputs, **keywords)
         return self.criterion(output, target), output
 
 
-def export_step(example: Example) -> fx.GraphModule:
+def _no_loss(output: Any, target: Any) -> None:
+    return None
+
+
+def export_step(example: Example, *, with_loss: bool = True) -> fx.GraphModule:
     """Return the graph of an example's forward and loss, its parameters as attributes below ``model``.
+
+    The graph returns the loss, or None without one, and the model's output.
 
     Raises
     ------
@@ -63,7 +69,7 @@ def export_step(example: Example) -> fx.GraphModule:
     >>> [node.name for node in graph.graph.nodes if node.op == "call_function"]
     ['linear', 'mean']
     """
-    step = _Step(example.model, example.loss)
+    step = _Step(example.model, (example.loss or default_loss) if with_loss else _no_loss)
     arguments = _apart((tuple(example.inputs), dict(example.keywords), example.target))
     name = type(example.model).__name__
     try:

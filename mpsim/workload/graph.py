@@ -23,6 +23,8 @@ from mpsim.workload.layering import Group, group_nodes
 
 __all__ = ["Cut", "Unit", "capture", "default_loss", "flat_inputs"]
 
+_NO_LOSS = "the loss does not depend on the model: check loss= and the batch"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
@@ -71,7 +73,11 @@ class Cut:
     outputs : tuple of str
         The values that make up the model's output.
     loss : str
-        The value that backward starts from.
+        The value that backward starts from; empty in a cut of the forward alone.
+    leaves : tuple of (str, object)
+        What the model returns, flattened: the name of a value, or an empty name and a constant.
+    structure : torch.utils._pytree.TreeSpec
+        How the leaves make up what the model returns.
 
     Examples
     --------
@@ -84,6 +90,8 @@ class Cut:
     target: tuple[str, ...] = ()
     outputs: tuple[str, ...]
     loss: str
+    leaves: tuple[tuple[str, Any], ...] = ()
+    structure: Any = None
 
 
 def flat_inputs(example: Example) -> list[Any]:
@@ -97,8 +105,8 @@ def flat_inputs(example: Example) -> list[Any]:
     return list(pytree.tree_leaves((tuple(example.inputs), dict(example.keywords), example.target)))
 
 
-def capture(example: Example, depth: int | str = "auto") -> Cut:
-    """Export an example's training step and divide it into units.
+def capture(example: Example, depth: int | str = "auto", *, with_loss: bool = True) -> Cut:
+    """Export an example's training step, or its forward alone, and divide it into units.
 
     Parameters
     ----------
@@ -106,6 +114,8 @@ def capture(example: Example, depth: int | str = "auto") -> Cut:
         The model in training mode, a batch and the loss.
     depth : int or "auto"
         See :func:`mpsim.workload.layering.group_nodes`.
+    with_loss : bool
+        False for the forward alone: the last unit makes the last of the outputs.
 
     Returns
     -------
@@ -124,17 +134,20 @@ def capture(example: Example, depth: int | str = "auto") -> Cut:
     >>> [(unit.name, unit.inputs, unit.outputs) for unit in cut.units]
     [('0', ('input',), ('relu',)), ('2', ('relu',), ('linear_1', 'mean'))]
     """
-    graph = export_step(example)
+    graph = export_step(example, with_loss=with_loss)
     names = _name_feeds(graph, example)
     groups = group_nodes(graph.graph, example.model, "model", depth)
     groups = [group for group in groups if group.nodes]
     make_functional_across(graph.graph, groups)
     output = next(node for node in graph.graph.nodes if node.op == "output")
-    loss, *results = [item for item in pytree.tree_leaves(output.args) if isinstance(item, fx.Node)]
-    results = [item for item in dict.fromkeys(results) if item is not loss and item.op != "placeholder"]
-    units = _units(graph, groups, example.model, names, (loss, *results))
+    first, *returned = pytree.tree_leaves(output.args)
+    loss = first if with_loss else None
+    if with_loss and not isinstance(loss, fx.Node):
+        raise MpsimError(_NO_LOSS)
+    results = [item for item in dict.fromkeys(returned) if _is_made(item) and item is not loss]
+    units = _units(graph, groups, example.model, names, (*((loss,) if with_loss else ()), *results))
     feeds = tuple(names.get(node, "") for node in graph.graph.nodes if node.op == "placeholder")
-    if loss.name not in units[-1].outputs:
+    if loss is not None and loss.name not in units[-1].outputs:
         units = _drop_after(units, loss.name)
     known = {name for unit in units for name in unit.outputs}
     return Cut(
@@ -142,15 +155,30 @@ def capture(example: Example, depth: int | str = "auto") -> Cut:
         feeds=feeds,
         target=_targets(feeds, example),
         outputs=tuple(item.name for item in results if item.name in known),
-        loss=loss.name,
+        loss=loss.name if loss is not None else "",
+        leaves=tuple(_leaf(item, names, graph) for item in returned),
+        structure=graph.graph._codegen.pytree_info.out_spec.child(1),
     )
+
+
+def _is_made(item: Any) -> bool:
+    """Whether the graph makes a result, rather than passing on what it was given."""
+    return isinstance(item, fx.Node) and item.op not in ("placeholder", "get_attr")
+
+
+def _leaf(item: Any, names: dict[Any, str], graph: fx.GraphModule) -> tuple[str, Any]:
+    if not isinstance(item, fx.Node):
+        return "", item
+    if item.op == "get_attr":  # a model may return a parameter
+        return "", operator.attrgetter(item.target)(graph)
+    return names.get(item, item.name), None
 
 
 def _drop_after(units: tuple[Unit, ...], loss: str) -> tuple[Unit, ...]:
     """Put the unit that makes the loss last: what runs after it reads nothing of it."""
     last = next((unit for unit in units if loss in unit.outputs), None)
     if last is None:
-        raise MpsimError("the loss does not depend on the model: check loss= and the batch")
+        raise MpsimError(_NO_LOSS)
     return (*(unit for unit in units if unit is not last), last)
 
 
