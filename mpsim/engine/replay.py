@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import simpy
 
 from mpsim.engine.network import Network, Observer
+from mpsim.engine.queues import Queues
 from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
 from mpsim.program.model import Program, Task, Timing
@@ -76,7 +77,8 @@ class _Run:
         self.env = simpy.Environment(0.0)
         capacity = [link.bandwidth_bytes_per_s for link in topology.links]
         self.network = Network(self.env, capacity, self._finish, observer)
-        self.waiting, self.followers = _order(program.tasks, len(program.streams))
+        self.queues = Queues(program.streams)
+        self.waiting, self.followers = _order(program.tasks, len(program.streams), self.queues)
         self.start_s = [0.0] * len(self.tasks)
         self.end_s = [0.0] * len(self.tasks)
         self.done = 0
@@ -84,9 +86,13 @@ class _Run:
     def play(self) -> None:
         """Start what waits for nothing, and run until nothing happens any more."""
         for i in [i for i, count in enumerate(self.waiting) if count == 0]:
-            if self._start(i):
+            if self._ready(i):
                 self._finish(i)
         self.env.run()
+
+    def _ready(self, i: int) -> bool:
+        """Start a task that waits for no other, unless its turn has not come; True if it ends at once."""
+        return (not self.queues.free or self.queues.arrive(i, self.tasks[i])) and self._start(i)
 
     def _start(self, i: int) -> bool:
         """Start a task; True if it ends at once."""
@@ -121,9 +127,11 @@ class _Run:
         """End a task, start whatever waited for it alone, and so on while those end at once."""
         now = self.env.now
         ended = [i]
-        waiting, start = self.waiting, self._start
+        waiting, start = self.waiting, self._ready if self.queues.free else self._start
         for j in ended:
             self.end_s[j] = now
+            if self.queues.free:
+                ended += [k for k in self.queues.leave(self.tasks[j]) if self._start(k)]
             for k in self.followers[j]:
                 waiting[k] -= 1
                 if not waiting[k] and start(k):
@@ -131,16 +139,19 @@ class _Run:
         self.done += len(ended)
 
 
-def _order(tasks: Sequence[Task], n_streams: int) -> tuple[list[int], list[list[int]]]:
+def _order(tasks: Sequence[Task], n_streams: int, queues: Queues) -> tuple[list[int], list[list[int]]]:
     """Return how many tasks each one waits for, and which wait for it, streams and `after` alike."""
     waiting = [0] * len(tasks)
     followers: list[list[int]] = [[] for _ in tasks]
     last = [-1] * n_streams
+    free = queues.free
     for i, task in enumerate(tasks):
         count = len(task.after)
         for j in task.after:
             followers[j].append(i)
         for stream in task.streams:
+            if stream in free:
+                continue
             j = last[stream]
             if j >= 0:
                 followers[j].append(i)

@@ -1,7 +1,12 @@
-"""Runtimes: how what executes a plan treats its messages."""
+"""Runtimes: how what executes a plan treats its messages.
+
+Each choice is taken from the runtime's source, or from a micro-benchmark of its own; none is fitted to the steps that
+it is judged by.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from mpsim.errors import unknown
@@ -19,10 +24,30 @@ class Runtime:
         As named in every result.
     blocking_sends : bool
         A send occupies its sender's compute stream until it is delivered.
+    scripted : bool
+        Ranks post and wait in the order of ``torch.distributed.pipelining``, and a message leaves once both of its
+        ends are posted.
+    notices : bool
+        The receiver says that it is ready by a notice, which takes a latency and stands in the stream of bytes that
+        its own messages to that peer go through.
+    one_stream_a_pair : bool
+        The messages of a pair of ranks, both ways, go one at a time.
+    collectives_in_flight : int
+        How many collectives of one group move at once; 0: one, in the program's order.
+    gloo_collectives : bool
+        All-reduces as gloo's source has them, whatever the plan's algorithm.
+    reduce_bytes_per_s : float
+        Received bytes that a rank adds to its own each second, in gloo's collectives.
     """
 
     name: str
     blocking_sends: bool = False
+    scripted: bool = False
+    notices: bool = False
+    one_stream_a_pair: bool = False
+    collectives_in_flight: int = 0
+    gloo_collectives: bool = False
+    reduce_bytes_per_s: float = math.inf
 
 
 RUNTIMES = {
@@ -30,6 +55,15 @@ RUNTIMES = {
     "ideal": Runtime(name="ideal"),
     # As in a runtime without asynchronous sends, and in ASTRA-sim's pipelines.
     "blocking": Runtime(name="blocking", blocking_sends=True),
+    # torch.distributed over TCP. Notices: gloo/transport/tcp/pair.cc, sendNotifyRecvReady. Two worker threads a
+    # process group: ProcessGroupGloo's Options::threads (torch/csrc/distributed/c10d/ProcessGroupGloo.hpp).
+    "torch-gloo": Runtime(
+        name="torch-gloo", scripted=True, notices=True, collectives_in_flight=2, gloo_collectives=True
+    ),
+    # torch.distributed over NCCL. A send and its receive are kernels that wait for each other on the communicator of
+    # their pair, one stream for both directions, and collectives of a group follow one another
+    # (torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp, pointToPoint and collective). Not yet held against a run.
+    "torch-nccl": Runtime(name="torch-nccl", scripted=True, one_stream_a_pair=True, collectives_in_flight=1),
 }
 
 

@@ -22,12 +22,12 @@ _Change = tuple[float, int, int]
 
 
 def account_devices(
-    program: Program, topology: Topology, place: Sequence[int], timing: Timing, free: Timing
+    program: Program, topology: Topology, place: Sequence[int], timing: Timing, free: Timing | None
 ) -> tuple[DeviceUse, ...]:
-    """Return where the step of each device in `place` went; `free` is the replay on free links."""
-    step_s, free_step_s = timing.step_s, free.step_s
+    """Return where the step of each device in `place` went; `free` is the replay on free links, of a real run None."""
+    step_s = timing.step_s
     busy, moving = _intervals(program, timing)
-    free_busy, _ = _intervals(program, free)
+    bubbles = {} if free is None else _bubbles(program, place, free)
     memory = _memory(program, place, timing)
     uses = []
     for device in sorted(place):
@@ -35,7 +35,6 @@ def account_devices(
         compute = _union(busy.get(device, _NONE))
         compute_s = _in_ulps(_length(compute), step_s)
         active_s = _in_ulps(_length(_union(compute + moving[device])), step_s) if device in moving else compute_s
-        free_compute_s = _in_ulps(_length(_union(free_busy.get(device, _NONE))), free_step_s)
         uses.append(
             DeviceUse(
                 name=node.name,
@@ -43,12 +42,19 @@ def account_devices(
                 compute_s=compute_s,
                 exposed_communication_s=active_s - compute_s,
                 idle_s=step_s - active_s,
-                bubble_s=free_step_s - free_compute_s,
+                bubble_s=bubbles.get(device),
                 memory=memory[device],
                 capacity_bytes=node.memory_bytes,
             )
         )
     return tuple(uses)
+
+
+def _bubbles(program: Program, place: Sequence[int], free: Timing) -> dict[int, float]:
+    """Return what of the step on free links each device does not compute."""
+    busy, _ = _intervals(program, free)
+    compute = {device: _length(_union(busy.get(device, _NONE))) for device in place}
+    return {device: free.step_s - _in_ulps(seconds, free.step_s) for device, seconds in compute.items()}
 
 
 def _in_ulps(part: float, whole: float) -> float:

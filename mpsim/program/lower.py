@@ -15,11 +15,14 @@ from dataclasses import dataclass
 
 from mpsim.garbage import collector_paused
 from mpsim.plan.model import Plan
+from mpsim.plan.runtimes import resolve_runtime
 from mpsim.plan.schedules import Operation, check_rows, resolve_schedule
 from mpsim.program.costs import Costs, weakest
 from mpsim.program.draws import Draw
 from mpsim.program.emitter import Emitter
 from mpsim.program.model import Program
+from mpsim.program.script_emitter import emit_scripts
+from mpsim.program.scripts import scripts
 from mpsim.program.stages import Stage, Tied, cut, microbatch_size, tied_parameters
 from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
@@ -45,6 +48,8 @@ class Lowering:
     def program(self, draw: Draw | None = None) -> Program:
         """Return the program with every time at its median, or as a trial draws it."""
         with collector_paused():
+            if resolve_runtime(self.plan.runtime).scripted:
+                return emit_scripts(self, scripts(self, draw), draw)
             return Emitter(self, draw).emit()
 
     @property

@@ -53,10 +53,22 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stream:
-    """A queue of tasks that start in order; `device` is an index into the topology's devices."""
+    """A queue of tasks; `device` is an index into the topology's devices.
+
+    Attributes
+    ----------
+    slots : int
+        0: its tasks run one at a time, in the program's order. More: so many at once, in the order in which they
+        become ready (a wire, a pool of threads).
+    """
 
     device: int
     name: str
+    slots: int = 0
+
+    def __post_init__(self) -> None:
+        if self.slots < 0:
+            raise MpsimError(f"stream {self.name!r} has {self.slots} slots, expected 0 or more")
 
 
 class Task(NamedTuple):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mpsim.plan.schedules import Operation
-from mpsim.program.model import Allocation, Resident, Task, Traffic
+from mpsim.program.memory import residents_of
+from mpsim.program.model import Allocation, Task, Traffic
 from mpsim.program.segments import Segment
 
 if TYPE_CHECKING:
@@ -123,13 +124,5 @@ class StageEmitter:
             self.parent.allocations.append(entry)
 
     def _reside(self) -> None:
-        stage, residents = self.stage, self.parent.residents
-        buckets = sum(bucket.bytes for bucket in self.passes.buckets)
-        held = {
-            "parameters": stage.parameter_bytes,
-            "gradients": sum(gradient.bytes for _, gradient in stage.gradients),
-            "optimizer": stage.optimizer_bytes,
-            "buffers": stage.buffer_bytes + buckets,
-        }
         for device in self.group:
-            residents += [Resident(device, holder, count) for holder, count in held.items() if count]
+            self.parent.residents += residents_of(self.stage, self.passes.buckets, device)

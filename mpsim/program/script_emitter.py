@@ -1,0 +1,218 @@
+"""Lower scripts to a program: what ranks that pass messages through a runtime do, and what the runtime does then.
+
+A rank computes, posts and waits. A message whose two ends are posted goes through a stream of bytes between its two
+ranks, first come, first served, and arrives a latency later; whoever waits for its send goes on once its last byte
+has left. Where the runtime has notices, the message leaves once the receiver's notice has come through the stream of
+the other direction::
+
+    receiver   post -- notice --.                       .-- arrived
+                                 '- latency -.         |
+    sender         post ......................'- bytes -+- latency -'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from mpsim.plan.runtimes import resolve_runtime
+from mpsim.program.collectives import collective, point_to_point
+from mpsim.program.draws import Draw, delayed
+from mpsim.program.gloo import gloo_collective
+from mpsim.program.memory import residents_of
+from mpsim.program.model import Allocation, Program, Stream, Task, Traffic
+from mpsim.program.script import Collective, Compute, Receive, Script, Send, Wait
+from mpsim.program.segments import passes_of
+
+if TYPE_CHECKING:
+    from mpsim.plan.runtimes import Runtime
+    from mpsim.program.lower import Lowering
+    from mpsim.topology.routes import Routes
+
+__all__ = ["emit_scripts", "play_scripts"]
+
+# More slots than any program has tasks: what is in flight holds nobody up.
+_ALL_AT_ONCE = 2**31
+_ENDS_ACTIVATIONS = ("backward", "backward_weight")
+
+
+class _Message(NamedTuple):
+    """The tasks of one message; -1 where it has no such part."""
+
+    notice: int
+    data: int
+    arrived: int
+
+
+def emit_scripts(lowering: Lowering, scripts: Sequence[Script], draw: Draw | None) -> Program:
+    """Return the program that the ranks of a plan make together, with its memory."""
+    plan = lowering.plan
+    player = _Player(lowering.routes, resolve_runtime(plan.runtime), plan.algorithm)
+    player.play(scripts)
+    residents = []
+    allocations: list[Allocation] = []
+    for script in scripts:
+        stage = lowering.stages[script.stage]
+        buckets = passes_of(stage, lowering.rows[script.stage], plan).buckets
+        residents += residents_of(stage, buckets, script.device)
+        for first, last in player.held[script.device].values():
+            allocations.append(Allocation(script.device, "activations", stage.activation_bytes, first, last))
+    return Program(
+        streams=player.stream_list(),
+        tasks=tuple(player.tasks) if draw is None else delayed(player.tasks, draw),
+        residents=tuple(residents),
+        allocations=tuple(allocations),
+    )
+
+
+def play_scripts(routes: Routes, scripts: Sequence[Script], runtime: str, algorithm: str = "ring") -> Program:
+    """Return the program that some scripts make together under a runtime.
+
+    Examples
+    --------
+    >>> from mpsim.program.scripts import collective_scripts
+    >>> from mpsim.topology.builders import ring
+    >>> from mpsim.topology.routes import Routes
+    >>> scripts = collective_scripts([64, 64], "all_reduce", [0, 1, 2])
+    >>> len(play_scripts(Routes(ring(3, link="1GB/s@1ms")), scripts, "torch-gloo").tasks)
+    2
+    """
+    player = _Player(routes, resolve_runtime(runtime), algorithm)
+    player.play(scripts)
+    return Program(streams=player.stream_list(), tasks=tuple(player.tasks))
+
+
+class _Player:
+    """Turns steps into tasks, rank by rank."""
+
+    def __init__(self, routes: Routes, runtime: Runtime, algorithm: str) -> None:
+        self.routes, self.runtime, self.algorithm = routes, runtime, algorithm
+        self.tasks: list[Task] = []
+        self.streams: dict[tuple[int, str, int], int] = {}
+        self.after: list[list[int]] = []
+        self.messages: dict[int, _Message] = {}
+        self.collectives: dict[int, int] = {}
+        self.traffic: dict[object, Traffic] = {}
+        # By device and micro-batch: the first task that makes its activations, and the last that reads them.
+        self.held: dict[int, dict[int, tuple[int, int]]] = {}
+
+    def stream_list(self) -> tuple[Stream, ...]:
+        """Return the streams made so far."""
+        return tuple(Stream(device=device, name=name, slots=slots) for device, name, slots in self.streams)
+
+    def play(self, scripts: Sequence[Script]) -> None:
+        """Append the tasks of all scripts: messages first, as they have two ends, then what each rank does."""
+        for script in scripts:
+            for step in script.steps:
+                if isinstance(step, Send):
+                    self._add_message(script.device, step)
+        for script in scripts:
+            self._rank(script)
+        self.tasks = [
+            task._replace(after=tuple(dict.fromkeys(found))) if found else task
+            for task, found in zip(self.tasks, self.after, strict=True)
+        ]
+
+    def _stream(self, device: int, name: str, slots: int = 0) -> int:
+        return self.streams.setdefault((device, name, slots), len(self.streams))
+
+    def _add(self, task: Task, after: Sequence[int] = ()) -> int:
+        self.tasks.append(task)
+        self.after.append(list(after))
+        return len(self.tasks) - 1
+
+    def _add_message(self, source: int, step: Send) -> None:
+        target, name = step.peer, step.name
+        there = self.routes.latency_s(self.routes.path(source, target))
+        back = self.routes.latency_s(self.routes.path(target, source))
+        notice = asked = -1
+        if self.runtime.notices:
+            wire = (self._stream(target, f"to {source}", 1),)
+            notice = asked = self._add(
+                Task(name, "notice", wire, (), 0.0, Traffic(), "pp", step.stage, step.microbatch)
+            )
+            if back:
+                asked = self._flight(step, "notice", target, source, back, notice)
+        wire = self._wires(source, target)
+        traffic = self._bytes(source, target, step.bytes)
+        data = self._add(
+            Task(name, "send", wire, (), 0.0, traffic, "pp", step.stage, step.microbatch), [asked] if asked >= 0 else []
+        )
+        arrived = self._flight(step, "send", source, target, there, data) if there else data
+        self.messages[step.key] = _Message(notice, data, arrived)
+
+    def _wires(self, source: int, target: int) -> tuple[int, ...]:
+        """Return the streams that a message occupies while its bytes move."""
+        if self.runtime.one_stream_a_pair:
+            return self._stream(source, f"with {target}", 1), self._stream(target, f"with {source}", 1)
+        return (self._stream(source, f"to {target}", 1), self._stream(target, f"from {source}", 1))
+
+    def _flight(self, step: Send, kind: str, source: int, target: int, seconds: float, after: int) -> int:
+        both = (self._stream(source, "in flight", _ALL_AT_ONCE), self._stream(target, "in flight", _ALL_AT_ONCE))
+        key = ("flight", seconds)
+        traffic = self.traffic.setdefault(key, Traffic(latency_s=seconds))
+        return self._add(Task(step.name, kind, both, (), 0.0, traffic, "pp", step.stage, step.microbatch), [after])
+
+    def _bytes(self, source: int, target: int, count: int) -> Traffic:
+        """Return the traffic of a message without its latency, made once for all that are alike."""
+        key = (source, target, count)
+        if key not in self.traffic:
+            found = point_to_point(self.routes, source, target, max(count, 1))
+            self.traffic[key] = Traffic(links=found.links, bytes=found.bytes, payload_bytes=count)
+        return self.traffic[key]
+
+    def _collective(self, kind: str, group: tuple[int, ...], count: int) -> Traffic:
+        key = (kind, group, count)
+        if key not in self.traffic:
+            self.traffic[key] = (
+                gloo_collective(self.routes, kind, group, count, self.runtime.reduce_bytes_per_s)
+                if self.runtime.gloo_collectives
+                else collective(self.routes, kind, group, count, algorithm=self.algorithm)
+            )
+        return self.traffic[key]
+
+    def _rank(self, script: Script) -> None:
+        """Follow a rank: what it posts waits for what it has computed and awaited so far."""
+        now: tuple[int, ...] = ()
+        ends: dict[int, int] = {}
+        compute = (self._stream(script.device, "compute"),)
+        self.held[script.device] = {}
+        for step in script.steps:
+            match step:
+                case Compute():
+                    now = (self._compute(step, compute, script.device, now),)
+                case Send():
+                    message = self.messages[step.key]
+                    self.after[message.data] += now
+                    ends[step.key] = message.data
+                case Receive():
+                    message = self.messages[step.key]
+                    self.after[message.notice if message.notice >= 0 else message.data] += now
+                    ends[step.key] = message.arrived
+                case Collective():
+                    ends[step.key] = self._join(step, script.device, now)
+                case Wait():
+                    now = (*now, *(ends[key] for key in step.keys))
+
+    def _compute(self, step: Compute, stream: tuple[int, ...], device: int, now: tuple[int, ...]) -> int:
+        task = Task(step.name, step.kind, stream, (), step.seconds, None, "", step.stage, step.microbatch)
+        index = self._add(task, now)
+        held = self.held[device]
+        if step.kind == "forward":
+            held.setdefault(step.microbatch, (index, index))
+        elif step.kind in _ENDS_ACTIVATIONS and step.microbatch in held:
+            held[step.microbatch] = (held[step.microbatch][0], index)
+        return index
+
+    def _join(self, step: Collective, device: int, now: tuple[int, ...]) -> int:
+        """Return the task of a collective, made by the first rank that posts it; it waits for all that do."""
+        if step.key not in self.collectives:
+            slots = self.runtime.collectives_in_flight
+            name = f"{step.axis} collectives"
+            streams = tuple(self._stream(member, name, slots) for member in step.group)
+            traffic = self._collective(step.kind, step.group, step.bytes)
+            task = Task(step.name, step.kind, streams, (), 0.0, traffic, step.axis, step.stage, step.microbatch)
+            self.collectives[step.key] = self._add(task)
+        index = self.collectives[step.key]
+        self.after[index] += now
+        return index
