@@ -1,0 +1,150 @@
+"""One micro-batch on its way through one part: forward and backward in runs of units, as they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mpsim.errors import MpsimError
+from mpsim.workload.run import Piece, backward, forward
+
+if TYPE_CHECKING:
+    from mpsim.emulate.parts import Part
+
+__all__ = ["Flight"]
+
+
+class Flight:
+    """One micro-batch in one part; made by :meth:`mpsim.emulate.parts.Part.start`.
+
+    A gradient for a received value, relayed ones included, is the sum of what the part's own units and the next part
+    have to say about it.
+
+    Attributes
+    ----------
+    sends : dict of str to torch.Tensor
+        After the forward: what the next part receives.
+    results : dict of str to torch.Tensor
+        After the forward: those of the model's outputs and the loss that the part makes.
+    returned, feed_gradients : dict of str to torch.Tensor
+        After the backward: gradients for the previous part, and for feeds that require one.
+    """
+
+    def __init__(self, part: Part, received: Mapping[str, Any], feeds: Mapping[str, Any]) -> None:
+        self._part = part
+        self._values = {name: _placed(received[name], part.device) for name in part.receives}
+        self._values |= {name: _placed(feeds[name], part.device) for name in part.feeds}
+        self._pieces: dict[int, Piece] = {}
+        self._half_done: dict[int, list[tuple[Any, Any]]] = {}
+        self._gradients: dict[str, list[Any]] = {}
+        self.sends: dict[str, Any] = {}
+        self.results: dict[str, Any] = {}
+
+    def forward(self, first: int, last: int) -> None:
+        """Run the layers ``first..last-1`` of the model, the next ones of this part."""
+        layers = self._part.layers
+        for layer in range(first, last):
+            piece = forward(self._part.units[layer - layers.start], self._values)
+            if torch.is_grad_enabled():
+                self._pieces[layer] = piece
+        if last == layers.stop:
+            self.sends = {name: _cut_off(self._values[name]) for name in self._part.sends}
+            self.results = {name: _cut_off(self._values[name]) for name in self._part.results}
+            self._values = {}
+
+    def receive(self, gradients: Mapping[str, Any], weight: float = 1.0) -> None:
+        """Take the gradients that backward starts from.
+
+        Parameters
+        ----------
+        gradients : mapping of str to torch.Tensor
+            Of sends and results.
+        weight : float
+            The loss's own gradient, where this part makes it.
+        """
+        for name, gradient in gradients.items():
+            self._gradients[name] = [_placed(gradient, self._part.device)]
+        loss = self.results.get(self._part.cut.loss)
+        if loss is not None and loss.requires_grad and self._part.cut.loss not in gradients:
+            self._gradients[self._part.cut.loss] = [torch.full_like(loss, weight)]
+
+    def backward(self, first: int, last: int, kind: str = "backward") -> None:
+        """Run the backward of the layers ``first..last-1``, the next ones from the end.
+
+        Parameters
+        ----------
+        first, last : int
+            Layers of the model.
+        kind : str
+            ``backward``, or its halves in turn: ``backward_input``, then ``backward_weight``.
+        """
+        for layer in reversed(range(first, last)):
+            if kind == "backward":
+                backward(self._take(layer), self._gradients, self._trained(layer), lambda again=False: None)
+            elif kind == "backward_input":
+                self._backward_input(layer)
+            else:
+                self._backward_weight(layer)
+
+    @property
+    def returned(self) -> dict[str, Any]:
+        """Gradients for the previous part."""
+        return self._summed(self._part.receives)
+
+    @property
+    def feed_gradients(self) -> dict[str, Any]:
+        """Gradients for the feeds that require one."""
+        return self._summed(self._part.feeds)
+
+    def _summed(self, names: tuple[str, ...]) -> dict[str, Any]:
+        return {
+            name: sum(self._gradients[name][1:], self._gradients[name][0]) for name in names if name in self._gradients
+        }
+
+    def _take(self, layer: int) -> Piece:
+        if layer not in self._pieces:
+            raise MpsimError(f"layer {layer} has no forward to go back through: run it once, with gradients enabled")
+        return self._pieces.pop(layer)
+
+    def _trained(self, layer: int) -> list[Any]:
+        unit = self._part.units[layer - self._part.layers.start]
+        held = (self._part.parameters[name] for name in unit.parameters)
+        return [parameter for parameter in held if parameter.requires_grad]
+
+    def _backward_input(self, layer: int) -> None:
+        """Make the gradients for the inputs, and keep what those for the weights start from."""
+        piece = self._take(layer)
+        received = [(value, self._gradients.pop(name)) for name, value in piece.outputs if name in self._gradients]
+        starts = [(value, sum(parts[1:], parts[0])) for value, parts in received]
+        self._half_done[layer] = starts
+        if not starts or not piece.inputs:
+            return
+        values, gradients = zip(*starts, strict=True)
+        wanted = [value for _, value in piece.inputs]
+        results = torch.autograd.grad(values, wanted, gradients, retain_graph=True, allow_unused=True)
+        for (name, _), gradient in zip(piece.inputs, results, strict=True):
+            if gradient is not None:
+                self._gradients.setdefault(name, []).append(gradient)
+
+    def _backward_weight(self, layer: int) -> None:
+        starts, trained = self._half_done.pop(layer), self._trained(layer)
+        if not starts or not trained:
+            return
+        values, gradients = zip(*starts, strict=True)
+        results = torch.autograd.grad(values, trained, gradients, allow_unused=True)
+        for parameter, gradient in zip(trained, results, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+
+def _placed(value: Any, device: str | None) -> Any:
+    """Return a value on a device, cut off from how it was made, requiring a gradient if it did."""
+    if device is None or value.device == torch.device(device):
+        return value
+    return value.detach().to(device).requires_grad_(value.requires_grad)
+
+
+def _cut_off(value: Any) -> Any:
+    return value.detach().requires_grad_(value.requires_grad)

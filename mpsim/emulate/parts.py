@@ -1,0 +1,297 @@
+"""A part of a model that runs: consecutive units of a cut, on a device of its own, several micro-batches in flight.
+
+The units are those of :func:`mpsim.workload.graph.capture`, which cuts the graph of ``torch.export``. PyTorch's own
+``torch.distributed.pipelining.pipeline`` cuts the same graph, and the tests hold the two against each other; it is not
+used here because a part must do what it does not: relay a skip connection over every boundary on its way, as the
+predicted plan does (there, it goes from its maker to its reader directly), hold the loss inside the last part, and
+run unit by unit, so that the gradients of one are exchanged while the next is at work.
+
+Batch normalisation in training mode normalises over what it is given, hence over a micro-batch, as in GPipe.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from mpsim.emulate.flight import Flight
+from mpsim.plan.partition import stage_slices
+from mpsim.workload.graph import Cut, Unit
+from mpsim.workload.run import forward
+
+__all__ = ["Crossing", "Part", "crossing_tensors", "make_parts"]
+
+
+class Part:
+    """A run of consecutive units with the state that they read.
+
+    Parameters
+    ----------
+    cut : Cut
+        The whole model.
+    model : torch.nn.Module
+        The model that was captured: it names the parameters and buffers.
+    layers : range
+        Which units.
+    device : str or None
+        Where it runs; None: where the model is.
+    copy : bool
+        Whether parameters and buffers get storage of their own; otherwise, on the model's device, they are the
+        model's: what an optimizer does to the part's it does to the model's.
+
+    Attributes
+    ----------
+    parameters : dict of str to torch.nn.Parameter
+        By the model's names. The part's own objects, with a ``.grad`` of their own: a tied parameter collects its
+        gradient in each part that holds it, and whoever updates it sums them.
+    buffers : dict of str to torch.Tensor
+        By the model's names.
+    receives, sends : tuple of str
+        What comes from the previous part and goes to the next, values that it only passes on included.
+    feeds : tuple of str
+        Those of the cut's feeds that it reads.
+    results : tuple of str
+        Those of the model's outputs and the loss that it makes.
+
+    Examples
+    --------
+    >>> from mpsim.workload.example import Example
+    >>> from mpsim.workload.graph import capture
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> cut = capture(Example(model=model, inputs=(torch.ones(3, 4),)))
+    >>> first, last = make_parts(cut, model, (1,))
+    >>> first.sends, last.receives, last.results
+    (('relu',), ('relu',), ('linear_1', 'mean'))
+    >>> sent = first.forward(0, {}, {"input": torch.ones(3, 4)})
+    >>> _ = last.forward(0, sent, {})
+    >>> back = last.backward(0, {})
+    >>> first.backward(0, back)
+    {}
+    >>> [tuple(p.grad.shape) for p in first.parameters.values()]
+    [(8, 4), (8,)]
+    """
+
+    def __init__(
+        self, cut: Cut, model: nn.Module, layers: range, *, device: str | None = None, copy: bool = False
+    ) -> None:
+        self.cut, self.layers, self.device = cut, layers, device
+        self.parameters: dict[str, Any] = {}
+        self.buffers: dict[str, Any] = {}
+        state = _State(self, model, copy)
+        self.units = tuple(_own_unit(cut.units[i], state, device) for i in layers)
+        self.receives = _crossing(cut, layers.start)
+        self.sends = _crossing(cut, layers.stop)
+        made = {name for unit in self.units for name in unit.outputs}
+        read = dict.fromkeys(name for unit in self.units for name in unit.inputs)
+        self.feeds = tuple(name for name in read if name in cut.feeds)
+        self.results = tuple(name for name in (*cut.outputs, cut.loss) if name in made)
+        self.flights: dict[Hashable, Flight] = {}
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its parameters and buffers, a tied one once."""
+        return sum(tensor.nbytes for tensor in (*self.parameters.values(), *self.buffers.values()))
+
+    def to(self, device: str) -> None:
+        """Move the part: its parameters, buffers, constants, and the tensors that its graphs make.
+
+        What shared its storage with the model's no longer does, if the device is another.
+        """
+        for unit in self.units:
+            _aim(unit.module, device)
+        for tensor in (*self.parameters.values(), *self.buffers.values()):
+            tensor.data = tensor.data.to(device)
+        self.device = device
+
+    def start(self, received: Mapping[str, Any], feeds: Mapping[str, Any]) -> Flight:
+        """Return a micro-batch that is about to enter the part, kept for a backward where gradients are enabled.
+
+        Parameters
+        ----------
+        received : mapping of str to torch.Tensor
+            Every name of `receives`. One that requires a gradient gets one in the backward.
+        feeds : mapping of str to torch.Tensor
+            At least the names of `feeds`.
+        """
+        return Flight(self, received, feeds)
+
+    def forward(self, key: Hashable, received: Mapping[str, Any], feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Run a micro-batch through all units; return what the next part receives, cut off from its history.
+
+        The results are in ``flights[key].results`` until the backward of the same key.
+        """
+        flight = self.flights[key] = self.start(received, feeds)
+        flight.forward(self.layers.start, self.layers.stop)
+        return flight.sends
+
+    def backward(
+        self,
+        key: Hashable,
+        gradients: Mapping[str, Any],
+        *,
+        weight: float = 1.0,
+        after: Callable[[int], None] = lambda layer: None,
+    ) -> dict[str, Any]:
+        """Run a micro-batch's backward, adding to the gradients of `parameters`; return those for the previous part.
+
+        Parameters
+        ----------
+        key : hashable
+            Of a forward.
+        gradients : mapping of str to torch.Tensor
+            Of what was sent, as the next part returned them, and of results, where the caller has any.
+        weight : float
+            What the loss counts for, in the part that makes it: one over the micro-batches, for equal ones.
+        after : callable
+            Called with each layer when its backward is done.
+        """
+        flight = self.flights.pop(key)
+        flight.receive(gradients, weight)
+        for layer in reversed(self.layers):
+            flight.backward(layer, layer + 1)
+            after(layer)
+        return flight.returned
+
+    def __repr__(self) -> str:
+        names = ", ".join(unit.name for unit in self.units)
+        return f"Part(layers {self.layers.start}..{self.layers.stop - 1}: {names}, {self.bytes} bytes)"
+
+
+def make_parts(
+    cut: Cut,
+    model: nn.Module,
+    boundaries: tuple[int, ...],
+    devices: Sequence[str | None] = (),
+    *,
+    copy: bool = False,
+) -> tuple[Part, ...]:
+    """Return the parts between boundaries, each the first unit of a part but the first.
+
+    Raises
+    ------
+    MpsimError
+        Boundaries that leave a part empty.
+    """
+    slices = stage_slices(boundaries, len(cut.units))
+    places = devices or [None] * len(slices)
+    return tuple(
+        Part(cut, model, layers, device=place, copy=copy) for layers, place in zip(slices, places, strict=True)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crossing:
+    """A tensor that crosses a boundary.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of one micro-batch.
+    dtype : torch.dtype
+        Its type.
+    needs_gradient : bool
+        Whether a gradient of the same shape and type comes back for it.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    needs_gradient: bool
+
+
+def crossing_tensors(cut: Cut, model: nn.Module, feeds: Mapping[str, Any]) -> dict[str, Crossing]:
+    """Run one micro-batch through all units and return what each value looks like that a boundary can cut.
+
+    A process that receives it from another makes room by this, and sets ``requires_grad`` where it is needed. The
+    model's buffers stay as they are.
+
+    Examples
+    --------
+    >>> from mpsim.workload.example import Example
+    >>> from mpsim.workload.graph import capture
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> cut = capture(Example(model=model, inputs=(torch.ones(3, 4),)))
+    >>> crossing_tensors(cut, model, {"input": torch.ones(3, 4)})["relu"]
+    Crossing(shape=(3, 8), dtype=torch.float32, needs_gradient=True)
+    """
+    whole = Part(cut, model, range(len(cut.units)), copy=True)
+    values = dict(feeds)
+    with torch.random.fork_rng(), torch.enable_grad():
+        for unit in whole.units:
+            forward(unit, values)
+    names = {name for i in range(1, len(cut.units)) for name in _crossing(cut, i)}
+    return {
+        name: Crossing(shape=tuple(value.shape), dtype=value.dtype, needs_gradient=value.requires_grad)
+        for name, value in values.items()
+        if name in names
+    }
+
+
+def _crossing(cut: Cut, boundary: int) -> tuple[str, ...]:
+    """Return what is made before a unit and read by it or after it, in the order in which it is made."""
+    later = {name for unit in cut.units[boundary:] for name in unit.inputs}
+    return tuple(name for unit in cut.units[:boundary] for name in unit.outputs if name in later)
+
+
+class _State:
+    """The part's image of each tensor that the captured model's units read."""
+
+    def __init__(self, part: Part, model: nn.Module, copy: bool) -> None:
+        self.part, self.copy = part, copy
+        self.parameters = {id(item): name for name, item in model.named_parameters()}
+        self.buffers = {id(item): name for name, item in model.named_buffers()}
+
+    def image(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value  # the body of a region without gradient
+        if id(value) in self.parameters:
+            return self._kept(self.part.parameters, self.parameters[id(value)], value)
+        if id(value) in self.buffers:
+            return self._kept(self.part.buffers, self.buffers[id(value)], value)
+        return self._placed(value)
+
+    def _kept(self, kept: dict[str, Any], name: str, value: Any) -> Any:
+        if name not in kept:
+            placed = self._placed(value.detach())
+            is_parameter = isinstance(value, nn.Parameter)
+            kept[name] = nn.Parameter(placed, requires_grad=value.requires_grad) if is_parameter else placed
+        return kept[name]
+
+    def _placed(self, value: Any) -> Any:
+        placed = value if self.part.device is None else value.to(self.part.device)
+        return placed.clone() if self.copy and placed.data_ptr() == value.data_ptr() else placed
+
+
+def _own_unit(unit: Unit, state: _State, device: str | None) -> Unit:
+    """Return a unit with the same work on the part's own state."""
+    old = unit.module
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(old.graph, {}))
+    targets = dict.fromkeys(node.target for node in graph.nodes if node.op == "get_attr")
+    attributes = {target: state.image(operator.attrgetter(target)(old)) for target in targets}
+    module = fx.GraphModule(attributes, graph, class_name=unit.kind)
+    if device is not None:
+        _aim(module, device)
+    return replace(unit, module=module)
+
+
+def _aim(module: fx.GraphModule, device: str) -> None:
+    """Make what a graph makes out of nothing (positions, masks) on a device, and move its constants there."""
+    target = torch.device(device)
+
+    def aimed(value: Any) -> Any:
+        return target if isinstance(value, torch.device) else value
+
+    for inner in module.modules():
+        if isinstance(inner, fx.GraphModule):
+            for node in inner.graph.nodes:
+                node.args, node.kwargs = pytree.tree_map(aimed, (node.args, node.kwargs))
+            inner.recompile()
+        for name, value in list(vars(inner).items()):
+            if isinstance(value, torch.Tensor):
+                setattr(inner, name, value.to(target))
