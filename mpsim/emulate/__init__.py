@@ -1,0 +1,1 @@
+"""The real thing: a split run on real processes, devices and links."""
