@@ -1,4 +1,4 @@
-"""Results in files: ``mpsim.result/1``, the spans as columns."""
+"""Results in files: ``mpsim.result/2``, the spans as columns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from mpsim.result.model import Result, Spans
 
 __all__ = ["load_result", "save_result"]
 
-_NOUN, _VERSION = "result", 1
+_NOUN, _VERSION = "result", 2
+# Version 2 lets a real run say that it has no step on free links; every file of version 1 is one of version 2.
+_UPGRADES = {1: lambda body: body}
 
 
 def save_result(path: str | Path, result: Result, *, spans: bool = True) -> None:
@@ -60,7 +62,7 @@ def load_result(path: str | Path) -> Result:
     ...
     mpsim.errors.MpsimError: no file 'no-such-result.json'...
     """
-    result: Result = documents.read(path, _NOUN, _VERSION, Result)
+    result: Result = documents.read(path, _NOUN, _VERSION, Result, _UPGRADES)
     try:
         _check_times(result)
         _check_spans(result.spans, len(result.devices))
@@ -73,7 +75,8 @@ def _check_times(result: Result) -> None:
     if not result.trial_step_s:
         raise MpsimError("trial_step_s is empty, expected at least one step")
     for name in ("step_s", "free_step_s", "baseline_step_s"):
-        _check_seconds(name, getattr(result, name))
+        if getattr(result, name) is not None:
+            _check_seconds(name, getattr(result, name))
     for seconds in result.trial_step_s:
         _check_seconds("trial_step_s", seconds)
 

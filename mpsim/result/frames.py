@@ -103,12 +103,18 @@ def _step(result: Result) -> dict[str, Any]:
     }
 
 
-def _fractions(result: Result) -> dict[str, float]:
-    """Return the mean over devices of each part of the step, as a fraction of it."""
+def _fractions(result: Result) -> dict[str, float | None]:
+    """Return the mean over devices of each part of the step, as a fraction of it; None of what is not known."""
     parts = ("compute", "exposed_communication", "idle", "bubble")
-    whole = result.step_s * len(result.devices)
-    sums = {part: math.fsum(getattr(device, f"{part}_s") for device in result.devices) for part in parts}
-    return {f"{part}_fraction": total / whole if whole else 0.0 for part, total in sums.items()}
+    return {f"{part}_fraction": _mean_fraction(result, f"{part}_s") for part in parts}
+
+
+def _mean_fraction(result: Result, part: str) -> float | None:
+    parts = [getattr(device, part) for device in result.devices]
+    if None in parts:
+        return None
+    whole = result.step_s * len(parts)
+    return math.fsum(parts) / whole if whole else 0.0
 
 
 def _device(device: DeviceUse, step_s: float) -> dict[str, Any]:
@@ -119,7 +125,7 @@ def _device(device: DeviceUse, step_s: float) -> dict[str, Any]:
         "exposed_communication_s": device.exposed_communication_s,
         "idle_s": device.idle_s,
         "bubble_s": device.bubble_s,
-        "bubble_fraction": device.bubble_s / step_s if step_s else 0.0,
+        "bubble_fraction": None if device.bubble_s is None else device.bubble_s / step_s if step_s else 0.0,
         "peak_memory_bytes": device.memory.peak_bytes,
         "memory": {f"{holder}_bytes": getattr(device.memory, f"{holder}_bytes") for holder in _HOLDERS},
         "capacity_bytes": device.capacity_bytes or None,

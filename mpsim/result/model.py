@@ -82,9 +82,9 @@ class DeviceUse:
         None runs, and a transfer that this device takes part in is under way.
     idle_s : float
         The rest.
-    bubble_s : float
+    bubble_s : float or None
         What of the step on free links the device does not compute; transfers that fill it on real links can make it
-        more than `idle_s`.
+        more than `idle_s`. None of a real run, which has no free links to be repeated on.
     memory : MemoryUse
         At its peak.
     capacity_bytes : int
@@ -96,7 +96,7 @@ class DeviceUse:
     compute_s: float
     exposed_communication_s: float
     idle_s: float
-    bubble_s: float = 0.0
+    bubble_s: float | None = 0.0
     memory: MemoryUse = MemoryUse()
     capacity_bytes: int = 0
 
@@ -140,8 +140,8 @@ class Result:
         How many trials were asked for.
     deterministic : bool
         Nothing was random, and one replay stands for all trials.
-    free_step_s : float
-        The same trial on free links (infinite bandwidth, no latency).
+    free_step_s : float or None
+        The same trial on free links (infinite bandwidth, no latency); None of a real run, which has no such links.
     baseline : str
         What `speedup` compares with.
     baseline_step_s : float
@@ -167,7 +167,7 @@ class Result:
     trial_step_s: tuple[float, ...]
     trials: int = 1
     deterministic: bool = False
-    free_step_s: float
+    free_step_s: float | None
     baseline: str = ""
     baseline_step_s: float = 0.0
     fidelity: str = "given"
@@ -187,14 +187,17 @@ class Result:
         return self.baseline_step_s / self.step_s if self.baseline_step_s and self.step_s else None
 
     @property
-    def communication_overhead_s(self) -> float:
-        """Step minus the step on free links."""
-        return self.step_s - self.free_step_s
+    def communication_overhead_s(self) -> float | None:
+        """Step minus the step on free links; None where that is not known."""
+        return None if self.free_step_s is None else self.step_s - self.free_step_s
 
     @property
-    def communication_overhead_fraction(self) -> float:
-        """The overhead as a part of the step, 0 to 1."""
-        return self.communication_overhead_s / self.step_s if self.step_s else 0.0
+    def communication_overhead_fraction(self) -> float | None:
+        """The overhead as a part of the step, 0 to 1; None where it is not known."""
+        overhead_s = self.communication_overhead_s
+        if overhead_s is None:
+            return None
+        return overhead_s / self.step_s if self.step_s else 0.0
 
     @property
     def peak_memory_bytes(self) -> tuple[int, ...]:

@@ -90,9 +90,11 @@ def _speedup(result: Result) -> str:
 
 
 def _communication(result: Result) -> str:
+    overhead_s, fraction = result.communication_overhead_s, result.communication_overhead_fraction
+    if result.free_step_s is None or overhead_s is None or fraction is None:
+        return ""
     return (
-        f"{format_duration(result.communication_overhead_s)} of the step"
-        f" ({format_percent(result.communication_overhead_fraction)});"
+        f"{format_duration(overhead_s)} of the step ({format_percent(fraction)});"
         f" on free links it takes {format_duration(result.free_step_s)}"
     )
 
@@ -101,19 +103,20 @@ def _mean_device(result: Result) -> str:
     whole = result.step_s * len(result.devices)
     if not whole:
         return ""
-    parts = (
-        ("compute", lambda device: device.compute_s),
-        ("exposed communication", lambda device: device.exposed_communication_s),
-        # Where transfers fill part of the bubble, the idle part of it is all that can be listed beside them.
-        ("bubble", lambda device: min(device.bubble_s, device.idle_s)),
-        ("other idle", lambda device: max(device.idle_s - device.bubble_s, 0.0)),
-    )
-    shares = ((name, sum(map(of, result.devices)) / whole) for name, of in parts)
-    return ", ".join(f"{name} {format_percent(share)}" for name, share in shares)
+    sums = {"compute": 0.0, "exposed communication": 0.0}
+    for device in result.devices:
+        idle = {"idle": device.idle_s}
+        if device.bubble_s is not None:
+            # Where transfers fill part of the bubble, the idle part of it is all that can be listed beside them.
+            bubble_s = min(device.bubble_s, device.idle_s)
+            idle = {"bubble": bubble_s, "other idle": device.idle_s - bubble_s}
+        parts = {"compute": device.compute_s, "exposed communication": device.exposed_communication_s} | idle
+        sums |= {name: sums.get(name, 0.0) + seconds for name, seconds in parts.items()}
+    return ", ".join(f"{name} {format_percent(seconds / whole)}" for name, seconds in sums.items())
 
 
 def _memory(result: Result) -> str:
-    if not result.devices:
+    if not result.devices or not _knows_memory(result):
         return ""
     known = [device for device in result.devices if device.capacity_bytes]
     # The device that decides is the one nearest to its own capacity, not the one that holds most.
@@ -129,6 +132,11 @@ def _memory(result: Result) -> str:
         return f"fits: peak {peak} of {capacity} ({worst.name})"
     over = sum(device.fits is False for device in result.devices)
     return f"DOES NOT FIT: {worst.name} needs {peak}, has {capacity} ({over} of {len(result.devices)} devices over)"
+
+
+def _knows_memory(result: Result) -> bool:
+    """Whether its bytes say anything: of a real run nobody counted them."""
+    return result.made_by == "simulate" or any(result.peak_memory_bytes)
 
 
 def _trials(result: Result) -> str:
@@ -152,27 +160,37 @@ def _traffic_rows(result: Result) -> list[list[str]]:
 
 
 # name, value of a device, how it is written
-_COLUMNS: tuple[tuple[str, Callable[[DeviceUse], float], Callable[[float], str]], ...] = (
+_Column = tuple[str, Callable[[DeviceUse], float], Callable[[float], str]]
+_COLUMNS: tuple[_Column, ...] = (
     ("compute", lambda device: device.compute_s, format_duration),
     ("exposed comm.", lambda device: device.exposed_communication_s, format_duration),
     ("idle", lambda device: device.idle_s, format_duration),
-    ("bubble", lambda device: device.bubble_s, format_duration),
+    ("bubble", lambda device: device.bubble_s or 0.0, format_duration),
     ("peak memory", lambda device: device.memory.peak_bytes, format_bytes),
     ("capacity", lambda device: device.capacity_bytes, lambda count: format_bytes(count) if count else "?"),
 )
 
 
+def _columns(result: Result) -> list[_Column]:
+    """Return the columns of which something is known."""
+    unknown = {"bubble"} if any(device.bubble_s is None for device in result.devices) else set()
+    if not _knows_memory(result):
+        unknown |= {"peak memory", "capacity"}
+    return [column for column in _COLUMNS if column[0] not in unknown]
+
+
 def _device_rows(result: Result) -> list[list[str]]:
     if not result.devices:
         return []
-    names = [name for name, _, _ in _COLUMNS]
+    columns = _columns(result)
+    names = [name for name, _, _ in columns]
     if len(result.devices) <= MOST_DEVICES:
-        rows = [[device.name, *(write(of(device)) for _, of, write in _COLUMNS)] for device in result.devices]
+        rows = [[device.name, *(write(of(device)) for _, of, write in columns)] for device in result.devices]
         return [["device", *names], *rows]
     # Each column is summarised by itself: a row here is no device.
     rows = []
     for label, fraction in (("lowest", 0.0), ("median", 0.5), ("highest", 1.0)):
-        cells = (write(quantile([of(device) for device in result.devices], fraction)) for _, of, write in _COLUMNS)
+        cells = (write(quantile([of(device) for device in result.devices], fraction)) for _, of, write in columns)
         rows.append([label, *cells])
     return [[f"{len(result.devices)} devices", *names], *rows]
 

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
-from mpsim.result.model import Result
+from mpsim.result.frames import summary_row
+from mpsim.result.model import MemoryUse, Result
 from mpsim.result.text import format_percent, summary
 
 
@@ -92,3 +93,16 @@ def test_a_program_without_samples_or_devices():
 
 def test_percent_has_no_negative_zero():
     assert format_percent(-1e-9) == "0.0 %"
+
+
+def test_a_real_run_says_nothing_of_what_it_did_not_measure(pipeline):
+    devices = tuple(replace(device, bubble_s=None, memory=MemoryUse(), capacity_bytes=0) for device in pipeline.devices)
+    run = replace(pipeline, made_by="emulate", free_step_s=None, devices=devices)
+    text = summary(run)
+    for word in ("communication  ", "memory", "bubble", "free links"):
+        assert word not in text
+    assert "idle" in text
+    assert (run.communication_overhead_s, run.communication_overhead_fraction) == (None, None)
+    row = summary_row(run)
+    assert (row["free_step_s"], row["bubble_fraction"]) == (None, None)
+    assert row["idle_fraction"] > 0

@@ -84,8 +84,8 @@ def _breakdown_title(results: Result | Sequence[Result], plans: list[Result]) ->
 
 
 def _parts(device: DeviceUse) -> tuple[float, ...]:
-    """Return compute, exposed communication, bubble and other idle, in seconds."""
-    bubble_s = min(device.bubble_s, device.idle_s)
+    """Return compute, exposed communication, bubble and other idle, in seconds; of a real run all idle is other."""
+    bubble_s = min(device.bubble_s or 0.0, device.idle_s)
     return device.compute_s, device.exposed_communication_s, bubble_s, device.idle_s - bubble_s
 
 
