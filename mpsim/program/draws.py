@@ -18,7 +18,24 @@ from numpy.typing import NDArray
 from mpsim.errors import MpsimError
 from mpsim.program.model import Task, Traffic
 
-__all__ = ["Draw", "Variability", "delayed"]
+__all__ = ["Draw", "Seed", "Variability", "delayed", "seed_of"]
+
+Seed = int | np.random.Generator | None
+
+
+def seed_of(rng: Seed) -> int:
+    """Return the seed that stands for an ``rng=`` argument (SPEC 7).
+
+    Examples
+    --------
+    >>> seed_of(7)
+    7
+    """
+    if isinstance(rng, int) and not isinstance(rng, bool):
+        if rng < 0:
+            raise MpsimError(f"seed is {rng}, expected 0 or more")
+        return rng
+    return int(np.random.default_rng(rng).integers(2**63))
 
 
 class _Key(IntEnum):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mpsim.errors import MpsimError
 from mpsim.result.model import Result
 
-__all__ = ["Interval", "cdf", "interval", "quantile", "tie"]
+__all__ = ["Interval", "cdf", "interval", "middle", "quantile", "tie"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,3 +123,14 @@ def tie(a: Result, b: Result) -> bool:
         )
     first, second = interval(a), interval(b)
     return first.low_s <= second.high_s and second.low_s <= first.high_s
+
+
+def middle(steps: Sequence[float]) -> int:
+    """Return the trial with the median step; of an even number, the lower of the two.
+
+    Examples
+    --------
+    >>> middle([3.0, 1.0, 2.0, 9.0])
+    2
+    """
+    return sorted(range(len(steps)), key=lambda i: steps[i])[(len(steps) - 1) // 2]

@@ -7,11 +7,10 @@ from functools import partial
 
 from mpsim.errors import MpsimError
 from mpsim.program.collectives import collective
-from mpsim.program.draws import Draw, Variability, delayed
+from mpsim.program.draws import Draw, Seed, Variability, delayed
 from mpsim.program.model import Program, Stream, Task
 from mpsim.result.model import Result
 from mpsim.simulate.run import Label, play
-from mpsim.simulate.trials import Seed
 from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
 

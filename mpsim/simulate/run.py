@@ -10,12 +10,13 @@ from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
 from mpsim.plan.model import Plan
 from mpsim.program.account import account_devices, account_traffic, spans_of
-from mpsim.program.draws import Draw, Variability
+from mpsim.program.draws import Draw, Seed, Variability, seed_of
 from mpsim.program.lower import lower
 from mpsim.program.stages import microbatch_size
 from mpsim.result.model import Result, Spans
+from mpsim.result.statistics import middle
 from mpsim.simulate.baseline import one_device
-from mpsim.simulate.trials import ProgramOf, Seed, middle, seed_of, trial_steps
+from mpsim.simulate.trials import ProgramOf, trial_steps
 from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
 

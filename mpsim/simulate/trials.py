@@ -7,33 +7,15 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
-import numpy as np
-
 from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
 from mpsim.program.draws import Draw, Variability
 from mpsim.program.model import Program
 from mpsim.topology.model import Topology
 
-__all__ = ["Seed", "middle", "seed_of", "trial_steps"]
+__all__ = ["trial_steps"]
 
-Seed = int | np.random.Generator | None
 ProgramOf = Callable[[Draw | None], Program]
-
-
-def seed_of(rng: Seed) -> int:
-    """Return the seed that stands for an ``rng=`` argument (SPEC 7).
-
-    Examples
-    --------
-    >>> seed_of(7)
-    7
-    """
-    if isinstance(rng, int) and not isinstance(rng, bool):
-        if rng < 0:
-            raise MpsimError(f"seed is {rng}, expected 0 or more")
-        return rng
-    return int(np.random.default_rng(rng).integers(2**63))
 
 
 def trial_steps(
@@ -80,14 +62,3 @@ def _check_pickles(one: partial[float], processes: int) -> None:
 
 def _trial_step(program_of: ProgramOf, topology: Topology, seed: int, variability: Variability, trial: int) -> float:
     return replay(program_of(Draw(seed=seed, trial=trial, variability=variability)), topology).step_s
-
-
-def middle(steps: list[float]) -> int:
-    """Return the trial with the median step; of an even number, the lower of the two.
-
-    Examples
-    --------
-    >>> middle([3.0, 1.0, 2.0, 9.0])
-    2
-    """
-    return sorted(range(len(steps)), key=steps.__getitem__)[(len(steps) - 1) // 2]

@@ -15,12 +15,11 @@ from mpsim.errors import MpsimError
 from mpsim.plan.model import MIB, Plan
 from mpsim.plan.schedules import Schedule, resolve_schedule
 from mpsim.program.costs import Costs
-from mpsim.program.draws import Variability
+from mpsim.program.draws import Seed, Variability, seed_of
 from mpsim.program.footprint import rounds_of
 from mpsim.result.frames import summary_row
 from mpsim.result.model import Result
 from mpsim.simulate import simulate
-from mpsim.simulate.trials import Seed, seed_of
 from mpsim.sweep.grid import Candidate, candidates
 from mpsim.sweep.model import COLUMNS, Row, SweepInterrupted, SweepResult, finish
 from mpsim.topology.model import Topology
