@@ -121,7 +121,8 @@ def _lengths(bytes: int, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
     def length(first: NDArray[np.int64]) -> NDArray[np.int64]:
         offset = ((first * each + steps) * size) % (n * each * size)
-        return np.clip(bytes - offset, 0, size)
+        clipped: NDArray[np.int64] = np.clip(bytes - offset, 0, size)
+        return clipped
 
     return length(ranks + 1), length(ranks)
 
@@ -168,8 +169,9 @@ def _phase(at: _Rows, lengths: NDArray[np.int64], ring: _Ring, reduce_s_per_byte
         if i < steps:
             notice = at
             if n == 2 and i:
-                # One peer for both: the notice stands in the stream behind the data that went into it before.
-                notice = np.where(asked[i - 1] <= at, np.maximum(at, sent[i - 1]), at)
+                # One peer for both: the notice stands in the stream behind the data that went into it before (at the
+                # same moment, as with no latency at all, the notice goes first).
+                notice = np.where(asked[i - 1] < at, np.maximum(at, sent[i - 1]), at)
             ready = np.maximum(at, np.roll(notice + ring.notice_latency_s, 1))
             start = np.maximum(ready, free)
             end = start + lengths[i] * ring.s_per_byte

@@ -13,8 +13,9 @@ the other direction::
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from mpsim.errors import MpsimError
 from mpsim.plan.runtimes import resolve_runtime
 from mpsim.program.collectives import collective, point_to_point
 from mpsim.program.draws import Draw, delayed
@@ -34,14 +35,6 @@ __all__ = ["emit_scripts", "play_scripts"]
 # More slots than any program has tasks: what is in flight holds nobody up.
 _ALL_AT_ONCE = 2**31
 _ENDS_ACTIVATIONS = ("backward", "backward_weight")
-
-
-class _Message(NamedTuple):
-    """The tasks of one message; -1 where it has no such part."""
-
-    notice: int
-    data: int
-    arrived: int
 
 
 def emit_scripts(lowering: Lowering, scripts: Sequence[Script], draw: Draw | None) -> Program:
@@ -90,7 +83,10 @@ class _Player:
         self.tasks: list[Task] = []
         self.streams: dict[tuple[int, str, int], int] = {}
         self.after: list[list[int]] = []
-        self.messages: dict[int, _Message] = {}
+        # By message: the task that moves its bytes, the one that ends when they arrive, what its receiver says before.
+        self.data: dict[int, int] = {}
+        self.arrived: dict[int, int] = {}
+        self.asked: dict[int, tuple[int, ...]] = {}
         self.collectives: dict[int, int] = {}
         self.traffic: dict[object, Traffic] = {}
         # By device and micro-batch: the first task that makes its activations, and the last that reads them.
@@ -101,15 +97,15 @@ class _Player:
         return tuple(Stream(device=device, name=name, slots=slots) for device, name, slots in self.streams)
 
     def play(self, scripts: Sequence[Script]) -> None:
-        """Append the tasks of all scripts: messages first, as they have two ends, then what each rank does."""
-        for script in scripts:
-            for step in script.steps:
-                if isinstance(step, Send):
-                    self._add_message(script.device, step)
+        """Append the tasks of all scripts, then tie the two ends of each message together."""
         for script in scripts:
             self._rank(script)
+        for key, data in self.data.items():
+            if key not in self.asked:
+                raise MpsimError(f"message {self.tasks[data].name!r} is sent and never received")
+            self.after[data] += self.asked[key]
         self.tasks = [
-            task._replace(after=tuple(dict.fromkeys(found))) if found else task
+            task._replace(after=tuple(dict.fromkeys(self.arrived[-1 - i] if i < 0 else i for i in found)))
             for task, found in zip(self.tasks, self.after, strict=True)
         ]
 
@@ -121,25 +117,24 @@ class _Player:
         self.after.append(list(after))
         return len(self.tasks) - 1
 
-    def _add_message(self, source: int, step: Send) -> None:
-        target, name = step.peer, step.name
-        there = self.routes.latency_s(self.routes.path(source, target))
-        back = self.routes.latency_s(self.routes.path(target, source))
-        notice = asked = -1
+    def _send(self, source: int, step: Send, now: tuple[int, ...]) -> int:
+        """Add a message's bytes and the latency behind them; return the task after which its buffer is free."""
+        wires, traffic = self._wires(source, step.peer), self._bytes(source, step.peer, step.bytes)
+        data = self._add(Task(step.name, "send", wires, (), 0.0, traffic, "pp", step.stage, step.microbatch), now)
+        self.data[step.key] = data
+        self.arrived[step.key] = self._flight(step, "send", source, step.peer, data)
+        return data
+
+    def _receive(self, target: int, step: Receive, now: tuple[int, ...]) -> int:
+        """Add a receiver's notice, where there is one; return what stands for the message's arrival."""
+        self.asked[step.key] = now
         if self.runtime.notices:
-            wire = (self._stream(target, f"to {source}", 1),)
-            notice = asked = self._add(
-                Task(name, "notice", wire, (), 0.0, Traffic(), "pp", step.stage, step.microbatch)
+            wire = (self._stream(target, f"to {step.peer}", 1),)
+            notice = self._add(
+                Task(step.name, "notice", wire, (), 0.0, Traffic(), "pp", step.stage, step.microbatch), now
             )
-            if back:
-                asked = self._flight(step, "notice", target, source, back, notice)
-        wire = self._wires(source, target)
-        traffic = self._bytes(source, target, step.bytes)
-        data = self._add(
-            Task(name, "send", wire, (), 0.0, traffic, "pp", step.stage, step.microbatch), [asked] if asked >= 0 else []
-        )
-        arrived = self._flight(step, "send", source, target, there, data) if there else data
-        self.messages[step.key] = _Message(notice, data, arrived)
+            self.asked[step.key] = (self._flight(step, "notice", target, step.peer, notice),)
+        return -1 - step.key
 
     def _wires(self, source: int, target: int) -> tuple[int, ...]:
         """Return the streams that a message occupies while its bytes move."""
@@ -147,11 +142,14 @@ class _Player:
             return self._stream(source, f"with {target}", 1), self._stream(target, f"with {source}", 1)
         return (self._stream(source, f"to {target}", 1), self._stream(target, f"from {source}", 1))
 
-    def _flight(self, step: Send, kind: str, source: int, target: int, seconds: float, after: int) -> int:
+    def _flight(self, step: Send | Receive, kind: str, source: int, target: int, after: int) -> int:
+        """Return the task after which what left `source` is at `target`."""
+        seconds = self.routes.latency_s(self.routes.path(source, target))
+        if not seconds:
+            return after
         both = (self._stream(source, "in flight", _ALL_AT_ONCE), self._stream(target, "in flight", _ALL_AT_ONCE))
-        key = ("flight", seconds)
-        traffic = self.traffic.setdefault(key, Traffic(latency_s=seconds))
-        return self._add(Task(step.name, kind, both, (), 0.0, traffic, "pp", step.stage, step.microbatch), [after])
+        traffic = self.traffic.setdefault(("flight", seconds), Traffic(latency_s=seconds))
+        return self._add(Task(step.name, kind, both, (), 0.0, traffic, "pp", step.stage, step.microbatch), (after,))
 
     def _bytes(self, source: int, target: int, count: int) -> Traffic:
         """Return the traffic of a message without its latency, made once for all that are alike."""
@@ -172,7 +170,11 @@ class _Player:
         return self.traffic[key]
 
     def _rank(self, script: Script) -> None:
-        """Follow a rank: what it posts waits for what it has computed and awaited so far."""
+        """Follow a rank: what it posts waits for what it has computed and awaited so far.
+
+        Tasks stand in the order of its posts, which is the order in which a stream takes what is ready at one moment.
+        A message to come has a number below 0 until its sender has been followed too.
+        """
         now: tuple[int, ...] = ()
         ends: dict[int, int] = {}
         compute = (self._stream(script.device, "compute"),)
@@ -182,13 +184,9 @@ class _Player:
                 case Compute():
                     now = (self._compute(step, compute, script.device, now),)
                 case Send():
-                    message = self.messages[step.key]
-                    self.after[message.data] += now
-                    ends[step.key] = message.data
+                    ends[step.key] = self._send(script.device, step, now)
                 case Receive():
-                    message = self.messages[step.key]
-                    self.after[message.notice if message.notice >= 0 else message.data] += now
-                    ends[step.key] = message.arrived
+                    ends[step.key] = self._receive(script.device, step, now)
                 case Collective():
                     ends[step.key] = self._join(step, script.device, now)
                 case Wait():
