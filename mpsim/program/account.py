@@ -139,11 +139,11 @@ def _memory_use(residents: dict[str, int], changes: list[_Change]) -> MemoryUse:
 def account_traffic(program: Program) -> tuple[Count, ...]:
     """Return the transfers of a program by axis and kind: how many, their payload, and their bytes over all links.
 
-    A transfer that carries nothing, such as a notice or the latency behind a message's last byte, is none.
+    What is no message of its own, such as a notice or the latency behind a message's last byte, does not count.
     """
     found: dict[tuple[str, str], list[float]] = {}
     for task in program.tasks:
-        if task.traffic is not None and task.traffic.payload_bytes:
+        if task.traffic is not None and task.traffic.rounds:
             sums = found.setdefault((task.axis, task.kind), [0, 0, 0.0])
             sums[0] += 1
             sums[1] += task.traffic.payload_bytes

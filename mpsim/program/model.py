@@ -26,7 +26,7 @@ class Traffic:
     payload_bytes : int
         The size of the message, or of the collective's whole tensor.
     rounds : int
-        Rounds of messages that `latency_s` stands for.
+        Rounds of messages that `latency_s` stands for; 0: part of a message that another task carries.
     """
 
     latency_s: float = 0.0

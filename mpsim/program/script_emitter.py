@@ -34,6 +34,8 @@ __all__ = ["emit_scripts", "play_scripts"]
 
 # More slots than any program has tasks: what is in flight holds nobody up.
 _ALL_AT_ONCE = 2**31
+# A notice's bytes are too few to count, and it is no message of its own.
+_NOTHING = Traffic(rounds=0)
 _ENDS_ACTIVATIONS = ("backward", "backward_weight")
 
 
@@ -131,7 +133,7 @@ class _Player:
         if self.runtime.notices:
             wire = (self._stream(target, f"to {step.peer}", 1),)
             notice = self._add(
-                Task(step.name, "notice", wire, (), 0.0, Traffic(), "pp", step.stage, step.microbatch), now
+                Task(step.name, "notice", wire, (), 0.0, _NOTHING, "pp", step.stage, step.microbatch), now
             )
             self.asked[step.key] = (self._flight(step, "notice", target, step.peer, notice),)
         return -1 - step.key
@@ -148,7 +150,7 @@ class _Player:
         if not seconds:
             return after
         both = (self._stream(source, "in flight", _ALL_AT_ONCE), self._stream(target, "in flight", _ALL_AT_ONCE))
-        traffic = self.traffic.setdefault(("flight", seconds), Traffic(latency_s=seconds))
+        traffic = self.traffic.setdefault(("flight", seconds), Traffic(latency_s=seconds, rounds=0))
         return self._add(Task(step.name, kind, both, (), 0.0, traffic, "pp", step.stage, step.microbatch), (after,))
 
     def _bytes(self, source: int, target: int, count: int) -> Traffic:
