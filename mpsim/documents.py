@@ -275,8 +275,10 @@ def _load(path: str | Path) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise MpsimError(f"no file {str(path)!r}{_near(Path(path))}") from None
-    except (OSError, ValueError) as error:  # Not text, or no path that a file can have.
-        raise MpsimError(f"cannot read {str(path)!r}: {error}") from None
+    except OSError as error:
+        raise MpsimError(f"cannot read {str(path)!r}: {error.strerror}; name a file that can be read") from None
+    except ValueError as error:  # Not text, or no path that a file can have.
+        raise MpsimError(f"cannot read {str(path)!r}: {error}; name a file of mpsim's") from None
     try:
         body = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_once_each)
     except json.JSONDecodeError as error:

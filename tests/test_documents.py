@@ -29,6 +29,8 @@ WORK = Workload.chain(
 )
 TOPOLOGY = ring(3, link=Wire(1e9, 1e-6))
 PLAN = Plan(dp=1, pp=2, batch=4, microbatches=4, boundaries=(1,), devices=(2, 0))
+# The newest, where it is not 1.
+VERSIONS = {"result": 2}
 NOUNS = {
     "workload": (save_workload, load_workload, WORK),
     "topology": (save_topology, load_topology, TOPOLOGY),
@@ -62,7 +64,7 @@ def test_there_and_back(noun, tmp_path):
     save, load, value = NOUNS[noun]
     save(tmp_path / "file.json", value)
     assert load(tmp_path / "file.json") == value
-    assert (tmp_path / "file.json").read_text().startswith(f'{{\n "schema": "mpsim.{noun}/1"')
+    assert (tmp_path / "file.json").read_text().startswith(f'{{\n "schema": "mpsim.{noun}/{VERSIONS.get(noun, 1)}"')
     assert [path.name for path in tmp_path.iterdir()] == ["file.json"]
 
 
@@ -78,19 +80,24 @@ def test_cut_anywhere(noun, texts, tmp_path):
 @pytest.mark.parametrize(
     ("schema", "expected"),
     [
-        ('"mpsim.{noun}/2"', "this mpsim reads up to mpsim.{noun}/1: upgrade mpsim"),
-        ('"mpsim.{noun}/0"', "this mpsim reads up to mpsim.{noun}/1"),
+        ('"mpsim.{noun}/{next}"', "this mpsim reads up to mpsim.{noun}/{newest}: upgrade mpsim"),
+        ('"mpsim.{noun}/0"', "this mpsim reads up to mpsim.{noun}/{newest}"),
         ('"mpsim.{noun}/' + "9" * 5000 + '"', "not an mpsim {noun} file"),
-        ('"mpsim.other/1"', "is a other (mpsim.other/1), expected a {noun} (mpsim.{noun}/1)"),
-        ('"{noun}"', "expected 'mpsim.{noun}/1': not an mpsim {noun} file"),
-        ("1", "expected 'mpsim.{noun}/1': not an mpsim {noun} file"),
-        ("null", "expected 'mpsim.{noun}/1': not an mpsim {noun} file"),
+        ('"mpsim.other/1"', "is a other (mpsim.other/1), expected a {noun} (mpsim.{noun}/{newest})"),
+        ('"{noun}"', "expected 'mpsim.{noun}/{newest}': not an mpsim {noun} file"),
+        ("1", "expected 'mpsim.{noun}/{newest}': not an mpsim {noun} file"),
+        ("null", "expected 'mpsim.{noun}/{newest}': not an mpsim {noun} file"),
     ],
 )
 def test_other_schemas(noun, schema, expected, texts, tmp_path):
     path = tmp_path / "file.json"
-    path.write_text(texts[noun].replace(f'"mpsim.{noun}/1"', schema.replace("{noun}", noun), 1))
-    assert expected.replace("{noun}", noun) in message(NOUNS[noun][1], path)
+    newest = VERSIONS.get(noun, 1)
+
+    def fill(text: str) -> str:
+        return text.replace("{noun}", noun).replace("{newest}", str(newest)).replace("{next}", str(newest + 1))
+
+    path.write_text(texts[noun].replace(f'"mpsim.{noun}/{newest}"', fill(schema), 1))
+    assert fill(expected) in message(NOUNS[noun][1], path)
 
 
 @pytest.mark.parametrize("noun", NOUNS)
@@ -136,7 +143,7 @@ EDITS = [
     ('"shape": [16]', '"shape": 16', "shape: expected a list, found 16"),
     ('"dtype": "uint8"', '"dtype": "uint9"', "unknown dtype 'uint9'; did you mean 'uint8'?"),
     ('"producer": "a"', '"producer": "z"', "names layer 'z'"),
-    ('"name": "b"', '"name": "a"', "has two layers of one name"),
+    ('"name": "b"', '"name": "a"', "has two layers named 'a'"),
     ('"costs": [', '"costs": [[], ', "layers[0].costs[0]: expected an object with Cost fields, found []"),
 ]
 

@@ -10,7 +10,7 @@ import click
 
 from mpsim.cli.types import BYTES, NUMBERS
 from mpsim.errors import MpsimError, unknown
-from mpsim.plan.model import Plan, load_plan
+from mpsim.plan.model import Plan, check_size, load_plan
 from mpsim.plan.runtimes import RUNTIMES
 from mpsim.plan.schedules import SCHEDULES
 from mpsim.program.algorithms import ALGORITHMS
@@ -74,6 +74,7 @@ def plan_of(given: dict[str, Any], workload: Workload, n_devices: int) -> Plan:
     MpsimError
         No such plan can be, or it needs more than `n_devices`.
     """
+    _refuse_empty(given)
     base = load_plan(given["plan"]) if given["plan"] else Plan()
     names = ("dp", "pp", "tp", "microbatches", "batch", "schedule", "bucket", "algorithm", "runtime", "place")
     changes = {_FIELDS.get(name, name): given[name] for name in names if given[name] is not None}
@@ -88,10 +89,21 @@ def plan_of(given: dict[str, Any], workload: Workload, n_devices: int) -> Plan:
     elif {"pp"} & changes.keys() and base.boundaries and changes["pp"] != base.pp:
         changes["boundaries"] = None
     plan = replace(base, **changes)
+    # The lowering asks for it only where the plan has a collective.
+    if plan.algorithm not in _ALGORITHMS:
+        raise unknown("algorithm", plan.algorithm, _ALGORITHMS)
     if plan.ranks > n_devices and given["devices"]:
         raise MpsimError(f"plan {plan.text} needs {plan.ranks} devices, --devices allows {n_devices}: allow more")
     plan.place(n_devices)
+    check_size(plan)
     return plan
+
+
+def _refuse_empty(given: dict[str, Any]) -> None:
+    """Refuse an option whose text is empty, as an unset variable of a shell leaves it."""
+    for name in ("plan", "strategy", "stages"):
+        if given[name] is not None and not given[name].strip():
+            raise MpsimError(f"--{name} is {given[name]!r}, expected a value: give one, or leave --{name} out")
 
 
 def _strategy(given: dict[str, Any], n_devices: int) -> dict[str, Any]:

@@ -61,7 +61,8 @@ class Program(click.Group):
                 stream.reconfigure(errors="replace")  # a terminal without × or ─ gets a question mark, no traceback
         try:
             code = self._run(list(sys.argv[1:] if args is None else args))
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed by whoever started this
+                sys.stdout.flush()
         except BrokenPipeError:
             # Whoever read the output has left: there is nobody to tell. The rest goes nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

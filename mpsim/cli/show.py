@@ -26,9 +26,9 @@ class _Shown(NamedTuple):
 @click.argument("things", nargs=-1, required=True, metavar="THING...")
 @click.option("--microbatch", type=int, metavar="B", help="Of a workload: at this micro-batch.")
 @click.option("--tensor", type=int, metavar="N", help="Of a workload: one of so many tensor-parallel ranks.")
-@click.option("--top", type=int, default=0, metavar="N", help="Of a sweep: so many plans; by default all.")
+@click.option("--top", type=int, metavar="N", help="Of a sweep: so many plans; by default all.")
 @json_option
-def show(things: tuple[str, ...], microbatch: int | None, tensor: int | None, top: int, as_json: bool) -> None:
+def show(things: tuple[str, ...], microbatch: int | None, tensor: int | None, top: int | None, as_json: bool) -> None:
     """Show THING: a file of mpsim's, a topology such as torus:4x4,link=nvlink4, a model of the zoo, or the catalog.
 
     \b
@@ -37,6 +37,9 @@ def show(things: tuple[str, ...], microbatch: int | None, tensor: int | None, to
       mpsim show catalog
       mpsim show H100-SXM5-80GB
     """
+    for name, value, least in (("microbatch", microbatch, 1), ("tensor", tensor, 1), ("top", top, 0)):
+        if value is not None and value < least:
+            raise MpsimError(f"--{name} is {value}, expected {least} or more")
     found = [_find(thing, microbatch, tensor, top) for thing in things]
     if as_json:
         plain = [one.plain() for one in found]
@@ -45,11 +48,13 @@ def show(things: tuple[str, ...], microbatch: int | None, tensor: int | None, to
         click.echo("\n\n".join(one.text() for one in found))
 
 
-def _find(thing: str, microbatch: int | None, tensor: int | None, top: int) -> _Shown:
+def _find(thing: str, microbatch: int | None, tensor: int | None, top: int | None) -> _Shown:
     from mpsim.cli.identify import noun_of
     from mpsim.workload.zoo import ZOO
 
     noun = noun_of(thing) if Path(thing).is_file() else ""
+    if top is not None and noun != "sweep":
+        raise MpsimError(f"--top counts the plans of a sweep, {thing!r} is none: leave it out")
     if noun == "workload":
         return _workload(thing, microbatch, tensor or 1)
     if microbatch is not None or tensor is not None:
@@ -57,7 +62,7 @@ def _find(thing: str, microbatch: int | None, tensor: int | None, top: int) -> _
             f"--microbatch and --tensor choose a point of a workload file, {thing!r} is none: leave them out"
         )
     if noun == "sweep":
-        return _sweep(thing, top)
+        return _sweep(thing, top or 0)
     if noun:
         return {"topology": _topology, "plan": _plan, "result": _result}[noun](thing)
     if thing == "catalog":

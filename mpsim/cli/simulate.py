@@ -121,8 +121,11 @@ def _available(asked: int | None, have: int) -> int:
 def _collectives(inputs: tuple[str, ...], given: dict[str, Any]) -> _Answer:
     said = [name for name in PLAN_OPTIONS if given[name] is not None]
     said += [name.replace("_", "-") for name in ("costs", "save_plan") if given[name]]
+    said += [name for name, default in (("runtime", None), ("baseline", "one")) if given[name] != default]
     if said:
         raise MpsimError(f"--collectives has no workload to split: leave out --{said[0]}")
+    if given["epochs"] is not None:
+        raise MpsimError(f"--collectives has no epochs, --epochs is {given['epochs']}: give --trials")
     if len(inputs) > 1:
         raise MpsimError(f"--collectives takes a TOPOLOGY alone, got {' '.join(inputs)}: leave the workload out")
     text, notes = _topology_text(inputs, given["devices"])

@@ -83,7 +83,8 @@ def _prepared(workload_path: str, topology_text: str, given: dict[str, Any]) -> 
     n_devices = min(given["devices"] or len(topology.devices), len(topology.devices))
     one = partial(simulate_plan, workload, topology, spans=False, **shared)
     baseline = baseline_of(given["baseline"], workload, batch, n_devices, one)
-    schedules = [name.strip() for name in given["schedules"].split(",")] if given["schedules"] else None
+    chosen = given["schedules"]
+    schedules = None if chosen is None else [name.strip() for name in chosen.split(",")]
 
     def run() -> SweepResult:
         with _bar(given["progress"]) as progress:

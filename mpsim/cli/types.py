@@ -35,7 +35,7 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
         if isinstance(value, tuple):
             return value
         parts = [part.strip() for part in value.split(",")]
-        if not all(part.isdecimal() for part in parts):
+        if not all(part.isascii() and part.isdecimal() for part in parts):
             raise MpsimError(f"{_option(param)} {value!r} is not whole numbers with commas between: write 1,2,4")
         return tuple(map(int, parts))
 
@@ -51,7 +51,7 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]
             return value
         what = _option(param)
         parts = [part.strip() for part in value.split(",")]
-        return tuple(int(part) if part.isdecimal() else units.size(part, what) for part in parts)
+        return tuple(int(part) if part.isascii() and part.isdecimal() else units.size(part, what) for part in parts)
 
 
 def _option(param: click.Parameter | None) -> str:

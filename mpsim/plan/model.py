@@ -12,9 +12,11 @@ from mpsim.plan.runtimes import resolve_runtime
 from mpsim.plan.schedules import Schedule, resolve_schedule
 from mpsim.units import format_bytes
 
-__all__ = ["Plan", "load_plan", "save_plan"]
+__all__ = ["Plan", "check_size", "load_plan", "save_plan"]
 
 MIB = 2**20
+# Each is several tasks on every stage: beyond this a replay takes the memory of a large machine.
+MOST_MICROBATCHES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +147,20 @@ class Plan:
         if self.algorithm != "ring":
             words.append(self.algorithm)
         return " ".join(words)
+
+
+def check_size(plan: Plan) -> None:
+    """Refuse a plan whose program no machine holds; as a value, and as a row of a sweep, it may be.
+
+    Raises
+    ------
+    MpsimError
+        Too many micro-batches.
+    """
+    if plan.microbatches > MOST_MICROBATCHES:
+        raise MpsimError(
+            f"plan: microbatches is {plan.microbatches}, more than {MOST_MICROBATCHES:,} are too many: use fewer"
+        )
 
 
 def save_plan(path: str | Path, plan: Plan) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
-from mpsim.plan.model import Plan
+from mpsim.plan.model import Plan, check_size
 from mpsim.program.account import account_devices, account_traffic, spans_of
 from mpsim.program.draws import Draw, Seed, Variability, seed_of
 from mpsim.program.lower import lower
@@ -90,6 +91,7 @@ def simulate(
     >>> simulate(work, chain(4, link=Wire(1024.0)), plan).step_s
     39.0
     """
+    check_size(plan)
     lowering = lower(workload, topology, plan, by_type=by_type)
     batch = microbatch_size(workload, plan) * plan.microbatches * plan.dp
     if baseline is not None and baseline.global_batch != batch:
@@ -120,6 +122,12 @@ def simulate(
     )
 
 
+def _check_finite(step_s: float) -> None:
+    """Times of 1e308 s each are finite, their sum is not."""
+    if not math.isfinite(step_s):
+        raise MpsimError(f"the step lasts {step_s} s, more than a number holds: check the costs, speeds and bandwidths")
+
+
 def play(
     program_of: ProgramOf,
     topology: Topology,
@@ -148,6 +156,7 @@ def play(
     program = program_of(draw)
     with collector_paused():
         timing, free = replay(program, topology), replay(program, topology, free=True)
+        _check_finite(timing.step_s)
         uses = account_devices(program, topology, place, timing, free)
         ran = spans_of(program, place, timing) if spans else Spans()
     return Result(

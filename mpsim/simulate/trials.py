@@ -42,6 +42,7 @@ def trial_steps(
         `program_of` does not pickle and there are several processes.
     """
     one = partial(_trial_step, program_of, topology, seed, variability)
+    processes = min(processes, trials)
     if processes == 1:
         return [one(trial) for trial in range(trials)]
     _check_pickles(one, processes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -135,9 +136,16 @@ def _cell(where: str, name: str, text: str) -> Any:
     try:
         if name in FLAGS:
             return {"True": True, "False": False}[text]
-        return int(text) if name in COUNTS else float(text)
+        return _number(name, int(text) if name in COUNTS else float(text))
     except (KeyError, ValueError):
         raise MpsimError(f"{where}: {text!r} is not what this column holds: the file was edited") from None
+
+
+def _number(name: str, value: float) -> float:
+    """Return a number that a sweep could have written; an overhead may be a rounding below zero."""
+    if not math.isfinite(value) or (value < 0 and not name.startswith("communication_overhead")):
+        raise ValueError
+    return value
 
 
 def _read_parquet(path: str | Path) -> list[Row]:

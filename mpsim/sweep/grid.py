@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import log
+from math import isqrt, log
 
 from mpsim.plan.model import Plan
 from mpsim.plan.schedules import SCHEDULES, Schedule
@@ -121,18 +121,18 @@ def microbatch_counts(workload: Workload, batch: int, dp: int, tp: int) -> list[
     if batch % dp or not sizes:
         return [1]
     replica = batch // dp
-    divisors = list(_divisors(replica))
-    inside = [count for count in divisors if sizes[0] <= replica // count <= sizes[-1]]
+    inside = [replica // size for size in range(sizes[-1], sizes[0] - 1, -1) if replica % size == 0]
     if not inside:
-        return [min(divisors, key=lambda count: abs(log(replica / count / sizes[0])))]
+        return [min(_divisors(replica), key=lambda count: abs(log(replica / count / sizes[0])))]
     measured = [count for count in inside if replica // count in sizes]
     between = [count for count in inside if replica // count not in sizes]
     kept = _thin(measured, MOST_MICROBATCHES)
     return sorted(kept + _thin(between, MOST_MICROBATCHES - len(kept)))
 
 
-def _divisors(number: int) -> Iterator[int]:
-    return (n for n in range(1, number + 1) if number % n == 0)
+def _divisors(number: int) -> list[int]:
+    low = [n for n in range(1, isqrt(number) + 1) if number % n == 0]
+    return low + [number // n for n in reversed(low) if n * n != number]
 
 
 def _thin(counts: list[int], most: int) -> list[int]:

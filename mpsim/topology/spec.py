@@ -37,6 +37,9 @@ __all__ = ["parse_topology"]
 
 _EXAMPLE = "ring:8,link=nvlink4 or ring:4,bandwidth=50GB/s,latency=2us"
 
+# A slip of the hand in a size must not fill the memory.
+_MOST = 1_000_000
+
 
 def _speed(text: str) -> float:
     try:
@@ -122,7 +125,7 @@ def _build(text: str, name: str, rest: str) -> Topology:
 def _split(text: str, name: str, rest: str) -> tuple[list[int], dict[str, str]]:
     """Return a builder's sizes and its arguments by name, as text."""
     first, *others = [part.strip() for part in rest.split(",")]
-    if not re.fullmatch(r"\d+(x\d+)*", first):
+    if not re.fullmatch(r"[0-9]+(x[0-9]+)*", first):
         raise MpsimError(f"{text!r}: {first!r} is not a size: write {_usage(name)}")
     arguments: dict[str, str] = {}
     for part in others:
@@ -133,6 +136,10 @@ def _split(text: str, name: str, rest: str) -> tuple[list[int], dict[str, str]]:
             raise MpsimError(f"{text!r}: {key} is given twice, {arguments[key]!r} and {value!r}: leave one out")
         arguments[key] = value
     sizes = [int(size) for size in first.split("x")]
+    if math.prod(sizes) > _MOST:
+        raise MpsimError(
+            f"{text!r} has {math.prod(sizes):,} devices or more, {_MOST:,} at most are built: ask for fewer"
+        )
     least, most = _sizes(name)
     if not least <= len(sizes) <= most:
         wanted = f"{least}" if least == most else f"{least} to {most}"

@@ -44,6 +44,8 @@ class StepCheck:
         for value in (*self.whole_s, *self.layers_s):
             if not (math.isfinite(value) and value >= 0):
                 raise MpsimError(f"step check holds {value}, expected seconds, zero or more")
+        if 0 in self.whole_s:
+            raise MpsimError("step check holds a whole step of 0 s, expected more: measure again")
         if not self.whole_s or len(self.whole_s) != len(self.layers_s):
             raise MpsimError(f"step check has {len(self.whole_s)} whole and {len(self.layers_s)} layered repetitions")
 
@@ -110,7 +112,8 @@ class Workload:
             raise MpsimError(f"workload {self.name!r} has no layers")
         position = {layer.name: i for i, layer in enumerate(self.layers)}
         if len(position) < len(self.layers):
-            raise MpsimError(f"workload {self.name!r} has two layers of one name")
+            twice = next(layer.name for i, layer in enumerate(self.layers) if position[layer.name] != i)
+            raise MpsimError(f"workload {self.name!r} has two layers named {twice!r}: give each its own name")
         if len({tensor.name for tensor in self.tensors}) < len(self.tensors):
             raise MpsimError(f"workload {self.name!r} has two tensors of one name")
         for tensor in self.tensors:

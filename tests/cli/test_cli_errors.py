@@ -40,6 +40,7 @@ NAMES = [
     ((*SIMULATE, "--strategy", "tensr"), "unknown strategy 'tensr'; did you mean 'tensor'?"),
     ((*SIMULATE, "--runtime", "idael"), "unknown runtime 'idael'; did you mean 'ideal'?"),
     ((*SIMULATE, "--dp", "2", "--algorithm", "rign"), "did you mean 'ring'?"),
+    ((*SIMULATE, "--algorithm", "rign"), "unknown algorithm 'rign'; did you mean 'ring'?"),
     ((*SIMULATE, "--stages", "fc9"), "unknown layer 'fc9'"),
     ((*SIMULATE, "--baseline", "nave"), "did you mean 'naive'?"),
     ((*SIMULATE, "--costs", f"A100={HAND}"), "no device of type 'A100'"),
@@ -93,6 +94,30 @@ VALUES = [
     (("show", RING, "--microbatch", "1"), "choose a point of a workload file"),
     (("trace", "gpt2", "--batch", "1,b"), "--batch '1,b' is not whole numbers"),
     (("trace", "gpt2", "--depth", "x"), "--depth 'x'"),
+    ((*SIMULATE, "--plan", ""), "--plan is '', expected a value"),
+    ((*SIMULATE, "--strategy", ""), "--strategy is '', expected a value"),
+    ((*SIMULATE, "--pp", "2", "--stages", ""), "--stages is '', expected a value"),
+    ((*SIMULATE, "--microbatches", "1000000000"), "microbatches is 1000000000, more than 1,000,000 are too many"),
+    ((*SIMULATE, "--place", "٣,1"), "is not whole numbers with commas between"),
+    ((*SWEEP, "--schedules", ""), "unknown schedule ''"),
+    (("sweep", HAND, RING, "--batch", "99999999999999999999"), "more than 1,000,000 are too many"),
+    (
+        ("simulate", HAND, "ring:99999999999,link=eth_10g"),
+        "99,999,999,999 devices or more, 1,000,000 at most are built",
+    ),
+    (("simulate", HAND, "torus:2000x2000,link=eth_10g"), "4,000,000 devices or more"),
+    (("simulate", HAND, "ring:४,link=eth_10g"), "'४' is not a size"),
+    (("simulate", "--collectives", "8", "--devices", "4", "--runtime", "ideal"), "leave out --runtime"),
+    (("simulate", "--collectives", "8", "--devices", "4", "--baseline", "naive"), "leave out --baseline"),
+    (
+        ("simulate", "--collectives", "8", "--devices", "4", "--epochs", "2"),
+        "has no epochs, --epochs is 2: give --trials",
+    ),
+    (("show", HAND, "--tensor", "0"), "--tensor is 0, expected 1 or more"),
+    (("show", HAND, "--microbatch", "-5"), "--microbatch is -5, expected 1 or more"),
+    (("show", HAND, "--top", "-1"), "--top is -1, expected 0 or more"),
+    (("show", HAND, "--top", "3"), "--top counts the plans of a sweep"),
+    (("simulate", ".", RING), "cannot read '.': Is a directory; name a file that can be read"),
 ]
 OUTPUTS = [
     ((*SIMULATE, "-o", "none/r.json"), "-o 'none/r.json': there is no folder 'none'"),
@@ -141,6 +166,11 @@ FILES = {
     "no samples": (lambda: broken(lambda body: first_samples(body).update(forward_s=[])), "forward_s is missing"),
     "missing cost": (lambda: broken(lambda body: body["layers"][1].pop("costs")), "layer 'fc2' has no costs"),
     "missing field": (lambda: broken(lambda body: body["layers"][1]["costs"][0].pop("samples")), "'samples' is miss"),
+    "two of a name": (lambda: broken(lambda body: body["layers"][1].update(name="fc1")), "two layers named 'fc1'"),
+    "a check of nothing": (
+        lambda: broken(lambda body: body.update(checks=[{"microbatch": 4, "whole_s": [0.0], "layers_s": [1.0]}])),
+        "whole step of 0 s",
+    ),
     "renamed layer": (lambda: broken(lambda body: body["layers"][1].update(name="fc22")), "names layer 'fc2'"),
 }  # fmt: skip
 
@@ -154,6 +184,34 @@ def test_a_bad_workload_file(mpsim, kind) -> None:
     shown = mpsim("show", "w.json")
     assert (shown.exit_code, len(shown.stderr.splitlines())) in {(2, 1), (0, 0)}
     assert [item.name for item in Path().iterdir()] == ["w.json"]
+
+
+def test_costs_that_add_up_to_infinity(mpsim) -> None:
+    def change(body: dict) -> None:
+        for cost in body["layers"][0]["costs"]:
+            cost["samples"] |= {"forward_s": [1e308], "backward_weight_s": [1e308]}
+
+    Path("w.json").write_text(broken(change))
+    check(mpsim("simulate", "w.json", RING, "--baseline", "none"), "the step lasts inf s")
+
+
+TABLES = {
+    "NaN": (",0.0,0.0,", ",nan,0.0,", "'nan' is not what this column holds"),
+    "negative": (",1.0,0.0,", ",-1.0,0.0,", "'-1.0' is not what this column holds"),
+    "infinite": (",0.0,0.0,", ",1e999,0.0,", "'1e999' is not what this column holds"),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_bad_table(mpsim, kind) -> None:
+    right, wrong, message = TABLES[kind]
+    assert mpsim(*SWEEP, "-o", "t.csv").exit_code == 0
+    text = Path("t.csv").read_text()
+    assert right in text
+    Path("t.csv").write_text(text.replace(right, wrong, 1))
+    check(mpsim("show", "t.csv", "--json"), message)
+    check(mpsim("plot", "t.csv", "-o", "t.png"), message)
+    assert [item.name for item in Path().iterdir()] == ["t.csv"]
 
 
 TOPOLOGIES = {

@@ -102,3 +102,17 @@ def test_ctrl_c_elsewhere_is_one_line(tmp_path) -> None:
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, b"", b"mpsim: error: interrupted\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_closed_stdout_is_no_traceback(tmp_path) -> None:
+    words = f"exec {sys.executable} -m mpsim simulate {HAND} {RING} >&-"
+    done = subprocess.run(["sh", "-c", words], stderr=subprocess.PIPE, text=True, cwd=tmp_path, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_stdout_is_one_line(tmp_path) -> None:
+    words = f"exec {sys.executable} -m mpsim simulate {HAND} {RING} > /dev/full"
+    done = subprocess.run(["sh", "-c", words], stderr=subprocess.PIPE, text=True, cwd=tmp_path, timeout=120)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "No space left on device" in done.stderr

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from statistics import mean
 
 import numpy as np
@@ -240,3 +241,16 @@ def test_a_slow_type_has_its_own_samples():
     for ours, theirs in zip(program.tasks, plain.program(draw).tasks, strict=True):
         twice = program.streams[ours.streams[0]].device == 1 and ours.kind != "optimizer"
         assert ours.duration_s == (2 if twice else 1) * theirs.duration_s
+
+
+def test_no_process_is_started_without_a_trial_for_it(monkeypatch):
+    started = []
+
+    class Pool(ProcessPoolExecutor):
+        def __init__(self, processes: int) -> None:
+            started.append(processes)
+            super().__init__(processes)
+
+    monkeypatch.setitem(trial_steps.__globals__, "ProcessPoolExecutor", Pool)
+    assert steps(trials=2, processes=100_000) == steps(trials=2)
+    assert started == [2]

@@ -1,5 +1,6 @@
 """The grid of a sweep: every plan once, none that is the same as another."""
 
+import math
 from collections import Counter
 from math import prod
 
@@ -88,3 +89,13 @@ def test_every_shape_appears_and_no_cell_twice(n: int, batch: int, sizes: set[in
     for c in found:
         assert (c.schedule is None) == (c.pp == 1)
         assert c.microbatches > 1 or c.schedule in (None, "naive")
+
+
+def test_a_batch_of_any_size_is_cut_at_once() -> None:
+    work = Workload.chain("one", [Layer.given("a", forward_s=1.0, backward_s=2.0, microbatch=4)])
+    assert microbatch_counts(work, 4 * 10**20, 1, 1) == [10**20]
+    for batch in range(1, 200):  # the nearest where none is inside, as by trying every number
+        divisors = [n for n in range(1, batch + 1) if batch % n == 0]
+        inside = [n for n in divisors if batch // n == 4]
+        nearest = min(divisors, key=lambda n: abs(math.log(batch / n / 4)))
+        assert microbatch_counts(work, batch, 1, 1) == (inside or [nearest])
