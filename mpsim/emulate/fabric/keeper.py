@@ -6,6 +6,7 @@ its input ends or its parent is gone: whatever happens to the launcher, nothing 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -43,10 +44,11 @@ def main() -> None:
         print("ready", _take_precedence(), *names, flush=True)
         while os.getppid() == parent and not switch.run(time.monotonic() + _LOOK_ROUND_S):
             pass
-    except (_Ended, EOFError):
+    except (_Ended, EOFError, pickle.UnpicklingError, BrokenPipeError):
         pass
     except (MpsimError, OSError) as error:
-        print("failed", error, flush=True)
+        with contextlib.suppress(BrokenPipeError):
+            print("failed", error, flush=True)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         for name in names:

@@ -74,10 +74,12 @@ def remove(name: str) -> None:
     """End what still runs in a namespace and remove it; nothing happens if there is none."""
     if not Path("/run/netns", name).exists():
         return
-    for pid in _ip("netns", "pids", name).split():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(pid), signal.SIGKILL)
-    with contextlib.suppress(MpsimError):  # The launcher and the switch's process may both be at it.
+    # Another may be at it too, the launcher or its switch's process; and it may be half made.
+    with contextlib.suppress(MpsimError):
+        for pid in _ip("netns", "pids", name).split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+    with contextlib.suppress(MpsimError):
         _ip("netns", "del", name)
 
 
