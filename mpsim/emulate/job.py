@@ -1,0 +1,148 @@
+"""What the launcher tells a rank, and what the rank reports back: neither needs torch to be read."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from array import array
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from mpsim.program.script import Script
+
+__all__ = ["Job", "Memory", "Report", "Times", "groups_of"]
+
+
+class Memory:
+    """A file that has no name: processes that are handed its descriptor share it, and it goes with the last of them.
+
+    Whatever becomes of launcher and ranks, nothing is left in any folder.
+
+    Examples
+    --------
+    >>> memory = Memory.make("example")
+    >>> memory.dump([1, 2])
+    >>> memory.load()
+    [1, 2]
+    >>> memory.close()
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    @classmethod
+    def make(cls, name: str) -> Memory:
+        """Return a new, empty one."""
+        return cls(os.memfd_create(f"mpsim-{name}"))
+
+    @property
+    def path(self) -> str:
+        """A path by which this process can open it."""
+        return f"/proc/self/fd/{self.descriptor}"
+
+    def dump(self, value: Any) -> None:
+        """Write a value for a process that has the descriptor."""
+        with open(self.path, "wb") as file:
+            pickle.dump(value, file)
+
+    def load(self) -> Any:
+        """Read the value."""
+        with open(self.path, "rb") as file:
+            return pickle.load(file)
+
+    def text(self) -> str:
+        """Read what was printed into it."""
+        with open(self.path, errors="replace") as file:
+            return file.read()
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self.descriptor)
+
+
+class Times(NamedTuple):
+    """When each step of a script began and ended in one trial, in seconds of a clock that all ranks share.
+
+    Of a message or collective: when it was posted, and when it was found complete.
+    """
+
+    start_s: array[float]
+    end_s: array[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What one rank is to do.
+
+    Attributes
+    ----------
+    rank : int
+        Its number.
+    devices : tuple of int
+        The topology's device of each rank.
+    scripts : tuple of Script
+        This rank's: one for each trial, or one for all of them.
+    groups : tuple of tuple of int
+        The ranks of every set that has collectives, in one order for all ranks.
+    trials, warm_ups : int
+        Steps that are recorded, and steps before that are not.
+    measures_links : bool
+        Whether links are measured first, between neighbours of `pairs`.
+    pairs : tuple of (int, int)
+        Ranks between which they are measured.
+    patience_s : float
+        After which gloo gives a message up.
+    launcher : int
+        Process id; without it the rank has no reason to live.
+    store, progress, outcome : int
+        Descriptors: where the ranks find each other, where each one says how far it is, and where it reports.
+    model : bytes
+        A pickled `mpsim.emulate.real.Model` to run; empty: computations are slept through.
+    """
+
+    rank: int
+    devices: tuple[int, ...]
+    scripts: tuple[Script, ...]
+    groups: tuple[tuple[int, ...], ...]
+    trials: int
+    warm_ups: int
+    patience_s: float
+    launcher: int
+    store: int
+    progress: int
+    outcome: int
+    pairs: tuple[tuple[int, int], ...] = ()
+    model: bytes = b""
+
+    def script(self, trial: int) -> Script:
+        """Return the script of a trial; warm-ups, below 0, have that of the first."""
+        return self.scripts[max(trial, 0) % len(self.scripts)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a rank saw: the times of each trial, and at rank 0 what the links were measured to be."""
+
+    trials: tuple[Times, ...]
+    links: Any = field(default=None)
+
+
+def groups_of(scripts: tuple[Script, ...]) -> tuple[tuple[int, ...], ...]:
+    """Return the ranks of each set of devices that has a collective, in ascending order of ranks.
+
+    Examples
+    --------
+    >>> from mpsim.program.scripts import collective_scripts
+    >>> groups_of(collective_scripts([64], "all_reduce", [5, 3]))
+    ((0, 1),)
+    """
+    from mpsim.program.script import Collective
+
+    rank_of = {script.device: rank for rank, script in enumerate(scripts)}
+    found = {
+        tuple(sorted(rank_of[device] for device in step.group))
+        for script in scripts
+        for step in script.steps
+        if isinstance(step, Collective)
+    }
+    return tuple(sorted(found))

@@ -1,0 +1,272 @@
+"""Run a plan for real: processes, messages and collectives, and the same result that a replay gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mpsim.emulate.fabric import open_fabric
+from mpsim.emulate.job import Report
+from mpsim.emulate.launch import Launch, launch
+from mpsim.emulate.measured import Layout, lay_out, timing_of
+from mpsim.emulate.pairing import check_scripts
+from mpsim.errors import MpsimError
+from mpsim.plan.model import Plan
+from mpsim.program.account import account_devices, account_traffic, spans_of
+from mpsim.program.draws import Draw, Seed, Variability, seed_of
+from mpsim.program.lower import Lowering, lower
+from mpsim.program.model import Timing
+from mpsim.program.script import Compute, Script, Wait
+from mpsim.program.scripts import collective_scripts, scripts
+from mpsim.program.stages import microbatch_size
+from mpsim.result.model import DeviceUse, MemoryUse, Result
+from mpsim.result.statistics import middle
+from mpsim.topology.model import Topology
+from mpsim.topology.routes import Routes
+from mpsim.workload.model import Workload
+
+__all__ = ["Emulation", "emulate", "emulate_collectives"]
+
+RUNTIME = "torch-gloo"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Emulation:
+    """A real run.
+
+    Attributes
+    ----------
+    result : Result
+        As a replay gives it, but for what a run cannot know: its step on free links, bubbles and memory.
+    links : Topology or None
+        The topology with each link as it was measured before the run: what a prediction is to be made with. None
+        where nothing was measured.
+    fabric : str
+        What carried the bytes.
+    """
+
+    result: Result
+    links: Topology | None
+    fabric: str
+
+
+def emulate(
+    workload: Workload,
+    topology: Topology,
+    plan: Plan,
+    *,
+    trials: int = 1,
+    fabric: str = "host",
+    rng: Seed = 0,
+    draws: bool = True,
+    variability: Variability | None = None,
+    by_type: Mapping[str, Workload] | None = None,
+    baseline: Result | None = None,
+    warm_ups: int = 1,
+) -> Emulation:
+    """Run a plan on real processes, one a device, that send every byte and sleep where they would compute.
+
+    Parameters
+    ----------
+    workload, topology, plan
+        What is split, over what, and how. The plan's runtime is not asked: what runs is torch.distributed over gloo.
+    trials : int
+        Steps that are run and measured.
+    fabric : {"host", "namespaces"}
+        Loopback, or the topology's own links; see `mpsim.emulate.fabric.open_fabric`.
+    rng : int or numpy.random.Generator
+        Seed of the trials' layer times, which are those that `mpsim.simulate` draws.
+    draws : bool
+        With several trials, draw layer times from the measured samples, as `simulate` does; otherwise every trial
+        has them at their medians.
+    variability : Variability, optional
+        Stragglers; links have the jitter that they have.
+    by_type : mapping of str to Workload, optional
+        The same model traced on other types of device.
+    baseline : Result, optional
+        What the speedup compares with; None: nothing.
+    warm_ups : int
+        Steps before those, which nobody records.
+
+    Raises
+    ------
+    MpsimError
+        A plan that cannot be run, too many processes, or a process that failed.
+    """
+    lowering = lower(workload, topology, plan, by_type=by_type)
+    variability = variability or Variability()
+    _check(plan, trials, warm_ups, variability)
+    batch = microbatch_size(workload, plan) * plan.microbatches * plan.dp
+    if baseline is not None and baseline.global_batch != batch:
+        raise MpsimError(
+            f"baseline has a global batch of {baseline.global_batch}, the plan {batch}: a speedup needs equal ones"
+        )
+    drawn = _drawn(lowering, trials if draws else 1, rng, variability)
+    ran = _run(drawn, topology, fabric, trials, warm_ups)
+    return ran.emulation(
+        topology,
+        workload=workload.name,
+        measured_on=workload.device,
+        plan=plan.text,
+        global_batch=batch,
+        fidelity=lowering.fidelity.value,
+        baseline=baseline.plan if baseline else "",
+        baseline_step_s=baseline.step_s if baseline else 0.0,
+    )
+
+
+def emulate_collectives(
+    sizes: Sequence[int],
+    topology: Topology,
+    *,
+    kind: str = "all_reduce",
+    devices: int | None = None,
+    trials: int = 1,
+    fabric: str = "host",
+    warm_ups: int = 1,
+) -> Emulation:
+    """Exchange a list of collectives for real, in order, trial after trial.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Bytes of each collective's whole tensor.
+    topology : Topology
+        What carries them.
+    kind : str
+        Of every collective: ``all_reduce``, ``all_gather``, ``reduce_scatter``, ``all_to_all`` or ``broadcast``. The
+        algorithm is gloo's.
+    devices : int, optional
+        How many of the topology's devices take part, the first ones; None: all.
+    trials, fabric, warm_ups
+        As in `emulate`.
+
+    Raises
+    ------
+    MpsimError
+        No sizes, too few or too many devices, or a process that failed.
+    """
+    count = len(topology.devices) if devices is None else devices
+    if not 2 <= count <= len(topology.devices):
+        raise MpsimError(
+            f"{count} devices asked for, topology {topology.name!r} has {len(topology.devices)}: a collective takes 2"
+            " or more"
+        )
+    if not sizes:
+        raise MpsimError("no collective sizes: give bytes, as in 2600,33024,131584,803840")
+    _check_counts(trials, warm_ups)
+    ran = _run((collective_scripts(sizes, kind, range(count)),), topology, fabric, trials, warm_ups)
+    return ran.emulation(
+        topology,
+        workload=f"{len(sizes)} collectives of {sum(sizes)} bytes",
+        plan=f"{kind} over {count} devices",
+        fidelity="measured",
+    )
+
+
+def _check(plan: Plan, trials: int, warm_ups: int, variability: Variability) -> None:
+    _check_counts(trials, warm_ups)
+    if plan.algorithm != "ring":
+        raise MpsimError(
+            f"the plan asks for {plan.algorithm!r} collectives, gloo has its own ring: leave the algorithm out"
+        )
+    if variability.link_jitter_s:
+        raise MpsimError(
+            f"a jitter of {variability.link_jitter_s:g} s cannot be imposed on a real run: its links have their own"
+        )
+
+
+def _check_counts(trials: int, warm_ups: int) -> None:
+    if trials < 1:
+        raise MpsimError(f"trials is {trials}, expected 1 or more")
+    if warm_ups < 0:
+        raise MpsimError(f"warm_ups is {warm_ups}, expected 0 or more")
+
+
+def _drawn(lowering: Lowering, trials: int, rng: Seed, variability: Variability) -> tuple[tuple[Script, ...], ...]:
+    """Return every rank's script, for each trial if they differ."""
+    if variability.none and not (lowering.random and trials > 1):
+        return (scripts(lowering),)
+    seed = seed_of(rng)
+    return tuple(scripts(lowering, Draw(seed=seed, trial=i, variability=variability)) for i in range(trials))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ran:
+    """What came out of a run."""
+
+    layout: Layout
+    timings: tuple[Timing, ...]
+    devices: tuple[int, ...]
+    links: Topology | None
+    fabric: str
+
+    def emulation(self, topology: Topology, **label: object) -> Emulation:
+        """Account for the middle trial."""
+        steps = [timing.step_s for timing in self.timings]
+        timing = self.timings[middle(steps)]
+        program = self.layout.program
+        uses = account_devices(program, topology, self.devices, timing, None)
+        result = Result(
+            **label,  # type: ignore[arg-type]
+            made_by="emulate",
+            runtime=RUNTIME,
+            topology=topology.name,
+            step_s=timing.step_s,
+            trial_step_s=tuple(steps),
+            trials=len(steps),
+            free_step_s=None,
+            devices=tuple(map(_without_memory, uses)),
+            traffic=account_traffic(program),
+            spans=spans_of(program, self.devices, timing),
+        )
+        return Emulation(result=result, links=self.links, fabric=self.fabric)
+
+
+def _without_memory(use: DeviceUse) -> DeviceUse:
+    """Return a device's use without bytes that nobody counted."""
+    return DeviceUse(
+        name=use.name,
+        type=use.type,
+        compute_s=use.compute_s,
+        exposed_communication_s=use.exposed_communication_s,
+        idle_s=use.idle_s,
+        bubble_s=None,
+        memory=MemoryUse(),
+    )
+
+
+def _run(drawn: tuple[tuple[Script, ...], ...], topology: Topology, fabric: str, trials: int, warm_ups: int) -> _Ran:
+    check_scripts(drawn[0])
+    devices = tuple(script.device for script in drawn[0])
+    routes = Routes(topology)
+    order = Launch(
+        scripts=drawn,
+        names=tuple(topology.devices[device].name for device in devices),
+        trials=trials,
+        warm_ups=warm_ups,
+        patience_s=30.0 + _longest_s(drawn, topology),
+    )
+    with open_fabric(fabric, topology, devices) as opened:
+        reports = launch(opened, order)
+        description = opened.description
+    layout = lay_out(drawn[0], routes)
+    return _Ran(
+        layout=layout, timings=_timings(layout, reports, trials), devices=devices, links=None, fabric=description
+    )
+
+
+def _timings(layout: Layout, reports: Sequence[Report], trials: int) -> tuple[Timing, ...]:
+    return tuple(timing_of(layout, [report.trials[i] for report in reports]) for i in range(trials))
+
+
+def _longest_s(drawn: tuple[tuple[Script, ...], ...], topology: Topology) -> float:
+    """Return how long a step takes at the very most: all its computations and bytes one after another."""
+    slowest = min((link.bandwidth_bytes_per_s for link in topology.links), default=math.inf)
+    compute = max(
+        sum(step.seconds for script in ranks for step in script.steps if isinstance(step, Compute)) for ranks in drawn
+    )
+    posts = [step for script in drawn[0] for step in script.steps if not isinstance(step, Compute | Wait)]
+    latency = sum(link.latency_s for link in topology.links)
+    return compute + sum(4 * step.bytes / slowest + 4 * latency for step in posts)
