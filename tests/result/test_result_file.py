@@ -60,6 +60,10 @@ def test_any_times_and_names_come_back(tmp_path_factory, steps, names):
     assert load_result(path) == result
 
 
+def device(body: dict) -> dict:
+    return body["devices"][0]
+
+
 def edited(tmp_path, pipeline, change) -> Path:
     path = tmp_path / "r.json"
     save_result(path, pipeline)
@@ -79,6 +83,16 @@ def edited(tmp_path, pipeline, change) -> Path:
         (lambda body: body["spans"]["devices"].__setitem__(0, [4]), r"span '0F0' is on device 4, the result has 4"),
         (lambda body: body["spans"]["devices"].__setitem__(0, [-2]), r"span '0F0' is on device -2, the result has 4"),
         (lambda body: body["spans"]["end_s"].__setitem__(0, -1.0), r"span '0F0' runs from 0.0 s to -1.0 s"),
+        (lambda body: body.update(fidelity="foo"), r"unknown fidelity 'foo'; known: analytical, given"),
+        (lambda body: body.update(global_batch=-1), r"global_batch is -1 and trials \d+, expected 0 and 1 or more"),
+        (lambda body: device(body).update(compute_s=9.0), r"device 'gpu0' add up to .* s, the step is .* s"),
+        (lambda body: device(body).update(bubble_s=-1.0), r"device 'gpu0' holds -1.0, expected seconds"),
+        (lambda body: device(body)["memory"].update(parameters_bytes=-5), r"parameters_bytes holds -5, expected zero"),
+        (lambda body: device(body)["memory"].update(timeline_s=[0.0], timeline_bytes=[]), r"1 times and 0 totals"),
+        (
+            lambda body: device(body)["memory"].update(timeline_s=[1.0, 0.0], timeline_bytes=[1, 1]),
+            r"the times do not ascend",
+        ),
         (lambda body: body.update(step="x"), r"unknown field 'step'; did you mean 'step_s'\?"),
         (lambda body: body.update(schema="mpsim.workload/1"), r"is a workload .*, expected a result"),
         (lambda body: body.update(schema="mpsim.result/3"), r"reads up to mpsim.result/2: upgrade mpsim"),
