@@ -36,6 +36,8 @@ except ModuleNotFoundError as error:
         raise
 
 if TYPE_CHECKING:
+    from mpsim.emulate.splitter import ModelSplitter
+    from mpsim.emulate.trainer import ParallelTrainer
     from mpsim.result import plotting
     from mpsim.workload.trace import trace
 
@@ -44,7 +46,9 @@ __all__ = [
     "Device",
     "Layer",
     "Link",
+    "ModelSplitter",
     "MpsimError",
+    "ParallelTrainer",
     "Plan",
     "Result",
     "Topology",
@@ -71,12 +75,26 @@ __all__ = [
 ]
 
 
+_EMULATE = {"ModelSplitter": "splitter", "ParallelTrainer": "trainer"}
+
+
 def __getattr__(name: str) -> Any:
     """Import what needs torch or matplotlib on first use only."""
     if name == "trace":
         return import_module("mpsim.workload.trace").trace
+    if name in _EMULATE:
+        return _emulate(name)
     if name == "plotting":
         return import_module("mpsim.result.plotting")
     if name in ("simulate", "simulate_collectives", "sweep"):
         raise MpsimError(f"mpsim.{name} needs simpy, which is not installed: pip install simpy")
     raise AttributeError(f"module 'mpsim' has no attribute {name!r}")
+
+
+def _emulate(name: str) -> Any:
+    try:
+        return getattr(import_module(f"mpsim.emulate.{_EMULATE[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise MpsimError(f"mpsim.{name} needs PyTorch, which is not installed: pip install 'mpsim[trace]'") from None

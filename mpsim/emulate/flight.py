@@ -55,7 +55,7 @@ class Flight:
             self._values = {}
 
     def receive(self, gradients: Mapping[str, Any], weight: float = 1.0) -> None:
-        """Take the gradients that backward starts from.
+        """Take the gradients that backward starts from; what comes for one tensor in several calls is summed.
 
         Parameters
         ----------
@@ -65,10 +65,11 @@ class Flight:
             The loss's own gradient, where this part makes it.
         """
         for name, gradient in gradients.items():
-            self._gradients[name] = [_placed(gradient, self._part.device)]
-        loss = self.results.get(self._part.cut.loss)
-        if loss is not None and loss.requires_grad and self._part.cut.loss not in gradients:
-            self._gradients[self._part.cut.loss] = [torch.full_like(loss, weight)]
+            self._gradients.setdefault(name, []).append(_placed(gradient, self._part.device))
+        name = self._part.cut.loss
+        loss = self.results.get(name)
+        if loss is not None and loss.requires_grad and name not in self._gradients:
+            self._gradients[name] = [torch.full_like(loss, weight)]
 
     def backward(self, first: int, last: int, kind: str = "backward") -> None:
         """Run the backward of the layers ``first..last-1``, the next ones from the end.

@@ -41,6 +41,8 @@ class Part:
         Which units.
     device : str or None
         Where it runs; None: where the model is.
+    state : mapping of str to torch.Tensor
+        Values of parameters and buffers by name, where they are not those of `model`.
     copy : bool
         Whether parameters and buffers get storage of their own; otherwise, on the model's device, they are the
         model's: what an optimizer does to the part's it does to the model's.
@@ -78,13 +80,20 @@ class Part:
     """
 
     def __init__(
-        self, cut: Cut, model: nn.Module, layers: range, *, device: str | None = None, copy: bool = False
+        self,
+        cut: Cut,
+        model: nn.Module,
+        layers: range,
+        *,
+        device: str | None = None,
+        state: Mapping[str, Any] | None = None,
+        copy: bool = False,
     ) -> None:
         self.cut, self.layers, self.device = cut, layers, device
         self.parameters: dict[str, Any] = {}
         self.buffers: dict[str, Any] = {}
-        state = _State(self, model, copy)
-        self.units = tuple(_own_unit(cut.units[i], state, device) for i in layers)
+        images = _Images(self, model, state or {}, copy)
+        self.units = tuple(_own_unit(cut.units[i], images, device) for i in layers)
         self.receives = _crossing(cut, layers.start)
         self.sends = _crossing(cut, layers.stop)
         made = {name for unit in self.units for name in unit.outputs}
@@ -97,6 +106,11 @@ class Part:
     def bytes(self) -> int:
         """Bytes of its parameters and buffers, a tied one once."""
         return sum(tensor.nbytes for tensor in (*self.parameters.values(), *self.buffers.values()))
+
+    def drop_gradients(self) -> None:
+        """Drop the gradients of all parameters."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
 
     def to(self, device: str) -> None:
         """Move the part: its parameters, buffers, constants, and the tensors that its graphs make.
@@ -169,9 +183,10 @@ def make_parts(
     boundaries: tuple[int, ...],
     devices: Sequence[str | None] = (),
     *,
+    state: Mapping[str, Any] | None = None,
     copy: bool = False,
 ) -> tuple[Part, ...]:
-    """Return the parts between boundaries, each the first unit of a part but the first.
+    """Return the parts between boundaries, each the first unit of a part but the first; see :class:`Part`.
 
     Raises
     ------
@@ -181,7 +196,8 @@ def make_parts(
     slices = stage_slices(boundaries, len(cut.units))
     places = devices or [None] * len(slices)
     return tuple(
-        Part(cut, model, layers, device=place, copy=copy) for layers, place in zip(slices, places, strict=True)
+        Part(cut, model, layers, device=place, state=state, copy=copy)
+        for layers, place in zip(slices, places, strict=True)
     )
 
 
@@ -208,7 +224,7 @@ def crossing_tensors(cut: Cut, model: nn.Module, feeds: Mapping[str, Any]) -> di
     """Run one micro-batch through all units and return what each value looks like that a boundary can cut.
 
     A process that receives it from another makes room by this, and sets ``requires_grad`` where it is needed. The
-    model's buffers stay as they are.
+    model stays as it is.
 
     Examples
     --------
@@ -238,15 +254,15 @@ def _crossing(cut: Cut, boundary: int) -> tuple[str, ...]:
     return tuple(name for unit in cut.units[:boundary] for name in unit.outputs if name in later)
 
 
-class _State:
-    """The part's image of each tensor that the captured model's units read."""
+class _Images:
+    """The part's own of each tensor that the captured model's units read."""
 
-    def __init__(self, part: Part, model: nn.Module, copy: bool) -> None:
-        self.part, self.copy = part, copy
+    def __init__(self, part: Part, model: nn.Module, state: Mapping[str, Any], copy: bool) -> None:
+        self.part, self.state, self.copy = part, state, copy
         self.parameters = {id(item): name for name, item in model.named_parameters()}
         self.buffers = {id(item): name for name, item in model.named_buffers()}
 
-    def image(self, value: Any) -> Any:
+    def of(self, value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value  # the body of a region without gradient
         if id(value) in self.parameters:
@@ -257,6 +273,7 @@ class _State:
 
     def _kept(self, kept: dict[str, Any], name: str, value: Any) -> Any:
         if name not in kept:
+            value = self.state.get(name, value)
             placed = self._placed(value.detach())
             is_parameter = isinstance(value, nn.Parameter)
             kept[name] = nn.Parameter(placed, requires_grad=value.requires_grad) if is_parameter else placed
@@ -267,13 +284,13 @@ class _State:
         return placed.clone() if self.copy and placed.data_ptr() == value.data_ptr() else placed
 
 
-def _own_unit(unit: Unit, state: _State, device: str | None) -> Unit:
+def _own_unit(unit: Unit, images: _Images, device: str | None) -> Unit:
     """Return a unit with the same work on the part's own state."""
     old = unit.module
     graph = fx.Graph()
     graph.output(graph.graph_copy(old.graph, {}))
     targets = dict.fromkeys(node.target for node in graph.nodes if node.op == "get_attr")
-    attributes = {target: state.image(operator.attrgetter(target)(old)) for target in targets}
+    attributes = {target: images.of(operator.attrgetter(target)(old)) for target in targets}
     module = fx.GraphModule(attributes, graph, class_name=unit.kind)
     if device is not None:
         _aim(module, device)

@@ -15,7 +15,7 @@ from mpsim.workload.example import Example
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Source", "module_source", "resolve_model"]
+__all__ = ["Source", "arguments_of", "module_source", "resolve_model"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,14 +116,20 @@ def _example(made: Any, what: str) -> Example:
         return made
     if isinstance(made, tuple) and len(made) in (2, 4):
         model, inputs, target, loss = (*made, None, None)[:4]
-        positional, keywords = _arguments(inputs)
+        positional, keywords = arguments_of(inputs)
         return Example(model=model, inputs=positional, keywords=keywords, target=target, loss=loss)
     found = f"a tuple of {len(made)}" if isinstance(made, tuple) else type(made).__name__
     raise MpsimError(f"{what} returned {found}, expected an Example, (model, inputs), or (model, inputs, target, loss)")
 
 
-def _arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return positional and keyword arguments of a batch: a tensor, a tuple of them, or a dict of them."""
+def arguments_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return positional and keyword arguments of a batch: a tensor, a tuple of them, or a dict of them.
+
+    Examples
+    --------
+    >>> arguments_of({"input_ids": 1}), arguments_of((1, 2)), arguments_of(1)
+    (((), {'input_ids': 1}), ((1, 2), {}), ((1,), {}))
+    """
     if isinstance(batch, Mapping):
         return (), dict(batch)
     return (tuple(batch) if isinstance(batch, tuple | list) else (batch,)), {}
@@ -171,7 +177,7 @@ def module_source(model: torch.nn.Module, batch: Any, example: Mapping[str, Any]
     """
     import torch
 
-    inputs, keywords = _arguments(batch)
+    inputs, keywords = arguments_of(batch)
     tensors = [item for item in (*inputs, *keywords.values()) if isinstance(item, torch.Tensor)]
     if not tensors or tensors[0].dim() == 0 or tensors[0].shape[0] == 0:
         raise MpsimError(

@@ -7,26 +7,13 @@ import subprocess
 import sys
 
 import pytest
+from zoo_sizes import SMALL
 
 from mpsim.errors import MpsimError
 from mpsim.workload import zoo
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
-
-TEXT = {"n_layer": 2, "hidden": 32, "n_head": 4, "ffn": 64, "vocab": 50, "seq": 16}
-SMALL = {
-    "mnist-mlp": {"widths": (20, 16, 12, 8, 4)},
-    "lenet5": {},
-    "vgg16": {"image": 32, "width": 4, "fully_connected": 16, "classes": 4},
-    "resnet50": {"image": 32, "width": 8, "classes": 4, "blocks": (1, 2)},
-    "unet": {"image": 32, "width": 4, "depth": 3},
-    "bert-base": TEXT,
-    "gpt2": TEXT,
-    "vit-b16": {"n_layer": 2, "hidden": 32, "n_head": 4, "ffn": 64, "image": 32, "classes": 4},
-    "t5-small": {**TEXT, "n_decoder_layer": 2, "head_dim": 8, "target_seq": 12},
-    "llama": {**TEXT, "n_kv_head": 2},
-}
 
 # Published counts: torchvision's model table (vgg16, resnet50, vit_b_16); LeCun 1998 in the 6C5-16C5-120-84-10 form;
 # Ronneberger 2015; the model cards of openai-community/gpt2, google-t5/t5-small and meta-llama.

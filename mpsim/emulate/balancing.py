@@ -1,0 +1,97 @@
+"""Where to cut a model so that its parts take equal times, measured here."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+
+from mpsim.emulate.parts import Part
+from mpsim.plan.partition import balance
+from mpsim.workload.clock import Clock, clock_for
+from mpsim.workload.graph import Cut
+
+__all__ = ["measured_boundaries", "untouched"]
+
+
+def measured_boundaries(
+    cut: Cut, model: nn.Module, feeds: Mapping[str, Any], stages: int, *, device: str | None = None, repeats: int = 3
+) -> tuple[int, ...]:
+    """Time each unit's forward and backward and return the boundaries that leave the slowest part fastest.
+
+    Without gradients (``torch.no_grad``) the forward alone counts. On a CPU with one thread the clock is the thread's
+    own, which other programs do not disturb; on a CUDA device events count.
+
+    Parameters
+    ----------
+    cut : Cut
+        Of the model.
+    model : torch.nn.Module
+        Which is left as it was.
+    feeds : mapping of str to torch.Tensor
+        One chunk.
+    stages : int
+        Parts.
+    device : str or None
+        Where to time; None: where the model is.
+    repeats : int
+        Rounds whose median counts, after one that does not.
+
+    Raises
+    ------
+    MpsimError
+        There are fewer units than parts.
+
+    Examples
+    --------
+    >>> from mpsim.workload.example import Example
+    >>> from mpsim.workload.graph import capture
+    >>> model = nn.Sequential(nn.Linear(2000, 2000), nn.Linear(2000, 20), nn.Linear(20, 20))
+    >>> cut = capture(Example(model=model, inputs=(torch.ones(8, 2000),)))
+    >>> measured_boundaries(cut, model, {"input": torch.ones(8, 2000)}, 2)
+    (1,)
+    """
+    part = Part(cut, model, range(len(cut.units)), device=device)
+    kind = torch.device(device).type if device else next(iter(feeds.values())).device.type
+    clock = clock_for(kind, torch.get_num_threads())
+    with untouched(part):
+        rounds = [_seconds(part, feeds, clock) for _ in range(repeats + 1)][1:]
+    seconds = [statistics.median(one) for one in zip(*rounds, strict=True)]
+    return balance(len(seconds), stages, lambda stage, first, last: sum(seconds[first:last]))
+
+
+@contextlib.contextmanager
+def untouched(part: Part) -> Iterator[None]:
+    """Leave running statistics and the generator of random numbers as they were; drop gradients."""
+    saved = {name: buffer.detach().clone() for name, buffer in part.buffers.items()}
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        for name, value in saved.items():
+            with torch.no_grad():
+                part.buffers[name].copy_(value)
+        part.drop_gradients()
+
+
+def _seconds(part: Part, feeds: Mapping[str, Any], clock: Clock) -> list[float]:
+    marks = [clock.mark()]
+    flight = part.start({}, feeds)
+    for layer in part.layers:
+        flight.forward(layer, layer + 1)
+        marks.append(clock.mark())
+    flight.receive({name: torch.ones_like(value) for name, value in flight.results.items() if value.requires_grad})
+    back = [clock.mark()]
+    if torch.is_grad_enabled():
+        for layer in reversed(part.layers):
+            flight.backward(layer, layer + 1)
+            back.append(clock.mark())
+    clock.finish()
+    forward = [clock.between(a, b)[0] for a, b in pairwise(marks)]
+    backward = [clock.between(a, b)[0] for a, b in pairwise(back)]
+    return [f + b for f, b in zip(forward, backward[::-1] or [0.0] * len(forward), strict=True)]

@@ -1,0 +1,193 @@
+"""One forward of a split model, and the backward that may follow, as one operation of autograd."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.utils import _pytree as pytree
+
+from mpsim.emulate.batches import join
+from mpsim.emulate.flight import Flight
+from mpsim.emulate.parts import Part
+from mpsim.emulate.pipeline import Message, play
+from mpsim.errors import MpsimError
+from mpsim.plan.schedules import Operation
+from mpsim.workload.graph import Cut
+
+__all__ = ["Call", "Chunk", "Split", "run", "sum_gradients"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A model's arguments for some of a batch's samples."""
+
+    samples: int
+    inputs: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+
+    @property
+    def leaves(self) -> list[Any]:
+        """The arguments as a flat list."""
+        return list(pytree.tree_leaves((self.inputs, dict(self.keywords))))
+
+    @property
+    def form(self) -> tuple[Any, ...]:
+        """What a captured graph holds for: structure, shapes and types, and what is no tensor."""
+        leaves, structure = pytree.tree_flatten((self.inputs, dict(self.keywords)))
+        return str(structure), tuple(_form(leaf) for leaf in leaves)
+
+
+def _form(leaf: Any) -> Any:
+    return (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, torch.Tensor) else repr(leaf)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Split:
+    """A model captured for one shape of chunk, in parts."""
+
+    cut: Cut
+    parts: tuple[Part, ...]
+
+
+class Call:
+    """One batch on its way through the parts: a split for each chunk, as the last may have a shape of its own.
+
+    Parameters
+    ----------
+    splits : tuple of Split
+        For each chunk.
+    chunks : list of Chunk
+        The batch.
+    model : torch.nn.Module
+        Whose parameters the gradients are for.
+    lock : threading.Lock
+        Held during a backward: the parts' gradients belong to one call at a time.
+    """
+
+    def __init__(self, splits: tuple[Split, ...], chunks: list[Chunk], model: nn.Module, lock: threading.Lock) -> None:
+        self.splits, self.chunks, self._lock = splits, chunks, lock
+        self.cut = splits[0].cut
+        self._feeds = [
+            dict(zip(split.cut.feeds, [*chunk.leaves, None], strict=True))
+            for split, chunk in zip(splits, chunks, strict=True)
+        ]
+        self._trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self._fed = [(k, name) for k, feeds in enumerate(self._feeds) for name in feeds if _is_trained(feeds[name])]
+        self._flights: dict[tuple[int, int], Flight] = {}
+        self._results: list[dict[str, Any]] = [{} for _ in chunks]
+        self._fed_gradients: dict[tuple[int, str], Any] = {}
+        self._adding = threading.Lock()
+
+    def tensors(self) -> list[Any]:
+        """Return what gradients go to: what is fed of each chunk, then parameters."""
+        return [*(self._feeds[k][name] for k, name in self._fed), *self._trained.values()]
+
+    def forward(self) -> tuple[Any, ...]:
+        """Return the outputs of every chunk, one chunk after another."""
+        play(self._rows("F"), self._forward)
+        made, self._results = self._results, []
+        return tuple(
+            values[name] for values, split in zip(made, self.splits, strict=True) for name in split.cut.outputs
+        )
+
+    def backward(self, gradients: tuple[Any, ...]) -> list[Any]:
+        """Return the gradients of `tensors`, given those of the outputs."""
+        given = iter(gradients)
+        wanted = [{name: next(given) for name in split.cut.outputs} for split in self.splits]
+
+        def work(operation: Operation, received: Message) -> Message:
+            own = wanted[operation.microbatch]
+            flight = self._flights.pop((operation.stage, operation.microbatch), None) or _gone()
+            mine = {name: own[name] for name in flight.results if own.get(name) is not None}
+            return self._backward(operation, flight, received, mine)
+
+        with self._lock:
+            parts = {id(part): part for split in self.splits for part in split.parts}.values()
+            for part in parts:
+                part.drop_gradients()
+            play(self._rows("B"), work)
+            summed = sum_gradients(tuple(parts), self._trained)
+        fed = [self._fed_gradients.get(key) for key in self._fed]
+        return [*fed, *(summed.get(name) for name in self._trained)]
+
+    def _rows(self, kind: str) -> list[list[Operation]]:
+        stages, chunks = len(self.splits[0].parts), range(len(self.chunks))
+        return [[Operation(stage, kind, k) for k in chunks] for stage in range(stages)]
+
+    def _forward(self, operation: Operation, received: Message) -> Message:
+        stage, _, k = operation
+        part = self.splits[k].parts[stage]
+        flight = part.start(received, self._feeds[k])
+        flight.forward(part.layers.start, part.layers.stop)
+        self._results[k].update(flight.results)
+        if torch.is_grad_enabled():
+            self._flights[stage, k] = flight
+        return flight.sends
+
+    def _backward(self, operation: Operation, flight: Flight, received: Message, own: Message) -> Message:
+        stage, _, k = operation
+        layers = self.splits[k].parts[stage].layers
+        flight.receive(received)
+        flight.receive(own)  # an output may be read by the next part as well
+        flight.backward(layers.start, layers.stop)
+        with self._adding:
+            for name, value in flight.feed_gradients.items():
+                known = self._fed_gradients.get((k, name))
+                placed = value.to(self._feeds[k][name].device)
+                self._fed_gradients[k, name] = placed if known is None else known + placed
+        return flight.returned
+
+
+def _is_trained(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.requires_grad
+
+
+def _gone() -> Any:
+    raise MpsimError("this output has been gone back through once: run the batch again for another backward")
+
+
+def sum_gradients(parts: Sequence[Part], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return each parameter's gradient, summed over the parts that hold it, on the parameter's device; drop theirs."""
+    summed: dict[str, Any] = {}
+    for part in parts:
+        for name, held in part.parameters.items():
+            if held.grad is not None:
+                gradient = held.grad.to(parameters[name].device)
+                summed[name] = summed[name] + gradient if name in summed else gradient
+        part.drop_gradients()
+    return summed
+
+
+def run(call: Call) -> dict[str, Any]:
+    """Run a call and return the model's outputs by the names of the first chunk's cut, differentiable."""
+    tensors = call.tensors()
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        flat = _Pipeline.apply(call, *tensors)
+    else:
+        with torch.no_grad():
+            flat = call.forward()
+    width = len(call.cut.outputs)
+    sizes = [chunk.samples for chunk in call.chunks]
+    return {name: join(name, flat[i::width], sizes) for i, name in enumerate(call.cut.outputs)}
+
+
+class _Pipeline(torch.autograd.Function):  # type: ignore[misc]
+    @staticmethod
+    def forward(ctx: Any, call: Call, *tensors: Any) -> tuple[Any, ...]:
+        ctx.call = call
+        ctx.set_materialize_grads(False)
+        with torch.enable_grad():
+            made = call.forward()
+        ctx.mark_non_differentiable(*(value for value in made if not value.requires_grad))
+        return tuple(value.detach() if value.requires_grad else value for value in made)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+        return None, *ctx.call.backward(gradients)
