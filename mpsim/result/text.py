@@ -109,7 +109,7 @@ def _mean_device(result: Result) -> str:
         if device.bubble_s is not None:
             # Where transfers fill part of the bubble, the idle part of it is all that can be listed beside them.
             bubble_s = min(device.bubble_s, device.idle_s)
-            idle = {"bubble": bubble_s, "other idle": device.idle_s - bubble_s}
+            idle = {"idle in the bubble": bubble_s, "other idle": device.idle_s - bubble_s}
         parts = {"compute": device.compute_s, "exposed communication": device.exposed_communication_s} | idle
         sums |= {name: sums.get(name, 0.0) + seconds for name, seconds in parts.items()}
     return ", ".join(f"{name} {format_percent(seconds / whole)}" for name, seconds in sums.items())

@@ -160,7 +160,7 @@ def test_breakdown_bars_fill_the_step(pipeline, noisy):
         for bar in ax.patches:
             rows[round(bar.get_y(), 6)] += bar.get_width()
         assert list(rows.values()) == pytest.approx([1.0] * len(rows))
-    assert legend(figure) == ["compute", "exposed communication", "bubble", "other idle"]
+    assert legend(figure) == ["compute", "exposed communication", "idle in the bubble", "other idle"]
 
 
 def test_a_distribution_without_randomness_says_so(pipeline, noisy):

@@ -41,7 +41,10 @@ def test_the_device_named_is_the_fullest_and_not_the_largest(pipeline):
 def test_a_bubble_that_transfers_fill_is_not_listed_twice(pipeline):
     devices = tuple(replace(device, bubble_s=device.idle_s * 1.5) for device in pipeline.devices)
     facts = lines(replace(pipeline, devices=devices))
-    assert facts["mean device"] == "compute 69.0 %, exposed communication 4.2 %, bubble 26.8 %, other idle 0.0 %"
+    assert (
+        facts["mean device"]
+        == "compute 69.0 %, exposed communication 4.2 %, idle in the bubble 26.8 %, other idle 0.0 %"
+    )
 
 
 def test_unknown_capacity_promises_nothing(replay):

@@ -52,7 +52,12 @@ KIND_COLOURS = {
     "compute": GREY,
 }
 AXIS_COLOURS = {"pp": SKY, "dp": VERMILION, "tp": GREEN, "": "#555555"}
-PART_COLOURS = {"compute": BLUE, "exposed communication": VERMILION, "bubble": "#BBBBBB", "other idle": "#E6E6E6"}
+PART_COLOURS = {
+    "compute": BLUE,
+    "exposed communication": VERMILION,
+    "idle in the bubble": "#BBBBBB",
+    "other idle": "#E6E6E6",
+}
 HOLDER_COLOURS = {
     "parameters": BLUE,
     "gradients": GREEN,
