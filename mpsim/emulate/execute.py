@@ -1,4 +1,4 @@
-"""Execute a script: post its messages and collectives through torch.distributed, compute, wait, and note the times."""
+"""Execute a script: post its messages and collectives through torch.distributed, compute, wait, note the times."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -15,12 +15,13 @@ from mpsim.emulate.job import Times
 from mpsim.errors import MpsimError
 from mpsim.program.script import Collective, Compute, Receive, Script, Send, Step, Wait
 
-__all__ = ["Executor", "PeerLost", "blaming_a_peer", "occupy", "sleep_until"]
+__all__ = ["Asleep", "Executor", "PeerLost", "Work", "blaming_a_peer", "sleep_until", "touched"]
 
 # How long before its end a computation stops sleeping and watches the clock: what a wake-up takes on a busy machine.
 WATCHFUL_S = 100e-6
 _clock = time.monotonic
 _Post = Callable[[], Any]
+_Tensor = Callable[[], Any]
 
 
 class PeerLost(Exception):
@@ -45,13 +46,51 @@ def sleep_until(deadline_s: float) -> None:
         pass
 
 
-def occupy(step: Compute) -> None:
-    """Do as a computation does: keep the rank busy for so long, and leave the processor to others."""
-    sleep_until(_clock() + step.seconds)
+class Work(Protocol):
+    """What a rank computes, and the tensors that it exchanges."""
+
+    def compute(self, step: Compute) -> None:
+        """Do a computation."""
+
+    def tensor(self, step: Send | Receive | Collective) -> _Tensor:
+        """Return what gives, at the moment of the post, the tensor to send, to fill or to reduce."""
+
+    def landed(self, step: Send | Receive | Collective) -> None:
+        """Take notice that what was posted is complete."""
+
+    def end_step(self) -> None:
+        """Clear up after a step, outside of its time."""
+
+
+class Asleep:
+    """Replayed work: each computation is slept through, each buffer is made once, of the bytes that the script names.
+
+    To the other ranks and to the links this is what a real computation is; to the processor it is nothing, so that
+    two cores can stand for eight devices.
+    """
+
+    def compute(self, step: Compute) -> None:
+        """Keep the rank busy for so long, and leave the processor to others."""
+        sleep_until(_clock() + step.seconds)
+
+    def tensor(self, step: Send | Receive | Collective) -> _Tensor:
+        """Return what gives the step's own buffer; a reduction's is rounded up to whole floats."""
+        if isinstance(step, Collective):
+            # Zeros stay zeros however often they are added up.
+            buffer = touched(-(-step.bytes // 4), torch.float32)
+        else:
+            buffer = touched(step.bytes, torch.uint8)
+        return lambda: buffer
+
+    def landed(self, step: Send | Receive | Collective) -> None:
+        """Do nothing: nobody reads what was received."""
+
+    def end_step(self) -> None:
+        """Do nothing."""
 
 
 class Executor:
-    """Runs the steps of one rank's script; buffers are made once, of the bytes that the script names.
+    """Runs the steps of one rank's script.
 
     Parameters
     ----------
@@ -63,8 +102,8 @@ class Executor:
         By the ranks that they hold, ascending.
     messages : ProcessGroup
         That carries what goes from one rank to another.
-    compute : callable
-        Called with each `Compute`.
+    work : Work
+        What computes, and whose tensors go around.
     note : callable
         Called with the index of each step before it is begun.
     """
@@ -75,13 +114,12 @@ class Executor:
         rank_of: Mapping[int, int],
         groups: Mapping[tuple[int, ...], Any],
         messages: Any,
+        work: Work,
         *,
-        compute: Callable[[Compute], None] = occupy,
         note: Callable[[int], None] = lambda step: None,
     ) -> None:
         self.rank_of, self.groups, self.messages = rank_of, groups, messages
-        self.compute, self.note = compute, note
-        self.buffers: dict[int, Any] = {}
+        self.work, self.note = work, note
         self.posts: dict[int, _Post] = {}
         self.index = {step.key: i for i, step in enumerate(script.steps) if not isinstance(step, Compute | Wait)}
         # Where the next step waits for a collective, that wait sees its end; elsewhere the collective must say.
@@ -109,11 +147,12 @@ class Executor:
             self.note(i)
             start_s[i] = _clock()
             if isinstance(step, Compute):
-                self.compute(step)
+                self.work.compute(step)
             elif isinstance(step, Wait):
                 for key in step.keys:
                     works.pop(key).wait()
                     end_s[self.index[key]] = ended.get(key) or _clock()
+                    self.work.landed(steps[self.index[key]])  # type: ignore[arg-type]
             else:
                 works[step.key] = self._post(step.key, ended)
             end_s[i] = _clock()
@@ -126,55 +165,52 @@ class Executor:
         return work
 
     def _message(self, step: Send | Receive) -> _Post:
-        buffer = self.buffers[step.key] = _touched(step.bytes, torch.uint8)
+        tensor = self.work.tensor(step)
         peer, group, tag = self.rank_of[step.peer], self.messages, step.key
         if isinstance(step, Send):
-            return lambda: dist.isend(buffer, peer, group=group, tag=tag)
-        return lambda: dist.irecv(buffer, peer, group=group, tag=tag)
+            return lambda: dist.isend(tensor(), peer, group=group, tag=tag)
+        return lambda: dist.irecv(tensor(), peer, group=group, tag=tag)
 
     def _collective(self, step: Collective) -> _Post:
-        if step.kind not in _COLLECTIVES:
-            raise MpsimError(f"collective {step.name!r} is {step.kind!r}, a real run has {', '.join(_COLLECTIVES)}")
+        if step.kind not in ("all_reduce", *_COLLECTIVES):
+            known = ", ".join(("all_reduce", *_COLLECTIVES))
+            raise MpsimError(f"collective {step.name!r} is {step.kind!r}, a real run has {known}")
         ranks = [self.rank_of[device] for device in step.group]
-        post, buffers = _COLLECTIVES[step.kind](step.bytes, ranks, self.groups[tuple(sorted(ranks))])
-        self.buffers[step.key] = buffers
-        return post
+        group = self.groups[tuple(sorted(ranks))]
+        if step.kind == "all_reduce":
+            tensor = self.work.tensor(step)
+            return lambda: dist.all_reduce(tensor(), group=group, async_op=True)
+        return _COLLECTIVES[step.kind](step.bytes, ranks, group)
 
 
-def _touched(count: int, dtype: Any) -> Any:
+def touched(count: int, dtype: Any) -> Any:
     """Return zeros whose memory is really there, so that no step pays for it."""
     return torch.empty(count, dtype=dtype).fill_(0)
 
 
-def _all_reduce(count: int, ranks: Sequence[int], group: Any) -> tuple[_Post, Any]:
-    # Zeros stay zeros however often they are added up.
-    whole = _touched(-(-count // 4), torch.float32)
-    return lambda: dist.all_reduce(whole, group=group, async_op=True), whole
-
-
-def _reduce_scatter(count: int, ranks: Sequence[int], group: Any) -> tuple[_Post, Any]:
+def _reduce_scatter(count: int, ranks: Sequence[int], group: Any) -> _Post:
     share = -(-count // (4 * len(ranks)))
-    whole, part = _touched(share * len(ranks), torch.float32), _touched(share, torch.float32)
+    whole, part = touched(share * len(ranks), torch.float32), touched(share, torch.float32)
     run = _newest("reduce_scatter_single", "reduce_scatter_tensor")
-    return lambda: run(part, whole, group=group, async_op=True), (whole, part)
+    return lambda: run(part, whole, group=group, async_op=True)
 
 
-def _all_gather(count: int, ranks: Sequence[int], group: Any) -> tuple[_Post, Any]:
+def _all_gather(count: int, ranks: Sequence[int], group: Any) -> _Post:
     share = -(-count // len(ranks))
-    whole, part = _touched(share * len(ranks), torch.uint8), _touched(share, torch.uint8)
+    whole, part = touched(share * len(ranks), torch.uint8), touched(share, torch.uint8)
     run = _newest("all_gather_single", "all_gather_into_tensor")
-    return lambda: run(whole, part, group=group, async_op=True), (whole, part)
+    return lambda: run(whole, part, group=group, async_op=True)
 
 
-def _all_to_all(count: int, ranks: Sequence[int], group: Any) -> tuple[_Post, Any]:
+def _all_to_all(count: int, ranks: Sequence[int], group: Any) -> _Post:
     share = -(-count // len(ranks))
-    sent, received = _touched(share * len(ranks), torch.uint8), _touched(share * len(ranks), torch.uint8)
-    return lambda: dist.all_to_all_single(received, sent, group=group, async_op=True), (sent, received)
+    sent, received = touched(share * len(ranks), torch.uint8), touched(share * len(ranks), torch.uint8)
+    return lambda: dist.all_to_all_single(received, sent, group=group, async_op=True)
 
 
-def _broadcast(count: int, ranks: Sequence[int], group: Any) -> tuple[_Post, Any]:
-    whole = _touched(count, torch.uint8)
-    return lambda: dist.broadcast(whole, ranks[0], group=group, async_op=True), whole
+def _broadcast(count: int, ranks: Sequence[int], group: Any) -> _Post:
+    whole = touched(count, torch.uint8)
+    return lambda: dist.broadcast(whole, ranks[0], group=group, async_op=True)
 
 
 def _newest(*names: str) -> Callable[..., Any]:
@@ -184,8 +220,7 @@ def _newest(*names: str) -> Callable[..., Any]:
 
 
 # Sizes that do not divide are rounded up: reductions to whole floats, the others to equal shares of bytes.
-_COLLECTIVES: dict[str, Callable[[int, Sequence[int], Any], tuple[_Post, Any]]] = {
-    "all_reduce": _all_reduce,
+_COLLECTIVES: dict[str, Callable[[int, Sequence[int], Any], _Post]] = {
     "all_gather": _all_gather,
     "reduce_scatter": _reduce_scatter,
     "all_to_all": _all_to_all,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import pickle
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mpsim.program.script import Script
+from mpsim.emulate.links import MeasuredPath
+from mpsim.program.script import Collective, Script
 
 __all__ = ["Job", "Memory", "Report", "Times", "groups_of"]
 
@@ -86,10 +87,8 @@ class Job:
         The ranks of every set that has collectives, in one order for all ranks.
     trials, warm_ups : int
         Steps that are recorded, and steps before that are not.
-    measures_links : bool
-        Whether links are measured first, between neighbours of `pairs`.
     pairs : tuple of (int, int)
-        Ranks between which they are measured.
+        Ranks between which links are measured first.
     patience_s : float
         After which gloo gives a message up.
     launcher : int
@@ -97,7 +96,7 @@ class Job:
     store, progress, outcome : int
         Descriptors: where the ranks find each other, where each one says how far it is, and where it reports.
     model : bytes
-        A pickled `mpsim.emulate.real.Model` to run; empty: computations are slept through.
+        A pickled `mpsim.emulate.real.Recipe` of what to compute; empty: computations are slept through.
     """
 
     rank: int
@@ -121,10 +120,21 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a rank saw: the times of each trial, and at rank 0 what the links were measured to be."""
+    """What a rank saw.
+
+    Attributes
+    ----------
+    trials : tuple of Times
+        Of each recorded step.
+    paths : tuple of MeasuredPath
+        What messages were measured to cost.
+    losses : tuple of float
+        Of each recorded step, where the rank makes the loss.
+    """
 
     trials: tuple[Times, ...]
-    links: Any = field(default=None)
+    paths: tuple[MeasuredPath, ...] = ()
+    losses: tuple[float, ...] = ()
 
 
 def groups_of(scripts: tuple[Script, ...]) -> tuple[tuple[int, ...], ...]:
@@ -136,8 +146,6 @@ def groups_of(scripts: tuple[Script, ...]) -> tuple[tuple[int, ...], ...]:
     >>> groups_of(collective_scripts([64], "all_reduce", [5, 3]))
     ((0, 1),)
     """
-    from mpsim.program.script import Collective
-
     rank_of = {script.device: rank for rank, script in enumerate(scripts)}
     found = {
         tuple(sorted(rank_of[device] for device in step.group))

@@ -15,17 +15,24 @@ from pathlib import Path
 
 from mpsim.emulate.fabric import Fabric
 from mpsim.emulate.job import Job, Memory, Report, groups_of
-from mpsim.emulate.progress import JOINING, MEASURING, STARTING, Progress, Where, make_progress
+from mpsim.emulate.progress import JOINING, MEASURING, PREPARING, STARTING, Progress, Where, make_progress
 from mpsim.emulate.rank import LOST_A_PEER
 from mpsim.errors import MpsimError
 from mpsim.program.script import Compute, Script, Wait
 
 __all__ = ["Launch", "launch"]
 
+_PHASES = {
+    STARTING: "while it started",
+    PREPARING: "while it prepared",
+    JOINING: "while the ranks met",
+    MEASURING: "while links were measured",
+}
 _GLANCE_S = 0.5
 # A rank that loses a peer ends a moment before or after it: wait this long for whoever is to blame.
 _BLAME_S = 2.0
 _FAREWELL_S = 2.0
+_PREPARATION_S = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +49,10 @@ class Launch:
         Steps that are recorded, and steps before that are not.
     patience_s : float
         How long no rank may go on before the run is given up.
+    pairs : tuple of (int, int)
+        Ranks between which links are measured first.
+    models : tuple of bytes
+        For each rank a pickled `mpsim.emulate.real.Recipe`; empty: computations are slept through.
     """
 
     scripts: tuple[tuple[Script, ...], ...]
@@ -49,6 +60,8 @@ class Launch:
     trials: int
     warm_ups: int = 1
     patience_s: float = 30.0
+    pairs: tuple[tuple[int, int], ...] = ()
+    models: tuple[bytes, ...] = ()
 
     def title(self, rank: int) -> str:
         """Return a rank as messages name it."""
@@ -128,6 +141,8 @@ def _start(fabric: Fabric, order: Launch, rank: int, store: Memory, page: Memory
         store=store.descriptor,
         progress=page.descriptor,
         outcome=outcome.descriptor,
+        pairs=order.pairs,
+        model=order.models[rank] if order.models else b"",
     )
     handed.dump(job)
     argv = [sys.executable, "-P", "-m", "mpsim.emulate.rank", str(handed.descriptor)]
@@ -172,8 +187,14 @@ def _watch(crew: _Crew, fabric: Fabric) -> None:
             fabric.check()
             if (now := crew.progress.all()) != page:
                 page, since_s = now, time.monotonic()
-            elif time.monotonic() - since_s > crew.order.patience_s:
+            elif time.monotonic() - since_s > _patience_s(crew):
                 raise MpsimError(_hung(crew, list(waiting.values())))
+
+
+def _patience_s(crew: _Crew) -> float:
+    """Return how long no rank may go on: exporting a large model says nothing for minutes."""
+    preparing = any(crew.progress.where(i).trial == PREPARING for i in range(len(crew.ranks)))
+    return crew.order.patience_s + (_PREPARATION_S if preparing and crew.order.models else 0.0)
 
 
 def _check_end(crew: _Crew, rank: int) -> None:
@@ -231,7 +252,7 @@ def _place(crew: _Crew, rank: int) -> str:
     """Return where a rank was, in words."""
     where: Where = crew.progress.where(rank)
     if where.trial <= MEASURING:
-        return {STARTING: "while it started", JOINING: "while the ranks met"}.get(where.trial, "before the first trial")
+        return _PHASES.get(where.trial, "before the first trial")
     trial = f"trial {where.trial}" if where.trial >= 0 else "the warm-up"
     step = _step(crew, rank)
     if isinstance(step, Wait):

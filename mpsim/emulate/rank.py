@@ -9,17 +9,16 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import pickle
 import signal
 import sys
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mpsim.emulate.job import Job, Memory, Report
-from mpsim.emulate.progress import JOINING, MEASURING, Progress
-
-if TYPE_CHECKING:
-    from mpsim.emulate.execute import Executor
+from mpsim.emulate.job import Job, Memory, Report, Times
+from mpsim.emulate.progress import JOINING, MEASURING, PREPARING, Progress
+from mpsim.errors import MpsimError
 
 __all__ = ["LOST_A_PEER", "main"]
 
@@ -33,7 +32,7 @@ def main(descriptor: int) -> int:
     job: Job = Memory(descriptor).load()
     _live_no_longer_than(job.launcher)
     progress = Progress(Memory(job.progress))
-    progress.note(job.rank, JOINING, 0)
+    progress.note(job.rank, PREPARING, 0)
     from mpsim.emulate.execute import PeerLost
 
     try:
@@ -41,6 +40,9 @@ def main(descriptor: int) -> int:
     except PeerLost as error:
         print(error, file=sys.stderr)
         return LOST_A_PEER
+    except MpsimError as error:
+        print(error, file=sys.stderr)
+        return 2
     Memory(job.outcome).dump(report)
     return 0
 
@@ -58,27 +60,49 @@ def _run(job: Job, progress: Progress) -> Report:
     import torch
     import torch.distributed as dist
 
-    from mpsim.emulate.execute import blaming_a_peer
+    from mpsim.emulate.execute import Asleep, Executor, blaming_a_peer
+    from mpsim.emulate.probing import measure_links
+    from mpsim.workload.allocator import keep_freed_memory
 
     torch.set_num_threads(1)
-    with blaming_a_peer():
-        groups = _join(job)
-    progress.note(job.rank, MEASURING, 0)
-    links = None
-    executor, where = _executor(job, groups, progress)
+    with keep_freed_memory():
+        work = _running(job.model) if job.model else Asleep()
+        progress.note(job.rank, JOINING, 0)
+        with blaming_a_peer():
+            groups = _join(job)
+            progress.note(job.rank, MEASURING, 0)
+            paths = measure_links(job.pairs) if job.pairs else ()
+        rank_of = {device: rank for rank, device in enumerate(job.devices)}
+        executor = Executor(job.script(0), rank_of, groups, dist.group.WORLD, work)
+        with blaming_a_peer():
+            trials = _trials(job, executor, progress)
+    losses = tuple(getattr(work, "losses", ()))[-job.trials :]
+    return Report(trials=trials, paths=paths, losses=losses)
+
+
+def _running(model: bytes) -> Any:
+    from mpsim.emulate.real import Running
+
+    return Running(pickle.loads(model))
+
+
+def _trials(job: Job, executor: Any, progress: Progress) -> tuple[Times, ...]:
+    """Run the warm-ups and the trials, with the garbage collector off."""
+    import torch.distributed as dist
+
     trials = []
     gc.collect()
     gc.freeze()
     gc.disable()
-    with blaming_a_peer():
-        for trial in range(-job.warm_ups, job.trials):
-            where[0] = trial
-            _start_together()
-            times = executor.run(job.script(trial).steps)
-            if trial >= 0:
-                trials.append(times)
-        dist.barrier()
-    return Report(trials=tuple(trials), links=links)
+    for trial in range(-job.warm_ups, job.trials):
+        executor.note = lambda step, trial=trial: progress.note(job.rank, trial, step)
+        _start_together()
+        times = executor.run(job.script(trial).steps)
+        executor.work.end_step()
+        if trial >= 0:
+            trials.append(times)
+    dist.barrier()
+    return tuple(trials)
 
 
 def _join(job: Job) -> dict[tuple[int, ...], Any]:
@@ -89,23 +113,6 @@ def _join(job: Job) -> dict[tuple[int, ...], Any]:
     store = dist.FileStore(Memory(job.store).path, -1)
     dist.init_process_group("gloo", store=store, rank=job.rank, world_size=len(job.devices), timeout=patience)
     return {ranks: dist.new_group(list(ranks), timeout=patience) for ranks in job.groups}
-
-
-def _executor(job: Job, groups: dict[tuple[int, ...], Any], progress: Progress) -> tuple[Executor, list[int]]:
-    """Return the executor, and where it reads which trial it is in."""
-    import torch.distributed as dist
-
-    from mpsim.emulate.execute import Executor
-
-    where = [0]
-    executor = Executor(
-        job.script(0),
-        {device: rank for rank, device in enumerate(job.devices)},
-        groups,
-        dist.group.WORLD,
-        note=lambda step: progress.note(job.rank, where[0], step),
-    )
-    return executor, where
 
 
 def _start_together() -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mpsim.emulate.fabric import open_fabric
 from mpsim.emulate.job import Report
 from mpsim.emulate.launch import Launch, launch
+from mpsim.emulate.links import imposed_topology, pairs_to_measure, topology_from
 from mpsim.emulate.measured import Layout, lay_out, timing_of
 from mpsim.emulate.pairing import check_scripts
-from mpsim.errors import MpsimError
+from mpsim.emulate.recipes import recipes
+from mpsim.errors import MpsimError, unknown
 from mpsim.plan.model import Plan
 from mpsim.program.account import account_devices, account_traffic, spans_of
 from mpsim.program.draws import Draw, Seed, Variability, seed_of
@@ -44,11 +47,14 @@ class Emulation:
         where nothing was measured.
     fabric : str
         What carried the bytes.
+    losses : tuple of float
+        Of each trial, the mean over replicas; empty where nothing was computed.
     """
 
     result: Result
     links: Topology | None
     fabric: str
+    losses: tuple[float, ...] = ()
 
 
 def emulate(
@@ -57,7 +63,11 @@ def emulate(
     plan: Plan,
     *,
     trials: int = 1,
+    compute: str = "replay",
+    model: Any = None,
+    depth: int | str = "auto",
     fabric: str = "host",
+    measure_links: bool = True,
     rng: Seed = 0,
     draws: bool = True,
     variability: Variability | None = None,
@@ -65,7 +75,7 @@ def emulate(
     baseline: Result | None = None,
     warm_ups: int = 1,
 ) -> Emulation:
-    """Run a plan on real processes, one a device, that send every byte and sleep where they would compute.
+    """Run a plan on real processes, one a device, that send every byte, and compute or sleep for as long.
 
     Parameters
     ----------
@@ -73,8 +83,17 @@ def emulate(
         What is split, over what, and how. The plan's runtime is not asked: what runs is torch.distributed over gloo.
     trials : int
         Steps that are run and measured.
+    compute : {"replay", "real"}
+        Sleep for the traced times, so that two cores can stand for eight devices; or run the model's parts.
+    model : str, Named, Example or None
+        With real computation: a zoo name or ``package.module:factory``, with sizes as in ``gpt2[n_layer=2]``, or one
+        micro-batch as an `Example`; None: what the workload is named after.
+    depth : int or "auto"
+        With real computation: as the workload was traced.
     fabric : {"host", "namespaces"}
         Loopback, or the topology's own links; see `mpsim.emulate.fabric.open_fabric`.
+    measure_links : bool
+        Measure first what a message costs, and return the topology that it makes.
     rng : int or numpy.random.Generator
         Seed of the trials' layer times, which are those that `mpsim.simulate` draws.
     draws : bool
@@ -102,15 +121,18 @@ def emulate(
         raise MpsimError(
             f"baseline has a global batch of {baseline.global_batch}, the plan {batch}: a speedup needs equal ones"
         )
-    drawn = _drawn(lowering, trials if draws else 1, rng, variability)
-    ran = _run(drawn, topology, fabric, trials, warm_ups)
+    if compute not in ("replay", "real"):
+        raise unknown("compute", compute, ("replay", "real"))
+    random = draws and compute == "replay"
+    drawn = _drawn(lowering, trials if random else 1, rng, variability)
+    models = recipes(lowering, model, depth) if compute == "real" else ()
+    ran = _run(drawn, topology, fabric, trials, warm_ups, measure_links, models)
     return ran.emulation(
-        topology,
         workload=workload.name,
         measured_on=workload.device,
         plan=plan.text,
         global_batch=batch,
-        fidelity=lowering.fidelity.value,
+        fidelity="measured" if compute == "real" else lowering.fidelity.value,
         baseline=baseline.plan if baseline else "",
         baseline_step_s=baseline.step_s if baseline else 0.0,
     )
@@ -124,6 +146,7 @@ def emulate_collectives(
     devices: int | None = None,
     trials: int = 1,
     fabric: str = "host",
+    measure_links: bool = True,
     warm_ups: int = 1,
 ) -> Emulation:
     """Exchange a list of collectives for real, in order, trial after trial.
@@ -139,7 +162,7 @@ def emulate_collectives(
         algorithm is gloo's.
     devices : int, optional
         How many of the topology's devices take part, the first ones; None: all.
-    trials, fabric, warm_ups
+    trials, fabric, measure_links, warm_ups
         As in `emulate`.
 
     Raises
@@ -156,9 +179,9 @@ def emulate_collectives(
     if not sizes:
         raise MpsimError("no collective sizes: give bytes, as in 2600,33024,131584,803840")
     _check_counts(trials, warm_ups)
-    ran = _run((collective_scripts(sizes, kind, range(count)),), topology, fabric, trials, warm_ups)
+    drawn = (collective_scripts(sizes, kind, range(count)),)
+    ran = _run(drawn, topology, fabric, trials, warm_ups, measure_links)
     return ran.emulation(
-        topology,
         workload=f"{len(sizes)} collectives of {sum(sizes)} bytes",
         plan=f"{kind} over {count} devices",
         fidelity="measured",
@@ -199,20 +222,22 @@ class _Ran:
     layout: Layout
     timings: tuple[Timing, ...]
     devices: tuple[int, ...]
+    topology: Topology
     links: Topology | None
     fabric: str
+    losses: tuple[float, ...]
 
-    def emulation(self, topology: Topology, **label: object) -> Emulation:
+    def emulation(self, **label: object) -> Emulation:
         """Account for the middle trial."""
         steps = [timing.step_s for timing in self.timings]
         timing = self.timings[middle(steps)]
         program = self.layout.program
-        uses = account_devices(program, topology, self.devices, timing, None)
+        uses = account_devices(program, self.topology, self.devices, timing, None)
         result = Result(
             **label,  # type: ignore[arg-type]
             made_by="emulate",
             runtime=RUNTIME,
-            topology=topology.name,
+            topology=self.topology.name,
             step_s=timing.step_s,
             trial_step_s=tuple(steps),
             trials=len(steps),
@@ -221,7 +246,7 @@ class _Ran:
             traffic=account_traffic(program),
             spans=spans_of(program, self.devices, timing),
         )
-        return Emulation(result=result, links=self.links, fabric=self.fabric)
+        return Emulation(result=result, links=self.links, fabric=self.fabric, losses=self.losses)
 
 
 def _without_memory(use: DeviceUse) -> DeviceUse:
@@ -237,24 +262,46 @@ def _without_memory(use: DeviceUse) -> DeviceUse:
     )
 
 
-def _run(drawn: tuple[tuple[Script, ...], ...], topology: Topology, fabric: str, trials: int, warm_ups: int) -> _Ran:
+def _run(
+    drawn: tuple[tuple[Script, ...], ...],
+    topology: Topology,
+    fabric: str,
+    trials: int,
+    warm_ups: int,
+    measure_links: bool,
+    models: tuple[bytes, ...] = (),
+) -> _Ran:
     check_scripts(drawn[0])
     devices = tuple(script.device for script in drawn[0])
-    routes = Routes(topology)
+    imposed = imposed_topology(fabric, topology)
     order = Launch(
         scripts=drawn,
         names=tuple(topology.devices[device].name for device in devices),
         trials=trials,
         warm_ups=warm_ups,
-        patience_s=30.0 + _longest_s(drawn, topology),
+        patience_s=30.0 + _longest_s(drawn, imposed),
+        pairs=pairs_to_measure(imposed, devices) if measure_links and len(devices) > 1 else (),
+        models=models,
     )
     with open_fabric(fabric, topology, devices) as opened:
         reports = launch(opened, order)
         description = opened.description
-    layout = lay_out(drawn[0], routes)
+    layout = lay_out(drawn[0], Routes(imposed))
     return _Ran(
-        layout=layout, timings=_timings(layout, reports, trials), devices=devices, links=None, fabric=description
+        layout=layout,
+        timings=_timings(layout, reports, trials),
+        devices=devices,
+        topology=imposed,
+        links=topology_from(reports[0].paths, imposed, devices) if order.pairs else None,
+        fabric=description,
+        losses=_losses(reports),
     )
+
+
+def _losses(reports: Sequence[Report]) -> tuple[float, ...]:
+    """Return the loss of each trial: the mean over the ranks that make it."""
+    made = [report.losses for report in reports if report.losses]
+    return tuple(sum(losses) / len(losses) for losses in zip(*made, strict=True))
 
 
 def _timings(layout: Layout, reports: Sequence[Report], trials: int) -> tuple[Timing, ...]:

@@ -1,0 +1,109 @@
+"""What each rank of a plan needs to make its part of the model."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from mpsim.errors import MpsimError
+from mpsim.program.buckets import Bucket
+from mpsim.program.lower import Lowering
+from mpsim.program.segments import passes_of
+from mpsim.program.stages import Stage, microbatch_size
+
+__all__ = ["recipes", "split_name"]
+
+
+def split_name(text: str) -> tuple[str, dict[str, Any]]:
+    """Return the model and the sizes that a workload is named after.
+
+    Examples
+    --------
+    >>> split_name("mnist-mlp[widths=784,256,10]")
+    ('mnist-mlp', {'widths': (784, 256, 10)})
+    """
+    from mpsim.workload.zoo import parse_overrides
+
+    match = re.fullmatch(r"(.*?)(?:\[(.*)\])?", text)
+    assert match is not None
+    return match[1], dict(parse_overrides(re.split(r",(?=[A-Za-z_]\w*=)", match[2]) if match[2] else []))
+
+
+def recipes(lowering: Lowering, model: Any, depth: int | str) -> tuple[bytes, ...]:
+    """Return for each rank, in order, a pickled `mpsim.emulate.real.Recipe`.
+
+    Parameters
+    ----------
+    lowering : Lowering
+        Of the plan.
+    model : str, Example or None
+        As in `mpsim.emulate.run.emulate`.
+    depth : int or "auto"
+        How many modules deep the workload's layers lie.
+
+    Raises
+    ------
+    MpsimError
+        There is no such model, or another process could not load it.
+    """
+    from mpsim.emulate.real import Recipe
+    from mpsim.workload.source import resolve_model
+
+    workload, plan = lowering.workload, lowering.plan
+    overrides: dict[str, Any] = {}
+    if model is None or isinstance(model, str):
+        model, overrides = split_name(model or workload.name)
+        resolve_model(model, overrides)
+    else:
+        model = _pickled(model)
+    found = []
+    for _ in range(plan.dp):
+        for stage, row in zip(lowering.stages, lowering.rows, strict=True):
+            for t in range(plan.tp):
+                recipe = Recipe(
+                    model=model,
+                    overrides=overrides,
+                    folder=os.getcwd(),
+                    microbatch=microbatch_size(workload, plan),
+                    microbatches=plan.microbatches,
+                    dp=plan.dp,
+                    tp=plan.tp,
+                    layers=tuple(layer.name for layer in workload.layers),
+                    depth=depth,
+                    optimizer=workload.optimizer or "sgd",
+                    first=stage.layers.start,
+                    last=stage.layers.stop,
+                    tp_rank=t,
+                    buckets=_members(stage, passes_of(stage, row, plan).buckets),
+                )
+                found.append(pickle.dumps(recipe))
+    return tuple(found)
+
+
+def _pickled(example: Any) -> bytes:
+    try:
+        data = pickle.dumps(example)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise MpsimError(f"the model cannot be sent to another process ({error}): define it in a module") from None
+    if b"__main__" in data:
+        raise MpsimError(
+            "the model is defined in the program itself, which other processes do not load: move it to a module"
+        )
+    return data
+
+
+def _members(stage: Stage, buckets: Sequence[Bucket]) -> tuple[tuple[str, ...], ...]:
+    """Return the parameters in each bucket: they fill them in the order in which backward completes them."""
+    gradients = iter(stage.gradients)
+    found = []
+    for bucket in buckets:
+        names, held = [], 0
+        while held < bucket.bytes:
+            _, gradient = next(gradients)
+            names.append(gradient.parameter)
+            held += gradient.bytes
+        found.append(tuple(names))
+    return tuple(found)
