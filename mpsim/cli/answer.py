@@ -1,0 +1,152 @@
+"""What a prediction or a real run answers: its result, notes beside it, the files it is written to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mpsim.cli.output import print_json, tell
+from mpsim.cli.planning import PLAN_OPTIONS
+from mpsim.errors import MpsimError
+from mpsim.program.stages import microbatch_size
+from mpsim.result.frames import result_to_dict
+from mpsim.result.model import Result
+from mpsim.result.text import summary
+
+if TYPE_CHECKING:
+    from mpsim.plan.model import Plan
+    from mpsim.program.lower import Lowering
+
+__all__ = ["OUTPUTS", "Answer", "available", "collectives_topology", "coordinates", "give", "stage_layers"]
+
+OUTPUTS = ("output", "save_plan", "perfetto", "plot")
+_RING = "ring:{n},link=eth_10g"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A result, what is to be known beside it, and the layers of each stage."""
+
+    result: Result
+    notes: tuple[str, ...] = ()
+    stages: tuple[tuple[str, ...], ...] = ()
+    coordinates: tuple[tuple[str, Any], ...] = ()
+
+
+def give(answer: Answer, given: dict[str, Any], as_json: bool) -> None:
+    """Write the files that were asked for, and print the answer."""
+    _write(answer.result, given)
+    if as_json:
+        print_json(_as_dict(answer))
+    else:
+        click.echo(_as_text(answer))
+
+
+def stage_layers(lowering: Lowering) -> tuple[tuple[str, ...], ...]:
+    """Return the names of each stage's layers."""
+    names = [layer.name for layer in lowering.workload.layers]
+    return tuple(tuple(names[stage.layers.start : stage.layers.stop]) for stage in lowering.stages)
+
+
+def coordinates(lowering: Lowering) -> tuple[tuple[str, Any], ...]:
+    """Return where a plan stands in a grid of plans."""
+    plan: Plan = lowering.plan
+    return (
+        ("strategy", plan.strategy), ("dp", plan.dp), ("pp", plan.pp), ("tp", plan.tp),
+        ("microbatches", plan.microbatches), ("microbatch_size", microbatch_size(lowering.workload, plan)),
+        ("schedule", plan.schedule_name if plan.pp > 1 else None),
+    )  # fmt: skip
+
+
+def available(asked: int | None, have: int) -> int:
+    """Return how many devices may be used.
+
+    Raises
+    ------
+    MpsimError
+        More are asked for than there are.
+    """
+    if asked is not None and not 1 <= asked <= have:
+        raise MpsimError(f"--devices asks for {asked}, topology has {have}: ask for 1 to {have}")
+    return asked or have
+
+
+def collectives_topology(
+    inputs: tuple[str, ...], given: dict[str, Any], others: Sequence[tuple[str, object]]
+) -> tuple[str, tuple[str, ...]]:
+    """Return the topology that carries a list of collectives, and what is to be said about it.
+
+    Parameters
+    ----------
+    inputs : tuple of str
+        The command's arguments.
+    given : dict
+        Its options.
+    others : sequence of (str, object)
+        Options that a list of collectives cannot have either, with what stands for their absence.
+
+    Raises
+    ------
+    MpsimError
+        An option that speaks of a workload or plan, or no topology and no number of devices.
+    """
+    said = [name for name in PLAN_OPTIONS if given[name] is not None]
+    said += [name.replace("_", "-") for name in ("costs", "save_plan") if given[name]]
+    said += [name.replace("_", "-") for name, default in others if given[name] != default]
+    if said:
+        raise MpsimError(f"--collectives has no workload to split: leave out --{said[0]}")
+    if given["epochs"] is not None:
+        raise MpsimError(f"--collectives has no epochs, --epochs is {given['epochs']}: give --trials")
+    if len(inputs) > 1:
+        raise MpsimError(f"--collectives takes a TOPOLOGY alone, got {' '.join(inputs)}: leave the workload out")
+    if inputs:
+        return inputs[0], ()
+    devices = given["devices"]
+    if devices is None:
+        raise MpsimError("--collectives needs a TOPOLOGY, or --devices N for a ring of 10 Gbit/s Ethernet")
+    if devices < 2:
+        raise MpsimError(f"--devices is {devices}: a collective takes 2 devices or more")
+    text = _RING.format(n=devices)
+    return text, (f"no topology given: took {text} (10 Gbit/s Ethernet of the catalog); name your own to change it",)
+
+
+def _write(result: Result, given: dict[str, Any]) -> None:
+    if given["output"]:
+        from mpsim.result.file import save_result
+
+        save_result(given["output"], result)
+    if given["perfetto"]:
+        from mpsim.result.perfetto import save_perfetto
+
+        save_perfetto(given["perfetto"], result)
+    if given["plot"]:
+        from mpsim.cli.plot import draw
+
+        draw([result], "timeline", given["plot"])
+    for name in OUTPUTS:
+        if given[name]:
+            tell(f"wrote {given[name]}")
+
+
+def _as_dict(answer: Answer) -> dict[str, Any]:
+    found = result_to_dict(answer.result) | dict(answer.coordinates)
+    if answer.stages:
+        found["stages"] = [list(layers) for layers in answer.stages]
+    return found | {"notes": list(answer.notes)}
+
+
+def _as_text(answer: Answer) -> str:
+    blocks = [summary(answer.result)]
+    if len(answer.stages) > 1:
+        blocks.append("\n".join(f"stage {i:<9} {_layers(names)}" for i, names in enumerate(answer.stages)))
+    blocks += [f"note: {note}" for note in answer.notes]
+    return "\n\n".join(blocks)
+
+
+def _layers(names: tuple[str, ...]) -> str:
+    if len(names) <= 3:
+        return ", ".join(names)
+    return f"{names[0]} … {names[-1]} ({len(names)} layers)"
