@@ -24,10 +24,13 @@ Observer = Callable[[float, int, float], None]
 class _Flow:
     """One transfer in flight: how much of it is left, and how fast that shrinks."""
 
-    __slots__ = ("event", "rate", "remaining", "shares", "since", "task")
+    __slots__ = ("buffered", "event", "mark", "rate", "remaining", "shares", "since", "task")
 
-    def __init__(self, task: int, shares: tuple[tuple[int, float], ...], size: float) -> None:
+    def __init__(self, task: int, shares: tuple[tuple[int, float], ...], size: float, buffered: float) -> None:
         self.task = task
+        # What may be left when its sender is rid of it; 0: no more is asked than that it end.
+        self.buffered = buffered
+        self.mark: simpy.Event | None = None
         self.shares = shares
         self.remaining = size
         self.rate = 0.0
@@ -38,7 +41,7 @@ class _Flow:
 class _Demand:
     """A traffic seen by the links: which it uses, in what proportion, and its pace when alone."""
 
-    __slots__ = ("rate", "shares", "size")
+    __slots__ = ("buffered", "rate", "shares", "size")
 
     def __init__(self, traffic: Traffic, capacity: list[float]) -> None:
         for link in traffic.links:
@@ -47,6 +50,7 @@ class _Demand:
                     f"traffic names link {link}, the topology has {len(capacity)}: 0 to {len(capacity) - 1}"
                 )
         self.size = max(traffic.bytes, default=0.0)
+        self.buffered = traffic.buffered_bytes
         used = zip(traffic.links, traffic.bytes, strict=True)
         self.shares = tuple((link, count / self.size) for link, count in used if capacity[link] < math.inf)
         self.rate = min((capacity[link] / share for link, share in self.shares), default=math.inf)
@@ -63,6 +67,8 @@ class Network:
         Bytes per second of each link.
     done : callable
         Called with the task's index when its last byte arrives.
+    rid : callable
+        Called with the task's index when no more is left than its traffic's `buffered_bytes`, where it has any.
     observer : callable, optional
         Called with ``(time_s, task, bytes_per_s)`` whenever the rate of a transfer changes; the rate is that on its
         most loaded link, 0 at its end.
@@ -73,11 +79,13 @@ class Network:
         env: simpy.Environment,
         capacity: list[float],
         done: Callable[[int], None],
+        rid: Callable[[int], None],
         observer: Observer | None = None,
     ) -> None:
         self._env = env
         self._capacity = capacity
         self._done = done
+        self._rid = rid
         self._observer = observer
         self._demands: dict[int, _Demand] = {}
         self._on_link: dict[int, dict[_Flow, float]] = {}
@@ -89,7 +97,7 @@ class Network:
             demand = self._demands[id(traffic)] = _Demand(traffic, self._capacity)
         if demand.rate == math.inf or demand.size == 0.0:
             return True
-        flow = _Flow(task, demand.shares, demand.size)
+        flow = _Flow(task, demand.shares, demand.size, demand.buffered)
         alone = True
         on_link = self._on_link
         for link, share in flow.shares:
@@ -110,8 +118,8 @@ class Network:
         flow: _Flow = event._value
         if flow.event is not event:
             return
-        # The event holds the flow: without this the two would stay until the paused collector is back.
-        flow.event = None
+        # The events hold the flow: without this they would stay until the paused collector is back.
+        flow.event = flow.mark = None
         if self._observer:
             self._observer(self._env.now, flow.task, 0.0)
         neighbours: dict[_Flow, None] = {}
@@ -133,8 +141,17 @@ class Network:
         flow.rate = rate
         flow.event = simpy.Timeout(env, flow.remaining / rate, flow)
         flow.event.callbacks.append(self._finish)
+        if flow.buffered:
+            flow.mark = simpy.Timeout(env, max(0.0, flow.remaining - flow.buffered) / rate, flow)
+            flow.mark.callbacks.append(self._pass_mark)
         if self._observer:
             self._observer(env.now, flow.task, rate)
+
+    def _pass_mark(self, event: simpy.Event) -> None:
+        flow: _Flow = event._value
+        if flow.mark is event:
+            flow.mark, flow.buffered = None, 0.0
+            self._rid(flow.task)
 
     def _rebalance(self, seeds: Iterable[_Flow]) -> None:
         flows = self._component(seeds)

@@ -76,9 +76,11 @@ class _Run:
         self.free = free
         self.env = simpy.Environment(0.0)
         capacity = [link.bandwidth_bytes_per_s for link in topology.links]
-        self.network = Network(self.env, capacity, self._finish, observer)
+        self.network = Network(self.env, capacity, self._finish, self._rid, observer)
         self.queues = Queues(program.streams)
         self.waiting, self.followers = _order(program.tasks, len(program.streams), self.queues)
+        # Of each transfer, the tasks that go on as soon as its sender is rid of it.
+        self.early = _early(program.tasks, self.waiting)
         self.start_s = [0.0] * len(self.tasks)
         self.end_s = [0.0] * len(self.tasks)
         self.done = 0
@@ -123,6 +125,13 @@ class _Run:
         if self.network.start(i, traffic):
             self._finish(i)
 
+    def _rid(self, i: int) -> None:
+        """Start what waited for nothing but that a transfer's sender be rid of it."""
+        for k in self.early.pop(i, ()):
+            self.waiting[k] -= 1
+            if not self.waiting[k] and self._ready(k):
+                self._finish(k)
+
     def _finish(self, i: int) -> None:
         """End a task, start whatever waited for it alone, and so on while those end at once."""
         now = self.env.now
@@ -132,7 +141,7 @@ class _Run:
             self.end_s[j] = now
             if self.queues.free:
                 ended += [k for k in self.queues.leave(self.tasks[j]) if self._start(k)]
-            for k in self.followers[j]:
+            for k in (*self.followers[j], *self.early.pop(j)) if j in self.early else self.followers[j]:
                 waiting[k] -= 1
                 if not waiting[k] and start(k):
                     ended.append(k)
@@ -161,6 +170,16 @@ def _order(tasks: Sequence[Task], n_streams: int, queues: Queues) -> tuple[list[
     return waiting, followers
 
 
+def _early(tasks: Sequence[Task], waiting: list[int]) -> dict[int, list[int]]:
+    """Return the tasks that wait for a transfer's sender only, by transfer, counting them as waiting."""
+    early: dict[int, list[int]] = {}
+    for i, task in enumerate(tasks):
+        for j in task.after_buffered:
+            early.setdefault(j, []).append(i)
+            waiting[i] += 1
+    return early
+
+
 def _deadlock(program: Program, topology: Topology, run: _Run) -> str:
     """Say which task heads each stream that is stuck, and what it waits for."""
     stuck = {i for i, count in enumerate(run.waiting) if count > 0}
@@ -180,6 +199,6 @@ def _deadlock(program: Program, topology: Topology, run: _Run) -> str:
 
 def _blockers(program: Program, i: int, stuck: set[int], heads: dict[int, int]) -> str:
     tasks = program.tasks
-    blockers = [tasks[j].name for j in tasks[i].after if j in stuck]
+    blockers = [tasks[j].name for j in (*tasks[i].after, *tasks[i].after_buffered) if j in stuck]
     blockers += [tasks[heads[s]].name for s in tasks[i].streams if heads[s] != i]
     return ", ".join(repr(name) for name in dict.fromkeys(blockers)) or "itself"

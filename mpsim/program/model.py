@@ -27,6 +27,8 @@ class Traffic:
         The size of the message, or of the collective's whole tensor.
     rounds : int
         Rounds of messages that `latency_s` stands for; 0: part of a message that another task carries.
+    buffered_bytes : float
+        What the sender's system holds of it at most while it moves: once no more is left, the sender is rid of it.
     """
 
     latency_s: float = 0.0
@@ -34,6 +36,7 @@ class Traffic:
     bytes: tuple[float, ...] = ()
     payload_bytes: int = 0
     rounds: int = 1
+    buffered_bytes: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.links) != len(self.bytes):
@@ -94,6 +97,8 @@ class Task(NamedTuple):
         ``dp``, ``pp``, ``tp`` or ``""``.
     stage, microbatch : int
         For people and plots; -1 where they have no meaning.
+    after_buffered : tuple of int
+        Indices of transfers whose sender has got rid of them: no more is left than their `Traffic.buffered_bytes`.
     """
 
     name: str
@@ -105,6 +110,7 @@ class Task(NamedTuple):
     axis: str = ""
     stage: int = -1
     microbatch: int = -1
+    after_buffered: tuple[int, ...] = ()
 
 
 class Allocation(NamedTuple):
@@ -153,6 +159,10 @@ class Program:
                 raise MpsimError(f"task {task.name!r} names stream {max(task.streams)}, the program has {n_streams}")
             if len(task.streams) > 1 and len(set(task.streams)) < len(task.streams):
                 raise MpsimError(f"task {task.name!r} names a stream twice: it would wait for itself")
+            if task.after_buffered and not all(0 <= i < n_tasks for i in task.after_buffered):
+                raise MpsimError(
+                    f"task {task.name!r} waits for task {max(task.after_buffered)}, the program has {n_tasks}"
+                )
             if task.after and (max(task.after) >= n_tasks or min(task.after) < 0):
                 raise MpsimError(f"task {task.name!r} waits for task {max(task.after)}, the program has {n_tasks}")
             if not 0 <= task.duration_s < math.inf:

@@ -1,9 +1,9 @@
 """Lower scripts to a program: what ranks that pass messages through a runtime do, and what the runtime does then.
 
 A rank computes, posts and waits. A message whose two ends are posted goes through a stream of bytes between its two
-ranks, first come, first served, and arrives a latency later; whoever waits for its send goes on once its last byte
-has left. Where the runtime has notices, the message leaves once the receiver's notice has come through the stream of
-the other direction::
+ranks, first come, first served, and arrives a latency later; whoever waits for its send goes on once no more of it is
+left than its system's send buffer holds. Where the runtime has notices, the message leaves once the receiver's notice
+has come through the stream of the other direction::
 
     receiver   post -- notice --.                       .-- arrived
                                  '- latency -.         |
@@ -13,7 +13,7 @@ the other direction::
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mpsim.errors import MpsimError
 from mpsim.plan.runtimes import resolve_runtime
@@ -37,6 +37,20 @@ _ALL_AT_ONCE = 2**31
 # A notice's bytes are too few to count, and it is no message of its own.
 _NOTHING = Traffic(rounds=0)
 _ENDS_ACTIVATIONS = ("backward", "backward_weight")
+
+
+class _Now(NamedTuple):
+    """What a rank waits for before its next step: tasks that must have ended, and sends it must be rid of."""
+
+    after: tuple[int, ...] = ()
+    after_buffered: tuple[int, ...] = ()
+
+    def and_(self, *others: _Now) -> _Now:
+        """Return both, and these."""
+        return _Now(
+            (*self.after, *(i for other in others for i in other.after)),
+            (*self.after_buffered, *(i for other in others for i in other.after_buffered)),
+        )
 
 
 def emit_scripts(lowering: Lowering, scripts: Sequence[Script], draw: Draw | None) -> Program:
@@ -85,10 +99,11 @@ class _Player:
         self.tasks: list[Task] = []
         self.streams: dict[tuple[int, str, int], int] = {}
         self.after: list[list[int]] = []
+        self.after_buffered: list[list[int]] = []
         # By message: the task that moves its bytes, the one that ends when they arrive, what its receiver says before.
         self.data: dict[int, int] = {}
         self.arrived: dict[int, int] = {}
-        self.asked: dict[int, tuple[int, ...]] = {}
+        self.asked: dict[int, _Now] = {}
         self.collectives: dict[int, int] = {}
         self.traffic: dict[object, Traffic] = {}
         # By device and micro-batch: the first task that makes its activations, and the last that reads them.
@@ -105,21 +120,22 @@ class _Player:
         for key, data in self.data.items():
             if key not in self.asked:
                 raise MpsimError(f"message {self.tasks[data].name!r} is sent and never received")
-            self.after[data] += self.asked[key]
-        self.tasks = [
-            task._replace(after=tuple(dict.fromkeys(self.arrived[-1 - i] if i < 0 else i for i in found)))
-            for task, found in zip(self.tasks, self.after, strict=True)
-        ]
+            self.after[data] += self.asked[key].after
+            self.after_buffered[data] += self.asked[key].after_buffered
+        for i, (found, rid) in enumerate(zip(self.after, self.after_buffered, strict=True)):
+            done = dict.fromkeys(self.arrived[-1 - j] if j < 0 else j for j in found)
+            self.tasks[i] = self.tasks[i]._replace(after=tuple(done), after_buffered=tuple(dict.fromkeys(rid)))
 
     def _stream(self, device: int, name: str, slots: int = 0) -> int:
         return self.streams.setdefault((device, name, slots), len(self.streams))
 
-    def _add(self, task: Task, after: Sequence[int] = ()) -> int:
+    def _add(self, task: Task, now: _Now) -> int:
         self.tasks.append(task)
-        self.after.append(list(after))
+        self.after.append(list(now.after))
+        self.after_buffered.append(list(now.after_buffered))
         return len(self.tasks) - 1
 
-    def _send(self, source: int, step: Send, now: tuple[int, ...]) -> int:
+    def _send(self, source: int, step: Send, now: _Now) -> int:
         """Add a message's bytes and the latency behind them; return the task after which its buffer is free."""
         wires, traffic = self._wires(source, step.peer), self._bytes(source, step.peer, step.bytes)
         data = self._add(Task(step.name, "send", wires, (), 0.0, traffic, "pp", step.stage, step.microbatch), now)
@@ -127,7 +143,7 @@ class _Player:
         self.arrived[step.key] = self._flight(step, "send", source, step.peer, data)
         return data
 
-    def _receive(self, target: int, step: Receive, now: tuple[int, ...]) -> int:
+    def _receive(self, target: int, step: Receive, now: _Now) -> int:
         """Add a receiver's notice, where there is one; return what stands for the message's arrival."""
         self.asked[step.key] = now
         if self.runtime.notices:
@@ -135,7 +151,7 @@ class _Player:
             notice = self._add(
                 Task(step.name, "notice", wire, (), 0.0, _NOTHING, "pp", step.stage, step.microbatch), now
             )
-            self.asked[step.key] = (self._flight(step, "notice", target, step.peer, notice),)
+            self.asked[step.key] = _Now((self._flight(step, "notice", target, step.peer, notice),))
         return -1 - step.key
 
     def _wires(self, source: int, target: int) -> tuple[int, ...]:
@@ -151,14 +167,19 @@ class _Player:
             return after
         both = (self._stream(source, "in flight", _ALL_AT_ONCE), self._stream(target, "in flight", _ALL_AT_ONCE))
         traffic = self.traffic.setdefault(("flight", seconds), Traffic(latency_s=seconds, rounds=0))
-        return self._add(Task(step.name, kind, both, (), 0.0, traffic, "pp", step.stage, step.microbatch), (after,))
+        return self._add(
+            Task(step.name, kind, both, (), 0.0, traffic, "pp", step.stage, step.microbatch), _Now((after,))
+        )
 
     def _bytes(self, source: int, target: int, count: int) -> Traffic:
         """Return the traffic of a message without its latency, made once for all that are alike."""
         key = (source, target, count)
         if key not in self.traffic:
             found = point_to_point(self.routes, source, target, max(count, 1))
-            self.traffic[key] = Traffic(links=found.links, bytes=found.bytes, payload_bytes=count)
+            held = self.routes.topology.devices[source].send_buffer_bytes
+            self.traffic[key] = Traffic(
+                links=found.links, bytes=found.bytes, payload_bytes=count, buffered_bytes=min(held, count)
+            )
         return self.traffic[key]
 
     def _collective(self, kind: str, group: tuple[int, ...], count: int) -> Traffic:
@@ -177,24 +198,24 @@ class _Player:
         Tasks stand in the order of its posts, which is the order in which a stream takes what is ready at one moment.
         A message to come has a number below 0 until its sender has been followed too.
         """
-        now: tuple[int, ...] = ()
-        ends: dict[int, int] = {}
+        now = _Now()
+        ends: dict[int, _Now] = {}
         compute = (self._stream(script.device, "compute"),)
         self.held[script.device] = {}
         for step in script.steps:
             match step:
                 case Compute():
-                    now = (self._compute(step, compute, script.device, now),)
+                    now = _Now((self._compute(step, compute, script.device, now),))
                 case Send():
-                    ends[step.key] = self._send(script.device, step, now)
+                    ends[step.key] = _Now((), (self._send(script.device, step, now),))
                 case Receive():
-                    ends[step.key] = self._receive(script.device, step, now)
+                    ends[step.key] = _Now((self._receive(script.device, step, now),))
                 case Collective():
-                    ends[step.key] = self._join(step, script.device, now)
+                    ends[step.key] = _Now((self._join(step, script.device, now),))
                 case Wait():
-                    now = (*now, *(ends[key] for key in step.keys))
+                    now = now.and_(*(ends[key] for key in step.keys))
 
-    def _compute(self, step: Compute, stream: tuple[int, ...], device: int, now: tuple[int, ...]) -> int:
+    def _compute(self, step: Compute, stream: tuple[int, ...], device: int, now: _Now) -> int:
         task = Task(step.name, step.kind, stream, (), step.seconds, None, "", step.stage, step.microbatch)
         index = self._add(task, now)
         held = self.held[device]
@@ -204,7 +225,7 @@ class _Player:
             held[step.microbatch] = (held[step.microbatch][0], index)
         return index
 
-    def _join(self, step: Collective, device: int, now: tuple[int, ...]) -> int:
+    def _join(self, step: Collective, device: int, now: _Now) -> int:
         """Return the task of a collective, made by the first rank that posts it; it waits for all that do."""
         if step.key not in self.collectives:
             slots = self.runtime.collectives_in_flight
@@ -212,7 +233,8 @@ class _Player:
             streams = tuple(self._stream(member, name, slots) for member in step.group)
             traffic = self._collective(step.kind, step.group, step.bytes)
             task = Task(step.name, step.kind, streams, (), 0.0, traffic, step.axis, step.stage, step.microbatch)
-            self.collectives[step.key] = self._add(task)
+            self.collectives[step.key] = self._add(task, _Now())
         index = self.collectives[step.key]
-        self.after[index] += now
+        self.after[index] += now.after
+        self.after_buffered[index] += now.after_buffered
         return index

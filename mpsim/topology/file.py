@@ -2,7 +2,7 @@
 
 By hand, a device may take its memory from the catalog or as text, and a link its bandwidth and latency::
 
-    {"schema": "mpsim.topology/1", "name": "two boxes", "switches": ["sw"],
+    {"schema": "mpsim.topology/2", "name": "two boxes", "switches": ["sw"],
      "devices": [{"name": "a", "device": "A100-SXM4-40GB"}, {"name": "b", "memory": "24 GiB", "speed": 0.5}],
      "links": [{"source": "a", "target": "sw", "both_ways": true, "bandwidth": "50 GB/s", "latency": "2 us"},
                {"source": "b", "target": "sw", "both_ways": true, "link": "eth_10g@25us"}]}
@@ -23,7 +23,9 @@ from mpsim.topology.model import Device, Link, Topology
 
 __all__ = ["load_topology", "save_topology"]
 
-_VERSION = 1
+_VERSION = 2
+# Version 2 lets a device say what its send buffer holds; every file of version 1 is one of version 2.
+_UPGRADES = {1: lambda body: body}
 _Fields = dict[str, Any]
 _Found = TypeVar("_Found")
 
@@ -40,7 +42,7 @@ class _Written:
 
 
 def save_topology(path: str | Path, topology: Topology) -> None:
-    """Write a topology as ``mpsim.topology/1``, whole or not at all.
+    """Write a topology as ``mpsim.topology/2``, whole or not at all.
 
     Raises
     ------
@@ -75,7 +77,7 @@ def load_topology(path: str | Path) -> Topology:
     ...
     mpsim.errors.MpsimError: no file 'nowhere/ring.json': there is no folder 'nowhere'
     """
-    written: _Written = documents.read(path, "topology", _VERSION, _Written)
+    written: _Written = documents.read(path, "topology", _VERSION, _Written, _UPGRADES)
     switches = frozenset(written.switches)
     try:
         return Topology(
@@ -89,7 +91,7 @@ def load_topology(path: str | Path) -> Topology:
         raise MpsimError(f"{path}: {error}") from None
 
 
-_OF_DEVICE = ("name", "device", "type", "memory", "memory_bytes", "speed")
+_OF_DEVICE = ("name", "device", "type", "memory", "memory_bytes", "speed", "send_buffer_bytes")
 _OF_LINK = (
     "source",
     "target",

@@ -26,14 +26,20 @@ class Device:
         What a plan may use of it; 0 if unknown (then nothing can be said about fitting).
     speed : float
         Relative to the device that the workload was measured on: 2.0 halves every time.
+    send_buffer_bytes : int
+        What its system holds of a message on its way out (a socket's send buffer): a runtime that waits for a send
+        goes on once no more than that is left. 0: when the last byte has left.
     """
 
     name: str
     type: str = ""
     memory_bytes: int = 0
     speed: float = 1.0
+    send_buffer_bytes: int = 0
 
     def __post_init__(self) -> None:
+        if self.send_buffer_bytes < 0:
+            raise MpsimError(f"device {self.name!r}: send_buffer_bytes is {self.send_buffer_bytes}, expected 0 or more")
         if not (math.isfinite(self.speed) and self.speed > 0):
             raise MpsimError(f"device {self.name!r}: speed is {self.speed}, expected more than 0")
         if self.memory_bytes < 0:

@@ -1,5 +1,7 @@
 """Plans under torch-gloo, worked by hand: who waits for which notice, and what that costs."""
 
+from dataclasses import replace
+
 import pytest
 from cases import chained, layer
 
@@ -9,6 +11,7 @@ from mpsim.program.script import Collective, Receive, Send
 from mpsim.program.scripts import scripts
 from mpsim.simulate import simulate
 from mpsim.topology.builders import chain, fully_connected
+from mpsim.topology.model import Device
 from mpsim.topology.wire import Wire
 
 TWO = chained([layer("a"), layer("b")], 1024)
@@ -34,6 +37,16 @@ def test_1f1b_notice_waits_behind_the_gradient_in_its_stream():
     # The gradient of B0 goes at 5-6; the notice for F1 stands behind it, so that F1 goes at 6-7 and not at 5-6.
     assert step_s("1f1b") == 13.0
     assert step_s("1f1b", runtime="ideal") == 11.0
+
+
+def test_a_send_buffer_lets_the_sender_go_on():
+    # 0F1 moves from 6 to 7: the sender waits for its end, or until half of it or all of it is buffered.
+    plan = Plan(pp=2, microbatches=2, schedule="1f1b", runtime="torch-gloo")
+    for held, begins in ((0, 7.0), (512, 6.5), (4096, 6.0)):
+        devices = tuple(Device(name=f"d{i}", send_buffer_bytes=held) for i in range(2))
+        result = simulate(TWO, replace(chain(2, link=Wire(1024.0)), devices=devices), plan)
+        start = dict(zip(result.spans.name, result.spans.start_s, strict=True))
+        assert (start["0B0"], result.step_s) == (begins, 13.0)
 
 
 def test_two_collectives_of_a_group_move_at_once():

@@ -42,7 +42,7 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     topology = nodes(2, per_node=2, inside="nvlink4", between="ib_ndr", device="H100-SXM5-80GB")
     save_topology(tmp_path / "nodes.json", topology)
     assert load_topology(tmp_path / "nodes.json") == topology
-    assert json.loads((tmp_path / "nodes.json").read_text())["schema"] == "mpsim.topology/1"
+    assert json.loads((tmp_path / "nodes.json").read_text())["schema"] == "mpsim.topology/2"
     assert "ring" in BUILDERS
 
 
@@ -103,7 +103,7 @@ def _device(**fields):
         (_device(name="b"), "two nodes named 'b'"),
         (lambda body: body.update(devices=[]), "has no devices"),
         (lambda body: body.update(devices=["a"]), "devices[0]"),
-        (lambda body: body.update(schema="mpsim.topology/2"), "this mpsim reads up to mpsim.topology/1"),
+        (lambda body: body.update(schema="mpsim.topology/3"), "this mpsim reads up to mpsim.topology/2"),
         (lambda body: body.update(schema="mpsim.workload/1"), "is a workload"),
         (lambda body: body.update(lnks=[]), "unknown field 'lnks'; did you mean 'links'"),
     ],

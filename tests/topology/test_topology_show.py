@@ -96,7 +96,13 @@ def test_the_object_has_everything_and_is_json():
         "memory_bytes": 2 * topology.devices[0].memory_bytes,
     }
     memory = topology.devices[0].memory_bytes
-    assert shown["devices"][1] == {"name": "d1", "type": "T4", "memory_bytes": memory, "speed": 2.0}
+    assert shown["devices"][1] == {
+        "name": "d1",
+        "type": "T4",
+        "memory_bytes": memory,
+        "speed": 2.0,
+        "send_buffer_bytes": 0,
+    }
     assert shown["links"][0] == {
         "source": "d0",
         "target": "switch",
