@@ -13,8 +13,7 @@ from mpsim.emulate.fabric.wiring import Wiring
 
 __all__ = ["Switch"]
 
-_SPIN_S = 50e-6  # Waking up takes the kernel about this long: the last of a wait is spent awake.
-_READS = 8  # Packets taken from one rank before the others have their turn.
+_READS = 4  # Packets taken from one rank before the others have their turn.
 _PACKET_BYTES = 65_536 + VNET_HEADER_BYTES
 _IP = VNET_HEADER_BYTES
 _TCP = _IP + 20  # The kernels inside send no IP options.
@@ -50,7 +49,7 @@ class Switch:
         while (now_s := clock()) < until_s:
             for end, packet in network.due(now_s):
                 os.write(end, packet)
-            wait_s = min(network.next_s(), until_s) - clock() - _SPIN_S
+            wait_s = min(network.next_s(), until_s) - clock()
             readable, _, _ = select.select(self._watched, (), (), max(0.0, wait_s))
             for end in readable:
                 if end == self._control:

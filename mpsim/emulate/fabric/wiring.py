@@ -13,7 +13,9 @@ from mpsim.topology.routes import Routes
 __all__ = ["HEADER_BYTES", "Host", "Route", "Wiring", "wire_up"]
 
 HEADER_BYTES = 52  # IPv4 20, TCP 20, its time stamps 12.
-_PACKET_S = 0.5e-3  # What a packet may occupy its link: finer interleaves better, and costs the switch more processor.
+# With all ranks sending. Finer packets interleave better, and cost the switch more of a processor that the ranks need:
+# each packet takes it some 0.1 ms with its acknowledgement.
+_PACKETS_PER_S = 4_000
 _MTU_BYTES = (1_500, 65_000)
 _WINDOW_PACKETS = 4  # Beyond bandwidth × round trip: those on their way through the two kernels and the switch.
 _WINDOW_S = 2e-3  # And what a sender that has to wait for its turn at the processor may be late.
@@ -114,30 +116,30 @@ def wire_up(topology: Topology, ranks: Sequence[int]) -> Wiring:
     links = tuple((link.bandwidth_bytes_per_s, link.latency_s) for link in topology.links)
     hosts: list[Host] = []
     for a in ranks:
-        under_way = {b: _under_way_bytes(routes, a, b) for b in ranks if b != a}
+        under_way = {b: _under_way_bytes(routes, a, b, len(ranks)) for b in ranks if b != a}
         buffer = max(under_way.values(), default=0) * 3 // 2
-        ways = {address(i): _route(routes, a, b, buffer) for i, b in enumerate(ranks) if b != a}
+        ways = {address(i): _route(routes, (a, b), len(ranks), buffer) for i, b in enumerate(ranks) if b != a}
         hosts.append(Host(address=address(len(hosts)), routes=ways, send_buffer_bytes=max(buffer, _WINDOW_BYTES[0])))
     return Wiring(links=links, hosts=tuple(hosts))
 
 
-def _mtu_bytes(routes: Routes, a: int, b: int) -> int:
-    """Return the size of packet that occupies the narrowest link, there or back, for no longer than allowed."""
+def _mtu_bytes(routes: Routes, a: int, b: int, ranks: int) -> int:
+    """Return the size of packet with which a rank's share of packets fills the narrowest link, there or back."""
     narrowest = min(routes.bandwidth_bytes_per_s(routes.path(*pair)) for pair in ((a, b), (b, a)))
     low, high = _MTU_BYTES
-    return int(max(low, min(high, HEADER_BYTES + narrowest * _PACKET_S)))
+    return int(max(low, min(high, HEADER_BYTES + narrowest * ranks / _PACKETS_PER_S)))
 
 
-def _under_way_bytes(routes: Routes, a: int, b: int) -> int:
+def _under_way_bytes(routes: Routes, a: int, b: int, ranks: int) -> int:
     """Return what must be under way for the path to be full: bandwidth × round trip, and some packets."""
     there, back = routes.path(a, b), routes.path(b, a)
     bandwidth = routes.bandwidth_bytes_per_s(there)
     round_trip_s = routes.latency_s(there) + routes.latency_s(back) + _WINDOW_S
     filled = math.inf if math.isinf(bandwidth) else bandwidth * round_trip_s
-    return int(min(filled + _WINDOW_PACKETS * _mtu_bytes(routes, a, b), _WINDOW_BYTES[1]))
+    return int(min(filled + _WINDOW_PACKETS * _mtu_bytes(routes, a, b, ranks), _WINDOW_BYTES[1]))
 
 
-def _route(routes: Routes, a: int, b: int, buffer_bytes: int) -> Route:
-    mtu = _mtu_bytes(routes, a, b)
+def _route(routes: Routes, way: tuple[int, int], ranks: int, buffer_bytes: int) -> Route:
+    mtu = _mtu_bytes(routes, *way, ranks)
     packets = max(10, math.ceil(max(buffer_bytes, _WINDOW_BYTES[0]) / (mtu - HEADER_BYTES)))
-    return Route(links=routes.path(a, b), mtu_bytes=mtu, window_packets=packets)
+    return Route(links=routes.path(*way), mtu_bytes=mtu, window_packets=packets)
