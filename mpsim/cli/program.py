@@ -22,6 +22,7 @@ COMMANDS = {
     "simulate": "Predict one way of splitting a workload over a topology.",
     "emulate": "Run one way of splitting for real: a process a device, every byte sent.",
     "sweep": "Predict every way of splitting, and rank them.",
+    "validate": "Hold predictions against real runs.",
     "plot": "Draw results and sweeps.",
     "topology": "Write a topology file from a builder.",
 }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,6 +10,7 @@ import click
 
 from mpsim.cli.baseline import baseline_of, baseline_option
 from mpsim.cli.output import TABLES, json_option, output_option, print_json, tell
+from mpsim.cli.progress import progress_bar
 from mpsim.cli.read import costs_by_type, read_pair
 from mpsim.cli.trials import trial_options, trials_of
 from mpsim.cli.types import BYTES, NUMBERS
@@ -87,7 +86,7 @@ def _prepared(workload_path: str, topology_text: str, given: dict[str, Any]) -> 
     schedules = None if chosen is None else [name.strip() for name in chosen.split(",")]
 
     def run() -> SweepResult:
-        with _bar(given["progress"]) as progress:
+        with progress_bar(given["progress"], "plans") as progress:
             return sweep_plans(
                 workload, topology, batch=batch, devices=given["devices"], microbatches=given["microbatches"],
                 schedules=schedules, tensor=given["tensor"], bucket_bytes=given["bucket"],
@@ -104,24 +103,6 @@ def _finished(found: SweepResult, baseline: str) -> SweepResult:
         return found
     empty = dict.fromkeys(("speedup", "baseline", "baseline_step_s"))
     return SweepResult(rows=tuple(row | empty for row in found.rows), planned=found.planned, processes=found.processes)
-
-
-@contextmanager
-def _bar(asked: bool | None) -> Iterator[Callable[[int, int], None]]:
-    """Yield what to call after each plan: it moves a bar on stderr where there is a terminal."""
-    if not (sys.stderr.isatty() if asked is None else asked):
-        yield lambda done, total: None
-        return
-    from tqdm import tqdm
-
-    tqdm.monitor_interval = 0  # its thread must not be forked
-    with tqdm(unit=" plans", file=sys.stderr, leave=False) as bar:
-
-        def move(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield move
 
 
 def _interrupted(found: SweepResult, output: str | None) -> click.ClickException | click.exceptions.Exit:

@@ -3,10 +3,20 @@
 Each function returns a `matplotlib.figure.Figure` and shows nothing; ``ax=`` draws into axes of your own.
 """
 
+from mpsim.result.plotting.agreement import predicted_and_measured
 from mpsim.result.plotting.bars import breakdown, memory
 from mpsim.result.plotting.curves import cdf, memory_over_time
 from mpsim.result.plotting.gantt import timeline
 from mpsim.result.plotting.scaling import speedup
 from mpsim.result.plotting.style import save_figure
 
-__all__ = ["breakdown", "cdf", "memory", "memory_over_time", "save_figure", "speedup", "timeline"]
+__all__ = [
+    "breakdown",
+    "cdf",
+    "memory",
+    "memory_over_time",
+    "predicted_and_measured",
+    "save_figure",
+    "speedup",
+    "timeline",
+]

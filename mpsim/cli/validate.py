@@ -1,0 +1,132 @@
+"""``mpsim validate``: hold predictions against real runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mpsim.cli.output import PICTURES, check_apart, json_option, output_option, print_json, tell
+from mpsim.cli.progress import progress_bar
+from mpsim.emulate.fabric.namespaces import lacking
+from mpsim.emulate.fabric.opening import FABRICS
+from mpsim.errors import MpsimError, unknown
+from mpsim.validate import Case, Comparison, Validation, load_comparisons, save_comparisons, table
+from mpsim.validate.cases import GRIDS
+from mpsim.validate.model import summarize
+from mpsim.validate.run import validate_emulated
+from mpsim.workload.file import load_workload
+
+__all__ = ["validate"]
+
+
+@click.group()
+def validate() -> None:
+    """Hold predictions against what really happens."""
+
+
+@validate.command(epilog="A validation that is interrupted goes on where it stopped, with the same -o.")
+@click.option("--quick", is_flag=True, help="Eight cases, in about a minute.")
+@click.option("--fabric", metavar="NAME", help="namespaces or host; by default namespaces where they can be made.")
+@click.option("--compute", default="replay", show_default=True, help="replay: sleep as long as traced; real: compute.")
+@click.option(
+    "--processes", type=int, metavar="N", help="Only plans of up to so many; by default as many cores with real work."
+)
+@click.option("--models", metavar="NAME,NAME,…", help="Only these models; by default all of the grid.")
+@click.option(
+    "--workloads", default="workloads", show_default=True, metavar="FOLDER", help="Where <model>.cpu.json are."
+)
+@click.option("--progress/--no-progress", default=None, help="A bar on stderr; by default on a terminal.")
+@json_option
+@output_option("-o", "--output", what="Write a row for each case (.csv), after each one.", suffixes=(".csv",))
+@output_option("--figure", what="Draw predicted against measured (.png, .svg or .pdf).", suffixes=PICTURES)
+def emulated(as_json: bool, **given: Any) -> None:
+    """Run a grid of models, plans and links for real, and compare each step with its prediction.
+
+    Links are measured before each run; the prediction is made from them and from traces in files.
+
+    \b
+      mpsim validate emulated --quick
+      mpsim validate emulated -o validation.csv --figure validation.png
+    """
+    check_apart(given, "output", "figure")
+    fabric, cases = _fabric(given["fabric"]), _cases(given)
+    workloads = {model: _trace(given["workloads"], model) for model in {case.model for case in cases}}
+    path = given["output"]
+    with progress_bar(given["progress"], "cases") as progress:
+        found = validate_emulated(
+            cases, workloads, fabric=fabric, compute=given["compute"], done=_done(path), progress=progress,
+            keep=lambda rows: save_comparisons(path, rows) if path else None,
+        )  # fmt: skip
+    if not found.rows:
+        raise MpsimError(f"none of {found.planned} cases could be run: {found.failures[0][1]}")
+    if given["figure"]:
+        _draw(found, given["figure"])
+    print_json(_as_dict(found)) if as_json else click.echo(table(found))
+
+
+def _fabric(name: str | None) -> str:
+    if name is None:
+        if missing := lacking():
+            tell(f"no namespaces without {missing}: over loopback, whatever the grid's links")
+        return "host" if missing else "namespaces"
+    if name not in FABRICS:
+        raise unknown("fabric", name, FABRICS)
+    return name
+
+
+def _cases(given: dict[str, Any]) -> tuple[Case, ...]:
+    """Return the cases that were asked for."""
+    if given["compute"] not in ("replay", "real"):
+        raise unknown("compute", given["compute"], ("replay", "real"))
+    grid = GRIDS["quick" if given["quick"] else "full"]
+    known = list(dict.fromkeys(case.model for case in grid))
+    models = known if given["models"] is None else [name.strip() for name in given["models"].split(",")]
+    for name in models:
+        if name not in known:
+            raise unknown("model", name, known)
+    most = given["processes"]
+    if most is None and given["compute"] == "real":
+        most = os.cpu_count() or 1  # More would compute in turns, which no plan is about.
+    cases = tuple(case for case in grid if case.model in models and (most is None or case.plan.ranks <= most))
+    if not cases:
+        raise MpsimError(f"no case of the grid has {most} processes or fewer: its plans have 2 and 4")
+    return cases
+
+
+def _trace(folder: str, model: str) -> Any:
+    path = Path(folder) / f"{model}.cpu.json"
+    if not path.is_file():
+        raise MpsimError(f"no file {str(path)!r}: make it with mpsim trace {model}, or name --workloads FOLDER")
+    return load_workload(path)
+
+
+def _done(path: str | None) -> Sequence[Comparison]:
+    return load_comparisons(path) if path and Path(path).is_file() else ()
+
+
+def _draw(found: Validation, path: str) -> None:
+    os.environ.setdefault("MPLBACKEND", "Agg")  # a file is written and no window opened, display or none
+    from mpsim.result import plotting
+
+    plotting.save_figure(plotting.predicted_and_measured(found.to_frame()), path)
+
+
+def _as_dict(found: Validation) -> dict[str, Any]:
+    whole = summarize(found.rows)
+    assert whole is not None
+    return {
+        "cases": found.planned,
+        "not_run": [{"case": name, "reason": reason} for name, reason in found.failures],
+        "all": asdict(whole),
+        "kinds": {kind: asdict(one) for kind, one in found.kinds.items()},
+        "orders": [
+            {"model": model, "wire": wire, "plans": count, "rank_correlation": ours, "ideal_rank_correlation": ideal}
+            for (model, wire), (count, ours, ideal) in found.orders.items()
+        ],
+        "rows": [asdict(row) for row in found.rows],
+    }

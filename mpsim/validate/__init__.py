@@ -1,0 +1,20 @@
+"""Predictions held against measurements: real runs of the plans that were simulated."""
+
+from mpsim.validate.cases import GRID, QUICK, Case, Wire
+from mpsim.validate.compare import Comparison, compare_case
+from mpsim.validate.file import load_comparisons, save_comparisons
+from mpsim.validate.model import Validation
+from mpsim.validate.text import table
+
+__all__ = [
+    "GRID",
+    "QUICK",
+    "Case",
+    "Comparison",
+    "Validation",
+    "Wire",
+    "compare_case",
+    "load_comparisons",
+    "save_comparisons",
+    "table",
+]
