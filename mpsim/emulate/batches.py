@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from mpsim.errors import MpsimError
+from mpsim.workload.example import Example
 
-__all__ = ["batch_size", "chunk_sizes", "cut_leaf", "join"]
+__all__ = ["batch_size", "chunk_sizes", "cut_leaf", "join", "micro_batches"]
 
 
 def batch_size(leaves: Sequence[Any]) -> int:
@@ -107,3 +110,34 @@ def join(name: str, values: Sequence[Any], sizes: Sequence[int]) -> Any:
         f"output {name} has shape {list(first.shape)} for a chunk of {sizes[0]} samples: it neither holds an entry for"
         " each sample nor is the same for all chunks; split with chunks=1"
     )
+
+
+def micro_batches(example: Example, replicas: int, count: int) -> list[list[Example]]:
+    """Return an example's batch as `count` equal micro-batches for each replica.
+
+    Raises
+    ------
+    MpsimError
+        It does not divide.
+
+    Examples
+    --------
+    >>> example = Example(model=torch.nn.Linear(1, 1), inputs=(torch.arange(4.0).reshape(4, 1),))
+    >>> [[one.inputs[0].flatten().tolist() for one in row] for row in micro_batches(example, 2, 2)]
+    [[[0.0], [1.0]], [[2.0], [3.0]]]
+    """
+    pieces = replicas * count
+    leaves, structure = pytree.tree_flatten((tuple(example.inputs), dict(example.keywords), example.target))
+    samples = batch_size(leaves)
+    if samples % pieces:
+        raise MpsimError(
+            f"batch of {samples} samples does not divide into dp({replicas}) × micro-batches({count})"
+            f" = {pieces} equal parts: change one of them"
+        )
+    columns = [cut_leaf(leaf, samples, [samples // pieces] * pieces) for leaf in leaves]
+    cut = [pytree.tree_unflatten([column[i] for column in columns], structure) for i in range(pieces)]
+    made = [
+        dataclasses.replace(example, inputs=inputs, keywords=keywords, target=target)
+        for inputs, keywords, target in cut
+    ]
+    return [made[d * count : (d + 1) * count] for d in range(replicas)]

@@ -1,0 +1,176 @@
+"""All ranks of a plan in one process: ``dp × tp`` lines of ``pp`` stages, and what they owe each other after a step."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import nn
+
+from mpsim.emulate.call import sum_gradients
+from mpsim.emulate.meeting import Meeting
+from mpsim.emulate.parts import Part, make_parts
+from mpsim.emulate.pipeline import Rows
+from mpsim.emulate.replica import Line
+from mpsim.plan.model import Plan
+from mpsim.workload.graph import Cut
+
+__all__ = ["Grid"]
+
+
+class Grid:
+    """Parts on every rank of a plan.
+
+    Parameters
+    ----------
+    plan : Plan
+        Its ``dp``, ``pp`` and ``tp``.
+    shards : sequence of (Cut, torch.nn.Module)
+        The model as each tensor-parallel rank has it. The first replica uses these weights themselves, as long as
+        they stay on their device; others have copies.
+    boundaries : tuple of int
+        Between stages.
+    places : sequence of str
+        Where each rank ``(d, p, t)`` runs, in order of rank.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        shards: Sequence[tuple[Cut, nn.Module]],
+        boundaries: tuple[int, ...],
+        places: Sequence[str],
+    ) -> None:
+        self._plan = plan
+        self.cut = shards[0][0]
+        self._lines = [
+            [
+                Line(make_parts(cut, model, boundaries, self._places(places, d, t), copy=d > 0), t)
+                for t, (cut, model) in enumerate(shards)
+            ]
+            for d in range(plan.dp)
+        ]
+
+    def _places(self, places: Sequence[str], d: int, t: int) -> list[str]:
+        return [places[(d * self._plan.pp + p) * self._plan.tp + t] for p in range(self._plan.pp)]
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts in order of rank ``(d, p, t)``."""
+        return tuple(line.parts[p] for row in self._lines for p in range(self._plan.pp) for line in row)
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """The stages of each rank ``(d, :, t)``."""
+        return tuple(line for row in self._lines for line in row)
+
+    def outputs(self, name: str, microbatch: int) -> Any:
+        """Return an output of the first replica, after a run without gradients."""
+        return self._lines[0][0].outputs[name, microbatch]
+
+    def run(self, rows: Rows, feeds: Sequence[list[dict[str, Any]]]) -> float:
+        """Run rows on all ranks at the same time and return the mean loss.
+
+        Parameters
+        ----------
+        rows : sequence of sequence of Operation
+            A row for each stage.
+        feeds : sequence of list of dict of str to torch.Tensor
+            For each replica, for each micro-batch.
+        """
+        self._share_buffers()
+        enabled = torch.is_grad_enabled()
+
+        def run(line: Line, own: list[dict[str, Any]], meetings: list[Meeting]) -> None:
+            with torch.set_grad_enabled(enabled):
+                line.run(rows, own, meetings)
+
+        jobs = []
+        for row, own in zip(self._lines, feeds, strict=True):
+            meetings = [Meeting(self._plan.tp) for _ in range(self._plan.pp)]
+            jobs += [(line, own, meetings) for line in row]
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            done = [pool.submit(run, *job) for job in jobs]
+        _raise_first([one.exception() for one in done])
+        losses = [float(loss) for row in self._lines for loss in row[0].losses.values()]
+        return sum(losses) / len(losses)
+
+    def collect(self, whole: Mapping[str, Any]) -> dict[str, Any]:
+        """Sum the gradients of tied weights, average over replicas, give them to every part; return the whole ones.
+
+        Parameters
+        ----------
+        whole : mapping of str to torch.Tensor
+            The model's parameters, for their shapes.
+        """
+        shards = [self._average([row[t] for row in self._lines]) for t in range(self._plan.tp)]
+        return {name: _assemble([shard[name] for shard in shards], whole[name]) for name in shards[0]}
+
+    def _average(self, lines: Sequence[Line]) -> dict[str, Any]:
+        """Average over the replicas of one tensor-parallel rank."""
+        own = _held(lines[0].parts)
+        sums = [sum_gradients(line.parts, own) for line in lines]
+        averages = {name: _mean([one[name] for one in sums]) for name in sums[0]}
+        for line in lines:
+            for part in line.parts:
+                for name in part.parameters.keys() & averages.keys():
+                    parameter = part.parameters[name]
+                    parameter.grad = averages[name].to(parameter.device, copy=True)
+        return averages
+
+    def bring_up_to_date(self, whole: Mapping[str, Any]) -> None:
+        """Copy what each part updated to where else it is held: tied weights, and the model itself."""
+        with torch.no_grad():
+            for line in self.lines:
+                first = _held(line.parts)
+                for part in line.parts:
+                    for name, tensor in part.parameters.items():
+                        _copy(tensor, first[name])
+            held = [_held(line.parts) for line in self._lines[0]]
+            for name in held[0]:
+                _copy(whole[name], _assemble([one[name].data for one in held], whole[name]))
+
+    def _share_buffers(self) -> None:
+        """Give every replica the first one's running statistics, as DistributedDataParallel does before a forward."""
+        for t, line in enumerate(self._lines[0]):
+            for row in self._lines[1:]:
+                for part, other in zip(line.parts, row[t].parts, strict=True):
+                    for name, buffer in part.buffers.items():
+                        _copy(other.buffers[name], buffer)
+
+
+def _held(parts: Sequence[Part]) -> dict[str, Any]:
+    """Return the parameters and buffers of parts; of tied ones the first part's."""
+    held: dict[str, Any] = {}
+    for part in reversed(parts):
+        held |= part.parameters | part.buffers
+    return held
+
+
+def _copy(to: Any, value: Any) -> None:
+    if to.data_ptr() != value.data_ptr():
+        to.data.copy_(value.data)
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    total = values[0]
+    for value in values[1:]:
+        total = total + value.to(total.device)
+    return total / len(values)
+
+
+def _assemble(shards: Sequence[Any], whole: Any) -> Any:
+    """Put the shards of one tensor together along the dimension in which they are smaller than the whole."""
+    smaller = [i for i, (a, b) in enumerate(zip(shards[0].shape, whole.shape, strict=True)) if a != b]
+    return torch.cat([shard.to(shards[0].device) for shard in shards], dim=smaller[0]) if smaller else shards[0]
+
+
+def _raise_first(errors: Sequence[BaseException | None]) -> None:
+    """Raise what went wrong, rather than that somebody waited in vain for who it happened to."""
+    found = [error for error in errors if error is not None]
+    causes = [error for error in found if not isinstance(error, threading.BrokenBarrierError)]
+    if found:
+        raise (causes or found)[0]

@@ -1,0 +1,97 @@
+"""One line of a grid: the stages of one replica on one tensor-parallel rank, with what is in flight between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from mpsim.emulate.flight import Flight
+from mpsim.emulate.meeting import Meeting, seated
+from mpsim.emulate.parts import Part
+from mpsim.emulate.pipeline import Message, Rows, play
+from mpsim.plan.schedules import Operation
+
+__all__ = ["Line"]
+
+_KINDS = {"B": "backward", "I": "backward_input", "W": "backward_weight"}
+
+
+class Line:
+    """The parts of rank ``(d, :, t)`` of a plan's grid.
+
+    Parameters
+    ----------
+    parts : sequence of Part
+        A stage each.
+    rank : int
+        Which of the ranks that share each stage's layers this is.
+
+    Attributes
+    ----------
+    losses : dict of int to torch.Tensor
+        Of the latest run, by micro-batch.
+    outputs : dict of (str, int) to torch.Tensor
+        Of the latest run, by name and micro-batch, if it was without gradients.
+    """
+
+    def __init__(self, parts: Sequence[Part], rank: int) -> None:
+        self.parts, self.rank = tuple(parts), rank
+        self.losses: dict[int, Any] = {}
+        self.outputs: dict[tuple[str, int], Any] = {}
+        self._flights: dict[tuple[int, int], Flight] = {}
+        self._feeds: list[dict[str, Any]] = []
+        self._meetings: Sequence[Meeting] = ()
+
+    def run(self, rows: Rows, feeds: list[dict[str, Any]], meetings: Sequence[Meeting]) -> None:
+        """Run the rows over micro-batches; gradients are added to the parts' parameters, losses are kept.
+
+        Parameters
+        ----------
+        rows : sequence of sequence of Operation
+            A row for each stage.
+        feeds : list of dict of str to torch.Tensor
+            For each micro-batch.
+        meetings : sequence of Meeting
+            For each stage, of the ranks that share it. If anything fails here they are broken off, for whoever waits
+            there waits for one that may not come.
+        """
+        self.losses, self.outputs = {}, {}
+        self._feeds, self._meetings = feeds, meetings
+        try:
+            play(rows, self._work)
+        finally:
+            self._flights, self._feeds = {}, []
+
+    def _work(self, operation: Operation, received: Message) -> Message:
+        work = self._forward if operation.kind == "F" else self._back
+        try:
+            with seated(self._meetings[operation.stage], self.rank):
+                return work(operation, received)
+        except BaseException:
+            for meeting in self._meetings:
+                meeting.break_off()
+            raise
+
+    def _forward(self, operation: Operation, received: Message) -> Message:
+        stage, _, k = operation
+        part = self.parts[stage]
+        flight = part.start(received, self._feeds[k])
+        flight.forward(part.layers.start, part.layers.stop)
+        if part.cut.loss in flight.results:
+            self.losses[k] = flight.results[part.cut.loss].detach()
+        if torch.is_grad_enabled():
+            self._flights[stage, k] = flight
+        else:
+            self.outputs.update({(name, k): value for name, value in flight.results.items()})
+        return flight.sends
+
+    def _back(self, operation: Operation, received: Message) -> Message:
+        stage, kind, k = operation
+        layers = self.parts[stage].layers
+        flight = self._flights[stage, k] if kind == "I" else self._flights.pop((stage, k))
+        if kind != "W":
+            flight.receive(received, 1.0 / len(self._feeds))
+        flight.backward(layers.start, layers.stop, _KINDS[kind])
+        return {} if kind == "W" else flight.returned
