@@ -4,7 +4,8 @@ The units are those of :func:`mpsim.workload.graph.capture`, which cuts the grap
 ``torch.distributed.pipelining.pipeline`` cuts the same graph, and the tests hold the two against each other; it is not
 used here because a part must do what it does not: relay a skip connection over every boundary on its way, as the
 predicted plan does (there, it goes from its maker to its reader directly), hold the loss inside the last part, and
-run unit by unit, so that the gradients of one are exchanged while the next is at work.
+run unit by unit, so that the gradients of one are exchanged while the next is at work. (PyTorch 2.13's also cannot
+run what it makes of a Llama from transformers: its rotary embedding loses an input.)
 
 Batch normalisation in training mode normalises over what it is given, hence over a micro-batch, as in GPipe.
 """

@@ -224,6 +224,23 @@ def test_weights_that_are_replaced_are_used():
     torch.testing.assert_close(splitter(batch.double()), model(batch.double()))
 
 
+def test_named_devices_and_a_tied_weight():
+    """Named devices take the way that several CUDA devices take: weights are handed over, tied ones kept alike."""
+    model = models.Tied()
+    twin = copy.deepcopy(model)
+    splitter = ModelSplitter(model, devices=["cpu", "cpu"], chunks=2)
+    optimizers = [torch.optim.SGD(one.parameters(), lr=0.1) for one in (model, twin)]
+    for step in range(3):
+        tokens = torch.randint(0, 7, (4, 5) if step else (2, 5))
+        for run, optimizer in zip((splitter, twin), optimizers, strict=True):
+            optimizer.zero_grad()
+            run(tokens).square().mean().backward()
+            optimizer.step()
+    for name, parameter in twin.named_parameters():
+        torch.testing.assert_close(model.get_parameter(name), parameter)
+    assert "part 1 on cpu" in str(splitter)
+
+
 def test_devices_hold_their_parts():
     devices = [Device("left", "1 MiB"), Device("right", "1 MiB")]
     splitter = ModelSplitter(MyModel(), devices=devices, example=torch.randn(4, 64))
