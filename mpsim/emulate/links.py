@@ -32,6 +32,8 @@ class MeasuredPath:
         From the difference between a large and a smaller message, so that no latency is in it: median.
     bandwidth_interval_bytes_per_s : (float, float)
         The least and the most of the repeats.
+    send_buffer_bytes : int
+        What was still on its way out when the runtime called a large send over.
     """
 
     source: int
@@ -40,6 +42,7 @@ class MeasuredPath:
     latency_interval_s: tuple[float, float]
     bandwidth_bytes_per_s: float
     bandwidth_interval_bytes_per_s: tuple[float, float]
+    send_buffer_bytes: int = 0
 
 
 def imposed_topology(fabric: str, topology: Topology) -> Topology:
@@ -88,7 +91,7 @@ def topology_from(measured: Iterable[MeasuredPath], topology: Topology, ranks: S
 
     What a path takes beyond its stated latency is spread evenly over its links. Its links' bandwidths are changed in
     the ratio of the measured one to its stated bottleneck. A link of several measured paths gets the median; one
-    that none crosses keeps what is stated.
+    that none crosses keeps what is stated. A device's send buffer is the median over the paths measured from it.
 
     Parameters
     ----------
@@ -137,8 +140,16 @@ def topology_from(measured: Iterable[MeasuredPath], topology: Topology, ranks: S
         )
         for i, link in enumerate(topology.links)
     )
+    held = {
+        ranks[source]: round(statistics.median(one.send_buffer_bytes for one in measured if one.source == source))
+        for source in {one.source for one in measured}
+    }
+    devices = (
+        replace(device, send_buffer_bytes=held.get(i, device.send_buffer_bytes))
+        for i, device in enumerate(topology.devices)
+    )
     provenance = Provenance(made_by="mpsim emulate", source=f"{topology.name}, measured: {_spread(measured)}")
-    return replace(topology, links=tuple(links), provenance=provenance)
+    return replace(topology, devices=tuple(devices), links=tuple(links), provenance=provenance)
 
 
 def _spread(measured: Sequence[MeasuredPath]) -> str:

@@ -6,6 +6,7 @@ import gc
 import statistics
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -53,33 +54,42 @@ def measure_links(
 def _measure_pair(a: int, b: int, messages: int, repeats: int) -> list[MeasuredPath]:
     """Return both directions at the rank that comes first, nothing at the other."""
     trips = _exchange(a, b, _SMALL_BYTES, messages + messages // 10)[messages // 10 :]
-    ways = [(source, target, _bandwidths(source, target, repeats)) for source, target in ((a, b), (b, a))]
+    ways = [(source, target, _large(source, target, repeats)) for source, target in ((a, b), (b, a))]
     # The second direction was measured by the other rank, which sent: it tells this one.
-    told = torch.tensor(ways[1][2] or [0.0] * repeats, dtype=torch.float64)
+    told = torch.tensor(ways[1][2] or [[0.0] * 3] * repeats, dtype=torch.float64)
     if dist.get_rank() == b:
         dist.send(told, a)
         return []
     dist.recv(told, b)
     ways[1] = (b, a, told.tolist())
-    latencies = sorted(trip_s / 2 for trip_s in trips)
-    return [_path(source, target, latencies, bandwidths) for source, target, bandwidths in ways]
+    latencies = sorted(trip.answered_s / 2 for trip in trips)
+    return [_path(source, target, latencies, found) for source, target, found in ways]
 
 
-def _path(source: int, target: int, latencies: Sequence[float], bandwidths: Sequence[float]) -> MeasuredPath:
+def _path(source: int, target: int, latencies: Sequence[float], found: Sequence[Sequence[float]]) -> MeasuredPath:
+    """Return what the samples of one direction say: bandwidth, and when large messages had left and were answered."""
+    bandwidths = [bandwidth for bandwidth, _, _ in found]
+    latency_s = statistics.median(latencies)
+    # Between a send's end and its answer lie what was still in the buffer, and a latency each way.
+    held = [bandwidth * (answered_s - rid_s - 2 * latency_s) for bandwidth, rid_s, answered_s in found]
     return MeasuredPath(
+        send_buffer_bytes=max(0, round(statistics.median(held))),
         source=source,
         target=target,
-        latency_s=statistics.median(latencies),
+        latency_s=latency_s,
         latency_interval_s=(latencies[len(latencies) // 20], latencies[-1 - len(latencies) // 20]),
         bandwidth_bytes_per_s=statistics.median(bandwidths),
         bandwidth_interval_bytes_per_s=(min(bandwidths), max(bandwidths)),
     )
 
 
-def _bandwidths(source: int, target: int, repeats: int) -> list[float]:
-    """Return the bandwidth one way, from pairs of a large and a small transfer; at the source only."""
-    probe_s = _exchange(source, target, _PROBE_BYTES, 3)
-    large = torch.tensor([_large_bytes(min(probe_s)) if probe_s else 0])
+def _large(source: int, target: int, repeats: int) -> list[list[float]]:
+    """Return the bandwidth one way, from pairs of a large and a small transfer, and the large one's times.
+
+    At the source only, one row a pair: bytes per second, seconds until the send was over, seconds until the answer.
+    """
+    probe = _exchange(source, target, _PROBE_BYTES, 3)
+    large = torch.tensor([_large_bytes(min(trip.answered_s for trip in probe)) if probe else 0])
     if dist.get_rank() == source:
         dist.send(large, target)
     else:
@@ -89,7 +99,7 @@ def _bandwidths(source: int, target: int, repeats: int) -> list[float]:
     for _ in range(repeats):
         slow, fast = _exchange(source, target, size, 1), _exchange(source, target, size // 4, 1)
         if slow:
-            found.append(_slope(size, slow[0], fast[0]))
+            found.append([_slope(size, slow[0].answered_s, fast[0].answered_s), *slow[0]])
     return found
 
 
@@ -103,8 +113,15 @@ def _large_bytes(probe_s: float) -> int:
     return max(low, min(high, int(_PROBE_BYTES * _LARGE_S / probe_s))) // 4 * 4
 
 
-def _exchange(source: int, target: int, size: int, times: int) -> list[float]:
-    """Send messages one way, each answered by a small one; return the round trips in seconds, at the source only.
+class _Trip(NamedTuple):
+    """Seconds from a send until it was over for its sender, and until its answer was there."""
+
+    rid_s: float
+    answered_s: float
+
+
+def _exchange(source: int, target: int, size: int, times: int) -> list[_Trip]:
+    """Send messages one way, each answered by a small one; return what that took, at the source only.
 
     A receive is posted before the message that lets the other side send, so no message waits for a ready notice.
     """
@@ -117,10 +134,10 @@ def _exchange(source: int, target: int, size: int, times: int) -> list[float]:
     for _ in range(times):
         coming = _receiving(answer, target)
         start = time.perf_counter()
-        going = _sending(message, target)
+        _sending(message, target).wait()
+        rid_s = time.perf_counter() - start
         coming.wait()
-        trips.append(time.perf_counter() - start)
-        going.wait()
+        trips.append(_Trip(rid_s, time.perf_counter() - start))
     return trips
 
 
