@@ -160,7 +160,10 @@ class ParallelTrainer:
         return loss
 
     def run_batch(self, batch: Any, target: Any = None) -> float:
-        """Run one batch forward and backward and return its loss; gradients stay with the parts, added to theirs."""
+        """Run one batch forward and backward and return its loss; its gradients are added to those of the parts.
+
+        If it fails, the parts have no gradients.
+        """
         grid = self._known()
         batches = micro_batches(_with_batch(self._example, batch, target), self.plan.dp, self.plan.microbatches)
         found = _shapes(batches[0][0])
@@ -169,8 +172,13 @@ class ParallelTrainer:
                 f"micro-batch has tensors {found}, the model was distributed for {self._shapes}:"
                 " call distribute_model with such a batch"
             )
-        with torch.enable_grad():
-            return grid.run(self._rows, [[_feeds(grid.cut.feeds, one) for one in row] for row in batches])
+        try:
+            with torch.enable_grad():
+                return grid.run(self._rows, [[_feeds(grid.cut.feeds, one) for one in row] for row in batches])
+        except BaseException:
+            for part in grid.parts:
+                part.drop_gradients()
+            raise
 
     def collect_gradients(self) -> dict[str, torch.Tensor]:
         """Sum what the parts found for tied weights, average over replicas, and give every part the outcome.

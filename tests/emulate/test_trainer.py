@@ -113,7 +113,7 @@ def test_backward_in_halves():
 def test_the_seeds_example():
     """The document's two parts of one linear layer each, trained instead of only run."""
     model = nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10))
-    trainer = mpsim.ParallelTrainer([mpsim.emulate.Device(name, "80 GiB") for name in ("left", "right")])
+    trainer = mpsim.ParallelTrainer([Device(name, "80 GiB") for name in ("left", "right")])
     input_tensor = torch.randn(10, 10)
     trainer.distribute_model(model, input_tensor)
     before = model[0].weight.clone()
@@ -250,8 +250,7 @@ def test_no_thread_is_left_and_a_failure_reaches_the_caller():
     with pytest.raises(IndexError):
         trainer.step(bad)
     assert threading.active_count() == before
-    for part in trainer.parts:
-        part.drop_gradients()
+    assert all(p.grad is None for part in trainer.parts for p in part.parameters.values())
     trainer.step(good)
 
 
