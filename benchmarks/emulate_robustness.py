@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 
 from mpsim import Layer, Workload, save_workload
+from mpsim.emulate.job import Memory
+from mpsim.emulate.progress import Progress
 
 PATIENCE_S = 30.0
 PLANS = (
@@ -67,6 +69,22 @@ def ports() -> set[str]:
     return found
 
 
+def has_begun(launcher: int, ranks: int) -> bool:
+    """Return whether all ranks of a launcher are in their trials, by the page that it shares with them."""
+    try:
+        for entry in Path(f"/proc/{launcher}/fd").iterdir():
+            if "memfd:mpsim-progress" in os.readlink(entry):
+                descriptor = os.open(entry, os.O_RDWR)
+                try:
+                    page = Progress(Memory(descriptor))
+                    return all(page.where(rank).trial >= 0 for rank in range(ranks))
+                finally:
+                    os.close(descriptor)
+    except OSError:
+        pass
+    return False
+
+
 def workload(folder: Path) -> Path:
     path = folder / "four.json"
     layers = [Layer.given(name, forward_s=0.01, backward_s=0.02, parameter_bytes=2**18) for name in "abcd"]
@@ -84,16 +102,20 @@ def until(condition, patience_s: float) -> float:
     return float("inf")
 
 
-def one(number: int, rng: random.Random, fabric: str, folder: Path) -> dict[str, object]:
+def one(number: int, rng: random.Random, fabric: str, folder: Path) -> dict:
     mark, temporary = f"{os.getpid()}-{number}", folder / f"tmp-{number}"
     temporary.mkdir()
-    plan, whom, moment_s = rng.choice(PLANS), rng.choice(["a rank", "launcher"]), rng.uniform(0.2, 15.0)
+    plan, whom = rng.choice(PLANS), rng.choice(["a rank", "launcher"])
+    in_trials, moment_s = rng.random() < 0.6, rng.uniform(0.2, 5.0)
     launcher = subprocess.Popen(
         [sys.executable, "-m", "mpsim", "emulate", str(workload(folder)), "switch:4,link=1Gbit/s@1ms", *plan,
          "--fabric", fabric, "--trials", "400"],
         env=os.environ | {"MPSIM_MARK": mark, "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+    if in_trials:
+        n_ranks = 2 if plan in PLANS[:2] else 4
+        until(lambda: launcher.poll() is not None or has_begun(launcher.pid, n_ranks), 60.0)
     until(lambda: launcher.poll() is not None, moment_s)
     seen = processes(mark)
     ranks = [pid for pid, command in seen.items() if "mpsim.emulate.rank" in command]
@@ -110,11 +132,31 @@ def one(number: int, rng: random.Random, fabric: str, folder: Path) -> dict[str,
         os.kill(pid, signal.SIGKILL)
     _, said = launcher.communicate(timeout=PATIENCE_S)
     return {
-        "plan": " ".join(plan), "moment_s": moment_s, "whom": whom, "ended_s": ended_s, "gone_s": ended_s + gone_s,
-        "processes": list(left.values()), "namespaces": sorted(nets),
+        "plan": " ".join(plan),
+        "moment_s": moment_s,
+        "whom": whom,
+        "phase": "trials" if in_trials else "start",
+        "ended_s": ended_s,
+        "gone_s": ended_s + gone_s,
+        "processes": list(left.values()),
+        "namespaces": sorted(nets),
         "files": [item.name for item in temporary.rglob("*")],
         "said": said.strip().splitlines(),
-    }  # fmt: skip
+    }
+
+
+def is_bad(row: dict) -> bool:
+    """Return whether it hung, left something, or said more than a line."""
+    left = row["processes"] or row["namespaces"] or row["files"]
+    return bool(left) or row["gone_s"] > PATIENCE_S or len(row["said"]) > 1
+
+
+def show(number: int, row: dict) -> None:
+    """Print a line of the table; of a bad run, everything."""
+    said = " | ".join(row["said"]).replace(" (by hand, or because the machine ran out of memory)", "")
+    times = f"{row['moment_s']:>6.1f}s{row['ended_s']:>7.2f}s{row['gone_s']:>7.2f}s"
+    wrong = f"   <-- {row}" if is_bad(row) else ""
+    print(f"{number:>3}  {row['whom']:<20}{row['phase']:<7}{times}  {row['plan']:<41}{said[:120]}{wrong}", flush=True)
 
 
 def main() -> int:
@@ -125,23 +167,12 @@ def main() -> int:
     asked = parser.parse_args()
     rng, bad = random.Random(asked.seed), 0
     ports_before = ports()
-    print(f"{'run':>3}  {'killed':<20}{'after':>7}{'ended':>8}{'gone':>8}  {'plan':<40} said")
+    print(f"{'run':>3}  {'killed':<20}{'in':<7}{'after':>7}{'ended':>8}{'gone':>8}  {'plan':<41}said")
     with tempfile.TemporaryDirectory() as folder:
         for number in range(asked.runs):
             row = one(number, rng, asked.fabric, Path(folder))
-            wrong = (
-                row["gone_s"] > PATIENCE_S
-                or row["processes"]
-                or row["namespaces"]
-                or row["files"]
-                or len(row["said"]) > 1
-            )
-            bad += bool(wrong)
-            print(
-                f"{number:>3}  {row['whom']:<20}{row['moment_s']:>6.1f}s{row['ended_s']:>7.2f}s{row['gone_s']:>7.2f}s"
-                f"  {row['plan']:<40} {' | '.join(row['said'])[:110]}{'   <-- ' + str(row) if wrong else ''}",
-                flush=True,
-            )
+            bad += is_bad(row)
+            show(number, row)
     time.sleep(3.0)
     left = ports() - ports_before
     print(f"{asked.runs} runs over {asked.fabric}: {bad} bad, {len(left)} ports more than before {sorted(left) or ''}")

@@ -105,7 +105,7 @@ class Executor:
     work : Work
         What computes, and whose tensors go around.
     note : callable
-        Called with the index of each step before it is begun.
+        Called with the index of each step before it is begun, and with their number at the end.
     """
 
     def __init__(
@@ -156,6 +156,7 @@ class Executor:
             else:
                 works[step.key] = self._post(step.key, ended)
             end_s[i] = _clock()
+        self.note(len(steps))
         return Times(start_s, end_s)
 
     def _post(self, key: int, ended: dict[int, float]) -> Any:

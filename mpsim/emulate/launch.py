@@ -232,10 +232,13 @@ def _died(crew: _Crew, rank: int) -> str:
 
 
 def _hung(crew: _Crew, waiting: Sequence[int]) -> str:
-    """Name the rank that stands still in something other than a wait for others, if there is one."""
+    """Name the rank that is in the middle of something of its own, or else the one that is least far."""
     order = crew.order
-    busy = [i for i in waiting if not isinstance(_step(crew, i), Wait)]
-    rank = (busy or list(waiting))[0]
+    where = {i: crew.progress.where(i) for i in waiting}
+    least = min(place.trial for place in where.values())
+    behind = [i for i in waiting if where[i].trial == least]
+    busy = [i for i in behind if not isinstance(_step(crew, i), Wait | None)]
+    rank = min(busy or behind, key=lambda i: where[i].step)
     return (
         f"no rank has gone on for {order.patience_s:.0f} s: {order.title(rank)} stands {_place(crew, rank)};"
         " all ranks were ended"
@@ -255,6 +258,8 @@ def _place(crew: _Crew, rank: int) -> str:
         return _PHASES.get(where.trial, "before the first trial")
     trial = f"trial {where.trial}" if where.trial >= 0 else "the warm-up"
     step = _step(crew, rank)
+    if step is None:
+        return f"at the end of {trial}"
     if isinstance(step, Wait):
         return f"in {trial}, waiting for {_names(crew.order.scripts[0][rank], step)}"
     doing = "computing" if isinstance(step, Compute) else "posting"
