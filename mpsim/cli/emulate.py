@@ -19,6 +19,7 @@ from mpsim.errors import MpsimError
 from mpsim.plan.model import save_plan
 from mpsim.program.lower import lower
 from mpsim.program.stages import microbatch_size
+from mpsim.result.text import format_percent
 from mpsim.topology.spec import parse_topology
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from mpsim.workload.model import Workload
 
 __all__ = ["emulate"]
+
+# Above it a run says more of what else the machine does than of the plan.
+_DISTURBED = 0.02
 
 
 @click.command(epilog="What runs, and what is measured when, is described in docs/emulate.md.")
@@ -91,6 +95,8 @@ def _plan(inputs: tuple[str, ...], given: dict[str, Any]) -> tuple[Answer, Emula
         raise MpsimError(f"--runtime is {given['runtime']!r}, what runs here is torch-gloo: leave it out")
     workload, topology, model = _inputs(*inputs, given)
     plan = plan_of(given, workload, available(given["devices"], len(topology.devices)))
+    if given["links"] and plan.ranks == 1:
+        raise MpsimError(f"--links {given['links']!r}: the plan has one rank, and no links to measure; leave it out")
     by_type = costs_by_type(given["costs"], topology)
     lowering = lower(workload, topology, plan, by_type=by_type)
     batch = microbatch_size(workload, plan) * plan.microbatches * plan.dp
@@ -177,6 +183,11 @@ def _notes(run: Emulation) -> tuple[str, ...]:
     notes = [f"the bytes went over {run.fabric}"]
     if run.links is not None:
         notes.append(run.links.provenance.source)
+    if run.overrun_fraction > _DISTURBED:
+        percent = format_percent(run.overrun_fraction)
+        notes.append(
+            f"this machine is busy: computations overran by {percent} of the step; run it again when it is not"
+        )
     if run.losses:
         notes.append(f"loss {run.losses[-1]:.6g}")
     return tuple(notes)
@@ -185,7 +196,6 @@ def _notes(run: Emulation) -> tuple[str, ...]:
 def _write_links(path: str, run: Emulation) -> None:
     from mpsim.topology.file import save_topology
 
-    if run.links is None:
-        raise MpsimError(f"--links {path!r}: one device has no links to measure; leave it out")
+    assert run.links is not None
     save_topology(path, run.links)
     tell(f"wrote {path}")

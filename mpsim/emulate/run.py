@@ -47,6 +47,9 @@ class Emulation:
         where nothing was measured.
     fabric : str
         What carried the bytes.
+    overrun_fraction : float
+        By how much replayed computations of the result's trial took longer than they should, on the device where
+        that was most, as a fraction of the step: what a busy machine adds, and no prediction knows. 0 for real ones.
     losses : tuple of float
         Of each trial, the mean over replicas; empty where nothing was computed.
     """
@@ -54,6 +57,7 @@ class Emulation:
     result: Result
     links: Topology | None
     fabric: str
+    overrun_fraction: float = 0.0
     losses: tuple[float, ...] = ()
 
 
@@ -219,6 +223,7 @@ def _drawn(lowering: Lowering, trials: int, rng: Seed, variability: Variability)
 class _Ran:
     """What came out of a run."""
 
+    drawn: tuple[tuple[Script, ...], ...]
     layout: Layout
     timings: tuple[Timing, ...]
     devices: tuple[int, ...]
@@ -230,7 +235,8 @@ class _Ran:
     def emulation(self, **label: object) -> Emulation:
         """Account for the middle trial."""
         steps = [timing.step_s for timing in self.timings]
-        timing = self.timings[middle(steps)]
+        trial = middle(steps)
+        timing = self.timings[trial]
         program = self.layout.program
         uses = account_devices(program, self.topology, self.devices, timing, None)
         result = Result(
@@ -246,7 +252,25 @@ class _Ran:
             traffic=account_traffic(program),
             spans=spans_of(program, self.devices, timing),
         )
-        return Emulation(result=result, links=self.links, fabric=self.fabric, losses=self.losses)
+        return Emulation(
+            result=result,
+            links=self.links,
+            fabric=self.fabric,
+            overrun_fraction=0.0 if self.losses else self._overrun_s(trial) / timing.step_s,
+            losses=self.losses,
+        )
+
+    def _overrun_s(self, trial: int) -> float:
+        """Return by how much a device's computations took longer than the script has them."""
+        late_s = dict.fromkeys(range(len(self.devices)), 0.0)
+        timing = self.timings[trial]
+        for ((rank, i), *_), start_s, end_s in zip(
+            (posts for posts, _ in self.layout.sources), timing.start_s, timing.end_s, strict=True
+        ):
+            step = self.drawn[trial % len(self.drawn)][rank].steps[i]
+            if isinstance(step, Compute):
+                late_s[rank] += end_s - start_s - step.seconds
+        return max(late_s.values())
 
 
 def _without_memory(use: DeviceUse) -> DeviceUse:
@@ -288,6 +312,7 @@ def _run(
         description = opened.description
     layout = lay_out(drawn[0], Routes(imposed))
     return _Ran(
+        drawn=drawn,
         layout=layout,
         timings=_timings(layout, reports, trials),
         devices=devices,
