@@ -57,7 +57,7 @@ def measured_boundaries(
     (1,)
     """
     part = Part(cut, model, range(len(cut.units)), device=device)
-    kind = torch.device(device).type if device else next(iter(feeds.values())).device.type
+    kind = torch.device(device).type if device else _device_type(feeds)
     clock = clock_for(kind, torch.get_num_threads())
     with untouched(part):
         rounds = [_seconds(part, feeds, clock) for _ in range(repeats + 1)][1:]
@@ -67,7 +67,19 @@ def measured_boundaries(
 
 @contextlib.contextmanager
 def untouched(part: Part) -> Iterator[None]:
-    """Leave running statistics and the generator of random numbers as they were; drop gradients."""
+    """Leave running statistics and the generator of random numbers as they were; drop gradients.
+
+    Examples
+    --------
+    >>> from mpsim.workload.example import Example
+    >>> from mpsim.workload.graph import capture
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    >>> part = Part(capture(Example(model=model, inputs=(torch.ones(3, 2),))), model, range(2))
+    >>> with untouched(part):
+    ...     _ = part.forward(0, {}, {"input": torch.ones(3, 2)})
+    >>> int(model[1].num_batches_tracked)
+    0
+    """
     saved = {name: buffer.detach().clone() for name, buffer in part.buffers.items()}
     try:
         with torch.random.fork_rng():
@@ -77,6 +89,10 @@ def untouched(part: Part) -> Iterator[None]:
             with torch.no_grad():
                 part.buffers[name].copy_(value)
         part.drop_gradients()
+
+
+def _device_type(feeds: Mapping[str, Any]) -> str:
+    return next((str(one.device.type) for one in feeds.values() if isinstance(one, torch.Tensor)), "cpu")
 
 
 def _seconds(part: Part, feeds: Mapping[str, Any], clock: Clock) -> list[float]:

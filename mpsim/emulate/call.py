@@ -25,7 +25,13 @@ __all__ = ["Call", "Chunk", "Split", "run", "sum_gradients"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """A model's arguments for some of a batch's samples."""
+    """A model's arguments for some of a batch's samples.
+
+    Examples
+    --------
+    >>> Chunk(samples=2, inputs=(torch.ones(2, 3),), keywords={"scale": 4}).form[1]
+    (((2, 3), torch.float32), '4')
+    """
 
     samples: int
     inputs: tuple[Any, ...]
@@ -49,7 +55,13 @@ def _form(leaf: Any) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Split:
-    """A model captured for one shape of chunk, in parts."""
+    """A model captured for one shape of chunk, in parts.
+
+    Examples
+    --------
+    >>> Split(cut=Cut(units=(), feeds=(), outputs=(), loss=""), parts=()).parts
+    ()
+    """
 
     cut: Cut
     parts: tuple[Part, ...]
@@ -68,6 +80,18 @@ class Call:
         Whose parameters the gradients are for.
     lock : threading.Lock
         Held during a backward: the parts' gradients belong to one call at a time.
+
+    Examples
+    --------
+    >>> from mpsim.emulate.parts import make_parts
+    >>> from mpsim.workload.example import Example
+    >>> from mpsim.workload.graph import capture
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    >>> cut = capture(Example(model=model, inputs=(torch.ones(3, 4),)), with_loss=False)
+    >>> split = Split(cut=cut, parts=make_parts(cut, model, (1,)))
+    >>> chunks = [Chunk(samples=3, inputs=(torch.ones(3, 4),), keywords={})] * 2
+    >>> run(Call((split, split), chunks, model, threading.Lock()))["linear_1"].shape
+    torch.Size([6, 2])
     """
 
     def __init__(self, splits: tuple[Split, ...], chunks: list[Chunk], model: nn.Module, lock: threading.Lock) -> None:
@@ -153,7 +177,13 @@ def _gone() -> Any:
 
 
 def sum_gradients(parts: Sequence[Part], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return each parameter's gradient, summed over the parts that hold it, on the parameter's device; drop theirs."""
+    """Return each parameter's gradient, summed over the parts that hold it, on the parameter's device; drop theirs.
+
+    Examples
+    --------
+    >>> sum_gradients((), {})
+    {}
+    """
     summed: dict[str, Any] = {}
     for part in parts:
         for name, held in part.parameters.items():
@@ -165,7 +195,7 @@ def sum_gradients(parts: Sequence[Part], parameters: Mapping[str, Any]) -> dict[
 
 
 def run(call: Call) -> dict[str, Any]:
-    """Run a call and return the model's outputs by the names of the first chunk's cut, differentiable."""
+    """Run a call and return the model's outputs by the names of the first chunk's cut, differentiable; see `Call`."""
     tensors = call.tensors()
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         flat = _Pipeline.apply(call, *tensors)

@@ -30,6 +30,21 @@ class Flight:
         After the forward: those of the model's outputs and the loss that the part makes.
     returned, feed_gradients : dict of str to torch.Tensor
         After the backward: gradients for the previous part, and for feeds that require one.
+
+    Examples
+    --------
+    >>> from mpsim.emulate.parts import make_parts
+    >>> from mpsim.workload.example import Example
+    >>> from mpsim.workload.graph import capture
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+    >>> (part,) = make_parts(capture(Example(model=model, inputs=(torch.ones(3, 4),))), model, ())
+    >>> flight = part.start({}, {"input": torch.ones(3, 4)})
+    >>> flight.forward(0, 1)
+    >>> flight.forward(1, 2)
+    >>> flight.receive({}, weight=0.5)
+    >>> flight.backward(1, 2)
+    >>> part.parameters["1.bias"].grad
+    tensor([0.2500, 0.2500])
     """
 
     def __init__(self, part: Part, received: Mapping[str, Any], feeds: Mapping[str, Any]) -> None:

@@ -35,6 +35,18 @@ class Grid:
         Between stages.
     places : sequence of str
         Where each rank ``(d, p, t)`` runs, in order of rank.
+
+    Examples
+    --------
+    >>> from mpsim.plan.schedules import gpipe
+    >>> from mpsim.workload.example import Example
+    >>> from mpsim.workload.graph import capture
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    >>> cut = capture(Example(model=model, inputs=(torch.ones(3, 4),)))
+    >>> grid = Grid(Plan(dp=2, pp=2), [(cut, model)], (1,), ["cpu"] * 4)
+    >>> loss = grid.run(gpipe(2, 1), [[{"input": torch.ones(3, 4)}]] * 2)
+    >>> grid.collect(dict(model.named_parameters()))["1.bias"]
+    tensor([0.5000, 0.5000])
     """
 
     def __init__(

@@ -56,7 +56,14 @@ _here = threading.local()
 
 @contextlib.contextmanager
 def seated(meeting: Meeting, rank: int) -> Iterator[None]:
-    """Let this thread's collectives be those of one rank of a meeting."""
+    """Let this thread's collectives be those of one rank of a meeting.
+
+    Examples
+    --------
+    >>> with seated(Meeting(1), 0):
+    ...     sum_forward(torch.ones(2))
+    tensor([1., 1.])
+    """
     before = getattr(_here, "seat", None)
     _here.seat = (meeting, rank)
     try:

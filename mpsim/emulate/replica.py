@@ -34,6 +34,19 @@ class Line:
         Of the latest run, by micro-batch.
     outputs : dict of (str, int) to torch.Tensor
         Of the latest run, by name and micro-batch, if it was without gradients.
+
+    Examples
+    --------
+    >>> from mpsim.emulate.parts import make_parts
+    >>> from mpsim.plan.schedules import gpipe
+    >>> from mpsim.workload.example import Example
+    >>> from mpsim.workload.graph import capture
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+    >>> cut = capture(Example(model=model, inputs=(torch.ones(3, 4),)))
+    >>> line = Line(make_parts(cut, model, (1,)), 0)
+    >>> line.run(gpipe(2, 2), [{"input": torch.ones(3, 4)}] * 2, [Meeting(1), Meeting(1)])
+    >>> sorted(line.losses)
+    [0, 1]
     """
 
     def __init__(self, parts: Sequence[Part], rank: int) -> None:

@@ -97,6 +97,7 @@ class ModelSplitter:
         self._boundaries = plan.boundaries if plan is not None else None
         self._whole = copy.deepcopy(model) if self.devices[0] is not None else model
         self._splits: dict[Any, Split] = {}
+        self._held: list[Any] = []
         self._latest: Split | None = None
         self._lock = threading.Lock()
         if example is not None:
@@ -165,19 +166,18 @@ class ModelSplitter:
 
     def _split(self, chunk: Chunk) -> Split:
         """Return the split for a chunk's shape and the model's present mode, capturing it if it is new."""
-        key = (chunk.form, self._state())
+        if self._storage() != self._held:
+            self._splits.clear()  # weights were replaced: parts would go on with the old ones
+        trained = tuple(item.requires_grad for item in self.model.parameters())
+        key = (chunk.form, trained, tuple(module.training for module in self.model.modules()))
         if key not in self._splits:
-            made = self._make(chunk)
-            key = (chunk.form, self._state())  # on CUDA devices the parameters have moved
-            self._splits[key] = made
+            self._splits[key] = self._make(chunk)
+            self._held = self._storage()  # on CUDA devices the weights have moved
         self._latest = self._splits[key]
         return self._latest
 
-    def _state(self) -> tuple[Any, ...]:
-        """What a captured part depends on: modes, and where the parameters and buffers are."""
-        modes = tuple(module.training for module in self.model.modules())
-        held = (*self.model.parameters(), *self.model.buffers())
-        return modes, tuple((item.data_ptr(), item.dtype, item.requires_grad) for item in held)
+    def _storage(self) -> list[Any]:
+        return [(item.data_ptr(), item.dtype) for item in _state_of(self.model).values()]
 
     def _make(self, chunk: Chunk) -> Split:
         for whole, own in zip(self._whole.modules(), self.model.modules(), strict=True):

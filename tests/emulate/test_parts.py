@@ -7,6 +7,7 @@ import copy
 import pytest
 import small_models as models
 import torch
+from exact import in_double
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -24,10 +25,16 @@ from mpsim.workload.example import Example
 from mpsim.workload.graph import capture, flat_inputs
 
 
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
 def feeds_of(cut, example):
     return dict(zip(cut.feeds, flat_inputs(example), strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 @pytest.mark.parametrize(
     ("name", "before"),
     [
@@ -40,7 +47,7 @@ def feeds_of(cut, example):
 )
 def test_cut_as_torch_distributed_pipelining_cuts(name, before):
     """The same cuts by PyTorch's own splitter: the same outputs, and the same parameters in each stage."""
-    example = zoo.get(name).build(2, **SMALL[name])
+    example = in_double(zoo.get(name).build(2, **SMALL[name]))
     pipe = pipeline(
         copy.deepcopy(example.model), example.inputs, split_spec=dict.fromkeys(before, SplitPoint.BEGINNING)
     )
@@ -54,11 +61,11 @@ def test_cut_as_torch_distributed_pipelining_cuts(name, before):
 
 
 def test_gradients_accumulate_over_micro_batches_in_flight():
-    example = zoo.get("unet").build(2, **SMALL["unet"])
+    example = in_double(zoo.get("unet").build(2, **SMALL["unet"]))
     twin = copy.deepcopy(example.model)
     cut = capture(example)
     parts = make_parts(cut, example.model, (2, 5))
-    feeds = [feeds_of(cut, zoo.get("unet").build(2, **SMALL["unet"])) for _ in range(3)]
+    feeds = [feeds_of(cut, in_double(zoo.get("unet").build(2, **SMALL["unet"]))) for _ in range(3)]
     sent = {}
     for k in range(3):
         sent[k] = {}
@@ -191,9 +198,9 @@ def skip_models(draw):
 def test_any_skips_cut_anywhere(case):
     links, in_place, boundaries, chunks = case
     torch.manual_seed(0)
-    model = Skips(links, in_place)
+    model = Skips(links, in_place).double()
     twin = copy.deepcopy(model)
-    x = torch.randn(6, 4, requires_grad=True)
+    x = torch.randn(6, 4, dtype=torch.double, requires_grad=True)
     y = x.detach().clone().requires_grad_()
     splitter = ModelSplitter(model, plan=Plan(pp=len(boundaries) + 1, boundaries=boundaries, microbatches=chunks))
     found, expected = splitter(x), twin(y)

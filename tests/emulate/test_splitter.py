@@ -7,6 +7,7 @@ import copy
 import pytest
 import small_models as models
 import torch
+from exact import in_double
 from torch import nn
 from torch.utils import _pytree as pytree
 from zoo_sizes import SMALL
@@ -19,6 +20,11 @@ from mpsim.plan.model import Plan
 from mpsim.workload import zoo
 
 NORMALISES_OVER_THE_BATCH = {"resnet50"}
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
 
 
 class MyModel(nn.Module):
@@ -72,7 +78,7 @@ def test_the_seeds_example_as_written():
 @pytest.mark.parametrize("devices", [2, 4])
 @pytest.mark.parametrize("name", SMALL)
 def test_every_model_of_the_zoo(name, devices):
-    example = zoo.get(name).build(4, **SMALL[name])
+    example = in_double(zoo.get(name).build(4, **SMALL[name]))
     chunks = 1 if name in NORMALISES_OVER_THE_BATCH else 2
     splitter = ModelSplitter(example.model, devices, chunks=chunks)
     check_same(example.model, splitter, example.inputs)
@@ -81,14 +87,14 @@ def test_every_model_of_the_zoo(name, devices):
 
 @pytest.mark.parametrize("devices", [2, 4])
 def test_batch_normalisation_is_over_a_chunk(devices):
-    example = zoo.get("resnet50").build(4, **SMALL["resnet50"])
+    example = in_double(zoo.get("resnet50").build(4, **SMALL["resnet50"]))
     check_same(example.model, ModelSplitter(example.model, devices, chunks=2), example.inputs, chunks=2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet", "t5-small"])
 def test_every_cut_of_a_model_with_cross_edges(name):
-    example = zoo.get(name).build(2, **SMALL[name])
+    example = in_double(zoo.get(name).build(2, **SMALL[name]))
     units = len(ModelSplitter(example.model, 1, example=example.inputs).parts[0].units)
     for boundary in range(1, units):
         splitter = ModelSplitter(example.model, plan=Plan(pp=2, microbatches=2, boundaries=(boundary,)))
