@@ -33,7 +33,7 @@ from mpsim.documents import write_text
 from mpsim.program.algorithms import tree_parents
 from mpsim.program.bounds import lower_bound_s
 from mpsim.program.collectives import Endpoint, collective, point_to_point
-from mpsim.program.footprint import rounds_of
+from mpsim.program.laying import rounds_of
 from mpsim.program.model import Traffic
 from mpsim.topology.builders import product
 from mpsim.topology.routes import Routes

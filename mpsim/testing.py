@@ -14,8 +14,8 @@ from pathlib import Path
 from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan
 from mpsim.plan.schedules import Schedule, check_rows, format_rows, parse_rows
-from mpsim.program.algorithms import Round, Rounds
 from mpsim.program.bounds import lower_bound_s
+from mpsim.program.rounds import Round, Rounds, must_hear
 from mpsim.simulate import simulate, simulate_collectives
 from mpsim.topology.builders import chain, switch
 from mpsim.topology.file import load_topology, save_topology
@@ -152,7 +152,7 @@ def check_collective(
     Parameters
     ----------
     kind : str
-        ``all_reduce``, ``all_gather``, ``reduce_scatter``, ``all_to_all`` or ``broadcast``.
+        A kind of `collective`.
     algorithm : callable
         ``(ranks) -> Rounds``; it may refuse a number of ranks with an `MpsimError`, but not all of them.
     sizes : iterable of int
@@ -192,11 +192,11 @@ def _check_rounds(kind: str, rounds: Rounds, ranks: int) -> None:
         _check_round(one, ranks)
     heard = _heard(rounds, ranks)
     for rank in range(ranks):
-        missing = ({0} if kind == "broadcast" else set(range(ranks))) - heard[rank]
+        missing = must_hear(kind, rank, ranks) - heard[rank]
         if missing:
             raise MpsimError(f"rank {rank} never hears, not even through others, from rank {min(missing)}")
     reduced = sum(one.reduced for one in rounds.rounds)
-    if (reduced > 0) != (kind in ("all_reduce", "reduce_scatter")):
+    if (reduced > 0) != (kind in ("all_reduce", "reduce_scatter", "reduce")):
         raise MpsimError(
             "nothing is reduced: count the pieces in `reduced`"
             if not reduced
@@ -230,9 +230,9 @@ def _check_bytes(kind: str, rounds: Rounds, ranks: int) -> None:
     """Refuse less traffic than any algorithm needs where each rank sends and receives a byte a second."""
     sent, received = [0.0] * ranks, [0.0] * ranks
     for one in rounds.rounds:
-        for source, target in one.messages:
-            sent[source] += one.pieces * one.repeat / rounds.pieces
-            received[target] += one.pieces * one.repeat / rounds.pieces
+        for (source, target), pieces in zip(one.messages, one.counts, strict=True):
+            sent[source] += pieces * one.repeat / rounds.pieces
+            received[target] += pieces * one.repeat / rounds.pieces
     routes = Routes(switch(ranks, link=Wire(1.0)))
     bound_s, busiest_s = lower_bound_s(routes, kind, range(ranks), 1), max(*sent, *received)
     if busiest_s < bound_s * (1 - 1e-9):

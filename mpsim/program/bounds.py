@@ -20,7 +20,15 @@ _LEAST: dict[str, Callable[[int], tuple[int, int, int]]] = {
     "all_gather": lambda n: (n * (n - 1), 1, n - 1),
     "reduce_scatter": lambda n: (n * (n - 1), n - 1, 1),
     "all_to_all": lambda n: (n * (n - 1), n - 1, n - 1),
-    "broadcast": lambda n: (n * (n - 1), 0, n),
+    "send_receive": lambda n: (n * n, n, n),
+    "barrier": lambda n: (0, 0, 0),
+}
+# From the root, or to it where turned: what it and the others move, in n-ths of the tensor.
+_ROOTED: dict[str, tuple[bool, Callable[[int], tuple[int, int]]]] = {
+    "broadcast": (False, lambda n: (n, n)),
+    "scatter": (False, lambda n: (n - 1, 1)),
+    "reduce": (True, lambda n: (n, n)),
+    "gather": (True, lambda n: (n - 1, 1)),
 }
 
 
@@ -40,6 +48,9 @@ def _bandwidths(topology: Topology, ranks: tuple[int, ...]) -> tuple[list[float]
 def lower_bound_s(routes: Routes, kind: str, ranks: Sequence[int], bytes: int) -> float:
     """Return the time that no algorithm can beat: what must leave and enter the ranks, over their links' bandwidth.
 
+    Where switches add up and copy what passes through them, ranks need not send in all what they would without:
+    then only what each must send and receive counts.
+
     An all-reduce of S bytes sends at least 2(n-1)·S in all and S from each rank, an all-gather (n-1)·S in all and
     (n-1)/n·S into each rank, and so on: https://doi.org/10.1016/j.jpdc.2008.09.002. All links of a device
     count together; latency does not count.
@@ -57,15 +68,18 @@ def lower_bound_s(routes: Routes, kind: str, ranks: Sequence[int], bytes: int) -
     3e-06
     """
     ranks = tuple(ranks)
-    check_ranks(kind, routes, ranks, bytes)
-    if kind not in _LEAST:
-        raise unknown("collective", kind, _LEAST)
+    check_ranks(kind, routes, ranks, bytes or int(kind == "barrier"))
+    if kind not in _LEAST and kind not in _ROOTED:
+        raise unknown("collective", kind, [*_LEAST, *_ROOTED])
     n = len(ranks)
     leaving, entering = _bandwidths(routes.topology, ranks)
-    if kind == "broadcast":
-        # Only the first rank must send, and only the others receive.
-        leaving, entering = leaving[:1], entering[1:]
-        return bytes * max(1 / leaving[0], 1 / min(entering), (n - 1) / sum(entering))
+    reduces = bool(routes.topology.reducing)
+    if kind in _ROOTED:
+        turned, least = _ROOTED[kind]
+        of_root, of_each = least(n)
+        root, others = (entering[0], leaving[1:]) if turned else (leaving[0], entering[1:])
+        together_s = 0.0 if reduces else (n - 1) * of_each / sum(others)
+        return bytes * max(of_root / root, of_each / min(others), together_s) / n
     together, each_out, each_in = _LEAST[kind](n)
-    all_s = together / min(sum(leaving), sum(entering))
-    return bytes * max(all_s, each_out / min(leaving), each_in / min(entering)) / n
+    together_s = 0.0 if reduces else together / min(sum(leaving), sum(entering))
+    return bytes * max(together_s, each_out / min(leaving), each_in / min(entering)) / n

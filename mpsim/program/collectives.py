@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mpsim.errors import MpsimError
-from mpsim.program.footprint import footprint, rounds_of
+from mpsim.program.footprint import footprint
+from mpsim.program.laying import laid_rounds, rounds_of
 from mpsim.program.model import Traffic
+from mpsim.program.rounds import Aggregate, Rounds, Steps
 
 if TYPE_CHECKING:
     from mpsim.topology.routes import Routes
@@ -98,14 +100,17 @@ def collective(
     routes : Routes
         Of the topology.
     kind : str
-        ``all_reduce``, ``all_gather``, ``reduce_scatter``, ``all_to_all`` or ``broadcast`` (from the first of ranks).
+        ``all_reduce``, ``all_gather``, ``reduce_scatter``, ``all_to_all``, ``broadcast``, ``reduce``, ``gather`` or
+        ``scatter`` (to or from the first of `ranks`), ``send_receive`` (each to the next), ``barrier``.
     ranks : sequence of int
         Indices of devices; a ring goes around them in this order.
     bytes : int
-        The whole tensor: what an all-reduce reduces, an all-gather gathers in the end, a reduce-scatter begins with,
-        one rank of an all-to-all sends, the part that it keeps included.
+        The whole tensor: what an all-reduce reduces, an all-gather or a gather has in the end, a reduce-scatter or a
+        scatter begins with, one rank of an all-to-all sends, the part that it keeps included. A barrier has none: 0.
     algorithm : str
-        ``ring``, ``direct``, ``halving_doubling``, ``binary_tree`` or ``double_binary_tree``; see `ALGORITHMS`.
+        ``ring``, ``direct``, ``halving_doubling``, ``binary_tree`` or ``double_binary_tree`` (see `ALGORITHMS`), or
+        one that follows the topology's levels: ``hierarchical`` (or with levels that are named, ``hierarchical:8``),
+        ``rings``, ``trees``, ``nvls`` or ``collnet`` (see `LEVELLED`).
     endpoint : Endpoint
         What each round and each reduction costs at the devices.
 
@@ -130,39 +135,51 @@ def collective(
     (1.2e-05, (1500.0, 1500.0, 1500.0, 1500.0))
     """
     ranks = tuple(ranks)
-    check_ranks(kind, routes, ranks, bytes)
+    check_ranks(kind, routes, ranks, 1 if kind == "barrier" and bytes == 0 else bytes)
     foot = footprint(routes, kind, algorithm, ranks)
     latency_s = foot.latency_s + foot.rounds * endpoint.delay_s + bytes * foot.stall_s_per_byte
     latency_s += bytes * foot.reduced / foot.pieces / endpoint.reduce_bytes_per_s
     return Traffic(
         latency_s=latency_s,
-        links=foot.links,
-        bytes=tuple([bytes * pieces / foot.pieces for pieces in foot.link_pieces]),
+        links=foot.links if bytes else (),
+        bytes=tuple([bytes * pieces / foot.pieces for pieces in foot.link_pieces]) if bytes else (),
         payload_bytes=bytes,
         rounds=foot.rounds,
     )
 
 
 def messages(
-    kind: str, ranks: Sequence[int], bytes: int, algorithm: str = "ring"
+    kind: str, ranks: Sequence[int], bytes: int, algorithm: str = "ring", routes: Routes | None = None
 ) -> Iterator[list[tuple[int, int, float]]]:
     """Yield each round of a collective as its messages (source, target, bytes): the check on the one-event form.
+
+    Parameters
+    ----------
+    routes : Routes, optional
+        For algorithms that follow the levels of a topology.
 
     Raises
     ------
     MpsimError
-        An unknown kind or algorithm, or a number of ranks that it cannot do.
+        An unknown kind or algorithm, ranks that it cannot do, or reduction inside the network, which has no messages
+        from rank to rank.
 
     Examples
     --------
     >>> next(messages("all_reduce", [4, 5], 64))
     [(4, 5, 32.0), (5, 4, 32.0)]
     """
-    pieces, rounds = rounds_of(kind, algorithm, len(ranks))
-    for one in rounds:
-        size = bytes * one.pieces / pieces
+    order = tuple(ranks)
+    if routes is None:
+        found: Rounds | Steps = rounds_of(kind, algorithm, len(order))
+    else:
+        found, order = laid_rounds(routes, kind, algorithm, order)
+    for one in found.rounds:
+        if isinstance(one, Aggregate):
+            raise MpsimError(f"{algorithm} reduces inside the network: it has no messages from rank to rank")
+        sized = [(a, b, bytes * count / found.pieces) for (a, b), count in zip(one.messages, one.counts, strict=True)]
         for _ in range(one.repeat):
-            yield [(ranks[source], ranks[target], size) for source, target in one.messages]
+            yield [(order[source], order[target], size) for source, target, size in sized]
 
 
 def check_ranks(what: str, routes: Routes, ranks: tuple[int, ...], bytes: int) -> None:

@@ -18,16 +18,30 @@ beaten. The stall is counted at the links' full bandwidth: it does not stretch w
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
-from mpsim.errors import unknown
-from mpsim.program.algorithms import ALGORITHMS, Round, Rounds
+from mpsim.program.aggregation import aggregate
+from mpsim.program.laying import laid_rounds
+from mpsim.program.rounds import Aggregate, Round, Rounds, Steps
 
 if TYPE_CHECKING:
     from mpsim.topology.routes import Routes
 
-__all__ = ["Footprint", "footprint", "rounds_of"]
+__all__ = ["Footprint", "Pace", "footprint", "work_out"]
+
+
+class Pace(NamedTuple):
+    """What a message takes before its first byte, by its path, and what a byte takes on each link, in seconds."""
+
+    message_s: Callable[[Sequence[int]], float]
+    byte_s: Sequence[float]
+
+    @classmethod
+    def of_links(cls, routes: Routes) -> Pace:
+        """Return the links' own latencies and bandwidths."""
+        return cls(routes.latency_s, [1 / link.bandwidth_bytes_per_s for link in routes.topology.links])
 
 
 class Footprint(NamedTuple):
@@ -70,7 +84,7 @@ def footprint(routes: Routes, kind: str, algorithm: str, ranks: tuple[int, ...])
     Raises
     ------
     MpsimError
-        An unknown kind or algorithm, or a number of ranks that it cannot do.
+        An unknown kind or algorithm, or ranks that it cannot do.
 
     Examples
     --------
@@ -81,45 +95,48 @@ def footprint(routes: Routes, kind: str, algorithm: str, ranks: tuple[int, ...])
     """
     known = _KNOWN.setdefault(routes, {})
     if (kind, algorithm, ranks) not in known:
-        known[kind, algorithm, ranks] = _work_out(routes, rounds_of(kind, algorithm, len(ranks)), ranks)
+        rounds, order = laid_rounds(routes, kind, algorithm, ranks)
+        known[kind, algorithm, ranks] = work_out(routes, rounds, order, Pace.of_links(routes))
     return known[kind, algorithm, ranks]
 
 
-def rounds_of(kind: str, algorithm: str, n: int) -> Rounds:
-    """Return the rounds of an algorithm over n ranks.
+def work_out(routes: Routes, rounds: Rounds | Steps, order: tuple[int, ...], pace: Pace) -> Footprint:
+    """Return the footprint of rounds whose ranks stand on the devices of `order`.
+
+    Parameters
+    ----------
+    pace : Pace
+        What a message and a byte take. The bytes on links move at the links' own bandwidth in any case: what `pace`
+        takes longer is in the stall.
 
     Raises
     ------
     MpsimError
-        An unknown kind or algorithm, or a number of ranks that it cannot do.
+        Ranks that hand in to switches which do not reduce, or cannot be reached.
 
     Examples
     --------
-    >>> rounds_of("all_reduce", "rign", 4)
-    Traceback (most recent call last):
-    ...
-    mpsim.errors.MpsimError: unknown all_reduce algorithm 'rign'; did you mean 'ring'?
+    >>> from mpsim.program.algorithms import ring_all_gather
+    >>> from mpsim.topology.builders import ring
+    >>> from mpsim.topology.routes import Routes
+    >>> routes = Routes(ring(4, link="50GB/s@2us"))
+    >>> work_out(routes, ring_all_gather(4), (3, 2, 1, 0), Pace.of_links(routes)).rounds
+    3
     """
-    if (kind, algorithm) not in ALGORITHMS:
-        kinds = {known for known, _ in ALGORITHMS}
-        if kind not in kinds:
-            raise unknown("collective", kind, kinds)
-        raise unknown(f"{kind} algorithm", algorithm, [name for known, name in ALGORITHMS if known == kind])
-    return ALGORITHMS[kind, algorithm](n)
-
-
-def _work_out(routes: Routes, rounds: Rounds, ranks: tuple[int, ...]) -> Footprint:
-    links = routes.topology.links
     total: dict[int, int] = {}
-    reached = [0.0] * len(ranks)
+    reached = [0.0] * len(order)
     rounds_s = 0.0
     for one in rounds.rounds:
-        paths = [routes.path(ranks[source], ranks[target]) for source, target in one.messages]
-        load = _load(paths, one.pieces * one.repeat)
+        if isinstance(one, Aggregate):
+            load, reached = aggregate(routes, one, order, pace.message_s, reached)
+        else:
+            paths = [routes.path(order[source], order[target]) for source, target in one.messages]
+            load = _load(paths, one)
+            reached = _reach(one, [pace.message_s(path) for path in paths], reached)
         for link, pieces in load.items():
             total[link] = total.get(link, 0) + pieces
-        rounds_s += max(pieces / links[link].bandwidth_bytes_per_s for link, pieces in load.items())
-        reached = _reach(one, [routes.latency_s(path) for path in paths], reached)
+        rounds_s += max(pieces * pace.byte_s[link] for link, pieces in load.items())
+    links = routes.topology.links
     together_s = max(pieces / links[link].bandwidth_bytes_per_s for link, pieces in total.items())
     # Sums round: what is left of two equal times must not pass for a stall.
     stall_s = 0.0 if math.isclose(rounds_s, together_s) else rounds_s - together_s
@@ -129,23 +146,34 @@ def _work_out(routes: Routes, rounds: Rounds, ranks: tuple[int, ...]) -> Footpri
         link_pieces=tuple(total.values()),
         latency_s=max(reached),
         stall_s_per_byte=stall_s / rounds.pieces,
-        rounds=sum(one.repeat * one.hops for one in rounds.rounds),
-        reduced=sum(one.reduced for one in rounds.rounds),
+        rounds=sum(one.turns if isinstance(one, Aggregate) else one.repeat * one.hops for one in rounds.rounds),
+        reduced=sum(0 if isinstance(one, Aggregate) else one.reduced for one in rounds.rounds),
     )
 
 
-def _load(paths: list[tuple[int, ...]], pieces: int) -> dict[int, int]:
+def _load(paths: list[tuple[int, ...]], one: Round) -> dict[int, int]:
     load: dict[int, int] = {}
-    for path in paths:
+    for path, pieces in zip(paths, one.counts, strict=True):
         for link in path:
-            load[link] = load.get(link, 0) + pieces
+            load[link] = load.get(link, 0) + pieces * one.repeat
     return load
 
 
 def _reach(one: Round, latencies: list[float], start: list[float]) -> list[float]:
     """Return when the last message of the round reaches each rank, where its sources were reached at `start`."""
-    if one.hops > 1:
-        return _stream(one, latencies, start)
+    if one.streams > 1 or one.hops > 1:
+        length = len(latencies) // one.streams
+        follow = _stream if one.hops > 1 else _in_turn
+        ends = [
+            follow(one._replace(messages=part, streams=1), latencies[i * length : (i + 1) * length], start)
+            for i, part in enumerate(one.slices)
+        ]
+        return [max(each) for each in zip(*ends, strict=True)]
+    return _in_turn(one, latencies, start)
+
+
+def _in_turn(one: Round, latencies: list[float], start: list[float]) -> list[float]:
+    """Follow rounds one after another."""
     if one.repeat > 1 and min(latencies) == max(latencies) and min(start) == max(start):
         return [at + one.repeat * latencies[0] for at in start]
     if one.repeat > 1 and sorted(target for _, target in one.messages) == list(range(len(start))):
@@ -159,15 +187,11 @@ def _reach(one: Round, latencies: list[float], start: list[float]) -> list[float
 
 
 def _stream(one: Round, latencies: list[float], start: list[float]) -> list[float]:
-    """Follow each stream along its messages: a rank passes on what has just reached it."""
-    end = list(start)
-    length = len(one.messages) // one.streams
-    for first in range(0, len(one.messages), length):
-        at = list(start)
-        for (source, target), latency_s in list(zip(one.messages, latencies, strict=True))[first : first + length]:
-            at[target] = max(at[target], at[source] + latency_s)
-        end = [max(pair) for pair in zip(end, at, strict=True)]
-    return end
+    """Follow a stream along its messages: a rank passes on what has just reached it."""
+    at = list(start)
+    for (source, target), latency_s in zip(one.messages, latencies, strict=True):
+        at[target] = max(at[target], at[source] + latency_s)
+    return at
 
 
 def _turn(one: Round, latencies: list[float], start: list[float]) -> list[float]:

@@ -16,7 +16,7 @@ from mpsim.plan.model import MIB, Plan
 from mpsim.plan.schedules import Schedule, resolve_schedule
 from mpsim.program.costs import Costs
 from mpsim.program.draws import Seed, Variability, seed_of
-from mpsim.program.footprint import rounds_of
+from mpsim.program.laying import check_algorithm
 from mpsim.result.frames import summary_row
 from mpsim.result.model import Result
 from mpsim.simulate import simulate
@@ -114,7 +114,7 @@ def sweep(
             raise MpsimError(f"{name} is {value}, expected 1 or more")
     for schedule in schedules or ():
         resolve_schedule(schedule)
-    rounds_of("all_reduce", algorithm, 2)
+    check_algorithm("all_reduce", algorithm)
     Costs(workload, by_type or {}, workload.microbatch, 1)
     if baseline is not None and baseline.global_batch != batch:
         raise MpsimError(

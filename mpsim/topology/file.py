@@ -2,7 +2,7 @@
 
 By hand, a device may take its memory from the catalog or as text, and a link its bandwidth and latency::
 
-    {"schema": "mpsim.topology/2", "name": "two boxes", "switches": ["sw"],
+    {"schema": "mpsim.topology/3", "name": "two boxes", "switches": ["sw"],
      "devices": [{"name": "a", "device": "A100-SXM4-40GB"}, {"name": "b", "memory": "24 GiB", "speed": 0.5}],
      "links": [{"source": "a", "target": "sw", "both_ways": true, "bandwidth": "50 GB/s", "latency": "2 us"},
                {"source": "b", "target": "sw", "both_ways": true, "link": "eth_10g@25us"}]}
@@ -23,9 +23,10 @@ from mpsim.topology.model import Device, Link, Topology
 
 __all__ = ["load_topology", "save_topology"]
 
-_VERSION = 2
-# Version 2 lets a device say what its send buffer holds; every file of version 1 is one of version 2.
-_UPGRADES = {1: lambda body: body}
+_VERSION = 3
+# Version 2 lets a device say what its send buffer holds, version 3 which switches reduce; each older file is one of the
+# next version as it stands.
+_UPGRADES = dict.fromkeys((1, 2), lambda body: body)
 _Fields = dict[str, Any]
 _Found = TypeVar("_Found")
 
@@ -39,10 +40,11 @@ class _Written:
     switches: tuple[str, ...] = ()
     links: tuple[dict, ...] = ()  # type: ignore[type-arg]
     provenance: Provenance = Provenance()
+    reducing: tuple[str, ...] = ()
 
 
 def save_topology(path: str | Path, topology: Topology) -> None:
-    """Write a topology as ``mpsim.topology/2``, whole or not at all.
+    """Write a topology as ``mpsim.topology/3``, whole or not at all.
 
     Raises
     ------
@@ -86,12 +88,13 @@ def load_topology(path: str | Path) -> Topology:
             switches=written.switches,
             links=tuple(link for i, one in enumerate(written.links) for link in _links(one, f"links[{i}]", switches)),
             provenance=written.provenance,
+            reducing=written.reducing,
         )
     except MpsimError as error:
         raise MpsimError(f"{path}: {error}") from None
 
 
-_OF_DEVICE = ("name", "device", "type", "memory", "memory_bytes", "speed", "send_buffer_bytes")
+_OF_DEVICE = ("name", "device", "type", "memory", "memory_bytes", "speed", "send_buffer_bytes", "post_s")
 _OF_LINK = (
     "source",
     "target",

@@ -29,6 +29,8 @@ class Device:
     send_buffer_bytes : int
         What its system holds of a message on its way out (a socket's send buffer): a runtime that waits for a send
         goes on once no more than that is left. 0: when the last byte has left.
+    post_s : float
+        How long handing a message or a collective to the runtime keeps it from its computation.
     """
 
     name: str
@@ -36,8 +38,11 @@ class Device:
     memory_bytes: int = 0
     speed: float = 1.0
     send_buffer_bytes: int = 0
+    post_s: float = 0.0
 
     def __post_init__(self) -> None:
+        if not (math.isfinite(self.post_s) and self.post_s >= 0):
+            raise MpsimError(f"device {self.name!r}: post_s is {self.post_s}, expected 0 or more")
         if self.send_buffer_bytes < 0:
             raise MpsimError(f"device {self.name!r}: send_buffer_bytes is {self.send_buffer_bytes}, expected 0 or more")
         if not (math.isfinite(self.speed) and self.speed > 0):
@@ -84,11 +89,16 @@ class Link:
 class Topology:
     """Devices, switches and directed links: any graph.
 
+    Attributes
+    ----------
+    reducing : tuple of str
+        Switches that add up what passes through them, and copy what goes to several (NVLS, SHARP).
+
     Raises
     ------
     MpsimError
-        Two nodes of one name, two links of one direction between the same nodes, a link to no node,
-        or a device that another cannot reach.
+        Two nodes of one name, two links of one direction between the same nodes, a link to no node, a reducing switch
+        that is none, or a device that another cannot reach.
     """
 
     name: str
@@ -96,6 +106,7 @@ class Topology:
     switches: tuple[str, ...] = ()
     links: tuple[Link, ...] = ()
     provenance: Provenance = Provenance()
+    reducing: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.devices:
@@ -113,6 +124,10 @@ class Topology:
             if (link.source, link.target) in pairs:
                 raise MpsimError(f"two of {link}: give one with their bandwidths added")
             pairs.add((link.source, link.target))
+        for name in self.reducing:
+            if name not in self.switches:
+                hint = _near(name, list(self.switches)) if self.switches else ", which has none"
+                raise MpsimError(f"reducing names {name!r}, no switch of the topology{hint}")
         self._check_reachable()
 
     def _check_reachable(self) -> None:

@@ -93,6 +93,36 @@ class Routes:
             )
         return index
 
+    def tree(self, root: str, devices: Sequence[int]) -> dict[int, tuple[int, ...]] | None:
+        """Return the links by which each device reaches a switch, those of all together a tree; None if one cannot.
+
+        Each way has the fewest links; what ties goes by the order of the links.
+
+        Examples
+        --------
+        >>> from mpsim.topology.builders import switch
+        >>> Routes(switch(2, link="50GB/s@2us")).tree("switch", (0, 1))
+        {0: (0,), 1: (1,)}
+        """
+        towards = {self._index[root]: -1}
+        frontier = list(towards)
+        for node in frontier:
+            for source, link in self._in[node].items():
+                # Other devices do not pass on what is on its way to be reduced.
+                if source not in towards and (node >= self._devices):
+                    towards[source] = link
+                    frontier.append(source)
+        if not all(device in towards for device in devices):
+            return None
+        ways = {}
+        for device in devices:
+            node, way = device, []
+            while (link := towards[node]) >= 0:
+                way.append(link)
+                node = self._index[self.topology.links[link].target]
+            ways[device] = tuple(way)
+        return ways
+
     def latency_s(self, path: Sequence[int]) -> float:
         """Return the latency of a message over these links, in seconds: the sum of theirs."""
         return math.fsum(self.topology.links[i].latency_s for i in path)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     topology = nodes(2, per_node=2, inside="nvlink4", between="ib_ndr", device="H100-SXM5-80GB")
     save_topology(tmp_path / "nodes.json", topology)
     assert load_topology(tmp_path / "nodes.json") == topology
-    assert json.loads((tmp_path / "nodes.json").read_text())["schema"] == "mpsim.topology/2"
+    assert json.loads((tmp_path / "nodes.json").read_text())["schema"] == "mpsim.topology/3"
     assert "ring" in BUILDERS
 
 
@@ -103,7 +104,7 @@ def _device(**fields):
         (_device(name="b"), "two nodes named 'b'"),
         (lambda body: body.update(devices=[]), "has no devices"),
         (lambda body: body.update(devices=["a"]), "devices[0]"),
-        (lambda body: body.update(schema="mpsim.topology/3"), "this mpsim reads up to mpsim.topology/2"),
+        (lambda body: body.update(schema="mpsim.topology/4"), "this mpsim reads up to mpsim.topology/3"),
         (lambda body: body.update(schema="mpsim.workload/1"), "is a workload"),
         (lambda body: body.update(lnks=[]), "unknown field 'lnks'; did you mean 'links'"),
     ],
@@ -124,3 +125,18 @@ def test_a_truncated_file_and_none_at_all(tmp_path):
         load_topology(path)
     with pytest.raises(MpsimError, match=r"no file .*; did you mean 'edited.json'"):
         load_topology(tmp_path / "edted.json")
+
+
+def test_version_2_stays_readable():
+    topology = load_topology(GOLDEN.with_name("topology-2.json"))
+    assert topology.devices[0] == Device(name="a", send_buffer_bytes=65536)
+    assert topology.reducing == ()
+
+
+def test_switches_that_reduce_are_kept_and_must_exist(tmp_path):
+    path = tmp_path / "reduces.json"
+    save_topology(path, replace(nodes(2, per_node=2, inside="nvlink4", between="ib_ndr"), reducing=("n0.switch",)))
+    assert load_topology(path).reducing == ("n0.switch",)
+    path.write_text(path.read_text().replace('["n0.switch"]', '["n0.swich"]'))
+    with pytest.raises(MpsimError, match="reducing names 'n0.swich', no switch of the topology; did you mean"):
+        load_topology(path)

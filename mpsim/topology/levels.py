@@ -1,0 +1,106 @@
+"""The levels of a topology: which devices stand together, as in a node, and which of those groups do.
+
+Devices are joined into groups from the fewest links up. Where the graph says nothing (a ring, one switch) there is one
+level, all devices; eight devices a switch and a network between the switches make two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from mpsim.errors import MpsimError
+from mpsim.topology.model import Topology
+
+__all__ = ["Groups", "find_levels", "level_sizes"]
+
+Groups = tuple[tuple[int, ...], ...]
+
+
+def find_levels(topology: Topology, devices: Sequence[int]) -> tuple[Groups, ...]:
+    """Return the groups of each level, the innermost first; the last is one group of all devices.
+
+    Two devices stand together on a level where a chain of devices leads from one to the other, each no more links
+    from the next than the level's count. Within a group the order is that of `devices`.
+
+    Examples
+    --------
+    >>> from mpsim.topology.builders import nodes
+    >>> find_levels(nodes(2, per_node=2, inside="nvlink4", between="ib_ndr"), range(4))
+    (((0, 1), (2, 3)), ((0, 1, 2, 3),))
+    """
+    group = {device: device for device in devices}
+
+    def head(device: int) -> int:
+        while group[device] != device:
+            group[device] = group[group[device]]
+            device = group[device]
+        return device
+
+    levels: list[Groups] = []
+    for _, pairs in groupby(_neighbours(topology, devices), key=lambda found: found[0]):
+        for _, a, b in pairs:
+            group[head(a)] = head(b)
+        members: dict[int, list[int]] = {}
+        for device in devices:
+            members.setdefault(head(device), []).append(device)
+        found = tuple(map(tuple, members.values()))
+        if not levels or found != levels[-1]:
+            levels.append(found)
+        if len(found) == 1:
+            break
+    return tuple(levels)
+
+
+def level_sizes(levels: Sequence[Groups]) -> tuple[int, ...]:
+    """Return how many groups of the level below (devices, at first) each level joins into one.
+
+    Raises
+    ------
+    MpsimError
+        The groups of a level are not of one size.
+
+    Examples
+    --------
+    >>> level_sizes((((0, 1), (2, 3)), ((0, 1, 2, 3),)))
+    (2, 2)
+    """
+    sizes, below = [], 1
+    for groups in levels:
+        counts = sorted({len(group) for group in groups})
+        if len(counts) > 1:
+            raise MpsimError(
+                f"the ranks stand in groups of {counts[0]} and of {counts[-1]}, levels need groups of one size:"
+                " choose as many ranks of each group, or ring"
+            )
+        sizes.append(counts[0] // below)
+        below = counts[0]
+    return tuple(sizes)
+
+
+def _neighbours(topology: Topology, devices: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Yield (links between, device, device) in the order of links, enough of them to join all that can be joined.
+
+    Each node belongs to the device nearest to it; a link between what belongs to two devices joins them. Single-linkage
+    groups need no other pairs (Mehlhorn, https://doi.org/10.1016/0020-0190(88)90066-X), so this looks at each link once
+    and not at each pair.
+    """
+    neighbours: dict[str, list[str]] = {}
+    for link in topology.links:
+        neighbours.setdefault(link.source, []).append(link.target)
+        neighbours.setdefault(link.target, []).append(link.source)
+    nearest = {topology.devices[device].name: (0, device) for device in devices}
+    frontier = list(nearest)
+    for name in frontier:
+        away, device = nearest[name]
+        for other in neighbours.get(name, ()):
+            if other not in nearest:
+                nearest[other] = (away + 1, device)
+                frontier.append(other)
+    found = set()
+    for link in topology.links:
+        if link.source in nearest and link.target in nearest:
+            (near, a), (far, b) = nearest[link.source], nearest[link.target]
+            if a != b:
+                found.add((near + 1 + far, a, b))
+    yield from sorted(found)
