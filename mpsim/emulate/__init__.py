@@ -5,12 +5,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mpsim.emulate.device import Device
+    from mpsim.emulate.run import Emulation, emulate, emulate_collectives
     from mpsim.emulate.splitter import ModelSplitter
     from mpsim.emulate.trainer import ParallelTrainer
 
-__all__ = ["Device", "ModelSplitter", "ParallelTrainer"]
+__all__ = ["Device", "Emulation", "ModelSplitter", "ParallelTrainer", "emulate", "emulate_collectives"]
 
-_ROOMS = {"Device": "device", "ModelSplitter": "splitter", "ParallelTrainer": "trainer"}
+_ROOMS = {
+    "Device": "device",
+    "Emulation": "run",
+    "ModelSplitter": "splitter",
+    "ParallelTrainer": "trainer",
+    "emulate": "run",
+    "emulate_collectives": "run",
+}
 
 
 def __getattr__(name: str) -> Any:

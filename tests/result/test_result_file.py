@@ -47,6 +47,15 @@ def test_the_golden_file_of_version_1_stays_readable():
     assert result.speedup == 0.0234375 / 0.01904296875
 
 
+def test_the_golden_file_of_version_2_is_of_a_real_run():
+    result = load_result(DATA / "result-2.json")
+    assert (result.made_by, result.runtime, result.free_step_s) == ("emulate", "torch-gloo", None)
+    assert [device.bubble_s for device in result.devices] == [None, None]
+    assert result.communication_overhead_s is None
+    assert result.step_s == max(result.spans.end_s)
+    assert result.spans.devices[1] == (0, 1)
+
+
 @given(
     steps=st.lists(st.floats(0, 1e6), min_size=1, max_size=4),
     names=st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=8),
