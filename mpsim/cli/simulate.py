@@ -88,7 +88,7 @@ def _plan(inputs: tuple[str, ...], given: dict[str, Any]) -> Answer:
 
 
 def _collectives(inputs: tuple[str, ...], given: dict[str, Any]) -> Answer:
-    text, notes = collectives_topology(inputs, given, (("runtime", None), ("baseline", "one")))
+    text, notes = collectives_topology(inputs, given, (("baseline", "one"),))
     topology = parse_topology(text)
     trials = trials_of(given, 0, 0)
     result = simulate_collectives(
@@ -96,6 +96,7 @@ def _collectives(inputs: tuple[str, ...], given: dict[str, Any]) -> Answer:
         topology,
         kind=given["collective"],
         algorithm=given["algorithm"] or "ring",
+        runtime=given["runtime"] or "ideal",
         devices=available(given["devices"], len(topology.devices)),
         trials=trials.count,
         rng=trials.seed,

@@ -15,10 +15,12 @@ from mpsim.cli.progress import progress_bar
 from mpsim.emulate.fabric.namespaces import lacking
 from mpsim.emulate.fabric.opening import FABRICS
 from mpsim.errors import MpsimError, unknown
-from mpsim.validate import Case, Comparison, Validation, load_comparisons, save_comparisons, table
+from mpsim.validate import Case, Comparison, Validation, load_rows, save_rows, table
 from mpsim.validate.cases import GRIDS
+from mpsim.validate.exchanges import EXCHANGES, Exchanged, validate_exchanges
 from mpsim.validate.model import summarize
 from mpsim.validate.run import validate_emulated
+from mpsim.validate.text import exchange_table
 from mpsim.workload.file import load_workload
 
 __all__ = ["validate"]
@@ -60,13 +62,34 @@ def emulated(as_json: bool, **given: Any) -> None:
     with progress_bar(given["progress"], "cases") as progress:
         found = validate_emulated(
             cases, workloads, fabric=fabric, compute=given["compute"], done=_done(path), progress=progress,
-            keep=lambda rows: save_comparisons(path, rows) if path else None,
+            keep=lambda rows: save_rows(path, Comparison, rows) if path else None,
         )  # fmt: skip
     if not found.rows:
         raise MpsimError(f"none of {found.planned} cases could be run: {found.failures[0][1]}")
     if given["figure"]:
         _draw(found, given["figure"])
     print_json(_as_dict(found)) if as_json else click.echo(table(found))
+
+
+@validate.command(epilog="An interrupted one goes on where it stopped, with the same -o.")
+@click.option("--quick", is_flag=True, help="Two and four ranks over one kind of link, up to 4 MiB.")
+@click.option("--fabric", metavar="NAME", help="namespaces or host; by default namespaces where they can be made.")
+@click.option("--progress/--no-progress", default=None, help="A bar on stderr; by default on a terminal.")
+@json_option
+@output_option("-o", "--output", what="Write a row for each size (.csv), as they come.", suffixes=(".csv",))
+def collectives(quick: bool, fabric: str | None, progress: bool | None, as_json: bool, output: str | None) -> None:
+    """Exchange all-reduces of 1 KiB to 64 MiB between 2, 4 and 8 processes, and compare each with its prediction.
+
+    \b
+      mpsim validate collectives --quick
+    """
+    with progress_bar(progress, "lists") as bar:
+        rows = validate_exchanges(
+            EXCHANGES["quick" if quick else "full"], fabric=_fabric(fabric), progress=bar,
+            done=load_rows(output, Exchanged) if output and Path(output).is_file() else (),
+            keep=lambda rows: save_rows(output, Exchanged, rows) if output else None,
+        )  # fmt: skip
+    print_json({"rows": [asdict(row) for row in rows]}) if as_json else click.echo(exchange_table(rows))
 
 
 def _fabric(name: str | None) -> str:
@@ -106,7 +129,7 @@ def _trace(folder: str, model: str) -> Any:
 
 
 def _done(path: str | None) -> Sequence[Comparison]:
-    return load_comparisons(path) if path and Path(path).is_file() else ()
+    return load_rows(path, Comparison) if path and Path(path).is_file() else ()
 
 
 def _draw(found: Validation, path: str) -> None:

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 
 from mpsim.errors import MpsimError
+from mpsim.plan.runtimes import resolve_runtime
 from mpsim.program.collectives import collective
 from mpsim.program.draws import Draw, Seed, Variability, delayed
 from mpsim.program.model import Program, Stream, Task
+from mpsim.program.script_emitter import play_scripts
+from mpsim.program.scripts import collective_scripts
 from mpsim.result.model import Result
 from mpsim.simulate.run import Label, play
 from mpsim.topology.model import Topology
@@ -23,6 +26,7 @@ def simulate_collectives(
     *,
     kind: str = "all_reduce",
     algorithm: str = "ring",
+    runtime: str = "ideal",
     devices: int | None = None,
     trials: int = 1,
     rng: Seed = 0,
@@ -39,6 +43,8 @@ def simulate_collectives(
         What carries them.
     kind, algorithm : str
         Of every collective.
+    runtime : str
+        What executes them; ``torch-gloo`` has an all-reduce of its own, whatever the algorithm.
     devices : int, optional
         How many of the topology's devices take part, the first ones; None: all.
     trials, rng, variability, processes
@@ -61,7 +67,11 @@ def simulate_collectives(
         raise MpsimError(f"{count} devices asked for, topology {topology.name!r} has {len(topology.devices)}")
     if not sizes:
         raise MpsimError("no collective sizes: give bytes, as in 2600,33024,131584,803840")
-    program = _program(tuple(sizes), topology, kind, algorithm, count)
+    if resolve_runtime(runtime).scripted:
+        posted = collective_scripts(sizes, kind, range(count))
+        program = play_scripts(Routes(topology), posted, runtime, algorithm)
+    else:
+        program = _program(tuple(sizes), topology, kind, algorithm, count)
     return play(
         partial(_draw, program),
         topology,
@@ -73,7 +83,9 @@ def simulate_collectives(
         processes=processes,
         spans=True,
         label=Label(
-            workload=f"{len(sizes)} collectives of {sum(sizes)} bytes", plan=f"{algorithm} {kind} over {count} devices"
+            workload=f"{len(sizes)} collectives of {sum(sizes)} bytes",
+            plan=f"{algorithm} {kind} over {count} devices",
+            runtime=runtime,
         ),
     )
 

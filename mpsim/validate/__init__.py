@@ -2,7 +2,7 @@
 
 from mpsim.validate.cases import GRID, QUICK, Case, Wire
 from mpsim.validate.compare import Comparison, compare_case
-from mpsim.validate.file import load_comparisons, save_comparisons
+from mpsim.validate.file import load_rows, save_rows
 from mpsim.validate.model import Validation
 from mpsim.validate.text import table
 
@@ -14,7 +14,7 @@ __all__ = [
     "Validation",
     "Wire",
     "compare_case",
-    "load_comparisons",
-    "save_comparisons",
+    "load_rows",
+    "save_rows",
     "table",
 ]

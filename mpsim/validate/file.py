@@ -5,21 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 from mpsim import documents
 from mpsim.errors import MpsimError
-from mpsim.validate.compare import Comparison
 
-__all__ = ["load_comparisons", "save_comparisons"]
+__all__ = ["load_rows", "save_rows"]
 
-_KINDS = {field.name: str(field.type) for field in fields(Comparison)}
+Row = TypeVar("Row")  # A dataclass of text, numbers, and numbers that may be missing.
 
 
-def save_comparisons(path: str | Path, rows: Sequence[Comparison]) -> None:
-    """Write rows as CSV, whole or not at all.
+def save_rows(path: str | Path, kind: type[Row], rows: Sequence[Row]) -> None:
+    """Write rows of one kind, such as `Comparison`, as CSV, whole or not at all.
 
     Raises
     ------
@@ -27,14 +27,14 @@ def save_comparisons(path: str | Path, rows: Sequence[Comparison]) -> None:
         The file cannot be written there.
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, _KINDS, lineterminator="\n")
+    writer = csv.DictWriter(text, _columns(kind), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    writer.writerows(asdict(row) for row in rows)  # type: ignore[call-overload]
     documents.write_text(path, text.getvalue())
 
 
-def load_comparisons(path: str | Path) -> tuple[Comparison, ...]:
-    """Read the rows that `save_comparisons` wrote.
+def load_rows(path: str | Path, kind: type[Row]) -> tuple[Row, ...]:
+    """Read the rows that `save_rows` wrote.
 
     Raises
     ------
@@ -43,39 +43,45 @@ def load_comparisons(path: str | Path) -> tuple[Comparison, ...]:
 
     Examples
     --------
-    >>> load_comparisons("none.csv")
+    >>> from mpsim.validate.compare import Comparison
+    >>> load_rows("none.csv", Comparison)
     Traceback (most recent call last):
     ...
-    mpsim.errors.MpsimError: no file 'none.csv': a table of comparisons is written by mpsim validate emulated -o
+    mpsim.errors.MpsimError: no file 'none.csv': a table of comparisons is written by mpsim validate -o
     """
     if not Path(path).is_file():
-        raise MpsimError(f"no file {str(path)!r}: a table of comparisons is written by mpsim validate emulated -o")
+        raise MpsimError(f"no file {str(path)!r}: a table of comparisons is written by mpsim validate -o")
+    columns = _columns(kind)
     try:
         reader = csv.DictReader(io.StringIO(Path(path).read_text(encoding="utf-8"), newline=""))
-        if tuple(reader.fieldnames or ()) != tuple(_KINDS):
-            raise MpsimError(f"{path} is not a table that mpsim validate emulated -o wrote: name another file")
-        return tuple(_row(f"{path}, line {line}", cells) for line, cells in enumerate(reader, 2))
+        if tuple(reader.fieldnames or ()) != tuple(columns):
+            raise MpsimError(f"{path} is not a table that this mpsim validate -o writes: name another file")
+        return tuple(kind(**_row(f"{path}, line {line}", columns, cells)) for line, cells in enumerate(reader, 2))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise MpsimError(f"cannot read {str(path)!r} as CSV: {error}") from None
 
 
-def _row(where: str, cells: dict[str, str]) -> Comparison:
+def _columns(kind: type) -> dict[str, str]:
+    """Return the fields of a kind of row, and what each holds."""
+    return {field.name: str(field.type) for field in fields(kind)}
+
+
+def _row(where: str, columns: Mapping[str, str], cells: dict[str, str]) -> dict[str, Any]:
     if None in cells or None in cells.values():
         raise MpsimError(f"{where}: not as many cells as columns: the file was cut or edited")
-    return Comparison(**{name: _cell(where, name, cells[name]) for name in _KINDS})  # type: ignore[arg-type]
+    return {name: _cell(f"{where}, {name}", what, cells[name]) for name, what in columns.items()}
 
 
-def _cell(where: str, name: str, text: str) -> str | int | float | None:
-    kind = _KINDS[name]
-    if kind == "str":
+def _cell(where: str, what: str, text: str) -> str | int | float | None:
+    if what == "str":
         return text
-    if kind == "float | None" and text == "":
+    if what == "float | None" and text == "":
         return None
     try:
-        if kind == "int":
+        if what == "int":
             return int(text)
         if math.isfinite(value := float(text)):
             return value
     except ValueError:
         pass
-    raise MpsimError(f"{where}, {name}: {text!r} is not what this column holds: the file was edited")
+    raise MpsimError(f"{where}: {text!r} is not what this column holds: the file was edited")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import median
 
-from mpsim.units import format_duration
+from mpsim.units import format_bytes, format_duration
 from mpsim.validate.compare import Comparison
+from mpsim.validate.exchanges import Exchanged
 from mpsim.validate.model import Summary, Validation, summarize
 
-__all__ = ["align", "percent", "table"]
+__all__ = ["align", "exchange_table", "percent", "table"]
 
 Column = tuple[str, bool, list[str]]  # heading, whether to the left, cells
 
@@ -91,6 +93,50 @@ def _orders(found: Validation) -> list[str]:
                 ("ideal", False, [f"{ideal:.3f}" for _, _, ideal in orders.values()]),
             ]
         )
+    ]
+
+
+def exchange_table(rows: Sequence[Exchanged]) -> str:
+    """Return the rows of collectives, and their errors by number of ranks.
+
+    Examples
+    --------
+    >>> exchange_table([])
+    ''
+    """
+    if not rows:
+        return ""
+    cells = [(heading, left, [text(row) for row in rows]) for heading, left, text in _EXCHANGE]
+    groups = {
+        f"{n} ranks": [row for row in rows if row.processes == n] for n in sorted({row.processes for row in rows})
+    }
+    groups["all"] = list(rows)
+    return f"{align(cells)}\n\n{align(_medians(groups))}"
+
+
+_EXCHANGE: tuple[tuple[str, bool, Callable[[Exchanged], str]], ...] = (
+    ("ranks", False, lambda row: str(row.processes)),
+    ("link", True, lambda row: row.wire),
+    ("collective", True, lambda row: row.kind),
+    ("bytes", False, lambda row: format_bytes(row.bytes)),
+    ("predicted", False, lambda row: format_duration(row.predicted_s)),
+    ("measured", False, lambda row: format_duration(row.measured_s)),
+    ("5-95 %", False, lambda row: f"{format_duration(row.measured_p5_s)} to {format_duration(row.measured_p95_s)}"),
+    ("error", False, lambda row: percent(row.error_fraction)),
+    ("ideal", False, lambda row: percent(row.ideal_error_fraction)),
+)
+
+
+def _medians(groups: dict[str, list[Exchanged]]) -> list[Column]:
+    ours = [[abs(row.error_fraction) for row in rows] for rows in groups.values()]
+    ideal = [[abs(row.ideal_error_fraction) for row in rows] for rows in groups.values()]
+    return [
+        ("", True, list(groups)),
+        ("rows", False, [str(len(rows)) for rows in groups.values()]),
+        ("median error", False, [percent(median(errors))[1:] for errors in ours]),
+        ("worst", False, [percent(max(errors))[1:] for errors in ours]),
+        ("ideal: median", False, [percent(median(errors))[1:] for errors in ideal]),
+        ("worst", False, [percent(max(errors))[1:] for errors in ideal]),
     ]
 
 

@@ -107,7 +107,7 @@ VALUES = [
     ),
     (("simulate", HAND, "torus:2000x2000,link=eth_10g"), "4,000,000 devices or more"),
     (("simulate", HAND, "ring:४,link=eth_10g"), "'४' is not a size"),
-    (("simulate", "--collectives", "8", "--devices", "4", "--runtime", "ideal"), "leave out --runtime"),
+    (("simulate", "--collectives", "8", "--devices", "4", "--runtime", "idael"), "unknown runtime 'idael'"),
     (("simulate", "--collectives", "8", "--devices", "4", "--baseline", "naive"), "leave out --baseline"),
     (
         ("simulate", "--collectives", "8", "--devices", "4", "--epochs", "2"),

@@ -7,7 +7,7 @@ import pytest
 
 from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan
-from mpsim.validate import Case, Comparison, Validation, Wire, load_comparisons, save_comparisons, table
+from mpsim.validate import Case, Comparison, Validation, Wire, load_rows, save_rows, table
 from mpsim.validate.model import summarize
 from mpsim.validate.run import validate_emulated
 from mpsim.workload.model import Layer, Workload
@@ -23,8 +23,8 @@ ROW = Comparison(
 
 def test_rows_come_back_from_the_file_as_they_were(tmp_path):
     rows = (ROW, replace(ROW, error_in_spreads=None, kind="1f1b"))
-    save_comparisons(tmp_path / "rows.csv", rows)
-    assert load_comparisons(tmp_path / "rows.csv") == rows
+    save_rows(tmp_path / "rows.csv", Comparison, rows)
+    assert load_rows(tmp_path / "rows.csv", Comparison) == rows
 
 
 @pytest.mark.parametrize(
@@ -33,18 +33,18 @@ def test_rows_come_back_from_the_file_as_they_were(tmp_path):
 )
 def test_a_cell_that_was_edited_is_refused(tmp_path, column, text, message):
     path = tmp_path / "rows.csv"
-    save_comparisons(path, [ROW])
+    save_rows(path, Comparison, [ROW])
     cells = next(csv.DictReader(path.open())) | {column: text}
     path.write_text(",".join(cells) + "\n" + ",".join(cells.values()) + "\n")
     with pytest.raises(MpsimError, match=message):
-        load_comparisons(path)
+        load_rows(path, Comparison)
 
 
 def test_another_table_is_refused(tmp_path):
     path = tmp_path / "sweep.csv"
     path.write_text("rank,plan\n1,dp=2\n")
-    with pytest.raises(MpsimError, match="not a table that mpsim validate emulated"):
-        load_comparisons(path)
+    with pytest.raises(MpsimError, match="not a table that this mpsim validate"):
+        load_rows(path, Comparison)
 
 
 def test_errors_are_summed_up_without_their_signs():
