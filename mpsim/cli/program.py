@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from keyword import iskeyword
 from typing import Any, NoReturn
 
 import click
@@ -25,6 +26,8 @@ COMMANDS = {
     "validate": "Hold predictions against real runs.",
     "plot": "Draw results and sweeps.",
     "topology": "Write a topology file from a builder.",
+    "import": "Read what other tools wrote: Chakra, ASTRA-sim, torch.profiler.",
+    "export": "Write a plan's program for other tools: Chakra.",
 }
 
 
@@ -39,7 +42,9 @@ class Program(click.Group):
         """Import and return a command."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"mpsim.cli.{cmd_name}"), cmd_name)
+        # No module can be called as a word of the language.
+        name = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+        command: click.Command = getattr(import_module(f"mpsim.cli.{name}"), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

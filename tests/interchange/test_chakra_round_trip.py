@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from random_cases import cases
 
 from mpsim.engine.replay import replay
 from mpsim.interchange import from_chakra, load_chakra, save_chakra, to_chakra
@@ -82,7 +83,7 @@ def test_on_another_topology_the_transfers_are_worked_out_anew():
 
 
 def test_losses_of_an_export_are_listed():
-    traces, losses = to_chakra(program_of(replace(PLANS[0], runtime="torch-gloo")), TOPOLOGY)
+    _, losses = to_chakra(program_of(replace(PLANS[0], runtime="torch-gloo")), TOPOLOGY)
     kinds = [line.split(":")[0] for line in losses.lines]
     assert "streams that serve whoever is ready first" in kinds
     assert "memory resident" in kinds
@@ -166,3 +167,11 @@ def _programs(draw):
 def test_any_program_replays_to_the_same_times(program):
     read, _ = from_chakra(to_chakra(program, TOPOLOGY)[0], TOPOLOGY)
     assert replay(read, TOPOLOGY) == replay(program, TOPOLOGY)
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@given(case=cases())
+def test_any_plan_replays_to_the_same_times(case):
+    program = lower(case.workload, case.topology, case.plan).program()
+    read, _ = from_chakra(to_chakra(program, case.topology)[0], case.topology)
+    assert replay(read, case.topology) == replay(program, case.topology)

@@ -1,0 +1,46 @@
+"""``mpsim export``: a plan's program in the format of other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mpsim.cli.output import tell
+from mpsim.cli.planning import plan_of, plan_options
+from mpsim.cli.read import read_pair
+from mpsim.errors import MpsimError
+from mpsim.program.lower import lower
+
+__all__ = ["export"]
+
+
+@click.command()
+@click.argument("workload")
+@click.argument("topology")
+@plan_options
+@click.option("--devices", type=int, metavar="N", help="Use no more than the topology's first N; by default all.")
+@click.option(
+    "-o", "--output", required=True, metavar="PREFIX", help="Write PREFIX.0.et, PREFIX.1.et, … and the groups."
+)
+def export(workload: str, topology: str, output: str, **given: Any) -> None:
+    """Write the program of a plan as Chakra execution traces, one for each device, which ASTRA-sim takes.
+
+    What the format has no place for is listed. See docs/interchange.md.
+
+    \b
+      mpsim export mlp.json ring:4,link=nvlink4 --pp 4 --microbatches 8 -o step
+    """
+    from mpsim.cli.answer import available
+    from mpsim.interchange.chakra_export import save_chakra
+
+    if not Path(output).parent.is_dir():
+        raise MpsimError(f"-o {output!r}: there is no folder {str(Path(output).parent)!r}: make it first")
+    work, graph = read_pair(workload, topology)
+    plan = plan_of(given, work, available(given["devices"], len(graph.devices)))
+    losses = save_chakra(output, lower(work, graph, plan).program(), graph)
+    for line in losses.lines:
+        tell(f"not in the traces: {line}")
+    last = f" to {output}.{len(graph.devices) - 1}.et" if len(graph.devices) > 1 else ""
+    tell(f"wrote {output}.0.et{last} and {output}.comm_groups.json")

@@ -1,0 +1,132 @@
+"""``mpsim import``: what other tools wrote, as mpsim's own files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mpsim.cli.output import DOCUMENTS, output_option, tell
+from mpsim.errors import MpsimError
+
+if TYPE_CHECKING:
+    from mpsim.interchange.losses import Losses
+
+__all__ = ["import_"]
+
+# Which options each kind of file has a use for.
+_USED = {
+    "Chakra traces": ("topology", "in_flight", "algorithm", "ranks"),
+    "an ASTRA-sim network": (),
+    "a Kineto trace": ("microbatch", "depth"),
+    "a Perfetto trace": (),
+}
+
+
+@click.command(name="import")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@output_option("-o", "--output", what="The workload, topology or result file to write.", suffixes=DOCUMENTS)
+@click.option("--topology", metavar="TOPOLOGY", help="Of Chakra traces: where they run.")
+@click.option("--in-flight", type=int, metavar="N", help="Of Chakra traces: a rank's transfers at once; 0: any.")
+@click.option("--algorithm", metavar="NAME", help="Of Chakra traces: of their collectives; by default ring.")
+@click.option("--ranks", type=int, metavar="N", help="Of one Chakra trace: so many ranks do what it says.")
+@click.option("--microbatch", type=int, metavar="B", help="Of a Kineto trace: samples in each forward pass.")
+@click.option("--depth", type=int, metavar="D", help="Of a Kineto trace: layers are so far below the model; 1.")
+def import_(files: tuple[str, ...], output: str | None, **given: Any) -> None:
+    """Read what other tools wrote: FILE... are Chakra traces, a network of ASTRA-sim's, or a trace of torch.profiler.
+
+    Chakra traces (.et, one a rank, or what stands before .0.et) are replayed on a TOPOLOGY: a result. A network (.yml)
+    becomes a topology, a trace of torch.profiler a workload, a Perfetto trace of mpsim's own a result again. What could
+    not be represented is listed. See docs/interchange.md.
+
+    \b
+      mpsim import step --topology switch:4,link=nvlink4 -o step.json
+      mpsim import network.yml -o cluster.json
+      mpsim import profile.json --microbatch 64 -o mlp.json
+    """
+    kind = _kind_of(files)
+    for name, value in given.items():
+        if value is not None and name not in _USED[kind]:
+            raise MpsimError(f"--{name.replace('_', '-')} says nothing of {kind}, which {files[0]!r} is: leave it out")
+    if kind != "Chakra traces" and len(files) > 1:
+        raise MpsimError(f"{files[0]!r} is {kind}, of which one is read at a time: leave {files[1]!r} out")
+    read = {
+        "Chakra traces": _chakra,
+        "an ASTRA-sim network": _network,
+        "a Kineto trace": _kineto,
+        "a Perfetto trace": _perfetto,
+    }[kind]
+    shown, losses = read(files, output, given)
+    click.echo(shown)
+    for line in losses.lines:
+        tell(f"not represented: {line}")
+    if output:
+        tell(f"wrote {output}")
+
+
+def _kind_of(files: tuple[str, ...]) -> str:
+    suffixes = [suffix.lower() for suffix in Path(files[0]).suffixes]
+    if suffixes and suffixes[-1] in (".yml", ".yaml"):
+        return "an ASTRA-sim network"
+    if ".json" not in suffixes:
+        return "Chakra traces"
+    from mpsim.interchange.chrome import read_trace
+
+    return "a Kineto trace" if "schemaVersion" in read_trace(files[0]) else "a Perfetto trace"
+
+
+def _chakra(files: tuple[str, ...], output: str | None, given: dict[str, Any]) -> tuple[str, Losses]:
+    from mpsim.interchange import load_chakra, replay_program
+    from mpsim.result.file import save_result
+    from mpsim.result.text import summary
+    from mpsim.topology.spec import parse_topology
+
+    if given["topology"] is None:
+        raise MpsimError("Chakra traces say nothing of links: give --topology, as in --topology switch:4,link=nvlink4")
+    topology = parse_topology(given["topology"])
+    in_flight = 1 if given["in_flight"] is None else given["in_flight"]
+    copies = 1 if given["ranks"] is None else given["ranks"]
+    algorithm = given["algorithm"] or "ring"
+    program, losses = load_chakra(files, topology, in_flight=in_flight, algorithm=algorithm, copies=copies)
+    losses.add("memory: a trace has none, peaks of 0 B say nothing")
+    result = replay_program(program, topology, name=Path(files[0]).name.split(".")[0])
+    if output:
+        save_result(output, result)
+    return summary(result), losses
+
+
+def _network(files: tuple[str, ...], output: str | None, given: dict[str, Any]) -> tuple[str, Losses]:
+    from mpsim.interchange import load_astra_network
+    from mpsim.topology.file import save_topology
+    from mpsim.topology.show import draw
+
+    topology, losses = load_astra_network(files[0])
+    if output:
+        save_topology(output, topology)
+    return draw(topology), losses
+
+
+def _kineto(files: tuple[str, ...], output: str | None, given: dict[str, Any]) -> tuple[str, Losses]:
+    from mpsim.interchange import load_kineto
+    from mpsim.workload.file import save_workload
+    from mpsim.workload.show import show_workload
+
+    if given["microbatch"] is None:
+        raise MpsimError("a Kineto trace does not say how many samples a forward pass has: give --microbatch")
+    depth = 1 if given["depth"] is None else given["depth"]
+    workload, losses = load_kineto(files[0], microbatch=given["microbatch"], depth=depth)
+    if output:
+        save_workload(output, workload)
+    return show_workload(workload), losses
+
+
+def _perfetto(files: tuple[str, ...], output: str | None, given: dict[str, Any]) -> tuple[str, Losses]:
+    from mpsim.interchange import load_perfetto
+    from mpsim.result.file import save_result
+    from mpsim.result.text import summary
+
+    result, losses = load_perfetto(files[0])
+    if output:
+        save_result(output, result)
+    return summary(result), losses

@@ -1,0 +1,205 @@
+"""Traces that mpsim wrote for Perfetto, read back as results: what ran when, and where each device's step went."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mpsim.errors import MpsimError
+from mpsim.interchange.chrome import Slice, read_trace, slices
+from mpsim.interchange.losses import Losses
+from mpsim.result.lanes import is_transfer
+from mpsim.result.model import DeviceUse, MemoryUse, Result, Spans
+
+__all__ = ["load_perfetto"]
+
+_AXES = ("pp", "tp", "dp")
+_ABOUT = ("workload", "topology", "plan", "runtime", "made_by", "fidelity")
+
+
+def load_perfetto(path: str | Path) -> tuple[Result, Losses]:
+    """Read a trace that `save_perfetto` wrote, and list what it does not tell.
+
+    Raises
+    ------
+    MpsimError
+        Not a trace, not one of mpsim's, or a transfer that not all of its devices have.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from mpsim.result.perfetto import save_perfetto
+    >>> spans = Spans(name=("0F0",), kind=("forward",), axis=("",), devices=((0,),), stage=(0,), microbatch=(0,),
+    ...               bytes=(0,), start_s=(0.0,), end_s=(2.0,))
+    >>> use = DeviceUse(name="gpu0", compute_s=2.0, exposed_communication_s=0.0, idle_s=0.0)
+    >>> result = Result(workload="mlp", topology="one", plan="dp=1", step_s=2.0, trial_step_s=(2.0,), free_step_s=2.0,
+    ...                 devices=(use,), spans=spans)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_perfetto(folder + "/trace.json", result)
+    ...     load_perfetto(folder + "/trace.json")[0].spans == spans
+    True
+    """
+    trace = read_trace(path)
+    about = trace.get("otherData")
+    if not isinstance(about, dict) or not {"workload", "plan", "made_by", "step_s"} <= about.keys():
+        raise MpsimError(f"{path} is no trace of mpsim's: its otherData names no workload, plan and step_s")
+    reader = _Reader(trace, path)
+    spans = _spans(reader.found)
+    step_s, last_s = about["step_s"], max(spans.end_s, default=0.0)
+    # Spans are rounded to the nanosecond, the step is not.
+    if isinstance(step_s, bool) or not isinstance(step_s, int | float) or not last_s <= step_s + 1e-9:
+        raise MpsimError(f"{path}: its step_s is {step_s!r}, its last span ends at {last_s} s")
+    reader.losses.add("times are whole nanoseconds")
+    reader.losses.add("memory by holder: no peak is told, the total over time is")
+    reader.losses.add("the step on free links, the bubble, the baseline, trials, traffic by link: not in such a trace")
+    workload, topology, plan, runtime, made_by, fidelity = (str(about.get(name, "")) for name in _ABOUT)
+    result = Result(
+        workload=workload,
+        topology=topology,
+        plan=plan,
+        runtime=runtime,
+        made_by=made_by,
+        fidelity=fidelity,
+        step_s=float(step_s),
+        trial_step_s=(float(step_s),),
+        free_step_s=None,
+        devices=tuple(_use(reader, i, spans, float(step_s)) for i in range(len(reader.devices))),
+        spans=spans,
+    )
+    return result, reader.losses
+
+
+class _Span(NamedTuple):
+    """One span, in the order in which spans are kept."""
+
+    start_us: float
+    end_us: float
+    name: str
+    kind: str
+    axis: str
+    stage: int
+    microbatch: int
+    bytes: int
+    n_devices: int
+    named: str
+
+
+class _Reader:
+    """Gathers devices, memory and spans from events."""
+
+    def __init__(self, trace: Mapping[str, Any], path: str | Path) -> None:
+        self.path, self.losses = path, Losses()
+        self.names: dict[str, str] = {}
+        self.threads: dict[tuple[str, str], str] = {}
+        self.memory: dict[str, list[tuple[float, int]]] = defaultdict(list)
+        for event in trace["traceEvents"]:
+            self._read(event, event.get("args") or {}) if isinstance(event, dict) else None
+        self.devices = list(self.names)
+        self.found = self._spans(slices(trace, path))
+
+    def _read(self, event: Mapping[str, Any], args: Mapping[str, Any]) -> None:
+        pid = str(event.get("pid", ""))
+        if event.get("name") == "process_name":
+            self.names[pid] = str(args.get("name", pid))
+        elif event.get("name") == "thread_name":
+            self.threads[pid, str(event.get("tid", ""))] = str(args.get("name", ""))
+        elif event.get("ph") == "C" and event.get("name") == "memory":
+            self.memory[pid].append((event["ts"] / 1e6, int(args["bytes"])))
+
+    def _spans(self, found: Sequence[Slice]) -> list[tuple[_Span, tuple[int, ...]]]:
+        """Return spans with their devices; a transfer stands under each of its devices."""
+        position = {pid: i for i, pid in enumerate(self.devices)}
+        seen: dict[_Span, list[int]] = defaultdict(list)
+        for one in found:
+            if one.thread[0] not in position:
+                raise MpsimError(f"{self.path}: {one.name!r} runs on process {one.thread[0]}, which has no name")
+            seen[self._span(one)].append(position[one.thread[0]])
+        spans: list[tuple[_Span, tuple[int, ...]]] = []
+        for span, where in sorted(seen.items(), key=lambda item: item[0][:2]):
+            if span.n_devices == 1:
+                spans += [(span, (device,)) for device in where]
+            else:
+                spans += [(span, devices) for devices in self._groups(span, where)]
+        return spans
+
+    def _span(self, one: Slice) -> _Span:
+        track = self.threads.get(one.thread, "").split(" ")[0]
+        numbers = {"stage": -1, "microbatch": -1, "bytes": 0, "n_devices": 1}
+        for name in numbers:
+            numbers[name] = number = one.args.get(name, numbers[name])
+            if not isinstance(number, int):
+                raise MpsimError(f"{self.path}: {one.name!r} has {number!r} as {name}, expected a whole number")
+        return _Span(
+            start_us=round(one.start_us, 3),
+            end_us=round(one.end_us, 3),
+            name=one.name,
+            kind=str(one.args.get("kind", one.category)),
+            axis=track if track in _AXES else "",
+            stage=numbers["stage"],
+            microbatch=numbers["microbatch"],
+            bytes=numbers["bytes"],
+            n_devices=max(1, numbers["n_devices"]),
+            named=str(one.args.get("devices", "")),
+        )
+
+    def _groups(self, span: _Span, where: list[int]) -> list[tuple[int, ...]]:
+        """Return the devices of each of several transfers that are alike."""
+        times, rest = divmod(len(where), span.n_devices)
+        if rest:
+            raise MpsimError(
+                f"{self.path}: transfer {span.name!r} at {span.start_us} us stands under {len(where)} devices, it is of"
+                f" {span.n_devices}: the file was edited"
+            )
+        counts = Counter(where)
+        if len(counts) == span.n_devices:
+            return [tuple(sorted(counts))] * times
+        self.losses.add("alike transfers of many devices at one moment: which has which is a guess", repr(span.name))
+        ordered = sorted(where)
+        return [tuple(ordered[i * span.n_devices : (i + 1) * span.n_devices]) for i in range(times)]
+
+
+def _spans(found: Sequence[tuple[_Span, tuple[int, ...]]]) -> Spans:
+    return Spans(
+        name=tuple(span.name for span, _ in found),
+        kind=tuple(span.kind for span, _ in found),
+        axis=tuple(span.axis for span, _ in found),
+        devices=tuple(devices for _, devices in found),
+        stage=tuple(span.stage for span, _ in found),
+        microbatch=tuple(span.microbatch for span, _ in found),
+        bytes=tuple(span.bytes for span, _ in found),
+        start_s=tuple(span.start_us / 1e6 for span, _ in found),
+        end_s=tuple(span.end_us / 1e6 for span, _ in found),
+    )
+
+
+def _use(reader: _Reader, device: int, spans: Spans, step_s: float) -> DeviceUse:
+    """Return where a device's step went: when it computed, and when a transfer of its was under way besides."""
+    computed, active = [], []
+    for i, devices in enumerate(spans.devices):
+        if device in devices:
+            interval = (spans.start_s[i], spans.end_s[i])
+            active.append(interval)
+            if not is_transfer(spans, i):
+                computed.append(interval)
+    compute_s, active_s = _covered(computed), _covered(active)
+    timeline = reader.memory.get(reader.devices[device], [])
+    memory = MemoryUse(timeline_s=tuple(at for at, _ in timeline), timeline_bytes=tuple(held for _, held in timeline))
+    return DeviceUse(
+        name=reader.names[reader.devices[device]],
+        compute_s=compute_s,
+        exposed_communication_s=active_s - compute_s,
+        idle_s=max(0.0, step_s - active_s),
+        bubble_s=None,
+        memory=memory,
+    )
+
+
+def _covered(intervals: list[tuple[float, float]]) -> float:
+    """Return the seconds that some intervals cover, each counted once."""
+    total, until = 0.0, 0.0
+    for start, end in sorted(intervals):
+        total += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return total
