@@ -16,7 +16,7 @@ from mpsim.emulate.fabric.namespaces import lacking
 from mpsim.emulate.fabric.opening import FABRICS
 from mpsim.errors import MpsimError, unknown
 from mpsim.validate import Case, Comparison, Validation, load_rows, save_rows, table
-from mpsim.validate.cases import GRIDS
+from mpsim.validate.cases import GRIDS, cases_on
 from mpsim.validate.exchanges import EXCHANGES, Exchanged, validate_exchanges
 from mpsim.validate.model import summarize
 from mpsim.validate.run import validate_emulated
@@ -56,7 +56,8 @@ def emulated(as_json: bool, **given: Any) -> None:
       mpsim validate emulated -o validation.csv --figure validation.png
     """
     check_apart(given, "output", "figure")
-    fabric, cases = _fabric(given["fabric"]), _cases(given)
+    fabric = _fabric(given["fabric"])
+    cases = cases_on(fabric, _cases(given))
     workloads = {model: _trace(given["workloads"], model) for model in {case.model for case in cases}}
     path = given["output"]
     with progress_bar(given["progress"], "cases") as progress:

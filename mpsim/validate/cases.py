@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan
 from mpsim.topology.model import Topology
 from mpsim.topology.spec import parse_topology
 
-__all__ = ["GRID", "GRIDS", "LINKS", "QUICK", "Case", "Wire"]
+__all__ = ["GRID", "GRIDS", "LINKS", "LOOPBACK", "QUICK", "Case", "Wire", "cases_on"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +20,7 @@ class Wire:
     Attributes
     ----------
     bandwidth : str
-        Such as ``"100Mbit/s"``.
+        Such as ``"100Mbit/s"``; ``"inf"`` is that of loopback, which is what it is measured to be.
     latency_ms : float
         Of a whole path.
     """
@@ -29,7 +30,9 @@ class Wire:
 
     @property
     def text(self) -> str:
-        """The wire in a word, such as ``100Mbit/s@1ms``."""
+        """The wire in a word, such as ``100Mbit/s@1ms`` or ``loopback``."""
+        if self.bandwidth == "inf":
+            return "loopback"
         return f"{self.bandwidth}@{self.latency_ms:g}ms"
 
     def topology(self, devices: int) -> Topology:
@@ -81,6 +84,23 @@ LINKS = {
         for latency in (0, 1)
     )
 }
+
+
+LOOPBACK = Wire(bandwidth="inf", latency_ms=0)
+
+
+def cases_on(fabric: str, cases: Sequence[Case]) -> tuple[Case, ...]:
+    """Return the cases as a fabric can have them: over loopback no link is like the one asked for.
+
+    Examples
+    --------
+    >>> case = Case(model="mlp", plan=Plan(pp=2), wire=LINKS["100Mbit/s@1ms"])
+    >>> [one.wire.text for one in cases_on("host", [case, replace(case, wire=LINKS["1Gbit/s@0ms"])])]
+    ['loopback']
+    """
+    if fabric != "host":
+        return tuple(cases)
+    return tuple(dict.fromkeys(replace(case, wire=LOOPBACK) for case in cases))
 
 
 def _pipelines(stages: int, parts: int, batch: int) -> tuple[Plan, ...]:

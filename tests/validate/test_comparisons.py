@@ -7,13 +7,13 @@ import pytest
 
 from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan
-from mpsim.validate import Case, Comparison, Validation, Wire, load_rows, save_rows, table
+from mpsim.validate import LOOPBACK, Case, Comparison, Validation, load_rows, save_rows, table
 from mpsim.validate.model import summarize
 from mpsim.validate.run import validate_emulated
 from mpsim.workload.model import Layer, Workload
 
 ROW = Comparison(
-    model="mlp", plan="dp=1 pp=2 tp=1 micro-batches=4 gpipe", kind="gpipe", wire="1Gbit/s@1ms", batch=8, processes=2,
+    model="mlp", plan="dp=1 pp=2 tp=1 micro-batches=4 gpipe", kind="gpipe", wire="loopback", batch=8, processes=2,
     trials=5, fabric="host", compute="replay", latency_s=1e-3, bandwidth_bytes_per_s=1.2e8, predicted_s=1.1,
     ideal_s=0.7, measured_s=1.0, measured_p5_s=0.9, measured_p95_s=1.2, error_fraction=0.1, ideal_error_fraction=-0.3,
     error_in_spreads=1 / 3, compute_fraction=0.02, sends_fraction=0.05, tied_fraction=0.0, dp_fraction=0.0,
@@ -59,7 +59,7 @@ def test_orders_are_held_against_each_other_within_one_model_and_link():
     steps = [(1.0, 1.1, 3.0), (2.0, 2.1, 2.0), (3.0, 2.9, 1.0)]
     rows = [replace(ROW, measured_s=a, predicted_s=b, ideal_s=c) for a, b, c in steps]
     found = Validation(rows=(*rows, replace(ROW, wire="other")), planned=4)
-    assert found.orders == {("mlp", "1Gbit/s@1ms"): (3, 1.0, -1.0)}
+    assert found.orders == {("mlp", "loopback"): (3, 1.0, -1.0)}
 
 
 def test_the_table_names_the_part_that_adds_most():
@@ -84,7 +84,7 @@ def test_every_row_is_drawn():
 
 def test_cases_with_a_row_are_not_run_again_and_those_that_fail_say_why():
     layers = [Layer.given(name, forward_s=0.01, backward_s=0.02) for name in "ab"]
-    case = Case(model="mlp", plan=Plan(pp=2, batch=4, microbatches=4, schedule="gpipe"), wire=_WIRE)
+    case = Case(model="mlp", plan=Plan(pp=2, batch=4, microbatches=4, schedule="gpipe"), wire=LOOPBACK)
     too_many = replace(case, plan=Plan(pp=3, batch=1))
     kept = []
     row = replace(ROW, plan=case.plan.text, batch=4)
@@ -96,14 +96,11 @@ def test_cases_with_a_row_are_not_run_again_and_those_that_fail_say_why():
     assert "3" in found.failures[0][1]
 
 
-_WIRE = Wire(bandwidth="1Gbit/s", latency_ms=1)
-
-
 @pytest.mark.slow
 def test_a_real_run_over_loopback_takes_what_was_predicted():
     layers = [Layer.given(name, forward_s=0.02, backward_s=0.04, microbatch=4) for name in "abcd"]
     workload = Workload.chain("four", layers, activation_bytes=4 * 2**16)
-    case = Case(model="four", plan=Plan(pp=2, batch=16, microbatches=4, schedule="gpipe"), wire=_WIRE, trials=3)
+    case = Case(model="four", plan=Plan(pp=2, batch=16, microbatches=4, schedule="gpipe"), wire=LOOPBACK, trials=3)
     (row,) = validate_emulated([case], {"four": workload}).rows
     # (4 + 1) micro-batches of 2 layers, 60 ms each; loopback costs little.
     assert row.predicted_s == pytest.approx(0.6, rel=0.1)
