@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 import subprocess
@@ -15,8 +16,8 @@ from pathlib import Path
 
 from mpsim.emulate.fabric import Fabric
 from mpsim.emulate.job import Job, Memory, Report, groups_of
-from mpsim.emulate.progress import JOINING, MEASURING, PREPARING, STARTING, Progress, Where, make_progress
-from mpsim.emulate.rank import LOST_A_PEER
+from mpsim.emulate.progress import JOINING, MEASURING, PREPARING, READY, STARTING, Progress, Where, make_progress
+from mpsim.emulate.rank import LOST_A_PEER, REFUSED
 from mpsim.errors import MpsimError
 from mpsim.program.script import Compute, Script, Wait
 
@@ -27,6 +28,7 @@ _PHASES = {
     PREPARING: "while it prepared",
     JOINING: "while the ranks met",
     MEASURING: "while links were measured",
+    READY: "while it made its buffers",
 }
 _GLANCE_S = 0.5
 # A rank that loses a peer ends a moment before or after it: wait this long for whoever is to blame.
@@ -221,13 +223,16 @@ def _to_blame(crew: _Crew, rank: int) -> int:
 def _died(crew: _Crew, rank: int) -> str:
     process, words = crew.ranks[rank].process, crew.ranks[rank].words.text()
     code = process.returncode
+    # torch puts the rank before each line of a traceback.
+    lines = [re.sub(r"^\[rank\d+\]: ", "", line.strip()) for line in words.splitlines() if line.strip()]
+    last = f": {lines[-1]}" if lines else ""
+    if code == REFUSED:
+        return f"{crew.order.title(rank)}{last}"
     if code < 0:
         how = f"was killed by {signal.Signals(-code).name}"
         how += " (by hand, or because the machine ran out of memory)" if code == -signal.SIGKILL else ""
     else:
         how = "lost the others" if code == LOST_A_PEER else f"ended with {code}"
-    lines = [line.strip() for line in words.splitlines() if line.strip()]
-    last = f": {lines[-1]}" if lines else ""
     return f"{crew.order.title(rank)} {how} {_place(crew, rank)}{last}; the other ranks were ended"
 
 
@@ -248,14 +253,14 @@ def _hung(crew: _Crew, waiting: Sequence[int]) -> str:
 def _step(crew: _Crew, rank: int) -> object:
     where = crew.progress.where(rank)
     steps = crew.order.scripts[0][rank].steps
-    return steps[where.step] if where.trial > MEASURING and where.step < len(steps) else None
+    return steps[where.step] if where.trial > READY and where.step < len(steps) else None
 
 
 def _place(crew: _Crew, rank: int) -> str:
     """Return where a rank was, in words."""
     where: Where = crew.progress.where(rank)
-    if where.trial <= MEASURING:
-        return _PHASES.get(where.trial, "before the first trial")
+    if where.trial <= READY:
+        return _PHASES[where.trial]
     trial = f"trial {where.trial}" if where.trial >= 0 else "the warm-up"
     step = _step(crew, rank)
     if step is None:

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from mpsim.emulate.job import Memory
 
-__all__ = ["JOINING", "MEASURING", "PREPARING", "STARTING", "Progress", "Where", "make_progress"]
+__all__ = ["JOINING", "MEASURING", "PREPARING", "READY", "STARTING", "Progress", "Where", "make_progress"]
 
 # Instead of a trial, before there is one; warm-ups are -1, -2, ...
-STARTING, PREPARING, JOINING, MEASURING = -1_000_004, -1_000_003, -1_000_002, -1_000_001
+STARTING, PREPARING, JOINING, MEASURING, READY = -1_000_005, -1_000_004, -1_000_003, -1_000_002, -1_000_001
 _ROW = struct.Struct("qqq")
 
 

@@ -17,13 +17,15 @@ from datetime import timedelta
 from typing import Any
 
 from mpsim.emulate.job import Job, Memory, Report, Times
-from mpsim.emulate.progress import JOINING, MEASURING, PREPARING, Progress
+from mpsim.emulate.progress import JOINING, MEASURING, PREPARING, READY, Progress
 from mpsim.errors import MpsimError
 
-__all__ = ["LOST_A_PEER", "main"]
+__all__ = ["LOST_A_PEER", "REFUSED", "main"]
 
 # The exit code of a rank that failed because another one did.
 LOST_A_PEER = 75
+# That of one that refuses its job; it says why in one line.
+REFUSED = 2
 _SET_DEATH_SIGNAL, _SET_TIMER_SLACK = 1, 29  # prctl(2)
 
 
@@ -42,7 +44,7 @@ def main(descriptor: int) -> int:
         return LOST_A_PEER
     except MpsimError as error:
         print(error, file=sys.stderr)
-        return 2
+        return REFUSED
     Memory(job.outcome).dump(report)
     return 0
 
@@ -72,6 +74,7 @@ def _run(job: Job, progress: Progress) -> Report:
             groups = _join(job)
             progress.note(job.rank, MEASURING, 0)
             paths = measure_links(job.pairs) if job.pairs else ()
+        progress.note(job.rank, READY, 0)
         rank_of = {device: rank for rank, device in enumerate(job.devices)}
         executor = Executor(job.script(0), rank_of, groups, dist.group.WORLD, work)
         with blaming_a_peer():

@@ -258,4 +258,4 @@ def _first_difference(found: Sequence[str], expected: Sequence[str]) -> str:
     for i, (a, b) in enumerate(zip(found, expected, strict=False)):
         if a != b:
             return f"layer {i} is {a!r}, not {b!r}"
-    return f"it has {len(found) - len(expected):+d} at the end"
+    return f"the last of those is {found[-1]!r}, of these {expected[-1]!r}"

@@ -89,7 +89,7 @@ def emulate(
         Steps that are run and measured.
     compute : {"replay", "real"}
         Sleep for the traced times, so that two cores can stand for eight devices; or run the model's parts.
-    model : str, Named, Example or None
+    model : str, Example or None
         With real computation: a zoo name or ``package.module:factory``, with sizes as in ``gpt2[n_layer=2]``, or one
         micro-batch as an `Example`; None: what the workload is named after.
     depth : int or "auto"
