@@ -21,11 +21,11 @@ def test_help_needs_no_command(mpsim) -> None:
     for words in ((), ("--help",)):
         result = mpsim(*words)
         assert result.exit_code == 0
-        for name in ("trace", "show", "simulate", "sweep", "plot", "topology"):
+        for name in ("trace", "show", "simulate", "emulate", "sweep", "plot", "topology"):
             assert f"  {name} " in result.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "trace", "show", "simulate", "sweep", "plot", "topology"])
+@pytest.mark.parametrize("command", ["demo", "trace", "show", "simulate", "emulate", "sweep", "plot", "topology"])
 def test_every_command_has_help(mpsim, command) -> None:
     result = mpsim(command, "--help")
     assert result.exit_code == 0
