@@ -13,12 +13,12 @@ from mpsim.errors import MpsimError, unknown
 from mpsim.plan.model import Plan, check_size, load_plan
 from mpsim.plan.runtimes import RUNTIMES
 from mpsim.plan.schedules import SCHEDULES
-from mpsim.program.algorithms import ALGORITHMS
+from mpsim.program.laying import AUTO, algorithm_names, check_algorithm
 from mpsim.workload.model import Workload
 
 __all__ = ["PLAN_OPTIONS", "plan_of", "plan_options"]
 
-_ALGORITHMS = sorted(name for kind, name in ALGORITHMS if kind == "all_reduce")
+_ALGORITHMS = [AUTO, *algorithm_names("all_reduce")]
 _OPTIONS = (
     click.option("--strategy", metavar="NAME", help="naive, gpipe, 1f1b, tensor or data over all --devices."),
     click.option(
@@ -90,8 +90,7 @@ def plan_of(given: dict[str, Any], workload: Workload, n_devices: int) -> Plan:
         changes["boundaries"] = None
     plan = replace(base, **changes)
     # The lowering asks for it only where the plan has a collective.
-    if plan.algorithm not in _ALGORITHMS:
-        raise unknown("algorithm", plan.algorithm, _ALGORITHMS)
+    check_algorithm("all_reduce", plan.algorithm)
     if plan.ranks > n_devices and given["devices"]:
         raise MpsimError(f"plan {plan.text} needs {plan.ranks} devices, --devices allows {n_devices}: allow more")
     plan.place(n_devices)

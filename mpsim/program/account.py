@@ -141,16 +141,26 @@ def account_traffic(program: Program) -> tuple[Count, ...]:
 
     What is no message of its own, such as a notice or the latency behind a message's last byte, does not count.
     """
-    found: dict[tuple[str, str], list[float]] = {}
+    found: dict[tuple[str, str, str], list[float]] = {}
     for task in program.tasks:
-        if task.traffic is not None and task.traffic.rounds:
-            sums = found.setdefault((task.axis, task.kind), [0, 0, 0.0])
-            sums[0] += 1
-            sums[1] += task.traffic.payload_bytes
-            sums[2] += task.traffic.link_bytes
+        traffic = task.traffic
+        if traffic is not None and (traffic.rounds or traffic.links):
+            sums = found.setdefault((task.axis, task.kind, traffic.algorithm), [0, 0, 0.0, 0])
+            sums[0] += traffic.rounds > 0
+            sums[1] += traffic.payload_bytes
+            sums[2] += traffic.link_bytes
+            sums[3] += traffic.beyond
     return tuple(
-        Count(axis=axis, kind=kind, transfers=int(n), payload_bytes=int(payload), link_bytes=round(links))
-        for (axis, kind), (n, payload, links) in sorted(found.items())
+        Count(
+            axis=axis,
+            kind=kind,
+            transfers=int(n),
+            payload_bytes=int(payload),
+            link_bytes=round(links),
+            algorithm=algorithm,
+            beyond=int(beyond),
+        )
+        for (axis, kind, algorithm), (n, payload, links, beyond) in sorted(found.items())
     )
 
 

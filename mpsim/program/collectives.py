@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mpsim.errors import MpsimError
+from mpsim.program.choice import choose
 from mpsim.program.footprint import footprint
-from mpsim.program.laying import laid_rounds, rounds_of
+from mpsim.program.laying import AUTO, laid_rounds, rounds_of
 from mpsim.program.model import Traffic
+from mpsim.program.protocols import costed
 from mpsim.program.rounds import Aggregate, Rounds, Steps
 
 if TYPE_CHECKING:
@@ -110,7 +112,8 @@ def collective(
     algorithm : str
         ``ring``, ``direct``, ``halving_doubling``, ``binary_tree`` or ``double_binary_tree`` (see `ALGORITHMS`), or
         one that follows the topology's levels: ``hierarchical`` (or with levels that are named, ``hierarchical:8``),
-        ``rings``, ``trees``, ``nvls`` or ``collnet`` (see `LEVELLED`).
+        ``rings``, ``trees``, ``nvls`` or ``collnet`` (see `LEVELLED`); ``auto`` takes the one that NCCL would, and
+        the traffic says which.
     endpoint : Endpoint
         What each round and each reduction costs at the devices.
 
@@ -136,8 +139,13 @@ def collective(
     """
     ranks = tuple(ranks)
     check_ranks(kind, routes, ranks, 1 if kind == "barrier" and bytes == 0 else bytes)
-    foot = footprint(routes, kind, algorithm, ranks)
+    chosen = choose(routes, kind, ranks, bytes) if algorithm == AUTO else algorithm
+    foot = footprint(routes, kind, chosen, ranks)
+    measured = costed(routes, kind, chosen, ranks, bytes) if routes.topology.costs and bytes else None
     latency_s = foot.latency_s + foot.rounds * endpoint.delay_s + bytes * foot.stall_s_per_byte
+    if measured is not None:
+        # What the links' own bandwidth takes for the bytes is to come, in the network.
+        latency_s = max(0.0, measured.seconds - bytes * (foot.s_per_byte - foot.stall_s_per_byte))
     latency_s += bytes * foot.reduced / foot.pieces / endpoint.reduce_bytes_per_s
     return Traffic(
         latency_s=latency_s,
@@ -145,6 +153,8 @@ def collective(
         bytes=tuple([bytes * pieces / foot.pieces for pieces in foot.link_pieces]) if bytes else (),
         payload_bytes=bytes,
         rounds=foot.rounds,
+        algorithm=chosen if algorithm == AUTO else "",
+        beyond=measured is not None and measured.beyond,
     )
 
 

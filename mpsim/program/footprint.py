@@ -33,10 +33,17 @@ __all__ = ["Footprint", "Pace", "footprint", "work_out"]
 
 
 class Pace(NamedTuple):
-    """What a message takes before its first byte, by its path, and what a byte takes on each link, in seconds."""
+    """What a message takes before its first byte, by its path, and what a byte takes on each link, in seconds.
+
+    Attributes
+    ----------
+    one_by_one : bool
+        Whether the messages that a rank sends in one round leave one behind another, a message's time apart.
+    """
 
     message_s: Callable[[Sequence[int]], float]
     byte_s: Sequence[float]
+    one_by_one: bool = False
 
     @classmethod
     def of_links(cls, routes: Routes) -> Pace:
@@ -55,8 +62,10 @@ class Footprint(NamedTuple):
         The links used, and the pieces that each carries in all.
     latency_s : float
         Of the longest chain of messages.
+    s_per_byte : float
+        Per byte of the tensor: what the rounds take one after another, each on its slowest link.
     stall_s_per_byte : float
-        Per byte of the tensor: what the rounds take longer than their sum on the slowest link.
+        Of it, what the rounds take longer than their sum on the slowest link.
     rounds : int
         Messages on the longest chain.
     reduced : int
@@ -67,6 +76,7 @@ class Footprint(NamedTuple):
     links: tuple[int, ...]
     link_pieces: tuple[int, ...]
     latency_s: float
+    s_per_byte: float
     stall_s_per_byte: float
     rounds: int
     reduced: int
@@ -132,7 +142,8 @@ def work_out(routes: Routes, rounds: Rounds | Steps, order: tuple[int, ...], pac
         else:
             paths = [routes.path(order[source], order[target]) for source, target in one.messages]
             load = _load(paths, one)
-            reached = _reach(one, [pace.message_s(path) for path in paths], reached)
+            latencies = [pace.message_s(path) for path in paths]
+            reached = _reach(one, _one_by_one(one, latencies) if pace.one_by_one else latencies, reached)
         for link, pieces in load.items():
             total[link] = total.get(link, 0) + pieces
         rounds_s += max(pieces * pace.byte_s[link] for link, pieces in load.items())
@@ -145,6 +156,7 @@ def work_out(routes: Routes, rounds: Rounds | Steps, order: tuple[int, ...], pac
         links=tuple(total),
         link_pieces=tuple(total.values()),
         latency_s=max(reached),
+        s_per_byte=rounds_s / rounds.pieces,
         stall_s_per_byte=stall_s / rounds.pieces,
         rounds=sum(one.turns if isinstance(one, Aggregate) else one.repeat * one.hops for one in rounds.rounds),
         reduced=sum(0 if isinstance(one, Aggregate) else one.reduced for one in rounds.rounds),
@@ -157,6 +169,16 @@ def _load(paths: list[tuple[int, ...]], one: Round) -> dict[int, int]:
         for link in path:
             load[link] = load.get(link, 0) + pieces * one.repeat
     return load
+
+
+def _one_by_one(one: Round, latencies: list[float]) -> list[float]:
+    """Return when each message is there if a rank sends the next one only once it has sent the last."""
+    if one.hops > 1 or one.streams > 1:
+        return latencies
+    sent: dict[int, float] = {}
+    for i, (source, _) in enumerate(one.messages):
+        latencies[i] = sent[source] = sent.get(source, 0.0) + latencies[i]
+    return latencies
 
 
 def _reach(one: Round, latencies: list[float], start: list[float]) -> list[float]:

@@ -29,6 +29,10 @@ class Traffic:
         Rounds of messages that `latency_s` stands for; 0: part of a message that another task carries.
     buffered_bytes : float
         What the sender's system holds of it at most while it moves: once no more is left, the sender is rid of it.
+    algorithm : str
+        Of a collective, where the model chose it.
+    beyond : bool
+        Whether its time is by costs measured for other sizes or numbers of ranks.
     """
 
     latency_s: float = 0.0
@@ -37,6 +41,8 @@ class Traffic:
     payload_bytes: int = 0
     rounds: int = 1
     buffered_bytes: float = 0.0
+    algorithm: str = ""
+    beyond: bool = False
 
     def __post_init__(self) -> None:
         if len(self.links) != len(self.bytes):

@@ -108,13 +108,23 @@ class DeviceUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Count:
-    """Bytes of one kind of traffic on one axis over the whole step: payload, and summed over links."""
+    """Bytes of one kind of traffic on one axis over the whole step: payload, and summed over links.
+
+    Attributes
+    ----------
+    algorithm : str
+        Of the collectives, where ``auto`` chose it.
+    beyond : int
+        So many of the transfers took what costs measured for other sizes or numbers of ranks say.
+    """
 
     kind: str
     axis: str
     transfers: int
     payload_bytes: int
     link_bytes: int
+    algorithm: str = ""
+    beyond: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,6 +66,12 @@ def summary(result: Result) -> str:
     head = f"{result.workload} | {result.plan} | {result.topology}"
     blocks = [head, "\n".join(f"{name:<16}{text}" for name, text in facts if text)]
     blocks += [_table(rows) for rows in (_traffic_rows(result), _device_rows(result)) if rows]
+    beyond = [count for count in result.traffic if count.beyond]
+    blocks += [
+        f"warning: {count.beyond:,} of {count.transfers:,} {count.kind} are of sizes or over ranks that the topology's"
+        " costs were not measured for: extrapolated"
+        for count in beyond
+    ]
     return "\n\n".join(blocks)
 
 
@@ -155,7 +161,15 @@ def _traffic_rows(result: Result) -> list[list[str]]:
     rows = [["axis", "traffic", "transfers", "payload", "on links"]] if result.traffic else []
     for count in result.traffic:
         payload, links = format_bytes(count.payload_bytes), format_bytes(count.link_bytes)
-        rows.append([count.axis or "-", count.kind, f"{count.transfers:,}", payload, links])
+        rows.append(
+            [
+                count.axis or "-",
+                " ".join(filter(None, (count.kind, count.algorithm))),
+                f"{count.transfers:,}",
+                payload,
+                links,
+            ]
+        )
     return rows
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "CatalogLink",
     "device",
     "device_names",
+    "is_network",
     "link",
     "link_names",
     "parse_wire",
@@ -147,6 +148,9 @@ class CatalogLink:
     note: str = ""
 
 
+# How the scope of links between nodes begins.
+_BETWEEN_NODES = ("NIC port", "per GPU", "TCP", "TPU pod to pod")
+
 _Row = TypeVar("_Row", CatalogDevice, CatalogLink)
 
 
@@ -240,6 +244,18 @@ def link(name: str) -> CatalogLink:
     (450000000000.0, 1e-05, 6e-07)
     """
     return _find("link", name, _links())
+
+
+def is_network(name: str) -> bool:
+    """Whether a link of that name joins nodes, rather than devices within one; of one unknown, not.
+
+    Examples
+    --------
+    >>> is_network("ib_ndr"), is_network("nvlink4"), is_network("mine")
+    (True, False, False)
+    """
+    row = _links().get(name.lower())
+    return row is not None and row.scope.startswith(_BETWEEN_NODES)
 
 
 def wire(name: str, latency: str = "effective") -> Wire:

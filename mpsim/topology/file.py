@@ -19,13 +19,14 @@ from mpsim import documents, units
 from mpsim.documents import Provenance
 from mpsim.errors import MpsimError, unknown
 from mpsim.topology.catalog import parse_wire, topology_device
+from mpsim.topology.costs import Cost
 from mpsim.topology.model import Device, Link, Topology
 
 __all__ = ["load_topology", "save_topology"]
 
 _VERSION = 3
-# Version 2 lets a device say what its send buffer holds, version 3 which switches reduce; each older file is one of the
-# next version as it stands.
+# Version 2 lets a device say what its send buffer holds, version 3 which switches reduce and what collectives cost;
+# each older file is one of the next version as it stands.
 _UPGRADES = dict.fromkeys((1, 2), lambda body: body)
 _Fields = dict[str, Any]
 _Found = TypeVar("_Found")
@@ -41,6 +42,7 @@ class _Written:
     links: tuple[dict, ...] = ()  # type: ignore[type-arg]
     provenance: Provenance = Provenance()
     reducing: tuple[str, ...] = ()
+    costs: tuple[Cost, ...] = ()
 
 
 def save_topology(path: str | Path, topology: Topology) -> None:
@@ -89,6 +91,7 @@ def load_topology(path: str | Path) -> Topology:
             links=tuple(link for i, one in enumerate(written.links) for link in _links(one, f"links[{i}]", switches)),
             provenance=written.provenance,
             reducing=written.reducing,
+            costs=written.costs,
         )
     except MpsimError as error:
         raise MpsimError(f"{path}: {error}") from None

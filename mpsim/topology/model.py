@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mpsim.documents import Provenance
 from mpsim.errors import MpsimError, did_you_mean
+from mpsim.topology.costs import Cost
 
 __all__ = ["Device", "Link", "Topology"]
 
@@ -93,6 +94,9 @@ class Topology:
     ----------
     reducing : tuple of str
         Switches that add up what passes through them, and copy what goes to several (NVLS, SHARP).
+    costs : tuple of Cost
+        What collectives cost over each type of link, as measured, the links of inner levels first; without any, what
+        the links' own latencies and bandwidths come to.
 
     Raises
     ------
@@ -107,6 +111,7 @@ class Topology:
     links: tuple[Link, ...] = ()
     provenance: Provenance = Provenance()
     reducing: tuple[str, ...] = ()
+    costs: tuple[Cost, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.devices:
@@ -128,6 +133,11 @@ class Topology:
             if name not in self.switches:
                 hint = _near(name, list(self.switches)) if self.switches else ", which has none"
                 raise MpsimError(f"reducing names {name!r}, no switch of the topology{hint}")
+        types = {link.type for link in self.links}
+        for cost in self.costs:
+            if cost.link not in types:
+                hint = _near(cost.link, sorted(filter(None, types))) if any(types) else ", which have no types"
+                raise MpsimError(f"a cost is for links of type {cost.link!r}, not among the topology's{hint}")
         self._check_reachable()
 
     def _check_reachable(self) -> None:

@@ -40,7 +40,7 @@ NAMES = [
     ((*SIMULATE, "--strategy", "tensr"), "unknown strategy 'tensr'; did you mean 'tensor'?"),
     ((*SIMULATE, "--runtime", "idael"), "unknown runtime 'idael'; did you mean 'ideal'?"),
     ((*SIMULATE, "--dp", "2", "--algorithm", "rign"), "did you mean 'ring'?"),
-    ((*SIMULATE, "--algorithm", "rign"), "unknown algorithm 'rign'; did you mean 'ring'?"),
+    ((*SIMULATE, "--algorithm", "rign"), "unknown all_reduce algorithm 'rign'; did you mean 'ring'?"),
     ((*SIMULATE, "--stages", "fc9"), "unknown layer 'fc9'"),
     ((*SIMULATE, "--baseline", "nave"), "did you mean 'naive'?"),
     ((*SIMULATE, "--costs", f"A100={HAND}"), "no device of type 'A100'"),

@@ -30,7 +30,7 @@ def test_spans_are_columns_in_the_file(tmp_path, pipeline):
     save_result(tmp_path / "r.json", pipeline)
     body = json.loads((tmp_path / "r.json").read_text())
     assert next(iter(body)) == "schema"
-    assert body["schema"] == "mpsim.result/2"
+    assert body["schema"] == "mpsim.result/3"
     assert {len(column) for column in body["spans"].values()} == {len(pipeline.spans)}
 
 
@@ -104,7 +104,7 @@ def edited(tmp_path, pipeline, change) -> Path:
         ),
         (lambda body: body.update(step="x"), r"unknown field 'step'; did you mean 'step_s'\?"),
         (lambda body: body.update(schema="mpsim.workload/1"), r"is a workload .*, expected a result"),
-        (lambda body: body.update(schema="mpsim.result/3"), r"reads up to mpsim.result/2: upgrade mpsim"),
+        (lambda body: body.update(schema="mpsim.result/4"), r"reads up to mpsim.result/3: upgrade mpsim"),
     ],
 )
 def test_a_file_that_no_result_can_have_made_is_refused(tmp_path, pipeline, change, message):

@@ -118,7 +118,15 @@ def test_devices_frame(pipeline):
 def test_trials_traffic_and_memory_frames(noisy):
     assert trials_frame(noisy)["step_s"].tolist() == list(noisy.trial_step_s)
     assert traffic_frame(noisy).to_dict("records") == [
-        {"kind": "send", "axis": "pp", "transfers": 48, "payload_bytes": 48 * 4 * MIB, "link_bytes": 48 * 4 * MIB}
+        {
+            "kind": "send",
+            "axis": "pp",
+            "transfers": 48,
+            "payload_bytes": 48 * 4 * MIB,
+            "link_bytes": 48 * 4 * MIB,
+            "algorithm": "",
+            "beyond": 0,
+        }
     ]
     memory = memory_frame(noisy)
     assert memory.groupby("device")["memory_bytes"].max().tolist() == list(noisy.peak_memory_bytes)
@@ -128,7 +136,15 @@ def test_trials_traffic_and_memory_frames(noisy):
 def test_frames_of_a_result_with_nothing_in_it():
     result = bare(trial_step_s=(0.0,))
     assert len(spans_frame(result)) == len(devices_frame(result)) == len(memory_frame(result)) == 0
-    assert list(traffic_frame(result).columns) == ["kind", "axis", "transfers", "payload_bytes", "link_bytes"]
+    assert list(traffic_frame(result).columns) == [
+        "kind",
+        "axis",
+        "transfers",
+        "payload_bytes",
+        "link_bytes",
+        "algorithm",
+        "beyond",
+    ]
 
 
 def test_every_number_names_its_unit(pipeline):

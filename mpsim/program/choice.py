@@ -1,0 +1,101 @@
+"""``auto``: the algorithm that NCCL would choose, that of least time by the topology's costs.
+
+NCCL estimates each of its algorithms for the size and the ranks at hand and takes the least
+(https://github.com/NVIDIA/nccl, src/graph/tuning.cc): rings and trees for an all-reduce, and reduction by NVLink
+switches or by the network where they can; rings for what has no tree; direct messages for all-to-all. Here the
+estimates are the model's own times, so that what is chosen is also what is least in a simulation. Within one node
+NCCL's tree is a chain, as long as the ring and moving more: trees are candidates only where messages cross a network.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpsim.errors import MpsimError
+from mpsim.program.footprint import footprint
+from mpsim.program.laying import algorithm_names, check_algorithm
+from mpsim.program.protocols import costed, costs_for
+from mpsim.topology.catalog import is_network
+from mpsim.topology.levels import find_levels
+
+if TYPE_CHECKING:
+    from mpsim.topology.routes import Routes
+
+__all__ = ["alone_s", "candidates", "choose"]
+
+_OF_NCCL = {
+    "all_reduce": ("ring", "rings", "trees", "nvls", "collnet"),
+    "all_gather": ("ring", "rings", "nvls"),
+    "reduce_scatter": ("ring", "rings", "nvls"),
+    "broadcast": ("ring",),
+    "reduce": ("ring",),
+    # PyTorch's barrier is an all-reduce of one element.
+    "barrier": ("ring", "double_binary_tree"),
+}
+
+
+def choose(routes: Routes, kind: str, ranks: tuple[int, ...], bytes: float) -> str:
+    """Return the algorithm that NCCL would take; of equals, the first.
+
+    Examples
+    --------
+    >>> from mpsim.topology.builders import nodes
+    >>> from mpsim.topology.routes import Routes
+    >>> routes = Routes(nodes(4, per_node=4, inside="nvlink4", between="ib_ndr"))
+    >>> choose(routes, "all_reduce", tuple(range(16)), 2**10), choose(routes, "all_reduce", tuple(range(16)), 2**32)
+    ('trees', 'rings')
+    """
+    check_algorithm(kind, "auto")
+    names = candidates(routes, kind, ranks)
+    return min(names, key=lambda name: alone_s(routes, kind, name, ranks, bytes))
+
+
+def candidates(routes: Routes, kind: str, ranks: tuple[int, ...]) -> list[str]:
+    """Return NCCL's algorithms for these ranks: of those with measured costs, if any, else of all that can be.
+
+    Examples
+    --------
+    >>> from mpsim.topology.builders import switch
+    >>> from mpsim.topology.routes import Routes
+    >>> candidates(Routes(switch(8, link="nvlink4")), "all_reduce", tuple(range(8)))
+    ['ring']
+    """
+    names = _OF_NCCL.get(kind, ("direct",))
+    levels = len(find_levels(routes.topology, ranks))
+    found = [name for name in names if _applies(routes, kind, name, ranks, levels)]
+    measured = [name for name in found if costs_for(routes, kind, name)]
+    return measured or found or algorithm_names(kind)[:1]
+
+
+def _applies(routes: Routes, kind: str, name: str, ranks: tuple[int, ...], levels: int) -> bool:
+    if name == "rings" and levels == 1:
+        return False
+    if name in ("trees", "double_binary_tree", "collnet") and not _crosses_network(routes, ranks):
+        return False
+    if name == "ring":
+        # One ring, in the order of ranks, is for where there are no nodes to order them by.
+        return levels == 1 or kind not in ("all_reduce", "all_gather", "reduce_scatter") or _uneven(routes, ranks)
+    try:
+        footprint(routes, kind, name, ranks)
+    except MpsimError:
+        return False
+    return True
+
+
+def _uneven(routes: Routes, ranks: tuple[int, ...]) -> bool:
+    return len({len(group) for group in find_levels(routes.topology, ranks)[0]}) > 1
+
+
+def _crosses_network(routes: Routes, ranks: tuple[int, ...]) -> bool:
+    links = routes.topology.links
+    paths = (routes.path(ranks[0], rank) for rank in ranks[1:])
+    return any(is_network(links[i].type) for path in paths for i in path)
+
+
+def alone_s(routes: Routes, kind: str, algorithm: str, ranks: tuple[int, ...], bytes: float) -> float:
+    """Return how long a collective takes on an idle network."""
+    found = costed(routes, kind, algorithm, ranks, bytes)
+    if found is not None:
+        return found.seconds
+    foot = footprint(routes, kind, algorithm, ranks)
+    return foot.latency_s + bytes * foot.s_per_byte
