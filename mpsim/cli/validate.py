@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,14 @@ from mpsim.workload.file import load_workload
 __all__ = ["validate"]
 
 
-@click.group()
-def validate() -> None:
+@click.group(invoke_without_command=True)
+@click.pass_context
+def validate(context: click.Context) -> None:
     """Hold predictions against what really happens."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+    elif find_spec("torch") is None:
+        raise MpsimError("a real run needs PyTorch, which is not installed: pip install 'mpsim[trace]'")
 
 
 @validate.command(epilog="A validation that is interrupted goes on where it stopped, with the same -o.")
@@ -58,7 +64,7 @@ def emulated(as_json: bool, **given: Any) -> None:
     check_apart(given, "output", "figure")
     fabric = _fabric(given["fabric"])
     cases = cases_on(fabric, _cases(given))
-    workloads = {model: _trace(given["workloads"], model) for model in {case.model for case in cases}}
+    workloads = {model: _trace(given["workloads"], model) for model in sorted({case.model for case in cases})}
     path = given["output"]
     with progress_bar(given["progress"], "cases") as progress:
         found = validate_emulated(
@@ -125,7 +131,7 @@ def _cases(given: dict[str, Any]) -> tuple[Case, ...]:
 def _trace(folder: str, model: str) -> Any:
     path = Path(folder) / f"{model}.cpu.json"
     if not path.is_file():
-        raise MpsimError(f"no file {str(path)!r}: make it with mpsim trace {model}, or name --workloads FOLDER")
+        raise MpsimError(f"no file {str(path)!r}: name the folder of mpsim's own traces by --workloads FOLDER")
     return load_workload(path)
 
 
