@@ -90,7 +90,10 @@ def _numbers(one: Summary) -> tuple[str, ...]:
 def orders(rows: Sequence[Comparison]) -> str:
     """Return how well the order of plans was predicted, for each model and link."""
     found = Validation(rows=tuple(rows), planned=len(rows)).orders
-    lines = [(*key, str(count), f"{ours:.3f}", f"{ideal:.3f}") for key, (count, ours, ideal) in found.items()]
+    lines = [
+        (*key, str(count), f"{ours:.3f}", "" if ideal is None else f"{ideal:.3f}")
+        for key, (count, ours, ideal) in found.items()
+    ]
     return table(("model", "link", "plans", "rank correlation", "ideal"), lines)
 
 

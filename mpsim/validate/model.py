@@ -93,17 +93,17 @@ class Validation:
         return list(dict.fromkeys(row.kind for row in self.rows))
 
     @property
-    def orders(self) -> dict[tuple[str, str], tuple[int, float, float]]:
+    def orders(self) -> dict[tuple[str, str], tuple[int, float, float | None]]:
         """Of each model and link: plans, and how well their predicted order is the measured one; then by ``ideal``."""
         groups: dict[tuple[str, str], list[Comparison]] = {}
         for row in self.rows:
             groups.setdefault((row.model, row.wire), []).append(row)
-        found = {}
+        found: dict[tuple[str, str], tuple[int, float, float | None]] = {}
         for key, rows in groups.items():
             measured = [row.measured_s for row in rows]
             ours = rank_correlation([row.predicted_s for row in rows], measured)
             ideal = rank_correlation([row.ideal_s for row in rows], measured)
-            if ours is not None and ideal is not None:
+            if ours is not None:
                 found[key] = (len(rows), ours, ideal)
         return found
 

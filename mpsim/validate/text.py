@@ -90,7 +90,7 @@ def _orders(found: Validation) -> list[str]:
                 ("link", True, [wire for _, wire in orders]),
                 ("plans", False, [str(count) for count, _, _ in orders.values()]),
                 ("rank correlation", False, [f"{ours:.3f}" for _, ours, _ in orders.values()]),
-                ("ideal", False, [f"{ideal:.3f}" for _, _, ideal in orders.values()]),
+                ("ideal", False, ["" if ideal is None else f"{ideal:.3f}" for _, _, ideal in orders.values()]),
             ]
         )
     ]
