@@ -17,7 +17,7 @@ __all__ = ["import_"]
 
 # Which options each kind of file has a use for.
 _USED = {
-    "Chakra traces": ("topology", "in_flight", "algorithm", "ranks"),
+    "Chakra traces": ("topology", "in_flight", "algorithm", "control", "groups", "ranks"),
     "an ASTRA-sim network": (),
     "a Kineto trace": ("microbatch", "depth"),
     "a Perfetto trace": (),
@@ -30,6 +30,8 @@ _USED = {
 @click.option("--topology", metavar="TOPOLOGY", help="Of Chakra traces: where they run.")
 @click.option("--in-flight", type=int, metavar="N", help="Of Chakra traces: a rank's transfers at once; 0: any.")
 @click.option("--algorithm", metavar="NAME", help="Of Chakra traces: of their collectives; by default ring.")
+@click.option("--control", is_flag=True, default=None, help="Of Chakra traces: control dependencies bind too.")
+@click.option("--groups", metavar="FILE", help="Of Chakra traces: their process groups, as ASTRA-sim's file has them.")
 @click.option("--ranks", type=int, metavar="N", help="Of one Chakra trace: so many ranks do what it says.")
 @click.option("--microbatch", type=int, metavar="B", help="Of a Kineto trace: samples in each forward pass.")
 @click.option("--depth", type=int, metavar="D", help="Of a Kineto trace: layers are so far below the model; 1.")
@@ -87,8 +89,10 @@ def _chakra(files: tuple[str, ...], output: str | None, given: dict[str, Any]) -
     topology = parse_topology(given["topology"])
     in_flight = 1 if given["in_flight"] is None else given["in_flight"]
     copies = 1 if given["ranks"] is None else given["ranks"]
-    algorithm = given["algorithm"] or "ring"
-    program, losses = load_chakra(files, topology, in_flight=in_flight, algorithm=algorithm, copies=copies)
+    program, losses = load_chakra(
+        files, topology, in_flight=in_flight, algorithm=given["algorithm"] or "ring", control=bool(given["control"]),
+        groups=given["groups"], copies=copies,
+    )  # fmt: skip
     losses.add("memory: a trace has none, peaks of 0 B say nothing")
     result = replay_program(program, topology, name=Path(files[0]).name.split(".")[0])
     if output:

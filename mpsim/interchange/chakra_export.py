@@ -23,6 +23,9 @@ from mpsim.topology.model import Topology
 
 __all__ = ["save_chakra", "to_chakra"]
 
+# ASTRA-sim's feeder takes a file without a node for a deadlock, and skips a node of this type.
+_NOTHING = Node(id=0, name="nothing", type="INVALID_NODE", attributes={"is_cpu_op": False, hints.NOTHING: True})
+
 
 def to_chakra(program: Program, topology: Topology) -> tuple[tuple[RankTrace, ...], Losses]:
     """Return a program as Chakra traces, one for each device of its topology, and what they could not represent.
@@ -47,7 +50,7 @@ def to_chakra(program: Program, topology: Topology) -> tuple[tuple[RankTrace, ..
     >>> program = Program(streams=(Stream(device=0, name="compute"),), tasks=(Task("a", "forward", (0,), (), 0.5),))
     >>> [trace] = to_chakra(program, one)[0]
     >>> [(node.name, node.duration_us) for node in trace.nodes]
-    [('## process_group:init ##', 0), ('a', 500000)]
+    [('a', 500000)]
     """
     writer = _Writer(program, len(topology.devices))
     for i, task in enumerate(program.tasks):
@@ -55,9 +58,14 @@ def to_chakra(program: Program, topology: Topology) -> tuple[tuple[RankTrace, ..
     for what, entries in (("resident", program.residents), ("allocated", program.allocations)):
         for entry in entries:
             writer.losses.add(f"memory {what}: Chakra has no place for it", f"{entry.holder} of device {entry.device}")
-    attributes = {hints.TOPOLOGY: hints.fingerprint(topology)}
+    mark = hints.fingerprint(topology)
     traces = [
-        RankTrace(rank=rank, nodes=(writer.groups.init(rank), *nodes), attributes=attributes, source=f"rank {rank}")
+        RankTrace(
+            rank=rank,
+            nodes=tuple(nodes) or (_NOTHING,),
+            attributes={hints.TOPOLOGY: mark, hints.GROUPS: json.dumps(writer.groups.of(rank))},
+            source=f"rank {rank}",
+        )
         for rank, nodes in enumerate(writer.nodes)
     ]
     return tuple(traces), writer.losses
@@ -83,8 +91,7 @@ def save_chakra(prefix: str | Path, program: Program, topology: Topology) -> Los
         save_rank(f"{prefix}.{trace.rank}.et", trace)
     groups: dict[str, list[int]] = {}
     for trace in traces:
-        for one in json.loads(trace.nodes[0].values[2:-2]):
-            groups[one["pg_name"]] = one["ranks"] or list(range(len(traces)))
+        groups |= json.loads(str(trace.attributes[hints.GROUPS]))
     documents.write_text(f"{prefix}.comm_groups.json", json.dumps(groups) + "\n")
     return losses
 
@@ -93,7 +100,6 @@ def save_chakra(prefix: str | Path, program: Program, topology: Topology) -> Los
 class _Groups:
     """The process groups of collectives: the same ranks on the same streams are one, so that its order is one."""
 
-    ranks: int
     numbers: dict[tuple[tuple[int, ...], tuple[str, ...]], int] = field(default_factory=dict)
     calls: dict[int, int] = field(default_factory=dict)
 
@@ -104,17 +110,9 @@ class _Groups:
         self.calls[number] = self.calls.get(number, -1) + 1
         return number, self.calls[number]
 
-    def init(self, rank: int) -> Node:
-        """Return the node that tells a rank its groups, in the words of PyTorch's observer."""
-        everyone = tuple(range(self.ranks))
-        mine = [
-            {"pg_name": str(number), "ranks": [] if members == everyone else list(members)}
-            for (members, _), number in self.numbers.items()
-            if rank in members
-        ]
-        attributes: dict[str, Value] = {"is_cpu_op": False}
-        values = f"['{json.dumps(mine)}']"
-        return Node(id=0, name=hints.GROUP_INIT, type="METADATA_NODE", attributes=attributes, values=values)
+    def of(self, rank: int) -> dict[str, list[int]]:
+        """Return the ranks of each group that a rank is in, by name."""
+        return {str(number): list(members) for (members, _), number in self.numbers.items() if rank in members}
 
 
 class _Writer:
@@ -123,7 +121,7 @@ class _Writer:
     def __init__(self, program: Program, ranks: int) -> None:
         self.program = program
         self.nodes: list[list[Node]] = [[] for _ in range(ranks)]
-        self.groups = _Groups(ranks)
+        self.groups = _Groups()
         self.losses = Losses()
         self.before = self._stream_order()
         self.on = [self.devices_of(task) for task in program.tasks]

@@ -2,12 +2,13 @@
 
 A trace that mpsim wrote is replayed exactly (`mpsim.interchange.hints`). Any other runs as in ASTRA-sim: each rank
 computes one thing at a time, on its host one beside it, and has so many transfers in flight, whichever is ready first;
-data dependencies bind, control dependencies do not; a message leaves when its send is ready, whether or not its receive
-is, and whoever waits for the receive waits for both.
+data dependencies bind, control dependencies where you say so; a message leaves when its send is ready, whether or not
+its receive is, and whoever waits for the receive waits for both.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
@@ -16,8 +17,8 @@ from typing import NamedTuple
 
 from mpsim.errors import MpsimError
 from mpsim.interchange import hints
-from mpsim.interchange.chakra_file import RankTrace, load_rank, rank_files
-from mpsim.interchange.chakra_match import At, Unit, units_of
+from mpsim.interchange.chakra_file import Node, RankTrace, load_rank, rank_files
+from mpsim.interchange.chakra_match import At, Groups, Unit, units_of
 from mpsim.interchange.chakra_traffic import TrafficOf
 from mpsim.interchange.losses import Losses
 from mpsim.program.model import Program, Stream, Task
@@ -35,7 +36,14 @@ _NO_TIME = {
 
 
 def load_chakra(
-    paths: Sequence[str | Path], topology: Topology, *, in_flight: int = 1, algorithm: str = "ring", copies: int = 1
+    paths: Sequence[str | Path],
+    topology: Topology,
+    *,
+    in_flight: int = 1,
+    algorithm: str = "ring",
+    control: bool = False,
+    groups: str | Path | None = None,
+    copies: int = 1,
 ) -> tuple[Program, Losses]:
     """Read the files of a Chakra trace; see `from_chakra`.
 
@@ -43,8 +51,10 @@ def load_chakra(
     ----------
     paths : sequence of path
         ``NAME.0.et``, ``NAME.1.et``, ..., or ``NAME`` alone for all of them.
-    topology, in_flight, algorithm
+    topology, in_flight, algorithm, control
         As in `from_chakra`.
+    groups : path, optional
+        A file of the ranks of process groups, as ASTRA-sim's ``--comm-group-configuration`` takes it.
     copies : int
         With one file: how many ranks do what stands in it.
 
@@ -67,11 +77,33 @@ def load_chakra(
         raise MpsimError(f"{len(traces)} files are read and {copies} copies asked for: copies are made of one file")
     if copies > 1:
         traces = [replace(traces[0], rank=rank) for rank in range(copies)]
-    return from_chakra(traces, topology, in_flight=in_flight, algorithm=algorithm)
+    told = _load_groups(groups) if groups is not None else None
+    return from_chakra(traces, topology, in_flight=in_flight, algorithm=algorithm, control=control, groups=told)
+
+
+def _load_groups(path: str | Path) -> dict[str, list[int]]:
+    """Read the ranks of process groups, by name."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MpsimError(f"cannot read {str(path)!r}: {error.strerror}") from None
+    except ValueError as error:
+        raise MpsimError(f"{path} is not whole JSON: {error}") from None
+    if not isinstance(found, dict) or not all(
+        isinstance(ranks, list) and ranks and all(type(rank) is int for rank in ranks) for ranks in found.values()
+    ):
+        raise MpsimError(f'{path} is no file of groups: expected their ranks by name, as in {{"1": [0, 2]}}')
+    return found
 
 
 def from_chakra(
-    traces: Sequence[RankTrace], topology: Topology, *, in_flight: int = 1, algorithm: str = "ring"
+    traces: Sequence[RankTrace],
+    topology: Topology,
+    *,
+    in_flight: int = 1,
+    algorithm: str = "ring",
+    control: bool = False,
+    groups: Groups | None = None,
 ) -> tuple[Program, Losses]:
     """Return the program that Chakra traces make on a topology, and what it could not represent of them.
 
@@ -86,6 +118,11 @@ def from_chakra(
         mpsim wrote says so itself.
     algorithm : str
         Of the collectives, unless mpsim wrote the trace on this topology.
+    control : bool
+        Whether control dependencies bind as data dependencies do. chakra's own feeder knows the latter alone;
+        ASTRA-sim's newer one knows both.
+    groups : mapping of str to sequence of int, optional
+        The ranks of process groups that the traces name and do not tell.
 
     Raises
     ------
@@ -115,9 +152,16 @@ def from_chakra(
     if not as_written and any(written):
         losses.add(f"what another topology's links carried: worked out anew, collectives by {algorithm}")
     reader = _Reader(TrafficOf(topology, algorithm, as_written, losses), losses, in_flight or _ALL_AT_ONCE)
-    for unit in units_of(traces):
+    if control:
+        traces = [replace(trace, nodes=tuple(map(_bound, trace.nodes))) for trace in traces]
+    for unit in units_of(traces, groups):
         reader.add(unit)
     return reader.program(), losses
+
+
+def _bound(node: Node) -> Node:
+    """Return a node whose control dependencies bind."""
+    return replace(node, data_deps=tuple(dict.fromkeys((*node.data_deps, *node.ctrl_deps))), ctrl_deps=())
 
 
 class _Part(NamedTuple):
@@ -146,7 +190,7 @@ class _Reader:
         first = unit.ends[0]
         for end in unit.ends:
             if end.node.ctrl_deps:
-                self.losses.add("control dependencies: they bind nobody, as in ASTRA-sim", str(end))
+                self.losses.add("control dependencies: they do not bind, as in chakra's own feeder", str(end))
         if all(hints.DEPENDENCY in end.node.attributes for end in unit.ends):
             self._pass_on(unit.ends[-1], first)
         elif all(hints.STREAMS in end.node.attributes for end in unit.ends):
@@ -158,7 +202,7 @@ class _Reader:
         elif first.node.type in ("COMP_NODE", "COMM_SEND_NODE", "COMM_RECV_NODE", "COMM_COLL_NODE"):
             self._computation(first)
         else:
-            if first.node.type in _NO_TIME:
+            if first.node.type in _NO_TIME and hints.NOTHING not in first.node.attributes:
                 self.losses.add(_NO_TIME[first.node.type], str(first))
             self._pass_on(first, first)
 

@@ -9,16 +9,18 @@ import heapq
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mpsim.errors import MpsimError
+from mpsim.interchange import hints
 from mpsim.interchange.chakra_file import Node, RankTrace
 from mpsim.interchange.chakra_schema import COLLECTIVES
 
-__all__ = ["At", "Unit", "call", "in_order", "units_of", "whole"]
+__all__ = ["At", "Groups", "Unit", "call", "in_order", "units_of", "whole"]
 
 _COLLECTIVE, _SEND, _RECV = "COMM_COLL_NODE", "COMM_SEND_NODE", "COMM_RECV_NODE"
+Groups = Mapping[str, Sequence[int]]
 _Groups = dict[str, tuple[int, ...]]
 
 
@@ -48,8 +50,15 @@ def call(rank: int, node: Node) -> str:
     return f"node {node.id} ({node.name!r}) of rank {rank}"
 
 
-def units_of(traces: Sequence[RankTrace]) -> list[Unit]:
+def units_of(traces: Sequence[RankTrace], groups: Groups | None = None) -> list[Unit]:
     """Return the units of a trace, by the lowest id of their nodes, then by rank.
+
+    Parameters
+    ----------
+    traces : sequence of RankTrace
+        Of all ranks.
+    groups : mapping of str to sequence of int, optional
+        The ranks of process groups, besides those that the traces tell.
 
     Raises
     ------
@@ -59,7 +68,7 @@ def units_of(traces: Sequence[RankTrace]) -> list[Unit]:
     """
     ordered = [[At(trace.rank, node) for node in in_order(trace)] for trace in traces]
     units = [Unit(kind="one", ends=(one,)) for rank in ordered for one in rank if not _is_transfer(one.node)]
-    units += _messages(ordered) + _collectives(ordered, len(traces))
+    units += _messages(ordered) + _collectives(ordered, [_groups(trace, groups or {}, len(traces)) for trace in traces])
     return sorted(units, key=lambda unit: min((end.node.id, end.rank) for end in unit.ends))
 
 
@@ -171,11 +180,11 @@ def _pair(send: At, receive: At) -> Unit:
     return Unit(kind="send", ends=(send, receive), bytes=size, ranks=(send.rank, receive.rank))
 
 
-def _collectives(ordered: Sequence[list[At]], n_ranks: int) -> list[Unit]:
+def _collectives(ordered: Sequence[list[At]], told: Sequence[_Groups]) -> list[Unit]:
     """Join the collectives of a group: by tag where it has any, else the first of each rank, the second, ..."""
+    n_ranks = len(ordered)
     calls: dict[tuple[str, tuple[int, ...]], dict[int, dict[int, At]]] = defaultdict(lambda: defaultdict(dict))
-    for rank in ordered:
-        groups = _groups([at.node for at in rank], n_ranks)
+    for rank, groups in zip(ordered, told, strict=True):
         seen: dict[str, int] = defaultdict(int)
         for at in rank:
             if at.node.type == _COLLECTIVE and _is_transfer(at.node):
@@ -188,20 +197,23 @@ def _collectives(ordered: Sequence[list[At]], n_ranks: int) -> list[Unit]:
     return [_join(name, members, ends) for (name, members), made in calls.items() for ends in made.values()]
 
 
-def _groups(nodes: Iterable[Node], n_ranks: int) -> _Groups:
-    """Return the process groups that a rank's metadata nodes tell."""
-    groups: _Groups = {}
-    for node in nodes:
-        if node.type != "METADATA_NODE" or "process_group" not in node.name:
-            continue
-        match = re.search(r"\[\s*\{.*\}\s*\]", node.values, re.DOTALL)
-        try:
-            for one in json.loads(match[0]) if match else []:
-                groups[str(one["pg_name"])] = tuple(map(int, one["ranks"])) or tuple(range(n_ranks))
-        except (ValueError, KeyError, TypeError) as error:
-            raise MpsimError(
-                f"node {node.id} ({node.name!r}) has process groups that cannot be read: {error}"
-            ) from None
+def _groups(trace: RankTrace, given: Groups, n_ranks: int) -> _Groups:
+    """Return the process groups that are given, and those that a rank's file tells."""
+    groups = {name: tuple(ranks) for name, ranks in given.items()}
+    where = f"{trace.source}: its {hints.GROUPS}"
+    try:
+        groups |= {
+            name: tuple(ranks) for name, ranks in json.loads(str(trace.attributes.get(hints.GROUPS, "{}"))).items()
+        }
+        for node in trace.nodes:
+            if node.type == "METADATA_NODE" and "process_group" in node.name:
+                where = call(trace.rank, node)
+                # Written by PyTorch's observer: a list in quotes in a list.
+                match = re.search(r"\[\s*\{.*\}\s*\]", node.values, re.DOTALL)
+                for one in json.loads(match[0]) if match else []:
+                    groups[str(one["pg_name"])] = tuple(map(int, one["ranks"])) or tuple(range(n_ranks))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MpsimError(f"{where}: no process groups can be read there: {error}") from None
     return groups
 
 
@@ -215,7 +227,9 @@ def _group(at: At, groups: _Groups, n_ranks: int) -> tuple[str, tuple[int, ...]]
     name = str(at.node.attributes.get("pg_name", ""))
     members = groups.get(name, tuple(range(n_ranks)) if name in ("", "0") else None)
     if members is None:
-        raise MpsimError(f"{at} is of group {name!r}, its file tells the ranks of {', '.join(groups) or 'none'}")
+        raise MpsimError(
+            f"{at} is of group {name!r}, its file tells the ranks of {', '.join(groups) or 'none'}: give them"
+        )
     if at.rank not in members:
         raise MpsimError(f"{at} is of group {name!r}, whose ranks are {list(members)}")
     if max(members) >= n_ranks:

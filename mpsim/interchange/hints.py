@@ -20,12 +20,13 @@ __all__ = [
     "BYTES",
     "DEPENDENCY",
     "DURATION",
-    "GROUP_INIT",
+    "GROUPS",
     "KIND",
     "LATENCY",
     "LINKS",
     "LINK_BYTES",
     "MICROBATCH",
+    "NOTHING",
     "ROUNDS",
     "SLOTS",
     "STAGE",
@@ -37,6 +38,8 @@ __all__ = [
 
 # Of a file: the topology that the program was lowered on.
 TOPOLOGY = "mpsim_topology"
+# Of a file: the ranks of the process groups that this rank is in, as ASTRA-sim's file of groups has them.
+GROUPS = "mpsim_groups"
 # The streams that a task is queued on at this rank: numbers in the program, names, slots.
 STREAMS, STREAM_NAMES, SLOTS = "mpsim_streams", "mpsim_stream_names", "mpsim_slots"
 # What results call a task.
@@ -51,8 +54,8 @@ AFTER_BUFFERED = "mpsim_after_buffered"
 # A message that stands for nothing but a dependency between two ranks.
 DEPENDENCY = "mpsim_dependency"
 
-# As in traces that PyTorch's observer makes; ASTRA-sim reads the groups from this node's inputs.
-GROUP_INIT = "## process_group:init ##"
+# The only node of a rank that has nothing to do: no file may be without one.
+NOTHING = "mpsim_nothing"
 
 
 def fingerprint(topology: Topology) -> str:

@@ -154,10 +154,29 @@ def test_one_file_for_all_ranks(tmp_path):
 
 def test_what_is_left_aside_is_listed():
     nodes = [comp(0, 1), Node(id=1, name="b", type="COMP_NODE", ctrl_deps=(0,), duration_us=1)]
-    _, losses = from_chakra(ranks(nodes), SLOW)
+    program, losses = from_chakra(ranks(nodes), SLOW)
     assert losses.lines == (
-        "control dependencies: they bind nobody, as in ASTRA-sim: 1, the first node 1 ('b') of rank 0",
+        "control dependencies: they do not bind, as in chakra's own feeder: 1, the first node 1 ('b') of rank 0",
     )
+    assert program.tasks[1].after == ()
+    bound, losses = from_chakra(ranks(nodes), SLOW, control=True)
+    assert bound.tasks[1].after == (0,)
+    assert losses.lines == ()
+
+
+def test_groups_are_read_from_a_file_of_astra_sims(tmp_path):
+    for rank in range(4):
+        save_rank(tmp_path / f"x.{rank}.et", RankTrace(rank=rank, nodes=(reduce(0, pg_name=str(rank % 2 + 1)),)))
+    (tmp_path / "groups.json").write_text('{"1": [0, 2], "2": [1, 3]}')
+    program, losses = load_chakra([tmp_path / "x"], SLOW, groups=tmp_path / "groups.json")
+    assert [[program.streams[one].device for one in task.streams] for task in program.tasks] == [[0, 2], [1, 3]]
+    assert losses.lines == ()
+    with pytest.raises(MpsimError, match="is of group '1', its file tells the ranks of none: give them"):
+        load_chakra([tmp_path / "x"], SLOW)
+    for text in ("{", "[]", '{"1": []}', '{"1": ["a"]}'):
+        (tmp_path / "groups.json").write_text(text)
+        with pytest.raises(MpsimError, match=r"groups\.json is no"):
+            load_chakra([tmp_path / "x"], SLOW, groups=tmp_path / "groups.json")
 
 
 GROUP = Node(

@@ -1,5 +1,6 @@
 """Program → Chakra → program replays to the same times."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -64,7 +65,8 @@ def test_every_task_of_a_plan_starts_and_ends_at_the_same_moment(tmp_path, plan,
 def test_what_the_schema_alone_has_replays_to_the_same_step(plan):
     program = program_of(plan)
     traces, _ = to_chakra(program, TOPOLOGY)
-    read, losses = from_chakra([without_hints(trace) for trace in traces], TOPOLOGY, in_flight=0)
+    groups = {name: ranks for trace in traces for name, ranks in json.loads(trace.attributes["mpsim_groups"]).items()}
+    read, losses = from_chakra([without_hints(trace) for trace in traces], TOPOLOGY, in_flight=0, groups=groups)
     assert replay(read, TOPOLOGY).end_s == replay(program, TOPOLOGY).end_s
     assert losses.lines == ()
 
@@ -95,7 +97,7 @@ def test_durations_that_are_no_whole_microseconds_are_kept_and_listed():
         streams=(Stream(device=0, name="compute"),), tasks=(Task("a", "forward", (0,), duration_s=1.5e-6),)
     )
     traces, losses = to_chakra(program, TOPOLOGY)
-    assert traces[0].nodes[1].duration_us == 2
+    assert traces[0].nodes[0].duration_us == 2
     assert from_chakra(traces, TOPOLOGY)[0].tasks[0].duration_s == 1.5e-6
     assert losses.lines == ("durations that are no whole microseconds: other tools see them rounded: 1, the first 'a'",)
 
@@ -105,7 +107,7 @@ def test_a_dependency_between_ranks_without_a_message_is_a_message_of_one_byte_t
     tasks = (Task("a", "forward", (0,), (), 0.5), Task("b", "forward", (1,), (0,), 0.25))
     program = Program(streams=streams, tasks=tasks)
     traces, losses = to_chakra(program, TOPOLOGY)
-    assert [node.type for trace in traces[:2] for node in trace.nodes[1:]] == [
+    assert [node.type for trace in traces[:2] for node in trace.nodes] == [
         "COMP_NODE", "COMM_SEND_NODE", "COMM_RECV_NODE", "COMP_NODE",
     ]  # fmt: skip
     assert len(losses) == 1
@@ -117,8 +119,8 @@ def test_the_size_of_an_all_gather_is_one_ranks_part():
     streams = tuple(Stream(device=device, name="c") for device in range(4))
     program = Program(streams=streams, tasks=(Task("g", "all_gather", (0, 1, 2, 3), traffic=traffic),))
     traces, _ = to_chakra(program, TOPOLOGY)
-    assert traces[0].nodes[1].attributes["comm_size"] == 1024
-    read, _ = from_chakra([without_hints(trace) for trace in traces], TOPOLOGY)
+    assert traces[0].nodes[0].attributes["comm_size"] == 1024
+    read, _ = from_chakra([without_hints(trace) for trace in traces], TOPOLOGY, groups={"1": range(4)})
     assert read.tasks[0].traffic.payload_bytes == 4096
 
 
@@ -128,7 +130,10 @@ def test_the_order_of_a_groups_ranks_is_kept():
     traffic = collective(Routes(ring), "all_reduce", ranks, 4096)
     streams = tuple(Stream(device=device, name="c") for device in ranks)
     program = Program(streams=streams, tasks=(Task("r", "all_reduce", (0, 1, 2, 3), traffic=traffic),))
-    read, _ = from_chakra([without_hints(trace) for trace in to_chakra(program, ring)[0]], ring)
+    traces, _ = to_chakra(program, ring)
+    groups = json.loads(traces[0].attributes["mpsim_groups"])
+    assert groups == {"1": [2, 0, 3, 1]}
+    read, _ = from_chakra([without_hints(trace) for trace in traces], ring, groups=groups)
     assert read.tasks[0].traffic.bytes == traffic.bytes
     assert replay(read, ring) == replay(program, ring)
 
