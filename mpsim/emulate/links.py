@@ -25,7 +25,7 @@ class MeasuredPath:
     source, target : int
         Positions of the ranks.
     latency_s : float
-        Median of a small message, half of a round trip.
+        Median of a small message: half of what a notice and the message that it calls for take.
     latency_interval_s : (float, float)
         5 and 95 % of the samples.
     bandwidth_bytes_per_s : float
@@ -34,6 +34,8 @@ class MeasuredPath:
         The least and the most of the repeats.
     send_buffer_bytes : int
         What was still on its way out when the runtime called a large send over.
+    post_s : float
+        Median of how long handing a message to the runtime kept the source.
     """
 
     source: int
@@ -43,6 +45,7 @@ class MeasuredPath:
     bandwidth_bytes_per_s: float
     bandwidth_interval_bytes_per_s: tuple[float, float]
     send_buffer_bytes: int = 0
+    post_s: float = 0.0
 
 
 def imposed_topology(fabric: str, topology: Topology) -> Topology:
@@ -91,7 +94,8 @@ def topology_from(measured: Iterable[MeasuredPath], topology: Topology, ranks: S
 
     What a path takes beyond its stated latency is spread evenly over its links. Its links' bandwidths are changed in
     the ratio of the measured one to its stated bottleneck. A link of several measured paths gets the median; one
-    that none crosses keeps what is stated. A device's send buffer is the median over the paths measured from it.
+    that none crosses keeps what is stated. A device's send buffer, and what a post takes, are medians over the paths
+    measured from it.
 
     Parameters
     ----------
@@ -140,14 +144,14 @@ def topology_from(measured: Iterable[MeasuredPath], topology: Topology, ranks: S
         )
         for i, link in enumerate(topology.links)
     )
-    held = {
-        ranks[source]: round(statistics.median(one.send_buffer_bytes for one in measured if one.source == source))
-        for source in {one.source for one in measured}
-    }
-    devices = (
-        replace(device, send_buffer_bytes=held.get(i, device.send_buffer_bytes))
-        for i, device in enumerate(topology.devices)
-    )
+    devices = list(topology.devices)
+    for source in {one.source for one in measured}:
+        own = [one for one in measured if one.source == source]
+        devices[ranks[source]] = replace(
+            devices[ranks[source]],
+            send_buffer_bytes=round(statistics.median(one.send_buffer_bytes for one in own)),
+            post_s=statistics.median(one.post_s for one in own),
+        )
     provenance = Provenance(made_by="mpsim emulate", source=f"{topology.name}, measured: {_spread(measured)}")
     return replace(topology, devices=tuple(devices), links=tuple(links), provenance=provenance)
 

@@ -1,11 +1,21 @@
-"""Measure what a message between two ranks costs: ping-pong over the runtime that will run the plan."""
+"""Measure what messages between two ranks cost, over the runtime that will run the plan, as a training step has them.
+
+In a step a message comes after some computation: processes have slept, caches and wires are cold. A ping-pong without
+a pause answers from warm ones, and says half of what such a message takes. So every probe here begins with a pause:
+
+- *post*: how long the call that hands a message over keeps its rank;
+- *latency*: a receive is posted whose message has long been waiting. The notice goes there, the message comes back:
+  beyond the post those are two messages of the runtime, one each way;
+- *bandwidth* and *send buffer*: a large message against one of a quarter its size, and when the large one's send was
+  over.
+"""
 
 from __future__ import annotations
 
 import gc
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,12 +27,13 @@ __all__ = ["measure_links"]
 
 _SMALL_BYTES = 8
 _PROBE_BYTES = 256 * 2**10
-_LARGE_S = 0.1  # A large message is one that takes about this long,
-_LARGE_BYTES = (2**20, 16 * 2**20)  # within these bounds.
+_LARGE_S = 0.25  # A large message is one that takes about this long, more than a send buffer holds,
+_LARGE_BYTES = (2**20, 64 * 2**20)  # within these bounds.
+_PAUSE_S = 0.005
 
 
 def measure_links(
-    pairs: Sequence[tuple[int, int]], *, messages: int = 200, repeats: int = 5
+    pairs: Sequence[tuple[int, int]], *, messages: int = 40, repeats: int = 3
 ) -> tuple[MeasuredPath, ...]:
     """Return what a message costs between each two ranks, both ways, one pair at a time while the others wait.
 
@@ -33,61 +44,108 @@ def measure_links(
     pairs : sequence of (int, int)
         Ranks of the group (see :func:`mpsim.emulate.links.pairs_to_measure`).
     messages : int
-        Round trips of a small message.
+        Small messages each way.
     repeats : int
         Large messages each way.
     """
-    mine: list[MeasuredPath] = []
-    collected: list[list[MeasuredPath]] = [[] for _ in range(dist.get_world_size())]
+    found: list[_Sample] = []
+    collected: list[list[_Sample]] = [[] for _ in range(dist.get_world_size())]
     gc_was_on = gc.isenabled()
     gc.disable()
     for a, b in pairs:
         dist.barrier()
         if dist.get_rank() in (a, b):
-            mine += _measure_pair(a, b, messages, repeats)
+            for source, target in ((a, b), (b, a)):
+                found += _small(source, target, messages)
+                found += _large(source, target, repeats)
     if gc_was_on:
         gc.enable()
-    dist.all_gather_object(collected, mine)
-    return tuple(one for of_rank in collected for one in of_rank)
+    dist.all_gather_object(collected, found)
+    return tuple(_paths(pairs, [one for of_rank in collected for one in of_rank]))
 
 
-def _measure_pair(a: int, b: int, messages: int, repeats: int) -> list[MeasuredPath]:
-    """Return both directions at the rank that comes first, nothing at the other."""
-    trips = _exchange(a, b, _SMALL_BYTES, messages + messages // 10)[messages // 10 :]
-    ways = [(source, target, _large(source, target, repeats)) for source, target in ((a, b), (b, a))]
-    # The second direction was measured by the other rank, which sent: it tells this one.
-    told = torch.tensor(ways[1][2] or [[0.0] * 3] * repeats, dtype=torch.float64)
-    if dist.get_rank() == b:
-        dist.send(told, a)
-        return []
-    dist.recv(told, b)
-    ways[1] = (b, a, told.tolist())
-    latencies = sorted(trip.answered_s / 2 for trip in trips)
-    return [_path(source, target, latencies, found) for source, target, found in ways]
+class _Posted(NamedTuple):
+    """Seconds that handing a small message over took its source."""
+
+    source: int
+    seconds: float
 
 
-def _path(source: int, target: int, latencies: Sequence[float], found: Sequence[Sequence[float]]) -> MeasuredPath:
-    """Return what the samples of one direction say: bandwidth, and when large messages had left and were answered."""
-    bandwidths = [bandwidth for bandwidth, _, _ in found]
-    latency_s = statistics.median(latencies)
-    # Between a send's end and its answer lie what was still in the buffer, and a latency each way.
-    held = [bandwidth * (answered_s - rid_s - 2 * latency_s) for bandwidth, rid_s, answered_s in found]
-    return MeasuredPath(
-        send_buffer_bytes=max(0, round(statistics.median(held))),
-        source=source,
-        target=target,
-        latency_s=latency_s,
-        latency_interval_s=(latencies[len(latencies) // 20], latencies[-1 - len(latencies) // 20]),
-        bandwidth_bytes_per_s=statistics.median(bandwidths),
-        bandwidth_interval_bytes_per_s=(min(bandwidths), max(bandwidths)),
-    )
+class _Fetched(NamedTuple):
+    """Seconds from where a receive was called until the small message was there that had been waiting for it."""
+
+    source: int
+    target: int
+    seconds: float
 
 
-def _large(source: int, target: int, repeats: int) -> list[list[float]]:
-    """Return the bandwidth one way, from pairs of a large and a small transfer, and the large one's times.
+class _Large(NamedTuple):
+    """A large message: its bandwidth, and the seconds until its send was over and until it was answered."""
 
-    At the source only, one row a pair: bytes per second, seconds until the send was over, seconds until the answer.
-    """
+    source: int
+    target: int
+    bytes_per_s: float
+    rid_s: float
+    answered_s: float
+
+
+_Sample = _Posted | _Fetched | _Large
+
+
+def _paths(pairs: Sequence[tuple[int, int]], found: Iterable[_Sample]) -> Iterator[MeasuredPath]:
+    """Take the samples of each path together."""
+    found = list(found)
+    for a, b in pairs:
+        ends = {(a, b), (b, a)}
+        posts = {
+            end: statistics.median(s.seconds for s in found if isinstance(s, _Posted) and s.source == end)
+            for end in (a, b)
+        }
+        # There and back: both directions have the mean of the two.
+        latencies = sorted(
+            max(0.0, s.seconds - posts[s.target]) / 2
+            for s in found
+            if isinstance(s, _Fetched) and (s.source, s.target) in ends
+        )
+        latency_s = statistics.median(latencies)
+        for source, target in ((a, b), (b, a)):
+            large = [s for s in found if isinstance(s, _Large) and (s.source, s.target) == (source, target)]
+            bandwidths = [s.bytes_per_s for s in large]
+            # Between a send's end and its answer lie what was still in the buffer, and a latency each way.
+            held = [s.bytes_per_s * (s.answered_s - s.rid_s - 2 * latency_s) for s in large]
+            yield MeasuredPath(
+                source=source,
+                target=target,
+                latency_s=latency_s,
+                latency_interval_s=(latencies[len(latencies) // 20], latencies[-1 - len(latencies) // 20]),
+                bandwidth_bytes_per_s=statistics.median(bandwidths),
+                bandwidth_interval_bytes_per_s=(min(bandwidths), max(bandwidths)),
+                send_buffer_bytes=max(0, round(statistics.median(held))),
+                post_s=posts[source],
+            )
+
+
+def _small(source: int, target: int, times: int) -> list[_Sample]:
+    """Let messages wait for their receives; return what each end saw."""
+    message = torch.zeros(_SMALL_BYTES, dtype=torch.uint8)
+    found: list[_Sample] = []
+    for _ in range(times):
+        time.sleep(_PAUSE_S)
+        if dist.get_rank() == source:
+            start_s = time.perf_counter()
+            going = _sending(message, target)
+            found.append(_Posted(source, time.perf_counter() - start_s))
+            going.wait()
+            continue
+        time.sleep(_PAUSE_S)
+        start_s = time.perf_counter()
+        _receiving(message, source).wait()
+        found.append(_Fetched(source, target, time.perf_counter() - start_s))
+    return found
+
+
+def _large(source: int, target: int, repeats: int) -> list[_Large]:
+    """Return the bandwidth one way, from pairs of a large and a small transfer; at the source only."""
     probe = _exchange(source, target, _PROBE_BYTES, 3)
     large = torch.tensor([_large_bytes(min(trip.answered_s for trip in probe)) if probe else 0])
     if dist.get_rank() == source:
@@ -99,7 +157,8 @@ def _large(source: int, target: int, repeats: int) -> list[list[float]]:
     for _ in range(repeats):
         slow, fast = _exchange(source, target, size, 1), _exchange(source, target, size // 4, 1)
         if slow:
-            found.append([_slope(size, slow[0].answered_s, fast[0].answered_s), *slow[0]])
+            bytes_per_s = _slope(size, slow[0].answered_s, fast[0].answered_s)
+            found.append(_Large(source, target, bytes_per_s, *slow[0]))
     return found
 
 

@@ -25,7 +25,7 @@ from mpsim.program.model import Traffic
 if TYPE_CHECKING:
     from mpsim.topology.routes import Routes
 
-__all__ = ["MAX_SEGMENT_BYTES", "gloo_collective", "ring_s", "segments"]
+__all__ = ["MAX_SEGMENT_BYTES", "gloo_collective", "phase_lengths", "ring_s", "segments"]
 
 MAX_SEGMENT_BYTES = 2**20  # AllreduceOptionsImpl::kMaxSegmentSize in gloo/allreduce.h
 _ELEMENT_BYTES = 4
@@ -113,8 +113,14 @@ def gloo_collective(routes: Routes, kind: str, ranks: Sequence[int], bytes: int,
     )
 
 
-def _lengths(bytes: int, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the bytes that each rank sends in each step (steps, n) of the reduce-scatter and of the all-gather."""
+def phase_lengths(bytes: int, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the bytes that each rank sends in each step (steps, n) of the reduce-scatter and of the all-gather.
+
+    Examples
+    --------
+    >>> [lengths.tolist() for lengths in phase_lengths(12, 2)]
+    [[[4, 4], [0, 4]], [[4, 4], [4, 0]]]
+    """
     each, size = segments(bytes, n)
     steps = np.arange(each * (n - 1))[:, None]
     ranks = np.arange(n)[None, :]
@@ -128,7 +134,7 @@ def _lengths(bytes: int, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _sent_bytes(bytes: int, n: int) -> list[float]:
-    scatter, gather = _lengths(bytes, n)
+    scatter, gather = phase_lengths(bytes, n)
     return [float(count) for count in scatter.sum(axis=0) + gather.sum(axis=0)]
 
 
@@ -144,7 +150,7 @@ def ring_s(bytes: int, ring: _Ring, reduce_bytes_per_s: float) -> float:
     n = len(ring.s_per_byte)
     if n < 2:
         raise MpsimError(f"a ring of {n} ranks: it takes at least 2")
-    scatter, gather = _lengths(bytes, n)
+    scatter, gather = phase_lengths(bytes, n)
     at = _phase(np.zeros(n), scatter, ring, 1.0 / reduce_bytes_per_s)
     return float(_phase(at, gather, ring, 0.0).max())
 

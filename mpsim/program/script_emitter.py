@@ -19,7 +19,7 @@ from mpsim.errors import MpsimError
 from mpsim.plan.runtimes import resolve_runtime
 from mpsim.program.collectives import collective, point_to_point
 from mpsim.program.draws import Draw, delayed
-from mpsim.program.gloo import gloo_collective
+from mpsim.program.gloo import gloo_collective, phase_lengths
 from mpsim.program.memory import residents_of
 from mpsim.program.model import Allocation, Program, Stream, Task, Traffic
 from mpsim.program.script import Collective, Compute, Receive, Script, Send, Wait
@@ -51,6 +51,42 @@ class _Now(NamedTuple):
             (*self.after, *(i for other in others for i in other.after)),
             (*self.after_buffered, *(i for other in others for i in other.after_buffered)),
         )
+
+
+class _Hop(NamedTuple):
+    """A message as one of its ends sees it; `payload_bytes` is what it counts for, -1 if it is a part of something."""
+
+    key: object
+    name: str
+    kind: str
+    axis: str
+    peer: int
+    bytes: int
+    payload_bytes: int
+    label: str
+    stage: int
+    microbatch: int
+
+    def task(self, kind: str, streams: tuple[int, ...], traffic: Traffic) -> Task:
+        """Return a task of this message."""
+        return Task(self.name, kind, streams, (), 0.0, traffic, self.axis, self.stage, self.microbatch)
+
+
+def _hop(step: Send | Receive) -> _Hop:
+    key = ("message", step.key)
+    return _Hop(key, step.name, "send", "pp", step.peer, step.bytes, step.bytes, "", step.stage, step.microbatch)
+
+
+_Which = tuple[int, int, int]
+
+
+def _segment(step: Collective, which: _Which, shown: _Which, count: int, peer: int) -> _Hop:
+    """Return one segment of an all-reduce: of which phase, step and sender."""
+    key = ("segment", step.key, *which)
+    label = f"{step.axis} {step.group[0]},{step.group[1]} "
+    payload = step.bytes if which == shown else -1
+    to = step.group[peer]
+    return _Hop(key, step.name, step.kind, step.axis, to, count, payload, label, step.stage, step.microbatch)
 
 
 def emit_scripts(lowering: Lowering, scripts: Sequence[Script], draw: Draw | None) -> Program:
@@ -104,7 +140,10 @@ class _Player:
         self.data: dict[int, int] = {}
         self.arrived: dict[int, int] = {}
         self.asked: dict[int, _Now] = {}
+        self.numbers: dict[object, int] = {}
         self.collectives: dict[int, int] = {}
+        # By rank and group: what its collectives so far end with.
+        self.threads: dict[tuple[int, str, tuple[int, ...]], list[_Now]] = {}
         self.traffic: dict[object, Traffic] = {}
         # By device and micro-batch: the first task that makes its activations, and the last that reads them.
         self.held: dict[int, dict[int, tuple[int, int]]] = {}
@@ -135,50 +174,56 @@ class _Player:
         self.after_buffered.append(list(now.after_buffered))
         return len(self.tasks) - 1
 
-    def _send(self, source: int, step: Send, now: _Now) -> int:
+    def _send(self, source: int, hop: _Hop, now: _Now) -> int:
         """Add a message's bytes and the latency behind them; return the task after which its buffer is free."""
-        wires, traffic = self._wires(source, step.peer), self._bytes(source, step.peer, step.bytes)
-        data = self._add(Task(step.name, "send", wires, (), 0.0, traffic, "pp", step.stage, step.microbatch), now)
-        self.data[step.key] = data
-        self.arrived[step.key] = self._flight(step, "send", source, step.peer, data)
+        wires, traffic = self._wires(source, hop), self._bytes(source, hop)
+        data = self._add(hop.task(hop.kind, wires, traffic), now)
+        key = self._number(hop.key)
+        self.data[key] = data
+        self.arrived[key] = self._flight(hop, hop.kind, source, hop.peer, data)
         return data
 
-    def _receive(self, target: int, step: Receive, now: _Now) -> int:
+    def _receive(self, target: int, hop: _Hop, now: _Now) -> int:
         """Add a receiver's notice, where there is one; return what stands for the message's arrival."""
-        self.asked[step.key] = now
+        key = self._number(hop.key)
+        self.asked[key] = now
         if self.runtime.notices:
-            wire = (self._stream(target, f"to {step.peer}", 1),)
-            notice = self._add(
-                Task(step.name, "notice", wire, (), 0.0, _NOTHING, "pp", step.stage, step.microbatch), now
-            )
-            self.asked[step.key] = _Now((self._flight(step, "notice", target, step.peer, notice),))
-        return -1 - step.key
+            wire = (self._stream(target, f"{hop.label}to {hop.peer}", 1),)
+            notice = self._add(hop.task("notice", wire, _NOTHING), now)
+            self.asked[key] = _Now((self._flight(hop, "notice", target, hop.peer, notice),))
+        return -1 - key
 
-    def _wires(self, source: int, target: int) -> tuple[int, ...]:
+    def _number(self, key: object) -> int:
+        return self.numbers.setdefault(key, len(self.numbers))
+
+    def _wires(self, source: int, hop: _Hop) -> tuple[int, ...]:
         """Return the streams that a message occupies while its bytes move."""
+        to, label = hop.peer, hop.label
         if self.runtime.one_stream_a_pair:
-            return self._stream(source, f"with {target}", 1), self._stream(target, f"with {source}", 1)
-        return (self._stream(source, f"to {target}", 1), self._stream(target, f"from {source}", 1))
+            return self._stream(source, f"{label}with {to}", 1), self._stream(to, f"{label}with {source}", 1)
+        return self._stream(source, f"{label}to {to}", 1), self._stream(to, f"{label}from {source}", 1)
 
-    def _flight(self, step: Send | Receive, kind: str, source: int, target: int, after: int) -> int:
+    def _flight(self, hop: _Hop, kind: str, source: int, target: int, after: int) -> int:
         """Return the task after which what left `source` is at `target`."""
         seconds = self.routes.latency_s(self.routes.path(source, target))
         if not seconds:
             return after
         both = (self._stream(source, "in flight", _ALL_AT_ONCE), self._stream(target, "in flight", _ALL_AT_ONCE))
         traffic = self.traffic.setdefault(("flight", seconds), Traffic(latency_s=seconds, rounds=0))
-        return self._add(
-            Task(step.name, kind, both, (), 0.0, traffic, "pp", step.stage, step.microbatch), _Now((after,))
-        )
+        return self._add(hop.task(kind, both, traffic), _Now((after,)))
 
-    def _bytes(self, source: int, target: int, count: int) -> Traffic:
+    def _bytes(self, source: int, hop: _Hop) -> Traffic:
         """Return the traffic of a message without its latency, made once for all that are alike."""
-        key = (source, target, count)
+        key = (source, hop.peer, hop.bytes, hop.payload_bytes)
         if key not in self.traffic:
-            found = point_to_point(self.routes, source, target, max(count, 1))
+            found = point_to_point(self.routes, source, hop.peer, max(hop.bytes, 1))
             held = self.routes.topology.devices[source].send_buffer_bytes
             self.traffic[key] = Traffic(
-                links=found.links, bytes=found.bytes, payload_bytes=count, buffered_bytes=min(held, count)
+                links=found.links,
+                bytes=found.bytes,
+                payload_bytes=max(hop.payload_bytes, 0),
+                rounds=int(hop.payload_bytes >= 0),
+                buffered_bytes=min(held, hop.bytes),
             )
         return self.traffic[key]
 
@@ -207,13 +252,27 @@ class _Player:
                 case Compute():
                     now = _Now((self._compute(step, compute, script.device, now),))
                 case Send():
-                    ends[step.key] = _Now((), (self._send(script.device, step, now),))
+                    now = self._post(step, script.device, now)
+                    ends[step.key] = _Now((), (self._send(script.device, _hop(step), now),))
                 case Receive():
-                    ends[step.key] = _Now((self._receive(script.device, step, now),))
+                    now = self._post(step, script.device, now)
+                    ends[step.key] = _Now((self._receive(script.device, _hop(step), now),))
                 case Collective():
-                    ends[step.key] = _Now((self._join(step, script.device, now),))
+                    now = self._post(step, script.device, now)
+                    ends[step.key] = self._join(step, script.device, now)
                 case Wait():
                     now = now.and_(*(ends[key] for key in step.keys))
+
+    def _post(self, step: Send | Receive | Collective, device: int, now: _Now) -> _Now:
+        """Spend what handing a message or a collective over takes the rank."""
+        seconds = self.routes.topology.devices[device].post_s
+        if not seconds:
+            return now
+        traffic = self.traffic.setdefault(("post", seconds), Traffic(latency_s=seconds, rounds=0))
+        stream, axis = (self._stream(device, "compute"),), getattr(step, "axis", "pp")
+        return _Now(
+            (self._add(Task(step.name, "post", stream, (), 0.0, traffic, axis, step.stage, step.microbatch), now),)
+        )
 
     def _compute(self, step: Compute, stream: tuple[int, ...], device: int, now: _Now) -> int:
         task = Task(step.name, step.kind, stream, (), step.seconds, None, "", step.stage, step.microbatch)
@@ -225,7 +284,13 @@ class _Player:
             held[step.microbatch] = (held[step.microbatch][0], index)
         return index
 
-    def _join(self, step: Collective, device: int, now: _Now) -> int:
+    def _join(self, step: Collective, device: int, now: _Now) -> _Now:
+        """Return what a rank waits for that waits for a collective."""
+        if self.runtime.gloo_collectives and step.kind == "all_reduce" and len(step.group) == 2:
+            return self._ring_of_two(step, device, now)
+        return _Now((self._one_event(step, now),))
+
+    def _one_event(self, step: Collective, now: _Now) -> int:
         """Return the task of a collective, made by the first rank that posts it; it waits for all that do."""
         if step.key not in self.collectives:
             slots = self.runtime.collectives_in_flight
@@ -238,3 +303,29 @@ class _Player:
         self.after[index] += now.after
         self.after_buffered[index] += now.after_buffered
         return index
+
+    def _ring_of_two(self, step: Collective, device: int, now: _Now) -> _Now:
+        """Follow one rank through gloo's loop, message by message.
+
+        Between two ranks a notice and the data of the other direction share one stream, and so do the collectives
+        that are in flight together: what one of them costs depends on the others, which no single event can say.
+        Each is taken to begin on its rank once the last but `collectives_in_flight` - 1 before it is done.
+        """
+        before = self.threads.setdefault((device, step.axis, step.group), [])
+        if len(before) >= self.runtime.collectives_in_flight:
+            now = now.and_(before[-self.runtime.collectives_in_flight])
+        me = step.group.index(device)
+        phases = [lengths.tolist() for lengths in phase_lengths(step.bytes, 2)]
+        # One segment stands for the collective in the counts: the first that is not empty.
+        shown = next((p, i, r) for p, rows in enumerate(phases) for i, row in enumerate(rows) for r in (0, 1) if row[r])
+        for phase, lengths in enumerate(phases):
+            posted: list[_Now] = []
+            for i in range(len(lengths) + 2):
+                now = now.and_(posted[i - 2]) if i >= 2 else now
+                if i < len(lengths):
+                    coming = _segment(step, (phase, i, 1 - me), shown, lengths[i][1 - me], 1 - me)
+                    going = _segment(step, (phase, i, me), shown, lengths[i][me], 1 - me)
+                    arrives = (self._receive(device, coming, now),) if coming.bytes else ()
+                    posted.append(_Now(arrives, (self._send(device, going, now),) if going.bytes else ()))
+        before.append(now)
+        return now

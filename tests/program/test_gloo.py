@@ -1,11 +1,15 @@
 """gloo's ring: its recurrence against its loop replayed message by message, and by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from mpsim.engine.replay import replay
-from mpsim.program.gloo import MAX_SEGMENT_BYTES, _lengths, gloo_collective, segments
+from mpsim.program.account import account_traffic
+from mpsim.program.gloo import MAX_SEGMENT_BYTES, gloo_collective, phase_lengths, segments
 from mpsim.program.script import Receive, Script, Send, Wait
 from mpsim.program.script_emitter import play_scripts
+from mpsim.program.scripts import collective_scripts
 from mpsim.topology.builders import fully_connected, ring
 from mpsim.topology.routes import Routes
 from mpsim.topology.wire import Wire
@@ -16,7 +20,7 @@ INF = float("inf")
 def replayed_s(topology, n, count):
     """Return the time of the loop in gloo/allreduce.cc, every message and notice replayed by the engine."""
     steps = [[] for _ in range(n)]
-    for phase, lengths in enumerate(_lengths(count, n)):
+    for phase, lengths in enumerate(phase_lengths(count, n)):
         for r in range(n):
             key = [(phase * len(lengths) + i) * n for i in range(len(lengths))]
             for i in range(len(lengths) + 2):
@@ -74,3 +78,22 @@ def test_adding_up_takes_time():
     routes = Routes(ring(4, link="1GB/s@1ms"))
     slow = gloo_collective(routes, "all_reduce", range(4), 2**22, 1e9)
     assert slow.latency_s > gloo_collective(routes, "all_reduce", range(4), 2**22, INF).latency_s
+
+
+@pytest.mark.parametrize("count", [4, 8, 12, 2600, 2**16, 2**23])
+def test_two_ranks_alone_take_what_one_event_says(count):
+    """Between two ranks a program has every message; one collective alone takes as long as the recurrence says."""
+    topology = fully_connected(2, link=Wire(2.0**24, 2.0**-10))
+    program = play_scripts(Routes(topology), collective_scripts([count], "all_reduce", [0, 1]), "torch-gloo")
+    assert replay(program, topology).step_s == pytest.approx(one_event_s(topology, 2, count), rel=1e-12)
+    (shown,) = account_traffic(program)
+    assert (shown.kind, shown.transfers, shown.payload_bytes, shown.link_bytes) == ("all_reduce", 1, count, 2 * count)
+
+
+def test_two_collectives_between_two_ranks_hold_up_each_others_notices():
+    topology = fully_connected(2, link=Wire(2.0**24, 2.0**-10))
+    scripts = collective_scripts([2**22, 2**22], "all_reduce", [0, 1])
+    together = [replace(one, steps=(one.steps[0], one.steps[2], one.steps[1], one.steps[3])) for one in scripts]
+    moving = 2 * 2**22 / 2**24
+    step_s = replay(play_scripts(Routes(topology), together, "torch-gloo"), topology).step_s
+    assert step_s > 1.05 * moving

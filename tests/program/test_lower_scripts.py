@@ -50,14 +50,15 @@ def test_a_send_buffer_lets_the_sender_go_on():
 
 
 def test_two_collectives_of_a_group_move_at_once():
-    layers = [layer(name, (0.0, 1.0, 0.0), parameters={name: 1024}) for name in "abc"]
-    topology = fully_connected(2, link=Wire(1024.0))
-    plan = Plan(dp=2, bucket_bytes=1, first_bucket_bytes=1)
+    # Three ranks: 768 bytes put 1,024 on each link.
+    layers = [layer(name, (0.0, 1.0, 0.0), parameters={name: 768}) for name in "abc"]
+    topology = fully_connected(3, link=Wire(1024.0))
+    plan = Plan(dp=3, bucket_bytes=1, first_bucket_bytes=1)
     # Buckets are ready at 1, 2 and 3, each takes 1 s alone: no two meet.
     assert simulate(chained(layers, 0), topology, plan).step_s == 4.0
-    slow = fully_connected(2, link=Wire(256.0))
+    slow = fully_connected(3, link=Wire(256.0))
     one = simulate(chained(layers, 0), slow, plan)
-    two = simulate(chained(layers, 0), slow, Plan(dp=2, bucket_bytes=1, first_bucket_bytes=1, runtime="torch-gloo"))
+    two = simulate(chained(layers, 0), slow, Plan(dp=3, bucket_bytes=1, first_bucket_bytes=1, runtime="torch-gloo"))
     assert one.step_s == two.step_s == 13.0
     # Each takes 4 s alone: the first two share from 2 on, the third begins when the first ends.
     ends = [end for kind, end in zip(two.spans.kind, two.spans.end_s, strict=True) if kind == "all_reduce"]
