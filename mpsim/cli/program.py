@@ -26,6 +26,7 @@ COMMANDS = {
     "validate": "Hold predictions against real runs.",
     "plot": "Draw results and sweeps.",
     "topology": "Write a topology file from a builder.",
+    "calibrate": "Fit what collectives cost on a topology to logs of nccl-tests.",
     "import": "Read what other tools wrote: Chakra, ASTRA-sim, torch.profiler.",
     "export": "Write a plan's program for other tools: Chakra.",
 }

@@ -21,12 +21,13 @@ from mpsim.topology.levels import find_levels
 if TYPE_CHECKING:
     from mpsim.topology.routes import Routes
 
-__all__ = ["alone_s", "candidates", "choose"]
+__all__ = ["alone_s", "can_be", "candidates", "choose"]
 
 _OF_NCCL = {
     "all_reduce": ("ring", "rings", "trees", "nvls", "collnet"),
-    "all_gather": ("ring", "rings", "nvls"),
-    "reduce_scatter": ("ring", "rings", "nvls"),
+    # By NVLS only from buffers that were registered for it.
+    "all_gather": ("ring", "rings"),
+    "reduce_scatter": ("ring", "rings"),
     "broadcast": ("ring",),
     "reduce": ("ring",),
     # PyTorch's barrier is an all-reduce of one element.
@@ -46,25 +47,29 @@ def choose(routes: Routes, kind: str, ranks: tuple[int, ...], bytes: float) -> s
     ('trees', 'rings')
     """
     check_algorithm(kind, "auto")
-    names = candidates(routes, kind, ranks)
+    names = candidates(routes, kind, ranks, bytes)
     return min(names, key=lambda name: alone_s(routes, kind, name, ranks, bytes))
 
 
-def candidates(routes: Routes, kind: str, ranks: tuple[int, ...]) -> list[str]:
-    """Return NCCL's algorithms for these ranks: of those with measured costs, if any, else of all that can be.
+def candidates(routes: Routes, kind: str, ranks: tuple[int, ...], bytes: float) -> list[str]:
+    """Return NCCL's algorithms for these ranks.
+
+    Those whose costs were measured for such ranks and sizes; else those with any costs; else all that can be.
 
     Examples
     --------
     >>> from mpsim.topology.builders import switch
     >>> from mpsim.topology.routes import Routes
-    >>> candidates(Routes(switch(8, link="nvlink4")), "all_reduce", tuple(range(8)))
+    >>> candidates(Routes(switch(8, link="nvlink4")), "all_reduce", tuple(range(8)), 2**20)
     ['ring']
     """
     names = _OF_NCCL.get(kind, ("direct",))
     levels = len(find_levels(routes.topology, ranks))
     found = [name for name in names if _applies(routes, kind, name, ranks, levels)]
     measured = [name for name in found if costs_for(routes, kind, name)]
-    return measured or found or algorithm_names(kind)[:1]
+    n = len(ranks)
+    covered = [name for name in measured if any(cost.covers(n, bytes) for cost in costs_for(routes, kind, name))]
+    return covered or measured or found or algorithm_names(kind)[:1]
 
 
 def _applies(routes: Routes, kind: str, name: str, ranks: tuple[int, ...], levels: int) -> bool:
@@ -75,8 +80,21 @@ def _applies(routes: Routes, kind: str, name: str, ranks: tuple[int, ...], level
     if name == "ring":
         # One ring, in the order of ranks, is for where there are no nodes to order them by.
         return levels == 1 or kind not in ("all_reduce", "all_gather", "reduce_scatter") or _uneven(routes, ranks)
+    return can_be(routes, kind, name, ranks)
+
+
+def can_be(routes: Routes, kind: str, algorithm: str, ranks: tuple[int, ...]) -> bool:
+    """Whether these ranks can do a collective by that algorithm here.
+
+    Examples
+    --------
+    >>> from mpsim.topology.builders import switch
+    >>> from mpsim.topology.routes import Routes
+    >>> can_be(Routes(switch(8, link="nvlink4")), "all_reduce", "nvls", tuple(range(8)))
+    False
+    """
     try:
-        footprint(routes, kind, name, ranks)
+        footprint(routes, kind, algorithm, ranks)
     except MpsimError:
         return False
     return True

@@ -18,9 +18,10 @@ from mpsim.topology.costs import Cost, Regime
 if TYPE_CHECKING:
     from mpsim.topology.routes import Routes
 
-__all__ = ["Costed", "cost_family", "costed", "costs_for"]
+__all__ = ["Costed", "cost_family", "costed", "costs_for", "nearest_regime"]
 
 _APART = ("direct", "nvls", "collnet")
+_TREES = ("trees", "double_binary_tree", "binary_tree")
 
 
 class Costed(NamedTuple):
@@ -43,6 +44,8 @@ def cost_family(algorithm: str) -> str:
     >>> cost_family("hierarchical:8"), cost_family("nvls")
     ('ring', 'nvls')
     """
+    if algorithm in _TREES:
+        return "trees"
     return algorithm if algorithm in _APART else "ring"
 
 
@@ -76,7 +79,7 @@ def costed(routes: Routes, kind: str, algorithm: str, ranks: tuple[int, ...], by
     beyond = not outer.covers(len(ranks), bytes)
     # Levels below are met by fewer ranks than all: only their sizes can be beyond.
     low, high = _around(outer, bytes)
-    inner = tuple((cost, _nearest(cost, bytes)) for cost in costs[:-1])
+    inner = tuple((cost, nearest_regime(cost, bytes)) for cost in costs[:-1])
     if low is high:
         return Costed(_seconds(routes, kind, algorithm, ranks, (*inner, (outer, low)), bytes), beyond)
     ends = (low.most_bytes, high.least_bytes)
@@ -108,7 +111,8 @@ def _around(cost: Cost, bytes: float) -> tuple[Regime, Regime]:
     return cost.regimes[-1], cost.regimes[-1]
 
 
-def _nearest(cost: Cost, bytes: float) -> Regime:
+def nearest_regime(cost: Cost, bytes: float) -> Regime:
+    """Return the regime whose sizes are nearest to one."""
     low, high = _around(cost, bytes)
     return low if low is high or bytes / low.most_bytes < high.least_bytes / bytes else high
 

@@ -129,7 +129,7 @@ def test_auto_takes_the_least_and_says_which():
 
 def test_within_a_node_there_is_no_tree_and_reduction_where_the_switch_can():
     ranks = tuple(range(8))
-    assert candidates(Routes(switch(8, link="nvlink4")), "all_reduce", ranks) == ["ring"]
+    assert candidates(Routes(switch(8, link="nvlink4")), "all_reduce", ranks, 2**20) == ["ring"]
     reduces = Routes(replace(switch(8, link="nvlink4"), reducing=("switch",)))
     assert choose(reduces, "all_reduce", ranks, 2**30) == "nvls"
     assert choose(reduces, "all_reduce", ranks[:2], 2**30) == "ring"
@@ -144,4 +144,4 @@ def test_with_unequal_nodes_there_is_one_ring():
 
 def test_what_was_measured_is_chosen_before_what_was_not():
     reduces = replace(NODE, reducing=("switch",))
-    assert candidates(Routes(reduces), "all_reduce", tuple(range(8))) == ["ring"]
+    assert candidates(Routes(reduces), "all_reduce", tuple(range(8)), 2**20) == ["ring"]

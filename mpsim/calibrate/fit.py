@@ -1,0 +1,132 @@
+"""Fit a curve of regimes to measured times: robust least squares of their logarithms, parameters at 0 or above.
+
+Within a regime a time is a sum of four parts, each a parameter times what the collective has of it: launches (one),
+messages in a row, bytes on the busiest link, bytes of a rank's own part. Errors are relative, so the fit is of
+logarithms, with outliers weighted down as Huber does (https://doi.org/10.1214/aoms/1177703732). Where one regime ends
+and the next begins is what fits best, by dynamic programming over the measured sizes; a regime more must be worth it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["MOST_REGIMES", "Fitted", "criterion", "fit_regimes"]
+
+_Array = NDArray[np.float64]
+
+MOST_REGIMES = 4  # LL, LL128, and Simple with few channels and with all.
+_SIZES_IN_A_REGIME = 2
+# Below this an error is as good as none: measurements repeat no better.
+_NOISE = 0.01
+_LARGE = 0.1  # An error from which on its weight falls.
+_WORTH = 0.3  # Of the Bayesian criterion's price for a parameter: few points, and each regime physical.
+
+
+class Fitted(NamedTuple):
+    """One regime: the sizes that it was fitted on, and its parameters."""
+
+    least: float
+    most: float
+    parameters: tuple[float, ...]
+
+
+def fit_regimes(sizes: Sequence[float], parts: _Array, offsets: _Array, seconds: _Array) -> tuple[list[Fitted], float]:
+    """Return the regimes, the smaller sizes first, and the loss.
+
+    Parameters
+    ----------
+    sizes : sequence of float
+        Of each point.
+    parts : array
+        Points × parameters: what a point has of each part.
+    offsets : array
+        Seconds of each point that are known already.
+    seconds : array
+        Measured.
+
+    Examples
+    --------
+    >>> sizes = np.array([1.0, 2.0, 4.0, 8.0])
+    >>> found, _ = fit_regimes(sizes, np.stack([np.ones(4), sizes], 1), np.zeros(4), 3 + 0.5 * sizes)
+    >>> [round(value, 6) for value in found[0].parameters]
+    [3.0, 0.5]
+    """
+    each = np.array(sizes)
+    marks = sorted(set(sizes))
+    count = len(marks)
+    fits: dict[tuple[int, int], tuple[_Array, float]] = {}
+    for first, last in itertools.combinations(range(count + 1), 2):
+        whole = (first, last) == (0, count)
+        if last - first >= _SIZES_IN_A_REGIME or whole:
+            inside = (each >= marks[first]) & (each <= marks[last - 1])
+            fits[first, last] = _fit(parts[inside], offsets[inside], seconds[inside])
+    best: dict[tuple[int, int], tuple[float, tuple[tuple[int, int], ...]]] = {(0, 0): (0.0, ())}
+    for regimes in range(1, MOST_REGIMES + 1):
+        for first, last in fits:
+            if (first, regimes - 1) in best:
+                before, cut = best[first, regimes - 1]
+                loss = before + fits[first, last][1]
+                if (last, regimes) not in best or loss < best[last, regimes][0]:
+                    best[last, regimes] = (loss, (*cut, (first, last)))
+    found = [best[count, regimes] for regimes in range(1, MOST_REGIMES + 1) if (count, regimes) in best]
+    loss, cut = min(found, key=lambda one: criterion(one[0], len(one[1]) * parts.shape[1], len(seconds)))
+    return [Fitted(marks[a], marks[b - 1], tuple(map(float, fits[a, b][0]))) for a, b in cut], loss
+
+
+def criterion(loss: float, parameters: int, points: int) -> float:
+    """Return what to choose the least of: how much is unexplained, and a price for each parameter.
+
+    Examples
+    --------
+    >>> criterion(0.1, 4, 60) < criterion(0.099, 8, 60)
+    True
+    """
+    return points * math.log(loss / points + _NOISE**2) + _WORTH * parameters * math.log(points)
+
+
+def _fit(parts: _Array, offsets: _Array, seconds: _Array) -> tuple[_Array, float]:
+    """Return one regime's parameters and Huber's loss of its logarithms, by least squares weighted again and again."""
+    weights = 1 / seconds
+    for _ in range(5):
+        found = _not_negative(parts, seconds - offsets, weights)
+        modelled = np.maximum(parts @ found + offsets, 1e-12)
+        apart = np.abs(np.log(modelled / seconds))
+        scale = 1.345 * max(1.5 * float(np.median(apart)), _NOISE)
+        weights = np.sqrt(np.minimum(1, scale / np.maximum(apart, 1e-12)) / (modelled * seconds))
+    loss = np.where(apart < _LARGE, apart**2, 2 * _LARGE * apart - _LARGE**2)
+    return found, float(loss.sum())
+
+
+def _not_negative(parts: _Array, values: _Array, weights: _Array) -> _Array:
+    """Return the least-squares parameters, none below 0: with four of them, every choice of which are 0 is tried."""
+    scaled = parts * weights[:, None]
+    scales = np.abs(scaled).max(axis=0)
+    scales[scales == 0] = 1.0
+    scaled, target = scaled / scales, values * weights
+    # On a few columns of one scale the normal equations are as good as any way, and fast.
+    normal, right = scaled.T @ scaled + 1e-12 * np.eye(len(scales)), scaled.T @ target
+    least, best = 0.0, np.zeros(len(scales))
+    for chosen in _CHOICES[len(scales)]:
+        solved = np.linalg.solve(normal[np.ix_(chosen, chosen)], right[chosen])
+        if solved.min() < 0:
+            continue
+        left = -float(solved @ right[chosen])
+        if left < least * (1 + 1e-9):
+            least, best = left, np.zeros(len(scales))
+            best[chosen] = solved / scales[chosen]
+        if len(chosen) == len(scales):
+            break  # Nothing is better with fewer.
+    return best
+
+
+# For each number of parameters, every choice of those that are above 0, all of them first.
+_CHOICES = {
+    count: [np.array(chosen) for size in range(count, 0, -1) for chosen in itertools.combinations(range(count), size)]
+    for count in range(1, 5)
+}

@@ -1,0 +1,93 @@
+"""What a collective has of each part that costs: messages in a row, bytes on the busiest link, its own bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mpsim.errors import MpsimError
+from mpsim.program.footprint import Pace, work_out
+from mpsim.program.laying import laid_rounds
+from mpsim.program.protocols import costs_for, nearest_regime
+from mpsim.topology.levels import find_levels
+from mpsim.topology.routes import Routes
+
+__all__ = ["Parts", "level_link", "parts_of"]
+
+
+class Parts(NamedTuple):
+    """Of one collective over the links of its outermost level.
+
+    Attributes
+    ----------
+    messages : float
+        In a row over that level.
+    bytes_per_byte : float
+        On its busiest link, per byte of the tensor.
+    inner_s : float
+        What messages of the levels inside it add to those.
+    own_s_per_byte : float
+        What the bytes take at the links' own bandwidth.
+    """
+
+    messages: float
+    bytes_per_byte: float
+    inner_s: float
+    own_s_per_byte: float
+
+
+def level_link(routes: Routes, ranks: Sequence[int]) -> str:
+    """Return the type of the narrowest links between the groups of the outermost level of these ranks.
+
+    Raises
+    ------
+    MpsimError
+        Those links have no type, by which their costs could be kept.
+
+    Examples
+    --------
+    >>> from mpsim.topology.builders import nodes
+    >>> routes = Routes(nodes(2, per_node=2, inside="nvlink4", between="ib_ndr"))
+    >>> level_link(routes, (0, 1)), level_link(routes, (0, 1, 2, 3))
+    ('nvlink4', 'ib_ndr')
+    """
+    links = routes.topology.links
+    levels = find_levels(routes.topology, ranks)
+    group = levels[-2][0] if len(levels) > 1 else ranks[:1]
+    other = next(rank for rank in ranks if rank not in group)
+    inside = {links[i].type for rank in group[1:] for i in routes.path(group[0], rank)}
+    path = [links[i] for i in routes.path(group[0], other)]
+    outer = [link for link in path if link.type not in inside] or path
+    # A card's own wire to its device is as wide as what it is for: the network's name is the one to keep.
+    narrowest = min(outer, key=lambda link: (link.bandwidth_bytes_per_s, link.type in ("host", "")))
+    if not narrowest.type:
+        raise MpsimError(f"{narrowest} has no type, by which its costs could be kept: give it one in the topology")
+    return narrowest.type
+
+
+def parts_of(routes: Routes, kind: str, algorithm: str, ranks: tuple[int, ...], link: str, size: float) -> Parts:
+    """Return what a collective has of each part.
+
+    Examples
+    --------
+    >>> from mpsim.topology.builders import switch
+    >>> parts_of(Routes(switch(4, link="nvlink4")), "all_reduce", "ring", (0, 1, 2, 3), "nvlink4", 1024)[:3]
+    (6.0, 1.5, 0.0)
+    """
+    links = routes.topology.links
+    rounds, order = laid_rounds(routes, kind, algorithm, ranks)
+    steps = {cost.link: nearest_regime(cost, size).step_s for cost in costs_for(routes, kind, algorithm)}
+
+    def crosses(path: Sequence[int]) -> bool:
+        return any(links[i].type == link for i in path)
+
+    def inside_s(path: Sequence[int]) -> float:
+        known = [steps[links[i].type] for i in path if links[i].type in steps]
+        return 0.0 if crosses(path) else known[-1] if known else routes.latency_s(path)
+
+    none = [0.0] * len(links)
+    on_level = [float(one.type == link) for one in links]
+    outer = work_out(routes, rounds, order, Pace(lambda path: float(crosses(path)), on_level, one_by_one=True))
+    inner = work_out(routes, rounds, order, Pace(inside_s, none, one_by_one=True))
+    own = work_out(routes, rounds, order, Pace.of_links(routes))
+    return Parts(outer.latency_s, outer.s_per_byte, inner.latency_s, own.s_per_byte)

@@ -1,0 +1,216 @@
+"""Calibration: logs read, parameters found again, levels told apart, NVLS found, and bad logs refused in one line."""
+
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from mpsim.calibrate import Measurement, calibrate, read_log
+from mpsim.calibrate.run import geometric_mean_error
+from mpsim.errors import MpsimError
+from mpsim.program.choice import alone_s, choose
+from mpsim.topology.builders import nodes, switch
+from mpsim.topology.costs import Cost, Regime
+from mpsim.topology.file import load_topology
+from mpsim.topology.routes import Routes
+from mpsim.topology.wire import Wire
+
+NVLINK, NETWORK = Wire(2e11, 1e-6, "nvlink4"), Wire(2e10, 1e-5, "ib_ndr")
+SIZES = [2**i for i in range(10, 31)]
+SMALL = Regime(least_bytes=2**10, most_bytes=2**18, launch_s=8e-6, step_s=1e-6, bandwidth_bytes_per_s=5e10)
+LARGE = Regime(least_bytes=2**19, most_bytes=2**30, launch_s=3e-5, bandwidth_bytes_per_s=2e11)
+
+HEAD = """# nThread 1 nGpus 1 minBytes 1024 maxBytes 1048576 step: 2(factor) warmup iters: 5 iters: 20
+# Using devices
+{ranks}
+#
+#                                                              out-of-place                       in-place
+#       size         count      type   redop    root     time   algbw   busbw #wrong     time   algbw   busbw #wrong
+#        (B)    (elements)                               (us)  (GB/s)  (GB/s)            (us)  (GB/s)  (GB/s)
+"""
+
+
+def log_text(points, n: int, ranks: bool = True) -> str:
+    told = "\n".join(f"#  Rank {i:2} Group  0 Pid 99 on host device {i:2} [0x{i:02}] GPU" for i in range(n))
+    rows = [
+        f"{size:12} {size // 4:12}     float     sum      -1 {us:8.2f} {size / us / 1e3:7.2f}"
+        f" {size / us / 1e3 * 2 * (n - 1) / n:7.2f}      0 {us:8.2f}    0.00    0.00      0"
+        for size, us in points
+    ]
+    return HEAD.format(ranks=told if ranks else "") + "\n".join(rows) + "\n# Avg bus bandwidth    : 41.9\n"
+
+
+def truth(topology, counts, kind="all_reduce", sizes=SIZES):
+    routes = Routes(topology)
+    return [
+        Measurement(
+            kind=kind,
+            ranks=n,
+            bytes=size,
+            seconds=alone_s(routes, kind, choose(routes, kind, tuple(range(n)), size), tuple(range(n)), size),
+            source="made:1",
+        )
+        for n in counts
+        for size in sizes
+    ]
+
+
+def errors(topology, points):
+    routes = Routes(topology)
+    found = []
+    for one in points:
+        ranks = tuple(range(one.ranks))
+        name = choose(routes, one.kind, ranks, one.bytes)
+        found.append(alone_s(routes, one.kind, name, ranks, one.bytes) / one.seconds - 1)
+    return found
+
+
+# Logs.
+
+
+def test_a_table_of_nccl_tests_is_read(tmp_path):
+    path = tmp_path / "all_reduce_perf.log"
+    path.write_text(log_text([(0, 20.0), (1024, 22.5), (2048, 23.0)], 4))
+    first, second = read_log(path)
+    assert (first.kind, first.ranks, first.bytes) == ("all_reduce", 4, 1024)
+    assert first.seconds == pytest.approx(22.5e-6, rel=1e-12)
+    assert second.source == f"{path}:13"
+
+
+@pytest.mark.parametrize("n", [2, 3, 8, 64])
+def test_ranks_follow_from_the_bandwidths_where_no_line_tells_them(tmp_path, n):
+    path = tmp_path / "all_reduce.txt"
+    path.write_text(log_text([(2**20, 5.0), (2**30, 5000.0)], n, ranks=False))
+    assert {one.ranks for one in read_log(path)} == {n}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: "nothing here\n", "no table of nccl-tests in it"),
+        (lambda text: text.replace("(us)", "(ms)"), r"a.log:9: the table is in \(ms\) where \(us\) is due"),
+        (lambda text: text + "  4096  1024 float\n", "a.log:14: '4096 1024 float' is no row of size count"),
+        (lambda text: text.replace("22.50", " 0.00"), "a.log:11: 2048 bytes in 0.0 us: expected more than 0"),
+        (lambda text: text.replace("  Rank  1", ""), "all_reduce over 1 rank: it takes at least 2"),
+        (lambda text: text.replace("# all_reduce_perf", "#"), "neither the log nor its name tells the collective"),
+        (lambda text: "{}", "schema is None"),
+    ],
+)
+def test_bad_logs_are_refused_in_one_line(tmp_path, change, message):
+    path = tmp_path / "a.log"
+    text = "# all_reduce_perf\n" + log_text([(1024, 20.0), (2048, 22.5), (4096, 23.0)], 2)
+    path.write_text(change(text))
+    with pytest.raises(MpsimError, match=message) as error:
+        read_log(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_log_and_one_that_is_no_text_are_refused(tmp_path):
+    (tmp_path / "b.log").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(MpsimError, match="it is no text; name a log"):
+        read_log(tmp_path / "b.log")
+    with pytest.raises(MpsimError, match="No such file or directory"):
+        read_log(tmp_path / "c.log")
+
+
+def test_too_few_points_too_many_ranks_and_links_without_a_type_are_refused():
+    with pytest.raises(MpsimError, match="all_reduce over 'nvlink4' has 3 sizes, a curve has 4 parameters"):
+        calibrate(switch(4, link=NVLINK), truth(switch(4, link=NVLINK), [2, 4], sizes=SIZES[:3]))
+    with pytest.raises(MpsimError, match="made:1: 8 ranks, topology 'switch:4' has 4 devices"):
+        calibrate(switch(4, link=NVLINK), truth(switch(8, link=NVLINK), [8]))
+    with pytest.raises(MpsimError, match="has no type, by which its costs could be kept"):
+        calibrate(switch(4, link="50GB/s@2us"), truth(switch(4, link=NVLINK), [2, 4]))
+
+
+# Fits.
+
+
+def test_what_made_the_times_is_found_again():
+    made = Cost(link="nvlink4", kind="all_reduce", algorithm="ring", regimes=(SMALL, LARGE), most_ranks=8)
+    topology = replace(switch(8, link=NVLINK), costs=(made,))
+    found = calibrate(switch(8, link=Wire(3e11, 1e-6, "nvlink4")), truth(topology, [2, 8]))
+    (cost,) = found.topology.costs
+    assert (cost.least_ranks, cost.most_ranks, cost.link, cost.algorithm) == (2, 8, "nvlink4", "ring")
+    assert cost.regimes[0].launch_s == pytest.approx(8e-6, rel=0.02)
+    assert cost.regimes[0].step_s == pytest.approx(1e-6, rel=0.02)
+    assert all(link.bandwidth_bytes_per_s == pytest.approx(2e11, rel=0.01) for link in found.topology.links)
+    assert geometric_mean_error([one.error_fraction for one in found.residuals]) < 0.01
+    assert geometric_mean_error(errors(found.topology, truth(topology, [4]))) < 0.01
+
+
+def test_one_wild_point_hardly_moves_a_fit():
+    made = Cost(link="nvlink4", kind="all_reduce", algorithm="ring", regimes=(SMALL, LARGE), most_ranks=8)
+    points = truth(replace(switch(8, link=NVLINK), costs=(made,)), [2, 4, 8])
+    wild = [replace(one, seconds=one.seconds * 5) if (one.ranks, one.bytes) == (4, 2**25) else one for one in points]
+    found = calibrate(switch(8, link=NVLINK), wild)
+    assert geometric_mean_error(errors(found.topology, points)) < 0.02
+
+
+def test_levels_are_calibrated_from_the_inside():
+    inner = Cost(link="nvlink4", kind="all_reduce", algorithm="ring", regimes=(SMALL, LARGE), most_ranks=4)
+    wide = Regime(least_bytes=2**10, most_bytes=2**30, launch_s=4e-5, step_s=9e-6, bandwidth_bytes_per_s=2e10)
+    outer = Cost(link="ib_ndr", kind="all_reduce", algorithm="ring", regimes=(wide,), most_ranks=16)
+    blank = nodes(4, per_node=4, inside=NVLINK, between=NETWORK)
+    topology = replace(blank, costs=(inner, outer))
+    found = calibrate(blank, truth(topology, [2, 4, 8, 16]))
+    assert [cost.link for cost in found.topology.costs] == ["nvlink4", "ib_ndr"]
+    assert geometric_mean_error(errors(found.topology, truth(topology, [2, 16]))) < 0.01
+    # Over an odd number of nodes each ring crosses between places once more.
+    assert geometric_mean_error(errors(found.topology, truth(topology, [12]))) < 0.03
+
+
+def test_trees_of_small_sizes_are_told_from_rings_of_large_ones():
+    quick = Regime(least_bytes=2**10, most_bytes=2**18, launch_s=2e-5, step_s=8e-6, bandwidth_bytes_per_s=1e10)
+    wide = Regime(least_bytes=2**19, most_bytes=2**30, launch_s=9e-5, step_s=9e-6, bandwidth_bytes_per_s=2e10)
+    costs = [
+        Cost(link="ib_ndr", kind="all_reduce", algorithm=name, regimes=(regime,), most_ranks=64)
+        for name, regime in (("trees", quick), ("ring", wide))
+    ]
+    blank = nodes(16, per_node=2, inside=NVLINK, between=NETWORK)
+    points = truth(replace(blank, costs=tuple(costs)), [8, 16, 32])
+    found = calibrate(blank, points).topology
+    assert {cost.algorithm for cost in found.costs} == {"trees", "ring"}
+    assert geometric_mean_error(errors(found, points)) < 0.02
+
+
+def test_reduction_by_the_switch_is_told_from_the_ring():
+    nvls = Regime(least_bytes=2**20, most_bytes=2**30, launch_s=3e-5, bandwidth_bytes_per_s=1.7e11)
+    costs = (
+        Cost(link="nvlink4", kind="all_reduce", algorithm="ring", regimes=(SMALL, LARGE), most_ranks=8),
+        Cost(link="nvlink4", kind="all_reduce", algorithm="nvls", regimes=(nvls,), least_ranks=8, most_ranks=8),
+    )
+    blank = replace(switch(8, link=NVLINK), reducing=("switch",))
+    points = truth(replace(blank, costs=costs), [2, 4, 8])
+    found = calibrate(blank, points).topology
+    assert {cost.algorithm for cost in found.costs} == {"ring", "nvls"}
+    assert choose(Routes(found), "all_reduce", tuple(range(8)), 2**28) == "nvls"
+    assert choose(Routes(found), "all_reduce", tuple(range(4)), 2**28) == "ring"
+    assert geometric_mean_error(errors(found, points)) < 0.03
+
+
+def test_other_kinds_costs_are_kept_and_the_same_are_replaced():
+    made = Cost(link="nvlink4", kind="all_reduce", algorithm="ring", regimes=(SMALL, LARGE), most_ranks=8)
+    topology = replace(switch(8, link=NVLINK), costs=(made, replace(made, kind="broadcast")))
+    found = calibrate(topology, truth(topology, [2, 8]))
+    assert sorted(cost.kind for cost in found.topology.costs) == ["all_reduce", "broadcast"]
+    assert replace(made, kind="broadcast") in found.topology.costs
+
+
+def test_the_command_writes_a_topology_that_says_where_it_comes_from(tmp_path):
+    for n in (2, 4):
+        points = [(size, 10 + n + size / 1e5 * (n - 1) / n) for size in SIZES]
+        (tmp_path / f"all_reduce_perf.{n}.log").write_text(log_text(points, n))
+    logs = [f"all_reduce_perf.{n}.log" for n in (2, 4)]
+    spec = ["--topology", "switch:4,link=nvlink4", "-o", "node.json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mpsim", "calibrate", *logs, *spec], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "all_reduce (ring) over nvlink4, 2 to 4 ranks, fit within" in done.stdout
+    assert "all_reduce over 4: mean" in done.stdout
+    found = load_topology(tmp_path / "node.json")
+    assert found.provenance.made_by == "mpsim calibrate"
+    assert found.provenance.source == "all_reduce_perf.2.log, all_reduce_perf.4.log"
+    assert math.isclose(found.links[0].bandwidth_bytes_per_s, 2e11, rel_tol=0.1)
