@@ -92,7 +92,8 @@ class _Reader:
         if not self.backward:
             raise MpsimError(f"{path} holds no backward pass: profile whole training steps, forward and backward")
         self.kernels = [one for one in found if one.category in _KERNELS]
-        self.launches = {one.args.get("correlation"): one for one in found if one.category in _LAUNCHES}
+        launches = ((_number(one, "correlation"), one) for one in found if one.category in _LAUNCHES)
+        self.launches: dict[int | None, Slice] = {number: one for number, one in launches if number is not None}
         self.gradients: dict[_At, list[Slice]] = defaultdict(list)
         self.owners = self._owners()
         self.forward_us: dict[_At, float] = defaultdict(float)
@@ -102,16 +103,16 @@ class _Reader:
 
     def _owners(self) -> dict[Slice, _At]:
         """Return whose each of autograd's evaluations is: the layer whose forward has the operator of its number."""
-        forward: dict[object, _At] = {}
+        forward: dict[int | None, _At] = {}
         for one in self.operators:
-            number, at = one.args.get("Sequence number"), self.layers.at(one)
+            number, at = _number(one, "Sequence number"), self.layers.at(one)
             if number is not None and at is not None and not one.args.get("Fwd thread id"):
                 # Operators that make no node carry the number of the next that does: the last of them is meant.
                 forward[number] = at
         owners: dict[Slice, _At] = {}
         before: dict[tuple[str, str], _At | None] = {}
         for one in self.backward:
-            owner = forward.get(one.args.get("Sequence number"))
+            owner = forward.get(_number(one, "Sequence number"))
             if one.name.endswith("AccumulateGrad"):
                 # It has no number of its own: it follows the node that made its gradient.
                 owner = before.get(one.thread)
@@ -127,7 +128,7 @@ class _Reader:
         evaluations = Around(self.backward)
         outside_us = 0.0
         for one in self.kernels or _outermost(self.operators):
-            begun = self.launches.get(one.args.get("correlation")) if self.kernels else one
+            begun = self.launches.get(_number(one, "correlation")) if self.kernels else one
             evaluation = None if begun is None else evaluations.of(begun)
             if evaluation is not None and evaluation in self.owners:
                 self.backward_us[self.owners[evaluation]] += one.duration_us
@@ -183,6 +184,12 @@ class _Reader:
         if self.kernels and isinstance(properties, list) and properties and isinstance(properties[0], dict):
             return str(properties[0].get("name", "gpu"))
         return "gpu" if self.kernels else "cpu"
+
+
+def _number(one: Slice, name: str) -> int | None:
+    """Return an argument that is a whole number; None for any other."""
+    found = one.args.get(name)
+    return found if isinstance(found, int) else None
 
 
 def _outermost(operators: Sequence[Slice]) -> list[Slice]:

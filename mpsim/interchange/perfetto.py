@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -95,7 +96,8 @@ class _Reader:
         self.threads: dict[tuple[str, str], str] = {}
         self.memory: dict[str, list[tuple[float, int]]] = defaultdict(list)
         for event in trace["traceEvents"]:
-            self._read(event, event.get("args") or {}) if isinstance(event, dict) else None
+            if isinstance(event, dict) and isinstance(event.get("args", {}), dict):
+                self._read(event, event.get("args", {}))
         self.devices = list(self.names)
         self.found = self._spans(slices(trace, path))
 
@@ -106,7 +108,15 @@ class _Reader:
         elif event.get("name") == "thread_name":
             self.threads[pid, str(event.get("tid", ""))] = str(args.get("name", ""))
         elif event.get("ph") == "C" and event.get("name") == "memory":
-            self.memory[pid].append((event["ts"] / 1e6, int(args["bytes"])))
+            at_us, held = event.get("ts"), args.get("bytes")
+            if (
+                not isinstance(at_us, int | float)
+                or not isinstance(held, int)
+                or not (0 <= at_us < math.inf)
+                or held < 0
+            ):
+                raise MpsimError(f"{self.path}: the memory of {self.names.get(pid, pid)!r} is {held!r} at {at_us!r} us")
+            self.memory[pid].append((at_us / 1e6, held))
 
     def _spans(self, found: Sequence[Slice]) -> list[tuple[_Span, tuple[int, ...]]]:
         """Return spans with their devices; a transfer stands under each of its devices."""

@@ -4,6 +4,8 @@ import gzip
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
@@ -270,3 +272,19 @@ def test_ranks_must_be_whole(tmp_path):
 def test_compressed_files_are_read(tmp_path):
     (tmp_path / "x.0.et").write_bytes(gzip.compress((DATA / "dp3.0.et").read_bytes()))
     assert load_rank(tmp_path / "x.0.et", 0).nodes == load_rank(DATA / "dp3.0.et", 0).nodes
+
+
+@given(st.integers(0, 3), st.lists(st.tuples(st.integers(0, 703), st.integers(0, 255)), min_size=1, max_size=4))
+def test_a_file_with_wrong_bytes_is_read_or_refused_in_one_line(tmp_path_factory, rank, changes):
+    folder = tmp_path_factory.mktemp("wrong")
+    for other in range(4):
+        data = bytearray((DATA / f"dp3.{other}.et").read_bytes())
+        for at, byte in changes if other == rank else ():
+            data[at] = byte
+        (folder / f"x.{other}.et").write_bytes(data)
+    try:
+        program, _ = load_chakra([folder / "x"], RING)
+    except MpsimError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+    else:
+        assert len(replay(program, RING).end_s) == len(program.tasks)

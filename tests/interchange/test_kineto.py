@@ -174,6 +174,14 @@ def test_a_trace_that_cannot_be_is_one_line(tmp_path, events, more, options, mes
     assert "\n" not in str(error.value)
 
 
+def test_numbers_that_are_none_find_no_owner(trace, tmp_path):
+    for event in trace.events:
+        if "Sequence number" in event["args"] and event["name"] == "aten::relu":
+            event["args"]["Sequence number"] = {"no": "number"}
+    workload, _ = load_kineto(trace.save(tmp_path / "k.json"), microbatch=8)
+    assert workload.layers[1].costs[0].samples.backward_input_s == (0.0, 0.0)
+
+
 def test_a_cut_file_is_one_line(trace, tmp_path):
     path = trace.save(tmp_path / "k.json")
     path.write_text(path.read_text()[:-40])

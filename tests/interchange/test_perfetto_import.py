@@ -83,3 +83,12 @@ def test_a_file_that_is_none_of_ours_is_one_line(tmp_path, text, message):
     (tmp_path / "t.json").write_text(text)
     with pytest.raises(MpsimError, match=message):
         load_perfetto(tmp_path / "t.json")
+
+
+@pytest.mark.parametrize(("name", "value"), [("ts", None), ("ts", "x"), ("args", {}), ("args", {"bytes": -1})])
+def test_memory_that_cannot_be_is_one_line(tmp_path, name, value):
+    trace = to_perfetto(result_of(Plan(dp=4)))
+    next(one for one in trace["traceEvents"] if one["ph"] == "C")[name] = value
+    (tmp_path / "t.json").write_text(json.dumps(trace))
+    with pytest.raises(MpsimError, match=r"the memory of 'd0' is .* us"):
+        load_perfetto(tmp_path / "t.json")
