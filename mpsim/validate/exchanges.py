@@ -156,7 +156,10 @@ def durations(result: Result) -> list[float]:
     >>> [round(s, 6) for s in durations(simulate_collectives([2000, 1000], ring(2, link="1MB/s@0"), runtime="ideal"))]
     [0.002, 0.001]
     """
-    ends = sorted(result.spans.end_s)
+    last: dict[str, float] = {}
+    for name, end_s in zip(result.spans.name, result.spans.end_s, strict=True):
+        last[name] = max(end_s, last.get(name, 0.0))
+    ends = sorted(last.values())  # A runtime may have many spans for each.
     return [end - before for before, end in zip([0.0, *ends], ends, strict=False)]
 
 

@@ -55,23 +55,24 @@ def differences(predicted: Result, measured: Result) -> dict[str, float]:
 def _changes(spans: Spans, devices: int) -> list[list[_Change]]:
     """Return for each device when something began or ended there."""
     found: list[list[_Change]] = [[] for _ in range(devices)]
-    columns = (spans.kind, spans.axis, spans.devices, spans.start_s, spans.end_s)
-    for kind, axis, where, start_s, end_s in zip(*columns, strict=True):
+    columns = (spans.name, spans.kind, spans.axis, spans.devices, spans.start_s, spans.end_s)
+    for name, kind, axis, where, start_s, end_s in zip(*columns, strict=True):
         if end_s > start_s:
-            part = _part(kind, axis)
+            part = _part(name, kind, axis)
             for device in where:
                 found[device] += [(start_s, part, 1), (end_s, part, -1)]
     return found
 
 
-_TRANSFERS = frozenset({"send", "notice", "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast"})
+_COMPUTE = frozenset({"forward", "backward", "backward_input", "backward_weight", "optimizer", "compute"})
 
 
-def _part(kind: str, axis: str) -> str:
-    if kind not in _TRANSFERS:
+def _part(name: str, kind: str, axis: str) -> str:
+    """Return the part that a span belongs to; what leads up to a transfer, such as a notice, is of its part."""
+    if kind in _COMPUTE:
         return COMPUTE
     if axis == "pp":
-        return "sends" if kind in ("send", "notice") else "tied"
+        return "tied" if name.startswith("tied ") else "sends"
     return axis or "collectives"
 
 

@@ -21,8 +21,8 @@ def test_the_lists_are_those_that_were_asked_for():
 
 def test_each_collective_takes_from_the_end_of_the_one_before():
     spans = Spans(
-        name=("a", "b"), kind=("all_reduce",) * 2, axis=("",) * 2, devices=((0, 1),) * 2, stage=(-1,) * 2,
-        microbatch=(-1,) * 2, bytes=(8, 8), start_s=(0.25, 1.5), end_s=(1.0, 4.0),
+        name=("a", "a", "b"), kind=("notice", "all_reduce", "all_reduce"), axis=("",) * 3, devices=((0, 1),) * 3,
+        stage=(-1,) * 3, microbatch=(-1,) * 3, bytes=(0, 8, 8), start_s=(0.0, 0.25, 1.5), end_s=(0.25, 1.0, 4.0),
     )  # fmt: skip
     result = Result(
         workload="w", topology="t", plan="p", step_s=4.0, trial_step_s=(4.0,), free_step_s=None, spans=spans
@@ -37,6 +37,11 @@ def test_gloo_takes_twice_the_latencies_of_a_textbook_ring():
     assert gloo.step_s == pytest.approx(12e-3, rel=1e-3)
     assert ideal.step_s == pytest.approx(6e-3, rel=1e-3)
     assert (gloo.runtime, ideal.runtime) == ("torch-gloo", "ideal")
+
+
+def test_two_ranks_whose_ring_is_played_message_by_message_have_one_time_for_each_collective():
+    found = durations(simulate_collectives([64, 64, 64], fully_connected(2, link="1GB/s@1ms"), runtime="torch-gloo"))
+    assert found == pytest.approx([4e-3] * 3, rel=1e-3)
 
 
 @pytest.mark.slow

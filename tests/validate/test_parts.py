@@ -7,11 +7,12 @@ from mpsim.validate.parts import differences, parts_of
 
 
 def result_of(step_s, devices, *spans):
-    """Return a result with spans (kind, axis, devices, start, end)."""
+    """Return a result with spans (kind, axis, devices, start, end); all-reduces between stages are of tied layers."""
     kinds, axes, where, starts, ends = zip(*spans, strict=True)
     count = len(spans)
+    names = tuple("tied x" if kind == "all_reduce" else "x" for kind in kinds)
     columns = Spans(
-        name=("x",) * count, kind=kinds, axis=axes, devices=where, stage=(0,) * count, microbatch=(0,) * count,
+        name=names, kind=kinds, axis=axes, devices=where, stage=(0,) * count, microbatch=(0,) * count,
         bytes=(0,) * count, start_s=starts, end_s=ends,
     )  # fmt: skip
     use = DeviceUse(name="d", compute_s=0.0, exposed_communication_s=0.0, idle_s=step_s)
@@ -42,6 +43,14 @@ def test_transfers_of_two_kinds_at_once_share_the_time():
     )
     parts = parts_of(result)
     assert (parts["dp"], parts["tied"], parts["sends"], parts["idle"]) == pytest.approx((1.5, 1.5, 1.0, 0.0))
+
+
+def test_what_leads_up_to_a_transfer_is_of_its_part():
+    result = result_of(
+        4.0, 1, ("post", "dp", (0,), 0.0, 1.0), ("notice", "tp", (0,), 1.0, 3.0), ("post", "pp", (0,), 3, 4)
+    )
+    parts = parts_of(result)
+    assert (parts["dp"], parts["tp"], parts["sends"], parts["compute"]) == (1.0, 2.0, 1.0, 0.0)
 
 
 def test_two_transfers_of_one_kind_at_once_count_once():
