@@ -93,6 +93,7 @@ def criterion(loss: float, parameters: int, points: int) -> float:
 def _fit(parts: _Array, offsets: _Array, seconds: _Array) -> tuple[_Array, float]:
     """Return one regime's parameters and Huber's loss of its logarithms, by least squares weighted again and again."""
     weights = 1 / seconds
+    parts = _told_apart(parts)
     for _ in range(5):
         found = _not_negative(parts, seconds - offsets, weights)
         modelled = np.maximum(parts @ found + offsets, 1e-12)
@@ -101,6 +102,17 @@ def _fit(parts: _Array, offsets: _Array, seconds: _Array) -> tuple[_Array, float
         weights = np.sqrt(np.minimum(1, scale / np.maximum(apart, 1e-12)) / (modelled * seconds))
     loss = np.where(apart < _LARGE, apart**2, 2 * _LARGE * apart - _LARGE**2)
     return found, float(loss.sum())
+
+
+def _told_apart(parts: _Array) -> _Array:
+    """Return the parts without those that are in proportion to one before: which of two it was, no fit can tell."""
+    kept = parts.copy()
+    for last in range(1, parts.shape[1]):
+        for first in range(last):
+            ratios = parts[:, last] / np.where(parts[:, first] > 0, parts[:, first], np.nan)
+            if np.ptp(ratios) <= 1e-9 * np.abs(ratios).max():
+                kept[:, last] = 0.0
+    return kept
 
 
 def _not_negative(parts: _Array, values: _Array, weights: _Array) -> _Array:

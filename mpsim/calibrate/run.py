@@ -17,6 +17,7 @@ from mpsim.errors import MpsimError
 from mpsim.program.choice import alone_s, can_be, choose
 from mpsim.program.protocols import cost_family
 from mpsim.topology.costs import Cost, Regime
+from mpsim.topology.levels import find_levels
 from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
 
@@ -147,13 +148,23 @@ def _level(topology: Topology, link: str, points: Sequence[Measurement]) -> Topo
             )
     parted = {kind: _part(topology, link, kind, mine) for kind, mine in by_kind.items()}
     rough = [fit for fits in parted.values() for fit in fits]
-    reached = [1 / fit.regimes[-1].parameters[2] for fit in rough if fit.regimes[-1].parameters[2] > 0]
-    if reached:
-        topology = _with_bandwidth(topology, link, max(reached))
+    topology = _with_bandwidth(topology, link, max(_reached(topology, link, fit) for fit in rough))
     routes = Routes(topology)
     costs = [_cost(topology, link, _fit(routes, link, fit.kind, fit.algorithm, fit.points)) for fit in rough]
     # An outer level's costs stand behind the inner ones': the last on a path decides.
     return replace(topology, costs=(*topology.costs, *costs))
+
+
+def _reached(topology: Topology, link: str, fit: _Fit) -> float:
+    """Return the bandwidth that large tensors tend to, at most a tenth above what any of them reached."""
+    fitted_s = fit.regimes[-1].parameters[2]
+    routes = Routes(topology)
+    most = 0.0
+    for one in fit.points:
+        by = fit.algorithm or _usual(routes, fit.kind, one.ranks)
+        part = parts_of(routes, fit.kind, by, tuple(range(one.ranks)), link, one.bytes)
+        most = max(most, part.bytes_per_byte * one.bytes / one.seconds)
+    return min(1 / fitted_s, 1.1 * most) if fitted_s else most
 
 
 def _with_bandwidth(topology: Topology, link: str, bandwidth: float) -> Topology:
@@ -190,23 +201,22 @@ def _part(topology: Topology, link: str, kind: str, points: list[Measurement]) -
     options = [[_fit(routes, link, kind, "", points, rough=True)]]
     counts, sizes = (sorted({getattr(one, name) for one in points}) for name in ("ranks", "bytes"))
     for first in reversed(counts):
-        if kind != "all_reduce" or not can_be(routes, kind, "nvls", tuple(range(first))):
+        by = "nvls_tree" if _has_nodes(routes, first) else "nvls"
+        if kind != "all_reduce" or not can_be(routes, kind, by, tuple(range(first))):
             continue
         for least in sizes[: 1 - _LEAST_POINTS : 2]:
             if least >= _LEAST_NVLS_BYTES or least == sizes[0]:
                 many = [one for one in points if one.ranks >= first and one.bytes >= least]
                 few = [one for one in points if one.ranks < first or one.bytes < least]
                 fits = [_fit(routes, link, kind, "", few, rough=True)] if few else []
-                options.append([*fits, _fit(routes, link, kind, "nvls", many, rough=True)])
-    if kind == "all_reduce" and all(can_be(routes, kind, "rings", tuple(range(n))) for n in counts):
+                options.append([*fits, _fit(routes, link, kind, by, many, rough=True)])
+    if kind == "all_reduce" and all(_has_nodes(routes, n) for n in counts):
+        large = [by for by in ("", "nvls_tree") if not by or can_be(routes, kind, by, tuple(range(counts[0])))]
         for least in [*sizes[_LEAST_POINTS : 1 - _LEAST_POINTS : 2], math.inf]:
             parts = [[one for one in points if (one.bytes < least) == below] for below in (True, False)]
-            fits = [
-                _fit(routes, link, kind, by, part, rough=True)
-                for by, part in zip(("trees", ""), parts, strict=True)
-                if part
-            ]
-            options.append(fits)
+            for above in large if parts[1] else [""]:
+                named = [(by, part) for by, part in zip(("trees", above), parts, strict=True) if part]
+                options.append([_fit(routes, link, kind, by, part, rough=True) for by, part in named])
     # Less than one in likelihood tells nothing: of equals the first, the plainest.
     return min(options, key=lambda fits: round(_worth(fits)))
 
@@ -215,6 +225,11 @@ def _worth(fits: list[_Fit]) -> float:
     """Return what is least for the fits to choose: two curves where one would do cost more."""
     parameters = sum(len(regime.parameters) for fit in fits for regime in fit.regimes)
     return criterion(math.fsum(fit.loss for fit in fits), parameters, sum(len(fit.points) for fit in fits))
+
+
+def _has_nodes(routes: Routes, n: int) -> bool:
+    """Whether so many ranks stand in equal nodes: within one there are no trees."""
+    return len(find_levels(routes.topology, range(n))) > 1 and can_be(routes, "all_reduce", "rings", tuple(range(n)))
 
 
 def _usual(routes: Routes, kind: str, n: int) -> str:
@@ -232,11 +247,9 @@ def _fit(routes: Routes, link: str, kind: str, algorithm: str, points: list[Meas
             known[one.ranks, one.bytes] = parts_of(routes, kind, by, ranks, link, one.bytes)
     has = [known[one.ranks, one.bytes] for one in points]
     sizes = [float(one.bytes) for one in points]
-    # Over one number of ranks nothing tells a rank's own bytes from those it sends.
-    own = float(len({one.ranks for one in points}) > 1)
     parts = np.array(
         [
-            (1.0, part.messages, part.bytes_per_byte * size, own * size / one.ranks)
+            (1.0, part.messages, part.bytes_per_byte * size, size / one.ranks)
             for one, part, size in zip(points, has, sizes, strict=True)
         ]
     )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["alone_s", "can_be", "candidates", "choose"]
 
 _OF_NCCL = {
-    "all_reduce": ("ring", "rings", "trees", "nvls", "collnet"),
+    "all_reduce": ("ring", "rings", "trees", "nvls", "nvls_tree", "collnet"),
     # By NVLS only from buffers that were registered for it.
     "all_gather": ("ring", "rings"),
     "reduce_scatter": ("ring", "rings"),
@@ -75,7 +75,7 @@ def candidates(routes: Routes, kind: str, ranks: tuple[int, ...], bytes: float) 
 def _applies(routes: Routes, kind: str, name: str, ranks: tuple[int, ...], levels: int) -> bool:
     if name == "rings" and levels == 1:
         return False
-    if name in ("trees", "double_binary_tree", "collnet") and not _crosses_network(routes, ranks):
+    if name in ("trees", "double_binary_tree", "nvls_tree", "collnet") and not _crosses_network(routes, ranks):
         return False
     if name == "ring":
         # One ring, in the order of ranks, is for where there are no nodes to order them by.

@@ -16,7 +16,7 @@ from mpsim.program.footprint import footprint
 from mpsim.program.laying import AUTO, laid_rounds, rounds_of
 from mpsim.program.model import Traffic
 from mpsim.program.protocols import costed
-from mpsim.program.rounds import Aggregate, Rounds, Steps
+from mpsim.program.rounds import Round, Rounds, Steps
 
 if TYPE_CHECKING:
     from mpsim.topology.routes import Routes
@@ -112,7 +112,8 @@ def collective(
     algorithm : str
         ``ring``, ``direct``, ``halving_doubling``, ``binary_tree`` or ``double_binary_tree`` (see `ALGORITHMS`), or
         one that follows the topology's levels: ``hierarchical`` (or with levels that are named, ``hierarchical:8``),
-        ``rings``, ``trees``, ``nvls`` or ``collnet`` (see `LEVELLED`); ``auto`` takes the one that NCCL would, and
+        ``rings``, ``trees``, ``nvls``, ``nvls_tree`` or ``collnet``
+        (see `LEVELLED`); ``auto`` takes the one that NCCL would, and
         the traffic says which.
     endpoint : Endpoint
         What each round and each reduction costs at the devices.
@@ -185,7 +186,7 @@ def messages(
     else:
         found, order = laid_rounds(routes, kind, algorithm, order)
     for one in found.rounds:
-        if isinstance(one, Aggregate):
+        if not isinstance(one, Round):
             raise MpsimError(f"{algorithm} reduces inside the network: it has no messages from rank to rank")
         sized = [(a, b, bytes * count / found.pieces) for (a, b), count in zip(one.messages, one.counts, strict=True)]
         for _ in range(one.repeat):

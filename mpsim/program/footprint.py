@@ -24,7 +24,7 @@ from weakref import WeakKeyDictionary
 
 from mpsim.program.aggregation import aggregate
 from mpsim.program.laying import laid_rounds
-from mpsim.program.rounds import Aggregate, Round, Rounds, Steps
+from mpsim.program.rounds import Aggregate, Pipelined, Round, Rounds, Steps
 
 if TYPE_CHECKING:
     from mpsim.topology.routes import Routes
@@ -137,13 +137,9 @@ def work_out(routes: Routes, rounds: Rounds | Steps, order: tuple[int, ...], pac
     reached = [0.0] * len(order)
     rounds_s = 0.0
     for one in rounds.rounds:
-        if isinstance(one, Aggregate):
-            load, reached = aggregate(routes, one, order, pace.message_s, reached)
-        else:
-            paths = [routes.path(order[source], order[target]) for source, target in one.messages]
-            load = _load(paths, one)
-            latencies = [pace.message_s(path) for path in paths]
-            reached = _reach(one, _one_by_one(one, latencies) if pace.one_by_one else latencies, reached)
+        load: dict[int, int] = {}
+        for part in _parts(one):
+            reached = _add(routes, part, order, pace, reached, load)
         for link, pieces in load.items():
             total[link] = total.get(link, 0) + pieces
         rounds_s += max(pieces * pace.byte_s[link] for link, pieces in load.items())
@@ -151,6 +147,7 @@ def work_out(routes: Routes, rounds: Rounds | Steps, order: tuple[int, ...], pac
     together_s = max(pieces / links[link].bandwidth_bytes_per_s for link, pieces in total.items())
     # Sums round: what is left of two equal times must not pass for a stall.
     stall_s = 0.0 if math.isclose(rounds_s, together_s) else rounds_s - together_s
+    parts = [part for one in rounds.rounds for part in _parts(one)]
     return Footprint(
         pieces=rounds.pieces,
         links=tuple(total),
@@ -158,9 +155,34 @@ def work_out(routes: Routes, rounds: Rounds | Steps, order: tuple[int, ...], pac
         latency_s=max(reached),
         s_per_byte=rounds_s / rounds.pieces,
         stall_s_per_byte=stall_s / rounds.pieces,
-        rounds=sum(one.turns if isinstance(one, Aggregate) else one.repeat * one.hops for one in rounds.rounds),
-        reduced=sum(0 if isinstance(one, Aggregate) else one.reduced for one in rounds.rounds),
+        rounds=sum(one.turns if isinstance(one, Aggregate) else one.repeat * one.hops for one in parts),
+        reduced=sum(0 if isinstance(one, Aggregate) else one.reduced for one in parts),
     )
+
+
+def _parts(one: Round | Aggregate | Pipelined) -> tuple[Round | Aggregate, ...]:
+    return one.parts if isinstance(one, Pipelined) else (one,)
+
+
+def _add(
+    routes: Routes,
+    one: Round | Aggregate,
+    order: tuple[int, ...],
+    pace: Pace,
+    reached: list[float],
+    load: dict[int, int],
+) -> list[float]:
+    """Add a round's pieces to the load of the links, and return when it has reached each rank."""
+    if isinstance(one, Aggregate):
+        more, after = aggregate(routes, one, order, pace.message_s, reached)
+    else:
+        paths = [routes.path(order[source], order[target]) for source, target in one.messages]
+        latencies = [pace.message_s(path) for path in paths]
+        more = _load(paths, one)
+        after = _reach(one, _one_by_one(one, latencies) if pace.one_by_one else latencies, reached)
+    for link, pieces in more.items():
+        load[link] = load.get(link, 0) + pieces
+    return after
 
 
 def _load(paths: list[tuple[int, ...]], one: Round) -> dict[int, int]:

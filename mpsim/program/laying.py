@@ -20,7 +20,7 @@ __all__ = ["AUTO", "algorithm_names", "check_algorithm", "laid_rounds", "rounds_
 
 AUTO = "auto"
 # In these the levels do not matter, or only that of nodes does.
-_WHOLE, _NODES = ("nvls",), ("rings", "trees", "collnet")
+_WHOLE, _NODES = ("nvls",), ("rings", "trees", "nvls_tree", "collnet")
 
 
 def algorithm_names(kind: str) -> list[str]:

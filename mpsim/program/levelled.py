@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from math import prod
 
-from mpsim.program.rounds import Aggregate, Round, Rounds, Steps, neighbours, pairs
+from mpsim.program.rounds import Aggregate, Pipelined, Round, Rounds, Steps, neighbours, pairs
 from mpsim.program.trees import tree_levels
 
 __all__ = ["LEVELLED", "Sizes"]
@@ -234,6 +234,32 @@ def collnet_all_reduce(sizes: Sizes) -> Steps:
     return Steps(inside, (down, between, down._replace(reduced=0)))
 
 
+def nvls_tree_all_reduce(sizes: Sizes) -> Steps:
+    """Let each node's switch add, pass the sums up two trees of nodes and back, and let the switches copy the result.
+
+    All of it streams, so it takes what the slower takes: the switches, or the network, through every card at once
+    (NCCL's NVLSTree: https://github.com/NVIDIA/nccl, src/graph/connect.cc).
+
+    Examples
+    --------
+    >>> inside, between = nvls_tree_all_reduce((8, 2)).rounds[0].parts
+    >>> inside.sent, len(between.messages), between.hops
+    (18, 32, 2)
+    """
+    inside, nodes = sizes[0] if len(sizes) > 1 else 1, prod(sizes[1:]) if len(sizes) > 1 else sizes[0]
+    groups = tuple(tuple(range(node * inside, (node + 1) * inside)) for node in range(nodes))
+    added = Aggregate(groups, 2 * (inside + 1), 2 * (inside + 1), True, turns=2)
+    edges = [edge for level in tree_levels(nodes) for edge in level]
+    ups = [
+        [((a + by) % nodes * inside + rank, (b + by) % nodes * inside + rank) for a, b in edges]
+        for rank in range(inside)
+        for by in (0, 1)
+    ]
+    messages = tuple(edge for up in ups for edge in (*up, *((b, a) for a, b in reversed(up))))
+    tree = Round(messages, 1, hops=2 * (nodes.bit_length() - 1), streams=2 * inside, reduced=min(2, nodes - 1))
+    return Steps(2 * inside, (Pipelined((added, tree)),))
+
+
 LEVELLED: dict[tuple[str, str], Callable[[Sizes], Rounds | Steps]] = {
     ("all_reduce", "hierarchical"): hierarchical_all_reduce,
     ("all_gather", "hierarchical"): hierarchical_all_gather,
@@ -246,5 +272,6 @@ LEVELLED: dict[tuple[str, str], Callable[[Sizes], Rounds | Steps]] = {
     ("all_reduce", "nvls"): nvls_all_reduce,
     ("all_gather", "nvls"): nvls_all_gather,
     ("reduce_scatter", "nvls"): nvls_reduce_scatter,
+    ("all_reduce", "nvls_tree"): nvls_tree_all_reduce,
     ("all_reduce", "collnet"): collnet_all_reduce,
 }

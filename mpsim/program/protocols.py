@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Costed", "cost_family", "costed", "costs_for", "nearest_regime"]
 
-_APART = ("direct", "nvls", "collnet")
+_APART = ("direct", "nvls", "nvls_tree", "collnet")
 _TREES = ("trees", "double_binary_tree", "binary_tree")
 
 
@@ -50,9 +50,12 @@ def cost_family(algorithm: str) -> str:
 
 
 def costs_for(routes: Routes, kind: str, algorithm: str) -> tuple[Cost, ...]:
-    """Return the topology's costs of this kind and family of algorithm, in the order in which they stand."""
-    family = cost_family(algorithm)
-    return tuple(cost for cost in routes.topology.costs if (cost.kind, cost.algorithm) == (kind, family))
+    """Return the topology's costs of this kind and family of algorithm, in the order in which they stand.
+
+    NVLS inside nodes costs what it does in one, whatever goes on between them.
+    """
+    families = {cost_family(algorithm)} | ({"nvls"} if algorithm == "nvls_tree" else set())
+    return tuple(cost for cost in routes.topology.costs if cost.kind == kind and cost.algorithm in families)
 
 
 def costed(routes: Routes, kind: str, algorithm: str, ranks: tuple[int, ...], bytes: float) -> Costed | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["Aggregate", "Round", "Rounds", "Steps", "must_hear", "neighbours", "pairs", "turned"]
+__all__ = ["Aggregate", "Pipelined", "Round", "Rounds", "Steps", "must_hear", "neighbours", "pairs", "turned"]
 
 
 class Round(NamedTuple):
@@ -78,11 +78,17 @@ class Rounds(NamedTuple):
     rounds: tuple[Round, ...]
 
 
+class Pipelined(NamedTuple):
+    """Parts of one stream: a piece goes through them one after another, and different pieces are in all at once."""
+
+    parts: tuple[Round | Aggregate, ...]
+
+
 class Steps(NamedTuple):
     """As `Rounds`, where the network reduces in some of them."""
 
     pieces: int
-    rounds: tuple[Round | Aggregate, ...]
+    rounds: tuple[Round | Aggregate | Pipelined, ...]
 
 
 def neighbours(n: int) -> tuple[tuple[int, int], ...]:

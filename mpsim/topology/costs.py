@@ -69,7 +69,8 @@ class Cost:
     kind : str
         Such as ``all_reduce``.
     algorithm : str
-        ``ring`` (any in which ranks pass pieces on), ``trees``, ``direct``, ``nvls`` or ``collnet``.
+        ``ring`` (any in which ranks pass pieces on), ``trees``, ``direct``, ``nvls``, ``nvls_tree`` or
+        ``collnet``.
     regimes : tuple of Regime
         The smaller sizes first.
     least_ranks, most_ranks : int

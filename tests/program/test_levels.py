@@ -72,11 +72,11 @@ def test_everyone_hears_of_whom_it_must(which, grid):
     kind, algorithm = which
     if algorithm == "nvls":
         pytest.skip("reduces inside one node")
-    topology = replace(NODES[grid], reducing=("network",))
+    topology = replace(NODES[grid], reducing=tuple(NODES[grid].switches))
     n = len(topology.devices)
     rounds, order = laid_rounds(Routes(topology), kind, algorithm, tuple(range(n)))
     heard = [{device} for device in order]
-    for one in rounds.rounds:
+    for one in [part for step in rounds.rounds for part in getattr(step, "parts", (step,))]:
         if isinstance(one, Round):
             for _ in range(one.repeat):
                 before = heard if one.hops > 1 else [set(of) for of in heard]
@@ -193,7 +193,9 @@ def test_no_levelled_collective_beats_the_bandwidth_bound(which, per_node, count
         return
     if algorithm == "nvls":
         topology, ranks = switch(16, link=inside), ranks
-    if algorithm in ("nvls", "collnet"):
+    if algorithm == "nvls_tree":
+        topology = nodes(count, per_node=per_node, inside=inside, between=outside)
+    if algorithm in ("nvls", "nvls_tree", "collnet"):
         topology = replace(topology, reducing=tuple(topology.switches))
     routes = Routes(topology)
     levels = find_levels(topology, ranks) if algorithm != "nvls" else ()
