@@ -35,6 +35,8 @@ def show(things: tuple[str, ...], microbatch: int | None, tensor: int | None, to
       mpsim show mlp.json --microbatch 1024
       mpsim show nodes:2,per_node=4,inside=nvlink4,between=ib_ndr
       mpsim show catalog
+      mpsim show presets
+      mpsim show dgx_h100:2
       mpsim show H100-SXM5-80GB
     """
     for name, value, least in (("microbatch", microbatch, 1), ("tensor", tensor, 1), ("top", top, 0)):
@@ -142,19 +144,25 @@ def _by_name(thing: str) -> _Shown:
     from mpsim.cli.catalog import entry_text, entry_to_dict
     from mpsim.topology.builders import BUILDERS
     from mpsim.topology.catalog import device_names, link_names
+    from mpsim.topology.presets import PRESETS
     from mpsim.workload.zoo import ZOO
 
     named = {name.lower(): name for name in (*device_names(), *link_names())}
     if thing.lower() in named:
         entry = named[thing.lower()]
         return _Shown(lambda: entry_text(entry), lambda: entry_to_dict(entry))
-    if ":" in thing or thing in BUILDERS:
+    if thing == "presets":
+        rows = {name: {"about": one.about, "source": one.source} for name, one in PRESETS.items()}
+        width = max(map(len, rows))
+        lines = [f"{name:<{width}}  {one['about']} ({one['source']})" for name, one in rows.items()]
+        return _Shown(lambda: "\n".join(lines), lambda: rows)
+    if ":" in thing or thing in BUILDERS or thing in PRESETS:
         return _topology(thing)
     if os.path.isdir(thing):
         raise MpsimError(f"{thing!r} is a folder: name a file in it")
     if Path(thing).suffix or os.sep in thing:
         raise MpsimError(f"no file {thing!r}{_near(thing)}")
-    hint = did_you_mean(thing, [*ZOO, *BUILDERS, *named.values(), "catalog"])
+    hint = did_you_mean(thing, [*ZOO, *BUILDERS, *PRESETS, *named.values(), "catalog", "presets"])
     hint = hint if hint.startswith("; did") else ": give a file, a topology, a model, 'catalog' or a name in it"
     raise MpsimError(f"nothing is called {thing!r}{hint}")
 

@@ -15,10 +15,11 @@ __all__ = ["topology"]
 @click.argument("spec")
 @output_option("-o", "--output", what="The file to write.", suffixes=DOCUMENTS, required=True)
 def topology(spec: str, output: str) -> None:
-    """Write the topology file that SPEC stands for, to be edited by hand.
+    """Write the topology file that SPEC stands for, a builder or a preset (mpsim show presets), to be edited by hand.
 
     \b
       mpsim topology torus:4x4,link=nvlink4 -o torus.json
+      mpsim topology dgx_h100:4 -o cluster.json
       mpsim show torus.json
     """
     save_topology(output, parse_topology(spec))

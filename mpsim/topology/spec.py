@@ -3,6 +3,7 @@
 ::
 
     cluster.json
+    dgx_h100:4
     ring:8,link=nvlink4,device=H100-SXM5-80GB
     ring:4,bandwidth=50GB/s,latency=2us,memory=80GiB
     torus:4x4,link=50GB/s@2us
@@ -31,6 +32,7 @@ from mpsim.topology.builders import BUILDERS
 from mpsim.topology.catalog import parse_wire, topology_device
 from mpsim.topology.file import load_topology
 from mpsim.topology.model import Device, Topology
+from mpsim.topology.presets import PRESETS
 from mpsim.topology.wire import Wire
 
 __all__ = ["parse_topology"]
@@ -82,6 +84,8 @@ def parse_topology(text: str) -> Topology:
     name, _, rest = text.partition(":")
     if os.path.isfile(text) or _looks_like_a_file(name):
         return _load(text)
+    if name in PRESETS:
+        return PRESETS[name].build(text, _preset_sizes(text, rest))
     if name not in BUILDERS:
         raise _no_builder(text, name)
     if not rest:
@@ -91,6 +95,15 @@ def parse_topology(text: str) -> Topology:
     except MpsimError as error:
         message = str(error)
         raise MpsimError(message if repr(text) in message else f"{text}: {message}") from None
+
+
+def _preset_sizes(text: str, rest: str) -> list[int]:
+    if rest and not re.fullmatch(r"[0-9]{1,6}(x[0-9]{1,6})*", rest):
+        raise MpsimError(f"{text!r}: {rest!r} is not a size: write dgx_h100:4, or tpu_v4:4x4x8")
+    sizes = [int(size) for size in rest.split("x")] if rest else []
+    if math.prod(sizes) > _MOST:
+        raise MpsimError(f"{text!r} has {math.prod(sizes):,} parts, {_MOST:,} at most are built: ask for fewer")
+    return sizes
 
 
 def _looks_like_a_file(name: str) -> bool:
@@ -108,8 +121,8 @@ def _load(path: str) -> Topology:
 
 def _no_builder(text: str, name: str) -> MpsimError:
     if ":" in text:
-        return MpsimError(f"{unknown('topology', name, BUILDERS)} (or write a file's path)")
-    hint = did_you_mean(name, BUILDERS)
+        return MpsimError(f"{unknown('topology', name, [*BUILDERS, *PRESETS])} (or write a file's path)")
+    hint = did_you_mean(name, [*BUILDERS, *PRESETS])
     return MpsimError(f"no file and no topology {text!r}{hint}; write a file's path, or a builder such as {_EXAMPLE}")
 
 

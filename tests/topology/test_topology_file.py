@@ -138,5 +138,5 @@ def test_switches_that_reduce_are_kept_and_must_exist(tmp_path):
     save_topology(path, replace(nodes(2, per_node=2, inside="nvlink4", between="ib_ndr"), reducing=("n0.switch",)))
     assert load_topology(path).reducing == ("n0.switch",)
     path.write_text(path.read_text().replace('["n0.switch"]', '["n0.swich"]'))
-    with pytest.raises(MpsimError, match="reducing names 'n0.swich', no switch of the topology; did you mean"):
+    with pytest.raises(MpsimError, match=r"reducing names 'n0.swich', no switch of the topology; did you mean"):
         load_topology(path)
