@@ -18,9 +18,8 @@ HEADER_BYTES = 52  # IPv4 20, TCP 20, its time stamps 12.
 _PACKETS_PER_S = 4_000
 _MTU_BYTES = (1_500, 65_000)
 _WINDOW_PACKETS = 4  # Beyond bandwidth × round trip: those on their way through the two kernels and the switch.
-# And what waits for its turn: a sender at the processor, and acknowledgements behind the data of the other direction.
-# With 2 ms, bytes that go both ways at once reach 170 of 200 Mbit/s at 1 ms; with 60 ms they reach 193.
-_WINDOW_S = 60e-3
+# And what a sender that has to wait for its turn at the processor may be late.
+_WINDOW_S = 8e-3
 _WINDOW_BYTES = (64 * 2**10, 32 * 2**20)
 
 
@@ -109,7 +108,7 @@ def wire_up(topology: Topology, ranks: Sequence[int]) -> Wiring:
     >>> from mpsim.topology.builders import switch
     >>> wiring = wire_up(switch(4, link="100Mbit/s@1ms"), [0, 3])
     >>> wiring.hosts[0].routes["10.77.0.2"]
-    Route(links=(0, 7), mtu_bytes=6302, window_packets=199)
+    Route(links=(0, 7), mtu_bytes=6302, window_packets=43)
     """
     if len(set(ranks)) < len(ranks):
         twice = next(rank for rank in ranks if list(ranks).count(rank) > 1)
