@@ -19,7 +19,8 @@ def blocks(language):
 
 
 COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("mpsim ")]
-TRACED = [line for line in COMMANDS if line.startswith("mpsim trace")]
+# These run a model, or processes that load torch, or what those have written.
+WITH_TORCH = [line for line in COMMANDS if line.startswith(("mpsim trace", "mpsim emulate")) or "links.json" in line]
 PICTURES = re.findall(r"`(mpsim [^`\n]*vit[^`\n]*)`", README)
 
 
@@ -41,12 +42,13 @@ def run(line):
 def test_there_is_something_to_run():
     assert len(COMMANDS) >= 8
     assert len(PICTURES) == 2
-    assert len(blocks("python")) == 1
+    assert len(WITH_TORCH) == 3
+    assert len(blocks("python")) == 2
 
 
 def test_commands_in_order(folder):
     for line in COMMANDS:
-        if line not in TRACED:
+        if line not in WITH_TORCH:
             run(line)
     assert {path.name for path in folder.glob("*.png")} == {"timeline.png", "speedup.png"}
 
@@ -58,15 +60,22 @@ def test_the_picture_is_made_as_it_says(folder):
 
 
 @pytest.mark.slow
-def test_traces(folder):
+def test_traces_and_real_runs(folder):
     pytest.importorskip("torch")
-    for line in TRACED:
+    for line in WITH_TORCH:
         run(line)
 
 
 def test_python(folder, capsys):
     exec(compile(blocks("python")[0], "README.md", "exec"), {})
     assert "fidelity        given" in capsys.readouterr().out
+
+
+def test_a_model_is_split(folder):
+    pytest.importorskip("torch")
+    names = {}
+    exec(compile(blocks("python")[1], "README.md", "exec"), names)
+    assert names["output"].shape == (100, 10)
 
 
 def test_links_lead_somewhere():
