@@ -12,6 +12,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mpsim.calibrate import calibrate, read_log
 from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan, load_plan, save_plan
 from mpsim.program.draws import Variability
@@ -54,6 +55,7 @@ __all__ = [
     "Topology",
     "Variability",
     "Workload",
+    "calibrate",
     "draw",
     "load_plan",
     "load_result",
@@ -61,6 +63,7 @@ __all__ = [
     "load_workload",
     "parse_topology",
     "plotting",
+    "read_log",
     "save_perfetto",
     "save_plan",
     "save_result",

@@ -1,4 +1,4 @@
-"""``mpsim plot``: draw results and sweeps."""
+"""``mpsim plot``: draw results, sweeps and topologies."""
 
 from __future__ import annotations
 
@@ -33,17 +33,23 @@ _KINDS = {
 @click.option("--kind", metavar="KIND", help=f"{', '.join(_KINDS)}; by default what suits the files.")
 @output_option("-o", "--output", what="The picture (.png, .svg or .pdf).", suffixes=PICTURES, required=True)
 def plot(files: tuple[str, ...], kind: str | None, output: str) -> None:
-    """Draw the results of mpsim simulate -o, or the table of mpsim sweep -o.
+    """Draw the results of mpsim simulate -o, the table of mpsim sweep -o, or a topology.
 
-    By default one result is drawn as a timeline, several as a breakdown of their steps, a sweep as speedups.
+    By default one result is drawn as a timeline, several as a breakdown of their steps, a sweep as speedups, a topology
+    as its graph.
 
     \b
       mpsim plot result.json -o timeline.png
       mpsim plot gpipe.json 1f1b.json --kind breakdown -o both.svg
       mpsim plot sweep.csv -o speedup.png
+      mpsim plot dgx_h100:2 -o cluster.png
     """
     if kind is not None and kind not in _KINDS:
         raise unknown("kind of picture", kind, _KINDS)
+    if any(_is_topology(path) for path in files):
+        _draw_topology(files, kind, output)
+        tell(f"wrote {output}")
+        return
     nouns = {path: noun_of(_existing(path)) for path in files}
     for path, noun in nouns.items():
         if noun not in ("result", "sweep"):
@@ -54,6 +60,25 @@ def plot(files: tuple[str, ...], kind: str | None, output: str) -> None:
         results = [load_result(path) for path in files]
         draw(results, kind or ("timeline" if len(results) == 1 else "breakdown"), output)
     tell(f"wrote {output}")
+
+
+def _is_topology(text: str) -> bool:
+    if Path(text).is_file():
+        return noun_of(text) == "topology"
+    from mpsim.topology.builders import BUILDERS
+    from mpsim.topology.presets import PRESETS
+
+    return text.partition(":")[0] in (*BUILDERS, *PRESETS)
+
+
+def _draw_topology(files: Sequence[str], kind: str | None, output: str) -> None:
+    if kind is not None:
+        raise MpsimError(f"a topology is drawn as its graph, it has nothing for {kind}: leave --kind out")
+    if len(files) > 1:
+        raise MpsimError(f"{len(files)} files, a topology among them: draw one topology at a time")
+    from mpsim.topology.spec import parse_topology
+
+    _save(lambda plotting: plotting.network(parse_topology(files[0])), output)
 
 
 def _existing(path: str) -> str:

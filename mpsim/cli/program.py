@@ -24,7 +24,7 @@ COMMANDS = {
     "emulate": "Run one way of splitting for real: a process a device, every byte sent.",
     "sweep": "Predict every way of splitting, and rank them.",
     "validate": "Hold predictions against real runs.",
-    "plot": "Draw results and sweeps.",
+    "plot": "Draw results, sweeps and topologies.",
     "topology": "Write a topology file from a builder.",
     "calibrate": "Fit what collectives cost on a topology to logs of nccl-tests.",
     "import": "Read what other tools wrote: Chakra, ASTRA-sim, torch.profiler.",
