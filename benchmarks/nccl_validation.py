@@ -223,7 +223,8 @@ and more; the worst is signed, above 0 if more time is predicted than was measur
 
 What was chosen by looking at these figures: that a curve has up to four regimes and is interpolated between them on log
 scales, that a rank's own part costs something, and that NVLS is taken from some size on (on the A100 and H100 rows of
-the first two sections). The other sections were not looked at for it.
+the first two sections). That a regime needs three points was decided with all sections in view. Nothing else was, and
+no constant is fitted to rows that are judged.
 """
 
 

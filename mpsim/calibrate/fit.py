@@ -22,6 +22,7 @@ _Array = NDArray[np.float64]
 
 MOST_REGIMES = 4  # LL, LL128, and Simple with few channels and with all.
 _SIZES_IN_A_REGIME = 2
+_POINTS_IN_A_REGIME = 3  # Through fewer goes a line, whatever was measured.
 # Below this an error is as good as none: measurements repeat no better.
 _NOISE = 0.01
 _LARGE = 0.1  # An error from which on its weight falls.
@@ -63,8 +64,8 @@ def fit_regimes(sizes: Sequence[float], parts: _Array, offsets: _Array, seconds:
     fits: dict[tuple[int, int], tuple[_Array, float]] = {}
     for first, last in itertools.combinations(range(count + 1), 2):
         whole = (first, last) == (0, count)
-        if last - first >= _SIZES_IN_A_REGIME or whole:
-            inside = (each >= marks[first]) & (each <= marks[last - 1])
+        inside = (each >= marks[first]) & (each <= marks[last - 1])
+        if (last - first >= _SIZES_IN_A_REGIME and inside.sum() >= _POINTS_IN_A_REGIME) or whole:
             fits[first, last] = _fit(parts[inside], offsets[inside], seconds[inside])
     best: dict[tuple[int, int], tuple[float, tuple[tuple[int, int], ...]]] = {(0, 0): (0.0, ())}
     for regimes in range(1, MOST_REGIMES + 1):
