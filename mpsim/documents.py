@@ -13,6 +13,8 @@ import json
 import math
 import os
 import re
+import shlex
+import sys
 import tempfile
 import types
 import typing
@@ -25,7 +27,7 @@ from typing import Any, BinaryIO
 
 from mpsim.errors import MpsimError, did_you_mean
 
-__all__ = ["Provenance", "decode", "encode", "read", "write", "write_text", "writing"]
+__all__ = ["Provenance", "decode", "encode", "made_now", "read", "write", "write_text", "writing"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,29 @@ class Provenance:
     machine: str = ""
     software: str = ""
     source: str = ""
+
+
+def made_now(call: str) -> Provenance:
+    """Return the provenance of what is made now, by the command line that runs or by a `call` from Python.
+
+    Examples
+    --------
+    >>> made_now("mpsim.trace('gpt2')").made_by.split()[0]
+    'mpsim'
+    """
+    from datetime import UTC, datetime
+    from importlib import metadata
+
+    called = Path(sys.argv[0]).name if sys.argv else ""
+    try:
+        version = metadata.version("mpsim")
+    except metadata.PackageNotFoundError:
+        version = "not installed"
+    return Provenance(
+        made_by=f"mpsim {version}",
+        command=shlex.join(["mpsim", *sys.argv[1:]]) if called == "mpsim" else call,
+        date=datetime.now(UTC).strftime("%Y-%m-%d"),
+    )
 
 
 def encode(value: Any) -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mpsim.cli.output import print_json, tell
 from mpsim.cli.planning import PLAN_OPTIONS
+from mpsim.documents import made_now
 from mpsim.errors import MpsimError
 from mpsim.program.stages import microbatch_size
 from mpsim.result.frames import result_to_dict
@@ -117,7 +118,7 @@ def _write(result: Result, given: dict[str, Any]) -> None:
     if given["output"]:
         from mpsim.result.file import save_result
 
-        save_result(given["output"], result)
+        save_result(given["output"], replace(result, provenance=made_now("")))
     if given["perfetto"]:
         from mpsim.result.perfetto import save_perfetto
 

@@ -15,6 +15,7 @@ from mpsim.cli.planning import plan_of, plan_options
 from mpsim.cli.read import costs_by_type, read_pair
 from mpsim.cli.trials import trial_options, trials_of
 from mpsim.cli.types import Sizes
+from mpsim.documents import made_now
 from mpsim.errors import MpsimError
 from mpsim.plan.model import save_plan
 from mpsim.program.lower import lower
@@ -118,7 +119,7 @@ def _plan(inputs: tuple[str, ...], given: dict[str, Any]) -> tuple[Answer, Emula
         by_type=by_type,
     )
     if given["save_plan"]:
-        save_plan(given["save_plan"], plan)
+        save_plan(given["save_plan"], plan, made_now(""))
     return (
         Answer(result=run.result, notes=_notes(run), stages=stage_layers(lowering), coordinates=coordinates(lowering)),
         run,

@@ -14,6 +14,7 @@ from mpsim.cli.planning import plan_of, plan_options
 from mpsim.cli.read import costs_by_type, read_pair
 from mpsim.cli.trials import trial_options, trials_of
 from mpsim.cli.types import Sizes
+from mpsim.documents import made_now
 from mpsim.errors import MpsimError
 from mpsim.plan.model import save_plan
 from mpsim.program.lower import lower
@@ -75,7 +76,7 @@ def _plan(inputs: tuple[str, ...], given: dict[str, Any]) -> Answer:
     baseline = baseline_of(given["baseline"], workload, batch, plan.ranks, partial(run, spans=False))
     result = run(plan, baseline=baseline)
     if given["save_plan"]:
-        save_plan(given["save_plan"], plan)
+        save_plan(given["save_plan"], plan, made_now(""))
     notes = []
     if plan.ranks < devices:
         notes.append(f"the plan uses {plan.ranks} of {devices} devices: give --dp, --pp, --tp or --strategy for more")

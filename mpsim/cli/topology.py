@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
 from mpsim.cli.output import DOCUMENTS, output_option, tell
+from mpsim.documents import made_now
 from mpsim.topology.file import save_topology
 from mpsim.topology.spec import parse_topology
 
@@ -22,5 +25,7 @@ def topology(spec: str, output: str) -> None:
       mpsim topology dgx_h100:4 -o cluster.json
       mpsim show torus.json
     """
-    save_topology(output, parse_topology(spec))
+    made = parse_topology(spec)
+    # A preset says where its numbers come from; that stays, and who wrote the file is added.
+    save_topology(output, replace(made, provenance=replace(made_now(""), source=made.provenance.source)))
     tell(f"wrote {output}")

@@ -15,6 +15,7 @@ from mpsim.units import format_bytes
 __all__ = ["Plan", "check_size", "load_plan", "save_plan"]
 
 MIB = 2**20
+_UNSAID = Provenance()
 # Each is several tasks on every stage: beyond this a replay takes the memory of a large machine.
 MOST_MICROBATCHES = 1_000_000
 
@@ -163,7 +164,7 @@ def check_size(plan: Plan) -> None:
         )
 
 
-def save_plan(path: str | Path, plan: Plan) -> None:
+def save_plan(path: str | Path, plan: Plan, provenance: Provenance = _UNSAID) -> None:
     """Write a plan as ``mpsim.plan/1``.
 
     Raises
@@ -173,7 +174,7 @@ def save_plan(path: str | Path, plan: Plan) -> None:
     """
     if not isinstance(plan.schedule, str):
         raise MpsimError(f"plan's schedule is the function {plan.schedule_name!r}: register it in SCHEDULES to save it")
-    documents.write(path, "plan", 1, _PlanFile(plan=plan))
+    documents.write(path, "plan", 1, _PlanFile(plan=plan, provenance=provenance))
 
 
 def load_plan(path: str | Path) -> Plan:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
-from datetime import UTC, datetime
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
-from mpsim.documents import Provenance
+from mpsim.documents import Provenance, made_now
 
 __all__ = ["device_name", "memory_bytes", "provenance"]
 
@@ -64,12 +63,8 @@ def provenance(model: str) -> Provenance:
     >>> provenance("gpt2").made_by.split()[0]
     'mpsim'
     """
-    called = Path(sys.argv[0]).name if sys.argv else ""
-    command = " ".join(["mpsim", *sys.argv[1:]]) if called == "mpsim" else f"mpsim.trace({model!r})"
-    return Provenance(
-        made_by=f"mpsim {_version('mpsim')}",
-        command=command,
-        date=datetime.now(UTC).strftime("%Y-%m-%d"),
+    return replace(
+        made_now(f"mpsim.trace({model!r})"),
         machine=f"{platform.system()} {platform.machine()}, {_cpu_name()}, {os.cpu_count()} cores",
         software=", ".join(
             [f"python {platform.python_version()}", *(f"{p} {_version(p)}" for p in ("torch", "transformers"))]
