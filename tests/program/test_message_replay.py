@@ -5,7 +5,7 @@ import pytest
 from mpsim.engine.replay import replay
 from mpsim.program.algorithms import ALGORITHMS
 from mpsim.program.collectives import collective, messages, point_to_point
-from mpsim.program.laying import rounds_of
+from mpsim.program.laying import laid_rounds, rounds_of
 from mpsim.program.model import Program, Stream, Task, Traffic
 from mpsim.topology.builders import fully_connected, nodes, ring, switch
 from mpsim.topology.model import Topology
@@ -26,6 +26,26 @@ def one_event_s(topology: Topology, kind: str, algorithm: str, ranks, size: int)
     traffic = collective(Routes(topology), kind, ranks, size, algorithm)
     task = Task(kind, kind, (0,), traffic=traffic)
     return replay(Program(streams=(Stream(device=0, name="network"),), tasks=(task,)), topology).step_s
+
+
+def levelled_s(topology: Topology, kind: str, algorithm: str, size: int, blocking: bool) -> float:
+    """Replay the messages of an algorithm that follows levels, each of its rings waiting for its own alone."""
+    routes, n = Routes(topology), len(topology.devices)
+    rings = max(one.streams for one in laid_rounds(routes, kind, algorithm, tuple(range(n)))[0].rounds)
+    tasks: list[Task] = []
+    before: dict[tuple[int, int], list[int]] = {}
+    for one in messages(kind, range(n), size, algorithm, routes):
+        touched: dict[tuple[int, int], list[int]] = {}
+        for i, (source, target, count) in enumerate(one):
+            number = i * rings // len(one)
+            after = tuple(before.get((number, source), ()))
+            for end in (source, target) if blocking else (target,):
+                touched.setdefault((number, end), []).append(len(tasks))
+            traffic = point_to_point(routes, source, target, count)
+            tasks.append(Task(f"{source}>{target}", "send", (len(tasks),), after, traffic=traffic))
+        before |= touched
+    streams = tuple(Stream(device=0, name=task.name) for task in tasks)
+    return replay(Program(streams=streams, tasks=tuple(tasks)), topology).step_s
 
 
 def messages_s(topology: Topology, kind: str, algorithm: str, ranks, size: int, blocking: bool = True) -> float:
@@ -113,3 +133,18 @@ def test_around_unlike_links_a_large_tensor_takes_what_the_slow_link_takes(kind)
     topology = nodes(2, per_node=4, inside=Wire(2.0**33, 2.0**-20), between=Wire(2.0**30, 2.0**-17))
     expected_s = messages_s(topology, kind, "ring", range(8), 2**28, blocking=False)
     assert one_event_s(topology, kind, "ring", range(8), 2**28) == pytest.approx(expected_s, rel=0.01)
+
+
+@pytest.mark.parametrize("algorithm", ["hierarchical", "rings"])
+@pytest.mark.parametrize("kind", ["all_reduce", "all_gather", "reduce_scatter"])
+@pytest.mark.parametrize("size", [2**14, 2**20, 2**26])
+def test_along_levels_an_event_lies_between_buffered_and_blocking_sends(algorithm, kind, size):
+    """Ranks of a level are alike, so its rounds take as long either way; between levels, as around unlike links."""
+    inside, between = Wire(2.0**33, 2.0**-20), Wire(2.0**30, 2.0**-17)
+    topology = nodes(2, per_node=4, inside=inside, between=between)
+    took_s = one_event_s(topology, kind, algorithm, range(8), size)
+    buffered_s, blocking_s = (levelled_s(topology, kind, algorithm, size, blocking) for blocking in (False, True))
+    if algorithm == "hierarchical":
+        assert took_s == pytest.approx(blocking_s, rel=1e-9) == pytest.approx(buffered_s, rel=1e-9)
+    else:
+        assert buffered_s * (1 - 1e-9) <= took_s <= blocking_s * (1 + 1e-9)
