@@ -128,12 +128,15 @@ class Report:
         Of each recorded step.
     paths : tuple of MeasuredPath
         What messages were measured to cost.
+    smallest_s : float
+        What the smallest all-reduce over all ranks was.
     losses : tuple of float
         Of each recorded step, where the rank makes the loss.
     """
 
     trials: tuple[Times, ...]
     paths: tuple[MeasuredPath, ...] = ()
+    smallest_s: float = 0.0
     losses: tuple[float, ...] = ()
 
 

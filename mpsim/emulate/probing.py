@@ -23,7 +23,7 @@ import torch.distributed as dist
 
 from mpsim.emulate.links import MeasuredPath
 
-__all__ = ["measure_links"]
+__all__ = ["measure_links", "measure_smallest"]
 
 _SMALL_BYTES = 8
 _PROBE_BYTES = 256 * 2**10
@@ -62,6 +62,23 @@ def measure_links(
         gc.enable()
     dist.all_gather_object(collected, found)
     return tuple(_paths(pairs, [one for of_rank in collected for one in of_rank]))
+
+
+def measure_smallest(times: int = 20) -> float:
+    """Return the median time of an all-reduce of 8 bytes over all ranks of the default group, in seconds.
+
+    All ranks are at work at once, as in a collective of a step: what each of its messages takes beyond what it takes
+    when only two ranks talk is what `with_hops` makes of it. Every rank calls this; each gets its own median.
+    """
+    tensor = torch.zeros(_SMALL_BYTES // 4)
+    found = []
+    for _ in range(times):
+        dist.barrier()
+        time.sleep(_PAUSE_S)
+        start_s = time.perf_counter()
+        dist.all_reduce(tensor)
+        found.append(time.perf_counter() - start_s)
+    return statistics.median(found)
 
 
 class _Posted(NamedTuple):

@@ -63,7 +63,7 @@ def _run(job: Job, progress: Progress) -> Report:
     import torch.distributed as dist
 
     from mpsim.emulate.execute import Asleep, Executor, blaming_a_peer
-    from mpsim.emulate.probing import measure_links
+    from mpsim.emulate.probing import measure_links, measure_smallest
     from mpsim.workload.allocator import keep_freed_memory
 
     torch.set_num_threads(1)
@@ -74,13 +74,14 @@ def _run(job: Job, progress: Progress) -> Report:
             groups = _join(job)
             progress.note(job.rank, MEASURING, 0)
             paths = measure_links(job.pairs) if job.pairs else ()
+            smallest_s = measure_smallest() if job.pairs else 0.0
         progress.note(job.rank, READY, 0)
         rank_of = {device: rank for rank, device in enumerate(job.devices)}
         executor = Executor(job.script(0), rank_of, groups, dist.group.WORLD, work)
         with blaming_a_peer():
             trials = _trials(job, executor, progress)
     losses = tuple(getattr(work, "losses", ()))[-job.trials :]
-    return Report(trials=trials, paths=paths, losses=losses)
+    return Report(trials=trials, paths=paths, smallest_s=smallest_s, losses=losses)
 
 
 def _running(model: bytes) -> Any:

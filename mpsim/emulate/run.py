@@ -10,7 +10,7 @@ from typing import Any
 from mpsim.emulate.fabric import open_fabric
 from mpsim.emulate.job import Report
 from mpsim.emulate.launch import Launch, launch
-from mpsim.emulate.links import imposed_topology, pairs_to_measure, topology_from
+from mpsim.emulate.links import imposed_topology, pairs_to_measure, topology_from, with_hops
 from mpsim.emulate.measured import Layout, lay_out, timing_of
 from mpsim.emulate.pairing import check_scripts
 from mpsim.emulate.recipes import recipes
@@ -317,10 +317,14 @@ def _run(
         timings=_timings(layout, reports, trials),
         devices=devices,
         topology=imposed,
-        links=topology_from(reports[0].paths, imposed, devices) if order.pairs else None,
+        links=_measured(reports[0], imposed, devices) if order.pairs else None,
         fabric=description,
         losses=_losses(reports),
     )
+
+
+def _measured(report: Report, imposed: Topology, devices: tuple[int, ...]) -> Topology:
+    return with_hops(topology_from(report.paths, imposed, devices), devices, report.smallest_s)
 
 
 def _losses(reports: Sequence[Report]) -> tuple[float, ...]:

@@ -96,9 +96,10 @@ def gloo_collective(routes: Routes, kind: str, ranks: Sequence[int], bytes: int,
             on_link[link] = on_link.get(link, 0.0) + count
     users = {link: sum(link in path for path in paths) for link in on_link}
     bandwidth = [link.bandwidth_bytes_per_s for link in routes.topology.links]
+    hop_s = np.array([routes.topology.devices[rank].hop_s for rank in ranks])
     ring = _Ring(
-        np.array([routes.latency_s(path) for path in paths]),
-        np.array([routes.latency_s(routes.path(ranks[r], ranks[(r + 1) % n])) for r in range(n)]),
+        hop_s + [routes.latency_s(path) for path in paths],
+        hop_s + [routes.latency_s(routes.path(ranks[r], ranks[(r + 1) % n])) for r in range(n)],
         np.array([max(users[link] / bandwidth[link] for link in path) for path in paths]),
     )
     total_s = ring_s(bytes, ring, reduce_bytes_per_s)

@@ -206,6 +206,8 @@ class _Player:
     def _flight(self, hop: _Hop, kind: str, source: int, target: int, after: int) -> int:
         """Return the task after which what left `source` is at `target`."""
         seconds = self.routes.latency_s(self.routes.path(source, target))
+        if hop.kind != "send":
+            seconds += self.routes.topology.devices[source].hop_s
         if not seconds:
             return after
         both = (self._stream(source, "in flight", _ALL_AT_ONCE), self._stream(target, "in flight", _ALL_AT_ONCE))

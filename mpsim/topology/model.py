@@ -32,6 +32,8 @@ class Device:
         goes on once no more than that is left. 0: when the last byte has left.
     post_s : float
         How long handing a message or a collective to the runtime keeps it from its computation.
+    hop_s : float
+        What each message within a collective takes beyond the latency of its path, as all ranks are at work at once.
     """
 
     name: str
@@ -40,10 +42,12 @@ class Device:
     speed: float = 1.0
     send_buffer_bytes: int = 0
     post_s: float = 0.0
+    hop_s: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.post_s) and self.post_s >= 0):
-            raise MpsimError(f"device {self.name!r}: post_s is {self.post_s}, expected 0 or more")
+        for name in ("post_s", "hop_s"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise MpsimError(f"device {self.name!r}: {name} is {getattr(self, name)}, expected 0 or more")
         if self.send_buffer_bytes < 0:
             raise MpsimError(f"device {self.name!r}: send_buffer_bytes is {self.send_buffer_bytes}, expected 0 or more")
         if not (math.isfinite(self.speed) and self.speed > 0):

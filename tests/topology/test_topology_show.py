@@ -102,6 +102,8 @@ def test_the_object_has_everything_and_is_json():
         "memory_bytes": memory,
         "speed": 2.0,
         "send_buffer_bytes": 0,
+        "post_s": 0.0,
+        "hop_s": 0.0,
     }
     assert shown["links"][0] == {
         "source": "d0",
