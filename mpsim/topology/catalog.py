@@ -342,8 +342,8 @@ def topology_device(name: str) -> Device:
 
     Examples
     --------
-    >>> topology_device("A100-SXM4-40GB")
-    Device(name='A100-SXM4-40GB', type='A100-SXM4-40GB', memory_bytes=40000000000, speed=1.0)
+    >>> topology_device("A100-SXM4-40GB").memory_bytes
+    40000000000
     """
     row = device(name)
     memory = row.memory_bytes if row.usable_memory_bytes is None else row.usable_memory_bytes
