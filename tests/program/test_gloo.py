@@ -106,5 +106,5 @@ def test_every_message_of_a_collective_takes_its_hop():
     topology = replace(ring(4, link=Wire(INF, 0.5)), devices=devices)
     assert gloo_collective(Routes(topology), "all_reduce", range(4), 32, INF).latency_s == 4 * 3 * 0.75
     pair = replace(fully_connected(2, link=Wire(INF, 0.5)), devices=devices[:2])
-    program = play_scripts(Routes(pair), collective_scripts([8], "all_reduce", [0, 1]), "torch-gloo")
+    program = play_scripts(Routes(pair), collective_scripts([32], "all_reduce", [0, 1]), "torch-gloo")
     assert replay(program, pair).step_s == 4 * 0.75
