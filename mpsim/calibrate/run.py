@@ -12,7 +12,7 @@ import numpy as np
 from mpsim.calibrate.fit import Fitted, criterion, fit_regimes
 from mpsim.calibrate.log import Measurement
 from mpsim.calibrate.parts import Parts, level_link, parts_of
-from mpsim.documents import Provenance
+from mpsim.documents import made_now
 from mpsim.errors import MpsimError
 from mpsim.program.choice import alone_s, can_be, choose
 from mpsim.program.protocols import cost_family
@@ -70,9 +70,7 @@ def geometric_mean_error(errors: Sequence[float]) -> float:
     return math.expm1(math.fsum(abs(math.log1p(error)) for error in errors) / len(errors)) if errors else 0.0
 
 
-def calibrate(
-    topology: Topology, measurements: Sequence[Measurement], *, command: str = "", date: str = ""
-) -> Calibration:
+def calibrate(topology: Topology, measurements: Sequence[Measurement]) -> Calibration:
     """Fit the costs of a topology's links to measured collectives.
 
     Ranks are taken to be the first devices of the topology. Their outermost level decides over which links a number of
@@ -86,9 +84,6 @@ def calibrate(
         Its links need types; costs that it has of the same kinds and links are replaced.
     measurements : sequence of Measurement
         Of any kinds and numbers of ranks.
-    command, date : str
-        For the provenance.
-
     Raises
     ------
     MpsimError
@@ -114,9 +109,7 @@ def calibrate(
     topology = replace(topology, costs=tuple(c for c in topology.costs if (c.link, c.kind) not in redone))
     for link in dict.fromkeys(level_of.values()):
         topology = _level(topology, link, [one for one in measurements if level_of[one.ranks] == link])
-    provenance = Provenance(
-        made_by="mpsim calibrate", command=command, date=date, source=", ".join(_files(measurements))
-    )
+    provenance = replace(made_now("mpsim.calibrate(topology, measurements)"), source=", ".join(_files(measurements)))
     topology = replace(topology, provenance=provenance)
     return Calibration(topology=topology, residuals=_residuals(topology, measurements))
 

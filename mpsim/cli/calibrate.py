@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import sys
 from typing import Any
 
 import click
@@ -37,8 +35,7 @@ def calibrate(logs: tuple[str, ...], topology: str, as_json: bool, output: str) 
     from mpsim.calibrate.text import calibration_text, calibration_to_dict
 
     measured = [one for path in logs for one in read_log(path)]
-    command = " ".join(["mpsim", *sys.argv[1:]])
-    found = fit(parse_topology(topology), measured, command=command, date=datetime.date.today().isoformat())
+    found = fit(parse_topology(topology), measured)
     save_topology(output, found.topology)
     shown: dict[str, Any] = calibration_to_dict(found)
     if as_json:

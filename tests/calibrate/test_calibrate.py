@@ -211,6 +211,6 @@ def test_the_command_writes_a_topology_that_says_where_it_comes_from(tmp_path):
     assert "all_reduce (ring) over nvlink4, 2 to 4 ranks, fit within" in done.stdout
     assert "all_reduce over 4: mean" in done.stdout
     found = load_topology(tmp_path / "node.json")
-    assert found.provenance.made_by == "mpsim calibrate"
+    assert found.provenance.made_by.startswith("mpsim ")
     assert found.provenance.source == "all_reduce_perf.2.log, all_reduce_perf.4.log"
     assert math.isclose(found.links[0].bandwidth_bytes_per_s, 2e11, rel_tol=0.1)
