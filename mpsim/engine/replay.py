@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 import simpy
 
+from mpsim.engine.interference import Interference
 from mpsim.engine.network import Network, Observer
 from mpsim.engine.queues import Queues
 from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
-from mpsim.program.model import Program, Task, Timing
+from mpsim.program.model import Program, Task, Timing, Traffic
 from mpsim.topology.model import Topology
 
 __all__ = ["replay"]
@@ -78,6 +79,7 @@ class _Run:
         capacity = [link.bandwidth_bytes_per_s for link in topology.links]
         self.network = Network(self.env, capacity, self._finish, self._rid, observer)
         self.queues = Queues(program.streams)
+        self.beside = Interference(self.env, topology.devices, program.streams, self._finish)
         self.waiting, self.followers = _order(program.tasks, len(program.streams), self.queues)
         # Of each transfer, the tasks that go on as soon as its sender is rid of it.
         self.early = _early(program.tasks, self.waiting)
@@ -103,13 +105,16 @@ class _Run:
         self.start_s[i] = env.now
         traffic = task.traffic
         if traffic is None:
+            if self.beside.slowdown and task.duration_s and self.beside.device(task) in self.beside.slowdown:
+                self.beside.compute(i, task)
+                return False
             delay, after = task.duration_s, self._on_end
         elif self.free:
             return True
         elif traffic.latency_s:
             delay, after = traffic.latency_s, self._on_latency
         else:
-            return self.network.start(i, traffic)
+            return self._move(i, traffic)
         if delay == 0.0:
             return True
         simpy.Timeout(env, delay, i).callbacks.append(after)
@@ -122,8 +127,16 @@ class _Run:
         i: int = event._value
         traffic = self.tasks[i].traffic
         assert traffic is not None
-        if self.network.start(i, traffic):
+        if self._move(i, traffic):
             self._finish(i)
+
+    def _move(self, i: int, traffic: Traffic) -> bool:
+        """Let the bytes of a transfer move; True if they are there at once."""
+        if self.network.start(i, traffic):
+            return True
+        if self.beside.slowdown:
+            self.beside.begin(i, self.tasks[i])
+        return False
 
     def _rid(self, i: int) -> None:
         """Start what waited for nothing but that a transfer's sender be rid of it."""
@@ -139,6 +152,8 @@ class _Run:
         waiting, start = self.waiting, self._ready if self.queues.free else self._start
         for j in ended:
             self.end_s[j] = now
+            if self.beside.slowdown:
+                self.beside.end(j)
             if self.queues.free:
                 ended += [k for k in self.queues.leave(self.tasks[j]) if self._start(k)]
             for k in (*self.followers[j], *self.early.pop(j)) if j in self.early else self.followers[j]:

@@ -97,7 +97,18 @@ def load_topology(path: str | Path) -> Topology:
         raise MpsimError(f"{path}: {error}") from None
 
 
-_OF_DEVICE = ("name", "device", "type", "memory", "memory_bytes", "speed", "send_buffer_bytes", "post_s", "hop_s")
+_OF_DEVICE = (
+    "name",
+    "device",
+    "type",
+    "memory",
+    "memory_bytes",
+    "speed",
+    "send_buffer_bytes",
+    "post_s",
+    "hop_s",
+    "overlap_slowdown",
+)
 _OF_LINK = (
     "source",
     "target",

@@ -34,6 +34,8 @@ class Device:
         How long handing a message or a collective to the runtime keeps it from its computation.
     hop_s : float
         What each message within a collective takes beyond the latency of its path, as all ranks are at work at once.
+    overlap_slowdown : float
+        Its computations take this many times as long while bytes move that it sends or receives; 1: they do not mind.
     """
 
     name: str
@@ -43,8 +45,13 @@ class Device:
     send_buffer_bytes: int = 0
     post_s: float = 0.0
     hop_s: float = 0.0
+    overlap_slowdown: float = 1.0
 
     def __post_init__(self) -> None:
+        if not (math.isfinite(self.overlap_slowdown) and self.overlap_slowdown >= 1):
+            raise MpsimError(
+                f"device {self.name!r}: overlap_slowdown is {self.overlap_slowdown}, expected a finite number from 1 on"
+            )
         for name in ("post_s", "hop_s"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise MpsimError(f"device {self.name!r}: {name} is {getattr(self, name)}, expected 0 or more")

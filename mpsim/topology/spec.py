@@ -43,6 +43,15 @@ _EXAMPLE = "ring:8,link=nvlink4 or ring:4,bandwidth=50GB/s,latency=2us"
 _MOST = 1_000_000
 
 
+def _overlap(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise MpsimError(
+            f"overlap {text!r} is not a number: write overlap=1.2 if computing takes 20 % longer beside communication"
+        ) from None
+
+
 def _speed(text: str) -> float:
     try:
         return float(text)
@@ -55,6 +64,7 @@ _OF_DEVICES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "type": ("type", str),
     "memory": ("memory_bytes", lambda text: units.size(text, "memory")),
     "speed": ("speed", _speed),
+    "overlap": ("overlap_slowdown", _overlap),
 }
 
 

@@ -104,6 +104,7 @@ def test_the_object_has_everything_and_is_json():
         "send_buffer_bytes": 0,
         "post_s": 0.0,
         "hop_s": 0.0,
+        "overlap_slowdown": 1.0,
     }
     assert shown["links"][0] == {
         "source": "d0",
