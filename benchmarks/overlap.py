@@ -61,6 +61,8 @@ def rank(index: int, store: str) -> None:
         if index == 0:
             low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
             print(f"{name}: overlap_slowdown {middle:.2f} ({low:.2f} to {high:.2f})", flush=True)
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 def _talk(dist, payload, go, index: int, stop: threading.Event) -> None:

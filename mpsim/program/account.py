@@ -59,6 +59,8 @@ def _bubbles(program: Program, place: Sequence[int], free: Timing) -> dict[int, 
 
 def _in_ulps(part: float, whole: float) -> float:
     """Round to whole numbers of the last bit of `whole`: such parts of it add up to it exactly, in any order."""
+    if not part or part == whole:
+        return part
     unit = math.ulp(whole)
     return round(part / unit) * unit
 
@@ -92,8 +94,8 @@ def _union(intervals: _Intervals) -> _Intervals:
 
 def _length(intervals: _Intervals) -> float:
     """Return the total length, correctly rounded, so that it never exceeds a whole that contains it."""
-    if not intervals:
-        return 0.0
+    if len(intervals) < 2:
+        return intervals[0][1] - intervals[0][0] if intervals else 0.0
     return math.fsum(edge for start, end in intervals for edge in (end, -start))
 
 
