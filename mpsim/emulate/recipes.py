@@ -11,7 +11,6 @@ from typing import Any
 from mpsim.errors import MpsimError
 from mpsim.program.buckets import Bucket
 from mpsim.program.lower import Lowering
-from mpsim.program.segments import passes_of
 from mpsim.program.stages import Stage, microbatch_size
 
 __all__ = ["recipes", "split_name"]
@@ -60,8 +59,9 @@ def recipes(lowering: Lowering, model: Any, depth: int | str) -> tuple[bytes, ..
     else:
         model = _pickled(model)
     found = []
+    members = [_members(s, p.buckets) for s, p in zip(lowering.stages, lowering.passes, strict=True)]
     for _ in range(plan.dp):
-        for stage, row in zip(lowering.stages, lowering.rows, strict=True):
+        for stage, buckets in zip(lowering.stages, members, strict=True):
             for t in range(plan.tp):
                 recipe = Recipe(
                     model=model,
@@ -77,7 +77,7 @@ def recipes(lowering: Lowering, model: Any, depth: int | str) -> tuple[bytes, ..
                     first=stage.layers.start,
                     last=stage.layers.stop,
                     tp_rank=t,
-                    buckets=_members(stage, passes_of(stage, row, plan).buckets),
+                    buckets=buckets,
                 )
                 found.append(pickle.dumps(recipe))
     return tuple(found)

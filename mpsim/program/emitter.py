@@ -8,7 +8,6 @@ from mpsim.plan.runtimes import resolve_runtime
 from mpsim.program.collectives import collective, point_to_point
 from mpsim.program.draws import Draw, delayed
 from mpsim.program.model import Allocation, Program, Resident, Stream, Task, Traffic
-from mpsim.program.segments import passes_of
 from mpsim.program.stage_emitter import StageEmitter
 from mpsim.program.stages import Tied
 from mpsim.program.times import RankTimes, rank_times
@@ -35,7 +34,7 @@ class Emitter:
         self.receives: list[tuple[int, int]] = []
         self.residents: list[Resident] = []
         self.allocations: list[Allocation] = []
-        self.passes = [passes_of(s, r, self.plan) for s, r in zip(lowering.stages, lowering.rows, strict=True)]
+        self.passes = lowering.passes
         # By (stage, tp rank, bucket) and by (stage, tp rank): the tasks that a reduction or an update waits for.
         self.bucket_ready: dict[tuple[int, int, int], list[int]] = {}
         self.reduced: dict[tuple[int, int], list[int]] = {}

@@ -23,6 +23,7 @@ from mpsim.program.emitter import Emitter
 from mpsim.program.model import Program
 from mpsim.program.script_emitter import emit_scripts
 from mpsim.program.scripts import scripts
+from mpsim.program.segments import Passes, passes_of
 from mpsim.program.stages import Stage, Tied, cut, microbatch_size, tied_parameters
 from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
@@ -51,6 +52,11 @@ class Lowering:
             if resolve_runtime(self.plan.runtime).scripted:
                 return emit_scripts(self, scripts(self, draw), draw)
             return Emitter(self, draw).emit()
+
+    @property
+    def passes(self) -> list[Passes]:
+        """How the passes of each stage fall into segments, and its gradient buckets."""
+        return [passes_of(stage, row, self.plan) for stage, row in zip(self.stages, self.rows, strict=True)]
 
     @property
     def tied(self) -> tuple[Tied, ...]:

@@ -23,7 +23,6 @@ from mpsim.program.gloo import gloo_collective, phase_lengths
 from mpsim.program.memory import residents_of
 from mpsim.program.model import Allocation, Program, Stream, Task, Traffic
 from mpsim.program.script import Collective, Compute, Receive, Script, Send, Wait
-from mpsim.program.segments import passes_of
 
 if TYPE_CHECKING:
     from mpsim.plan.runtimes import Runtime
@@ -94,12 +93,11 @@ def emit_scripts(lowering: Lowering, scripts: Sequence[Script], draw: Draw | Non
     plan = lowering.plan
     player = _Player(lowering.routes, resolve_runtime(plan.runtime), plan.algorithm)
     player.play(scripts)
-    residents = []
+    passes, residents = lowering.passes, []
     allocations: list[Allocation] = []
     for script in scripts:
         stage = lowering.stages[script.stage]
-        buckets = passes_of(stage, lowering.rows[script.stage], plan).buckets
-        residents += residents_of(stage, buckets, script.device)
+        residents += residents_of(stage, passes[script.stage].buckets, script.device)
         for first, last in player.held[script.device].values():
             allocations.append(Allocation(script.device, "activations", stage.activation_bytes, first, last))
     return Program(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mpsim.plan.schedules import Operation
 from mpsim.program.draws import Draw
 from mpsim.program.script import Collective, Compute, Receive, Script, Send, Step, Wait
-from mpsim.program.segments import Passes, Segment, passes_of
+from mpsim.program.segments import Passes, Segment
 from mpsim.program.times import RankTimes, rank_times
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def scripts(lowering: Lowering, draw: Draw | None = None) -> tuple[Script, ...]:
     ['Compute', 'Send', 'Receive', 'Wait', 'Compute']
     """
     plan = lowering.plan
-    passes = [passes_of(stage, row, plan) for stage, row in zip(lowering.stages, lowering.rows, strict=True)]
+    passes = lowering.passes
     keys = _Keys()
     return tuple(
         _Writer(lowering, draw, passes, keys, d, p, t).script()
