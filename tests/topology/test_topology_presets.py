@@ -1,11 +1,13 @@
 """Presets: what each is made of, that collectives run over it, and how it is written."""
 
+import re
+
 import pytest
 
 from mpsim.errors import MpsimError
 from mpsim.program.choice import choose
 from mpsim.program.collectives import collective
-from mpsim.topology.catalog import device, wire
+from mpsim.topology.catalog import device, link, wire
 from mpsim.topology.levels import find_levels, level_sizes
 from mpsim.topology.presets import PRESETS
 from mpsim.topology.routes import Routes
@@ -24,23 +26,73 @@ def test_each_preset_is_drawn_cites_its_source_and_carries_collectives(name):
     assert collective(routes, "all_reduce", ranks, 2**20, "auto").algorithm in ("ring", "rings", "nvls")
 
 
-@pytest.mark.parametrize("name", ["dgx_a100", "dgx_h100", "dgx_b200", "aws_p5", "gcp_a3_high", "azure_nd_a100"])
+def test_each_source_is_a_page_or_a_file_to_open_or_says_that_there_is_none():
+    for name, preset in PRESETS.items():
+        found = re.search(r"https://\S+|repository [\w-]+/[\w.-]+(, | at \w+, )\S+", preset.source)
+        assert found or preset.source.startswith("no machine's: "), name
+
+
+NODES = [name for name, preset in PRESETS.items() if preset.sizes == (1,) and name != "gb200_nvl72"]
+
+
+@pytest.mark.parametrize("name", NODES)
 def test_several_nodes_are_two_levels(name):
     topology = parse_topology(f"{name}:4")
     assert level_sizes(find_levels(topology, range(32))) == (8, 4)
-    assert choose(Routes(topology), "all_reduce", tuple(range(32)), 2**33) in ("rings", "nvls_tree")
+    assert choose(Routes(topology), "all_reduce", tuple(range(32)), 2**33) in ("rings", "trees", "nvls_tree")
 
 
-def test_a_hybrid_cube_mesh_has_six_links_a_gpu():
-    topology = parse_topology("dgx1_v100")
-    for one in topology.devices:
-        out = sum(link.bandwidth_bytes_per_s for link in topology.links if link.source == one.name)
-        assert out == pytest.approx(wire("nvlink2").bandwidth_bytes_per_s)
+# The NVLinks that nvidia-smi topo -m prints of a DGX-1 (pytorch/pytorch, benchmarks/distributed/ddp/README.md).
+DGX1 = """
+ X  NV1 NV1 NV2 NV2 SYS SYS SYS
+NV1  X  NV2 NV1 SYS NV2 SYS SYS
+NV1 NV2  X  NV2 SYS SYS NV1 SYS
+NV2 NV1 NV2  X  SYS SYS SYS NV1
+NV2 SYS SYS SYS  X  NV1 NV1 NV2
+SYS NV2 SYS SYS NV1  X  NV2 NV1
+SYS SYS NV1 SYS NV1 NV2  X  NV2
+SYS SYS SYS NV1 NV2 NV1 NV2  X
+"""
 
 
-def test_four_cards_are_shared_by_eight_devices():
-    topology = parse_topology("aws_p4d:2")
-    assert sum(link.target == "network" for link in topology.links) == 8
+@pytest.mark.parametrize(("name", "prefix"), [("dgx1_v100", "d"), ("dgx1_v100:2", "n1.d"), ("aws_p3dn:3", "n2.d")])
+def test_a_hybrid_cube_mesh_is_wired_as_the_machine_says(name, prefix):
+    links = {(link.source, link.target): link.bandwidth_bytes_per_s for link in parse_topology(name).links}
+    for i, row in enumerate(DGX1.split("\n")[1:-1]):
+        for j, cell in enumerate(row.split()):
+            count = int(cell.removeprefix("NV")) if cell.startswith("NV") else 0
+            found = links.get((f"{prefix}{i}", f"{prefix}{j}"), 0.0)
+            assert found == pytest.approx(wire("nvlink2").bandwidth_bytes_per_s * count / 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "cards", "card_bytes_per_s", "kind"),
+    [
+        ("dgx1_v100", 4, 12.5e9, "ib_edr"),
+        ("aws_p3dn", 1, 12.5e9, "efa_v1_p4d"),
+        ("aws_p4d", 4, 12.5e9, "efa_v1_p4d"),
+        ("aws_p5", 8, 50e9, "efa_v2_p5"),
+        ("gcp_a3_high", 4, 25e9, "gcp_tcpx_a3_high"),
+        ("gcp_a3_mega", 8, 25e9, "gcp_tcpx_a3_high"),
+        ("azure_nd_h100", 8, 50e9, "ib_ndr"),
+    ],
+)
+def test_a_node_has_as_many_cards_as_the_machine_of_their_bandwidth(name, cards, card_bytes_per_s, kind):
+    found = [one for one in parse_topology(f"{name}:2").links if one.target == "network"]
+    assert len(found) == 2 * cards
+    assert {one.type for one in found} == {kind}
+    for one in found:
+        assert one.bandwidth_bytes_per_s == pytest.approx(card_bytes_per_s * link(kind).reachable_fraction)
+
+
+def test_a_message_between_nodes_takes_the_catalogs_latency_once_over_a_shared_card():
+    routes = Routes(parse_topology("aws_p4d:2"))
+    assert routes.latency_s(routes.path(0, 8)) == pytest.approx(link("efa_v1_p4d").effective_latency_s)
+
+
+@pytest.mark.parametrize(("text", "links"), [("tpu_v4:4x4x8", 6 * 128), ("tpu_v4:2x2x4", 56), ("tpu_v5p:4x4x4", 384)])
+def test_tpus_are_wrapped_on_whole_cubes_only(text, links):
+    assert len(parse_topology(text).links) == links
 
 
 def test_a_pcie_box_has_three_levels_of_links_with_types_of_their_own():
