@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from mpsim.errors import MpsimError, unknown
 from mpsim.topology.catalog import parse_wire
-from mpsim.topology.laying import LINES, Template, check_counts, make_devices
+from mpsim.topology.laying import LINES, Template, check_counts, check_size, make_devices, wires_of
 from mpsim.topology.model import Link, Topology
 from mpsim.topology.wire import Wire
 
@@ -159,7 +159,9 @@ def _grid(
     """Lay a grid of devices in row-major order, each dimension joined in its own way."""
     for size in sizes:
         check_counts(size=size)
-    names = [f"d{i}" for i in range(math.prod(sizes))]
+    count = math.prod(sizes)
+    check_size(count, 2 * sum(count // n * wires_of(kind, n) for kind, n in zip(kinds, sizes, strict=True)))
+    names = [f"d{i}" for i in range(count)]
     switches: list[str] = []
     laid: list[Link] = []
     for dim, (kind, link) in enumerate(zip(kinds, links, strict=True)):

@@ -11,7 +11,7 @@ from mpsim.topology.catalog import topology_device
 from mpsim.topology.model import Device, Link
 from mpsim.topology.wire import Wire
 
-__all__ = ["LINES", "Laid", "Template", "check_counts", "make_devices"]
+__all__ = ["LINES", "Laid", "Template", "check_counts", "check_size", "make_devices", "wires_of"]
 
 Template = Device | str | None
 
@@ -59,6 +59,42 @@ def check_counts(least: int = 1, **counts: int) -> None:
     for name, count in counts.items():
         if count < least:
             raise MpsimError(f"{name} is {count}, expected {least} or more")
+
+
+# A slip of the hand in a size must not fill the memory: a link takes some 250 bytes, and 3 us to lay.
+_MOST_DEVICES, _MOST_LINKS = 1_000_000, 2_000_000
+
+
+def check_size(devices: int, links: int) -> None:
+    """Refuse what is too large to be built, before any of it is: a million devices, or two million links.
+
+    Examples
+    --------
+    >>> check_size(5_000, 5_000 * 4_999)
+    Traceback (most recent call last):
+    ...
+    mpsim.errors.MpsimError: 5,000 devices and 24,995,000 links: 1,000,000 and 2,000,000 at most are built: ask for fewer devices, or join them by switches (2 links a device)
+    """  # noqa: E501
+    if devices > _MOST_DEVICES or links > _MOST_LINKS:
+        raise MpsimError(
+            f"{_shown(devices)} devices and {_shown(links)} links: {_MOST_DEVICES:,} and {_MOST_LINKS:,} at most are"
+            " built: ask for fewer devices, or join them by switches (2 links a device)"
+        )
+
+
+def _shown(count: int) -> str:
+    return f"{count:,}" if count < 10**15 else "over 10^15"
+
+
+def wires_of(kind: str, n: int) -> int:
+    """Return how many wires, each two links, one line of `n` nodes of a kind has.
+
+    Examples
+    --------
+    >>> [wires_of(kind, 4) for kind in LINES]
+    [3, 4, 6, 4]
+    """
+    return {"chain": n - 1, "ring": n if n > 2 else n - 1, "fully_connected": n * (n - 1) // 2, "switch": n}[kind]
 
 
 # How one dimension joins the nodes that stand in a line: (nodes, wire, name for a switch) → (switches, links).

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from mpsim.errors import MpsimError, unknown
 from mpsim.topology.catalog import parse_wire
-from mpsim.topology.laying import LINES, Laid, Template, check_counts, make_devices
+from mpsim.topology.laying import LINES, Laid, Template, check_counts, check_size, make_devices, wires_of
 from mpsim.topology.model import Link, Topology
 from mpsim.topology.wire import Wire
 
@@ -58,6 +58,7 @@ def nodes(
         raise MpsimError(f"{per_node} devices do not divide over {cards} network cards: choose nics that divides them")
     if fabric not in LINES:
         raise unknown("fabric", fabric, LINES)
+    check_size(n * per_node, 2 * n * (wires_of(fabric, per_node) + per_node + cards))
     wide = parse_wire(between)
     to_card = _to_card(wide, None if host is None else parse_wire(host))
     names, switches, laid = [], ["network"], []
@@ -116,6 +117,7 @@ def leaf_spine(
     6
     """
     check_counts(leaves=leaves, per_leaf=per_leaf, spines=spines)
+    check_size(leaves * per_leaf, 2 * leaves * (per_leaf + spines))
     end, trunk = parse_wire(link).end(), parse_wire(link if up is None else up).trunk()
     names = [f"d{i}" for i in range(leaves * per_leaf)]
     switches = [f"leaf{i}" for i in range(leaves)] + [f"spine{j}" for j in range(spines)]
@@ -147,6 +149,7 @@ def fat_tree(
     if arity < 2 or arity % 2:
         raise MpsimError(f"arity is {arity}, expected an even number of switch ports, 2 or more")
     half = arity // 2
+    check_size(arity * half * half, 6 * arity * half * half)
     end, trunk = parse_wire(link).end(), parse_wire(link if up is None else up).trunk()
     names = [f"d{i}" for i in range(arity * half * half)]
     laid = [one for i, name in enumerate(names) for one in end.pair(name, f"edge{i // half}")]
@@ -190,9 +193,11 @@ def dragonfly(
     (12, 6, 36)
     """
     check_counts(groups=groups, routers=routers, per_router=per_router)
+    devices_in_all, routers_in_all = groups * routers * per_router, groups * routers
+    check_size(devices_in_all, 2 * devices_in_all + routers_in_all * (routers - 1) + groups * (groups - 1))
     end = parse_wire(link).end()
     inside, across = (parse_wire(link if one is None else one).trunk() for one in (local, wide))
-    names = [f"d{i}" for i in range(groups * routers * per_router)]
+    names = [f"d{i}" for i in range(devices_in_all)]
     laid = [one for i, name in enumerate(names) for one in end.pair(name, f"r{i // per_router}")]
     for group, (a, b) in itertools.product(range(groups), itertools.combinations(range(routers), 2)):
         laid += inside.pair(f"r{group * routers + a}", f"r{group * routers + b}")
@@ -200,6 +205,6 @@ def dragonfly(
         # The wire from g to h is number h-g-1 of g's and number g-h-1 (mod groups) of h's.
         a, b = (h - g - 1) % routers, (g - h - 1) % groups % routers
         laid += across.pair(f"r{g * routers + a}", f"r{h * routers + b}")
-    switches = tuple(f"r{i}" for i in range(groups * routers))
+    switches = tuple(f"r{i}" for i in range(routers_in_all))
     made = make_devices(names, device, devices)
     return Topology(name=f"dragonfly:{groups}", devices=made, switches=switches, links=tuple(laid))

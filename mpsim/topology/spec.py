@@ -39,8 +39,8 @@ __all__ = ["parse_topology"]
 
 _EXAMPLE = "ring:8,link=nvlink4 or ring:4,bandwidth=50GB/s,latency=2us"
 
-# A slip of the hand in a size must not fill the memory.
-_MOST = 1_000_000
+# No size or count has more digits: past a million devices nothing is built.
+_DIGITS = 9
 
 
 def _overlap(text: str) -> float:
@@ -95,13 +95,18 @@ def parse_topology(text: str) -> Topology:
     if os.path.isfile(text) or _looks_like_a_file(name):
         return _load(text)
     if name in PRESETS:
-        return PRESETS[name].build(text, _preset_sizes(text, rest))
+        return _of(text, lambda: PRESETS[name].build(text, _preset_sizes(text, rest)))
     if name not in BUILDERS:
         raise _no_builder(text, name)
     if not rest:
         raise MpsimError(f"{text!r} has no size: write {_usage(name)}")
+    return _of(text, lambda: _build(text, name, rest))
+
+
+def _of(text: str, build: Callable[[], Topology]) -> Topology:
+    """Build, and say of an error which text it is about."""
     try:
-        return _build(text, name, rest)
+        return build()
     except MpsimError as error:
         message = str(error)
         raise MpsimError(message if repr(text) in message else f"{text}: {message}") from None
@@ -110,10 +115,7 @@ def parse_topology(text: str) -> Topology:
 def _preset_sizes(text: str, rest: str) -> list[int]:
     if rest and not re.fullmatch(r"[0-9]{1,6}(x[0-9]{1,6})*", rest):
         raise MpsimError(f"{text!r}: {rest!r} is not a size: write dgx_h100:4, or tpu_v4:4x4x8")
-    sizes = [int(size) for size in rest.split("x")] if rest else []
-    if math.prod(sizes) > _MOST:
-        raise MpsimError(f"{text!r} has {math.prod(sizes):,} parts, {_MOST:,} at most are built: ask for fewer")
-    return sizes
+    return [int(size) for size in rest.split("x")] if rest else []
 
 
 def _looks_like_a_file(name: str) -> bool:
@@ -158,11 +160,10 @@ def _split(text: str, name: str, rest: str) -> tuple[list[int], dict[str, str]]:
         if key in arguments:
             raise MpsimError(f"{text!r}: {key} is given twice, {arguments[key]!r} and {value!r}: leave one out")
         arguments[key] = value
+    longest = max(map(len, first.split("x")))
+    if longest > _DIGITS:
+        raise MpsimError(f"{name} has a size of {longest} digits: a million devices at most are built: ask for fewer")
     sizes = [int(size) for size in first.split("x")]
-    if math.prod(sizes) > _MOST:
-        raise MpsimError(
-            f"{text!r} has {math.prod(sizes):,} devices or more, {_MOST:,} at most are built: ask for fewer"
-        )
     least, most = _sizes(name)
     if not least <= len(sizes) <= most:
         wanted = f"{least}" if least == most else f"{least} to {most}"
@@ -243,15 +244,15 @@ def _convert(hint: Any, key: str, value: Any) -> Any:
     if Wire in kinds:
         return parse_wire(value)
     if int in kinds:
-        if not value.isdecimal():
-            raise MpsimError(f"{key} {value!r} is not a whole number: write {key}=4")
+        if not value.isdecimal() or len(value) > _DIGITS:
+            raise MpsimError(f"{key} {value[:20]!r} is not a whole number of {_DIGITS} digits or fewer: write {key}=4")
         return int(value)
     return value
 
 
 def _values(text: str) -> list[tuple[str, int]]:
     """Return the values and counts of ``a*4+b*2``; a count of 0 stands for none given."""
-    pairs = [re.fullmatch(r"(.*?)(?:\*(\d+))?", part.strip()) for part in text.split("+")]
+    pairs = [re.fullmatch(rf"(.*?)(?:\*([0-9]{{1,{_DIGITS}}}))?", part.strip()) for part in text.split("+")]
     return [(pair[1].strip(), int(pair[2] or 0)) for pair in pairs if pair]
 
 
@@ -266,10 +267,10 @@ def _described(devices: tuple[Device, ...], said: dict[str, list[tuple[str, int]
 def _spread(key: str, values: list[tuple[str, int]], n: int) -> list[str]:
     if len(values) == 1 and not values[0][1]:
         return [values[0][0]] * n
-    each = [value for value, count in values for _ in range(count or 1)]
-    if len(each) != n:
-        raise MpsimError(f"{key} lists {len(each)} devices, the topology has {n}: write value*count to add up to {n}")
-    return each
+    listed = sum(count or 1 for _, count in values)
+    if listed != n:
+        raise MpsimError(f"{key} lists {listed:,} devices, the topology has {n}: write value*count to add up to {n}")
+    return [value for value, count in values for _ in range(count or 1)]
 
 
 @cache

@@ -103,9 +103,9 @@ VALUES = [
     (("sweep", HAND, RING, "--batch", "99999999999999999999"), "more than 1,000,000 are too many"),
     (
         ("simulate", HAND, "ring:99999999999,link=eth_10g"),
-        "99,999,999,999 devices or more, 1,000,000 at most are built",
+        "ring has a size of 11 digits: a million devices at most are built: ask for fewer",
     ),
-    (("simulate", HAND, "torus:2000x2000,link=eth_10g"), "4,000,000 devices or more"),
+    (("simulate", HAND, "torus:2000x2000,link=eth_10g"), "4,000,000 devices and 16,000,000 links"),
     (("simulate", HAND, "ring:४,link=eth_10g"), "'४' is not a size"),
     (("simulate", "--collectives", "8", "--devices", "4", "--runtime", "idael"), "unknown runtime 'idael'"),
     (("simulate", "--collectives", "8", "--devices", "4", "--baseline", "naive"), "leave out --baseline"),

@@ -4,6 +4,8 @@ import itertools
 
 import pytest
 
+from mpsim.errors import MpsimError
+from mpsim.topology import laying
 from mpsim.topology.builders import BUILDERS
 from mpsim.topology.file import load_topology, save_topology
 from mpsim.topology.routes import Routes
@@ -52,6 +54,21 @@ def test_contract(name, sizes, keywords, tmp_path):
     assert load_topology(tmp_path / "topology.json") == topology
     assert topology_to_dict(topology)["device_count"] == len(topology.devices)
     assert topology.name in draw(topology)
+
+
+@pytest.mark.parametrize(("name", "sizes", "keywords"), ALL)
+def test_what_is_to_be_built_is_counted_exactly_before_it_is(name, sizes, keywords, monkeypatch):
+    made = BUILDERS[name](*sizes, **keywords)
+    monkeypatch.setattr(laying, "_MOST_DEVICES", len(made.devices))
+    monkeypatch.setattr(laying, "_MOST_LINKS", len(made.links))
+    BUILDERS[name](*sizes, **keywords)
+    monkeypatch.setattr(laying, "_MOST_LINKS", len(made.links) - 1)
+    with pytest.raises(MpsimError, match=f"{len(made.devices)} devices and {len(made.links)} links: .* at most"):
+        BUILDERS[name](*sizes, **keywords)
+    monkeypatch.setattr(laying, "_MOST_LINKS", len(made.links))
+    monkeypatch.setattr(laying, "_MOST_DEVICES", len(made.devices) - 1)
+    with pytest.raises(MpsimError, match="at most are built"):
+        BUILDERS[name](*sizes, **keywords)
 
 
 def _check_routes(topology):

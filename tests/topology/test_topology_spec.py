@@ -9,6 +9,40 @@ from mpsim.topology.model import Topology
 from mpsim.topology.spec import parse_topology
 from mpsim.topology.wire import Wire
 
+ABSURD = [
+    "fully_connected:5000,link=nvlink4",
+    "fully_connected:1415,link=nvlink4",
+    "torus:1000x1000x1000,link=nvlink4",
+    "mesh:999999999x999999999,link=nvlink4",
+    "product:1000x1000,kinds=fully_connected+switch,links=nvlink4+nvlink4",
+    "switch:1000001,link=nvlink4",
+    f"switch:{'9' * 5000},link=nvlink4",
+    "nodes:1000,per_node=2000,inside=nvlink4,between=ib_ndr",
+    "nodes:2,per_node=2000,inside=nvlink4,between=ib_ndr,fabric=fully_connected",
+    f"nodes:2,per_node={'9' * 5000},inside=nvlink4,between=ib_ndr",
+    "leaf_spine:2000,per_leaf=1,spines=2000,link=ib_ndr",
+    "fat_tree:1000,link=ib_ndr",
+    "dragonfly:5000,routers=2,per_router=1,link=ib_ndr",
+    "dragonfly:2,routers=5000,per_router=1,link=ib_ndr",
+    "dgx_h100:200000",
+    "tpu_v4:1000x1000x4",
+    "switch:4,link=nvlink4,device=T4*999999999",
+    f"switch:4,link=nvlink4,device=T4*{'9' * 5000}",
+]
+
+
+@pytest.mark.parametrize("text", ABSURD, ids=lambda text: text[:40])
+def test_what_no_one_can_have_meant_is_refused_at_once(text):
+    with pytest.raises(
+        MpsimError, match=r"at most are built|9 digits or fewer|lists 999,999,999 devices|unknown device"
+    ):
+        parse_topology(text)
+
+
+def test_thousands_of_devices_are_built():
+    assert len(parse_topology("switch:32768,link=nvlink4").links) == 65_536
+
+
 WIRE = Wire(50e9, 2e-6)
 
 
