@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mpsim.calibrate.fit import Fitted, criterion, fit_regimes
-from mpsim.calibrate.log import Measurement
+from mpsim.calibrate.measurement import Measurement
 from mpsim.calibrate.parts import Parts, level_link, parts_of
 from mpsim.documents import made_now
 from mpsim.errors import MpsimError
@@ -103,7 +103,10 @@ def calibrate(topology: Topology, measurements: Sequence[Measurement]) -> Calibr
     devices = len(topology.devices)
     for one in measurements:
         if one.ranks > devices:
-            raise MpsimError(f"{one.source}: {one.ranks} ranks, topology {topology.name!r} has {devices} devices")
+            raise MpsimError(
+                f"{one.source}: {one.ranks} ranks, topology {topology.name!r} has {devices} devices: calibrate one of"
+                f" {one.ranks} or more"
+            )
     level_of = {n: level_link(routes, range(n)) for n in sorted({one.ranks for one in measurements})}
     redone = {(level_of[one.ranks], one.kind) for one in measurements}
     topology = replace(topology, costs=tuple(c for c in topology.costs if (c.link, c.kind) not in redone))

@@ -79,7 +79,7 @@ def emulate(inputs: tuple[str, ...], as_json: bool, **given: Any) -> None:
       mpsim emulate mnist-mlp ring:2,link=eth_10g --compute real --dp 2 --batch 4096
       mpsim emulate --collectives 2600,33024,131584,803840 --devices 4 --trials 8
     """
-    check_apart(given, *OUTPUTS, "links")
+    check_apart(given, *OUTPUTS, "links", inputs=inputs)
     if find_spec("torch") is None:
         raise MpsimError("a real run needs PyTorch, which is not installed: pip install 'mpsim[trace]'")
     answer, run = _collectives(inputs, given) if given["collectives"] is not None else _plan(inputs, given)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpsim.cli.output import DOCUMENTS, output_option, tell
+from mpsim.cli.output import DOCUMENTS, check_apart, output_option, tell
 from mpsim.errors import MpsimError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def import_(files: tuple[str, ...], output: str | None, **given: Any) -> None:
       mpsim import network.yml -o cluster.json
       mpsim import profile.json --microbatch 64 -o mlp.json
     """
+    check_apart({"output": output}, "output", inputs=(*files, given["topology"], given["groups"]))
     kind = _kind_of(files)
     for name, value in given.items():
         if value is not None and name not in _USED[kind]:

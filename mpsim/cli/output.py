@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,8 @@ def check_output(path: str, option: str, suffixes: tuple[str, ...]) -> None:
         raise MpsimError(f"{option} {path!r}: no permission to write into {str(target.parent)!r}: choose another place")
 
 
-def check_apart(given: dict[str, Any], *names: str) -> None:
-    """Refuse two outputs to one file.
+def check_apart(given: dict[str, Any], *names: str, inputs: Iterable[str | None] = ()) -> None:
+    """Refuse two outputs to one file, and an output over a file that is read.
 
     Raises
     ------
@@ -65,9 +65,12 @@ def check_apart(given: dict[str, Any], *names: str) -> None:
         They are one file.
     """
     seen: dict[str, str] = {}
+    read = {os.path.realpath(path) for path in inputs if path and Path(path).is_file()}
     for name in names:
         if given.get(name):
             path = os.path.realpath(given[name])
+            if path in read:
+                raise MpsimError(f"--{name} {given[name]!r} is read too, and would be lost: name another file to write")
             if path in seen:
                 raise MpsimError(f"--{seen[path]} and --{name} both write {given[name]!r}: name two files")
             seen[path] = name

@@ -54,7 +54,7 @@ def simulate(inputs: tuple[str, ...], as_json: bool, **given: Any) -> None:
       mpsim simulate gpt2.json nodes:2,per_node=4,inside=nvlink4,between=ib_ndr --dp 2 --tp 4 --batch 64
       mpsim simulate --collectives 2600,33024,131584,803840 --algorithm ring --devices 4 --trials 8
     """
-    check_apart(given, *OUTPUTS)
+    check_apart(given, *OUTPUTS, inputs=inputs)
     give(_collectives(inputs, given) if given["collectives"] is not None else _plan(inputs, given), given, as_json)
 
 

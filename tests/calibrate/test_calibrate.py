@@ -96,6 +96,18 @@ def test_ranks_follow_from_the_bandwidths_where_no_line_tells_them(tmp_path, n):
         (lambda text: text.replace("  Rank  1", ""), "all_reduce over 1 rank: it takes at least 2"),
         (lambda text: text.replace("# all_reduce_perf", "#"), "neither the log nor its name tells the collective"),
         (lambda text: "{}", "schema is None"),
+        (lambda text: text.replace("(us)", ""), "a.log:8: the table has no line of units"),
+        (lambda text: text.replace("(us)", "(min)"), "a.log:8: the table has no line of units"),
+        (lambda text: text + "  -4096  1024 float sum -1 5 1 1 0 5 1 1 0\n", "a.log:14: '-4096 1024 .* cut or edited"),
+        (lambda text: text + "  64K  1024 float sum -1 5 1 1 0 5 1 1 0\n", "a.log:14: '64K 1024 .* cut or edited"),
+        (lambda text: text + "  ²  1024 float sum -1 5 1 1 0 5 1 1 0\n", "a.log:14: '² 1024 .* cut or edited"),
+        (lambda text: text.replace("2048 ", "9" * 400 + " "), "a.log:11: a size of 400 digits"),
+        (lambda text: text.replace("2048 ", "9" * 5000 + " "), "a.log:11: a size of 5000 digits"),
+        (lambda text: text.replace("22.50", "1e400"), "a.log:11: 2048 bytes in inf us"),
+        (lambda text: text.replace("22.50", "1e-300"), "a.log:11: 2048 bytes in 1e-300 us"),
+        (lambda text: text.replace("22.50", "nan"), "a.log:11: 2048 bytes in nan us"),
+        (lambda text: text.replace("     0    22.50", "     3    22.50"), "a.log:11: 3 values came out wrong"),
+        (lambda text: text.replace("  Rank  0", "  Rank  2"), "go to 2 and tell no rank 0: the log was cut"),
     ],
 )
 def test_bad_logs_are_refused_in_one_line(tmp_path, change, message):
@@ -105,6 +117,64 @@ def test_bad_logs_are_refused_in_one_line(tmp_path, change, message):
     with pytest.raises(MpsimError, match=message) as error:
         read_log(path)
     assert "\n" not in str(error.value)
+
+
+def test_a_log_of_several_runs_has_tables_of_their_own_kinds_and_ranks(tmp_path):
+    path = tmp_path / "runs.log"
+    runs = [("all_reduce", 4), ("all_gather", 8), ("all_gather", 2)]
+    text = "".join(
+        f"$ sweep gather_perf {kind}_perf\n# Collective test starting: {kind}_perf\n{log_text([(2**20, 9.0)], n)}"
+        f"# Collective test concluded: {kind}_perf\n"
+        for kind, n in runs
+    )
+    path.write_text(text)
+    assert [(one.kind, one.ranks) for one in read_log(path)] == runs
+
+
+def test_a_run_that_began_twice_counts_its_ranks_once(tmp_path):
+    path = tmp_path / "all_reduce.log"
+    crashed = log_text([], 8).split("#\n")[0]
+    path.write_text(crashed + log_text([(2**20, 9.0)], 4))
+    assert [one.ranks for one in read_log(path)] == [4]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: "\ufeff" + text,
+        lambda text: "".join(f"[1,0]<stdout>:{line}\n" for line in text.splitlines()),
+        lambda text: text.replace(
+            "\n#        (B)", "\nnode1:99:99 [0] NCCL INFO Channel 00/08 : 0 1 2 3\n#        (B)"
+        ),
+        lambda text: text + text,
+    ],
+)
+def test_what_says_nothing_of_the_times_changes_nothing(tmp_path, change):
+    path = tmp_path / "all_reduce.log"
+    text = log_text([(1024, 20.0), (2048, 22.5), (4096, 23.0)], 4)
+    path.write_text(text)
+    plain = {(one.kind, one.ranks, one.bytes, one.seconds) for one in read_log(path)}
+    path.write_bytes(change(text).encode())
+    assert {(one.kind, one.ranks, one.bytes, one.seconds) for one in read_log(path)} == plain
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ({"kind": "allreduce"}, "made:1: unknown kind of collective 'allreduce'; did you mean 'all_reduce'"),
+        ({"ranks": 1}, "made:1: all_reduce over 1 rank"),
+        ({"bytes": 0}, "made:1: bytes is 0"),
+        ({"bytes": -8}, "made:1: bytes is -8"),
+        ({"seconds": math.nan}, "made:1: seconds is nan"),
+        ({"seconds": math.inf}, "made:1: seconds is inf"),
+        ({"seconds": 0.0}, "made:1: seconds is 0.0"),
+        ({"seconds": -1.0}, "made:1: seconds is -1.0"),
+    ],
+)
+def test_a_measurement_that_cannot_be_is_refused(field, message):
+    with pytest.raises(MpsimError, match=message):
+        Measurement(**{"kind": "all_reduce", "ranks": 2, "bytes": 8, "seconds": 1.0, "source": "made:1", **field})
 
 
 def test_a_missing_log_and_one_that_is_no_text_are_refused(tmp_path):
