@@ -74,9 +74,14 @@ def _kind_of(files: tuple[str, ...]) -> str:
         return "an ASTRA-sim network"
     if ".json" not in suffixes:
         return "Chakra traces"
-    from mpsim.interchange.chrome import read_trace
+    from mpsim.interchange.chrome import read_json
 
-    return "a Kineto trace" if "schemaVersion" in read_trace(files[0]) else "a Perfetto trace"
+    found = read_json(files[0])
+    if isinstance(found, dict) and "schemaVersion" in found:
+        return "a Kineto trace"
+    if isinstance(found, dict) and "npus_count" in found and "traceEvents" not in found:
+        return "an ASTRA-sim network"
+    return "a Perfetto trace"
 
 
 def _chakra(files: tuple[str, ...], output: str | None, given: dict[str, Any]) -> tuple[str, Losses]:

@@ -13,6 +13,10 @@ from mpsim.errors import MpsimError
 __all__ = ["BYTES", "NUMBERS", "SECONDS", "Sizes"]
 
 
+_MOST_BYTES = 2**63 - 1
+_DIGITS = len(str(_MOST_BYTES))  # What is longer is no size, and past 4,300 digits no int.
+
+
 class _Quantity(click.ParamType):  # type: ignore[type-arg]
     """A number with a unit."""
 
@@ -35,8 +39,8 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
         if isinstance(value, tuple):
             return value
         parts = [part.strip() for part in value.split(",")]
-        if not all(part.isascii() and part.isdecimal() for part in parts):
-            raise MpsimError(f"{_option(param)} {value!r} is not whole numbers with commas between: write 1,2,4")
+        if not all(_is_whole(part) for part in parts):
+            raise MpsimError(f"{_option(param)} {value[:40]!r} is not whole numbers with commas between: write 1,2,4")
         return tuple(map(int, parts))
 
 
@@ -51,7 +55,14 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]
             return value
         what = _option(param)
         parts = [part.strip() for part in value.split(",")]
-        return tuple(int(part) if part.isascii() and part.isdecimal() else units.size(part, what) for part in parts)
+        found = tuple(int(part) if _is_whole(part) else units.size(part, what) for part in parts)
+        if max(found) > _MOST_BYTES:
+            raise MpsimError(f"{what} {value[:40]!r} has more than {_MOST_BYTES} bytes: ask for fewer")
+        return found
+
+
+def _is_whole(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= _DIGITS
 
 
 def _option(param: click.Parameter | None) -> str:

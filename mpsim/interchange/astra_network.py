@@ -13,6 +13,7 @@ The format is that of ``NetworkParser`` in https://github.com/astra-sim/astra-ne
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ _KINDS = {"Ring": "ring", "FullyConnected": "fully_connected", "Switch": "switch
 _KEYS = ("topology", "npus_count", "bandwidth", "latency")
 # ASTRA-sim's "GB" (NetworkFunction.cpp of the same repository).
 _GB = 2**30
+_MOST = 1e15
 
 
 def load_astra_network(path: str | Path) -> tuple[Topology, Losses]:
@@ -72,14 +74,26 @@ def _read(path: str | Path) -> Mapping[str, Any]:
     except ModuleNotFoundError:
         raise MpsimError("network files need PyYAML, not installed here: pip install 'mpsim[interchange]'") from None
     try:
-        written = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        _check_once(path, yaml.compose(text, yaml.SafeLoader))
+        written = yaml.safe_load(text)
     except OSError as error:
         raise MpsimError(f"cannot read {str(path)!r}: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except MpsimError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise MpsimError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(written, dict) or not set(_KEYS) & set(written):
         raise MpsimError(f"{path} is no network file of ASTRA-sim: it needs the lists {', '.join(_KEYS)}")
     return written
+
+
+def _check_once(path: str | Path, root: Any) -> None:
+    """Refuse a key that stands twice, of which YAML's readers take the last."""
+    pairs = root.value if root is not None and root.id == "mapping" else []
+    for key, count in Counter(str(key.value) for key, _ in pairs).items():
+        if count > 1:
+            raise MpsimError(f"{path} gives {key} {count} times: keep one of them")
 
 
 def _topology(written: Mapping[str, Any]) -> Topology:
@@ -96,6 +110,9 @@ def _topology(written: Mapping[str, Any]) -> Topology:
     for count in counts:
         if count != int(count):
             raise MpsimError(f"npus_count holds {count}, expected a whole number")
+    for width in bandwidths:
+        if not width:
+            raise MpsimError("bandwidth holds 0, expected a number above 0")
     wires = [Wire(width * _GB, delay / 1e9) for width, delay in zip(bandwidths, latencies, strict=True)]
     # The innermost dimension comes first there and last here.
     return product(*map(int, counts[::-1]), kinds=[_KINDS[kind] for kind in kinds[::-1]], links=wires[::-1])
@@ -111,6 +128,8 @@ def _list(written: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def _number(value: Any, key: str, least: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value >= least):
-        raise MpsimError(f"{key} holds {value!r}, expected a number of {least} or more")
-    return value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not least <= value <= _MOST or math.isnan(value):
+        shown = "more than 10^15" if isinstance(value, int) and value > _MOST else repr(value)
+        raise MpsimError(f"{key} holds {shown}, expected a number of {least} or more")
+    return float(value)

@@ -6,7 +6,6 @@ A file is the schema's ``GlobalMetadata``, then its ``Node`` messages; before ea
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 from mpsim import documents
 from mpsim.errors import MpsimError
 from mpsim.interchange.chakra_schema import NODE_TYPES, messages
+from mpsim.interchange.packed import unpacked
 
 __all__ = ["VERSIONS", "Node", "RankTrace", "Value", "load_rank", "rank_files", "save_rank"]
 
@@ -139,19 +139,14 @@ def load_rank(path: str | Path, rank: int) -> RankTrace:
         The file cannot be read, was cut, is no Chakra trace, or is of a schema version that is not known.
     """
     types = messages()
-    try:
-        data = Path(path).read_bytes()
-        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-    except (OSError, EOFError) as error:
-        raise MpsimError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
-    parts = _parts(data, str(path))
+    parts = _parts(unpacked(path), str(path))
     head = _parse(types.metadata, next(parts, b""), f"{path}: its head", types.error)
     attributes = _attributes(head.attr)
     _check_version(head.version, attributes, str(path))
     nodes: list[Node] = []
     for number, part in enumerate(parts):
         last = f"node number {number}, after {nodes[-1].name!r}" if nodes else "its first node"
-        nodes.append(_node(_parse(types.node, part, f"{path}: {last}", types.error)))
+        nodes.append(_node(_parse(types.node, part, f"{path}: {last}", types.error), str(path)))
     return RankTrace(rank=rank, nodes=tuple(nodes), attributes=attributes, source=str(path))
 
 
@@ -222,9 +217,12 @@ def _parse(kind: Any, part: bytes, where: str, error: type[Exception]) -> Any:
     return message
 
 
-def _node(message: Any) -> Node:
-    if message.type >= len(NODE_TYPES):
-        raise MpsimError(f"node {message.id} ({message.name!r}) is of type {message.type}, the schema has none such")
+def _node(message: Any, path: str) -> Node:
+    what = f"{path}: node {message.id} ({message.name!r})"
+    if not 0 <= message.type < len(NODE_TYPES):
+        raise MpsimError(f"{what} is of type {message.type}, the schema has 0 to {len(NODE_TYPES) - 1}: mend the trace")
+    if message.duration_micros >= 2**63:
+        raise MpsimError(f"{what} lasts {message.duration_micros - 2**64} us, expected 0 or more: mend the trace")
     return Node(
         id=message.id,
         name=message.name,

@@ -73,7 +73,9 @@ def load_chakra(
     """
     files = rank_files(paths)
     traces = [load_rank(path, rank) for rank, path in enumerate(files)]
-    if copies < 1 or (copies > 1 and len(traces) > 1):
+    if copies < 1:
+        raise MpsimError(f"{copies} copies asked for, expected 1 or more: how many ranks do what the one file says")
+    if copies > 1 and len(traces) > 1:
         raise MpsimError(f"{len(traces)} files are read and {copies} copies asked for: copies are made of one file")
     if copies > 1:
         traces = [replace(traces[0], rank=rank) for rank in range(copies)]
@@ -87,7 +89,7 @@ def _load_groups(path: str | Path) -> dict[str, list[int]]:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise MpsimError(f"cannot read {str(path)!r}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MpsimError(f"{path} is not whole JSON: {error}") from None
     if not isinstance(found, dict) or not all(
         isinstance(ranks, list) and ranks and all(type(rank) is int for rank in ranks) for ranks in found.values()
@@ -144,6 +146,8 @@ def from_chakra(
         raise MpsimError(
             f"the trace has {len(traces)} ranks, topology {topology.name!r} has {len(topology.devices)} devices"
         )
+    if not any(trace.nodes for trace in traces):
+        raise MpsimError(f"no rank of the {len(traces)} has a node: there is nothing to replay, trace again")
     if in_flight < 0:
         raise MpsimError(f"in_flight is {in_flight}, expected 1 or more, or 0 for any number")
     losses = Losses()
@@ -214,7 +218,8 @@ class _Reader:
             )
             for part in self.parts
         ]
-        _check_cycles(tasks)
+        ranks = {number: rank for (_, rank, _, _), number in self.streams.items()}
+        _check_cycles([f"{task.name!r} of rank {ranks[task.streams[0]]}" for task in tasks], tasks)
         order = sorted(self.streams, key=lambda key: key[0])
         position = {self.streams[key]: i for i, key in enumerate(order)}
         streams = tuple(Stream(device=device, name=name, slots=slots) for _, device, name, slots in order)
@@ -323,7 +328,7 @@ def _without_order(tasks: Sequence[Task], streams: Sequence[Stream]) -> list[Tas
     return kept
 
 
-def _check_cycles(tasks: Sequence[Task]) -> None:
+def _check_cycles(called: Sequence[str], tasks: Sequence[Task]) -> None:
     """Refuse ranks that wait for each other in a circle.
 
     Raises
@@ -334,5 +339,5 @@ def _check_cycles(tasks: Sequence[Task]) -> None:
     try:
         TopologicalSorter({i: task.after for i, task in enumerate(tasks)}).prepare()
     except CycleError as error:
-        shown = " <- ".join(repr(tasks[i].name) for i in error.args[1][:6])
-        raise MpsimError(f"a cycle of dependencies between ranks: {shown}") from None
+        shown = " <- ".join(called[i] for i in error.args[1][:6])
+        raise MpsimError(f"a cycle of dependencies between ranks: {shown}: mend the trace") from None

@@ -173,8 +173,15 @@ def _address(at: At) -> tuple[int, int, int]:
     return source, target, whole(at, "comm_tag", 0)
 
 
+def _size(at: At) -> int:
+    size = whole(at, "comm_size")
+    if size < 0:
+        raise MpsimError(f"{at} is of {size} bytes: expected 0 or more, mend the trace")
+    return size
+
+
 def _pair(send: At, receive: At) -> Unit:
-    size, expected = whole(send, "comm_size"), whole(receive, "comm_size")
+    size, expected = _size(send), _size(receive)
     if size != expected:
         raise MpsimError(f"{send} sends {size} bytes and {receive} receives {expected}: give both one size")
     return Unit(kind="send", ends=(send, receive), bytes=size, ranks=(send.rank, receive.rank))
@@ -251,4 +258,4 @@ def _join(name: str, members: tuple[int, ...], ends: dict[int, At]) -> Unit:
                 said, against = whole(first, what), whole(other, what)
                 raise MpsimError(f"{first} has {what} {said}, {other} of the same collective {against}")
     ordered = tuple(ends[rank] for rank in members)
-    return Unit(kind=COLLECTIVES[number], ends=ordered, bytes=whole(first, "comm_size"), ranks=members)
+    return Unit(kind=COLLECTIVES[number], ends=ordered, bytes=_size(first), ranks=members)

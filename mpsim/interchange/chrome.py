@@ -5,7 +5,6 @@ The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 from bisect import bisect_left, bisect_right
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from mpsim.errors import MpsimError
+from mpsim.interchange.packed import unpacked
 
-__all__ = ["Around", "Slice", "read_trace", "slices"]
+__all__ = ["Around", "Slice", "read_json", "read_trace", "slices"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,21 +52,29 @@ def read_trace(path: str | Path) -> dict[str, Any]:
     ...
     mpsim.errors.MpsimError: cannot read 'nowhere.json': No such file or directory
     """
-    try:
-        data = Path(path).read_bytes()
-        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-        found = json.loads(data)
-    except OSError as error:
-        raise MpsimError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
-    except json.JSONDecodeError as error:
-        raise MpsimError(f"{path} is not whole JSON (line {error.lineno}: {error.msg}): it was cut or edited") from None
-    except (EOFError, ValueError, RecursionError) as error:
-        raise MpsimError(f"{path} cannot be read: {error}") from None
+    found = read_json(path)
     if isinstance(found, list):  # the format's other form: events alone
         found = {"traceEvents": found}
     if not isinstance(found, dict) or not isinstance(found.get("traceEvents"), list):
         raise MpsimError(f"{path} is no trace: it has no list of traceEvents")
     return found
+
+
+def read_json(path: str | Path) -> Any:
+    """Return what a JSON file holds; it may be compressed by gzip.
+
+    Raises
+    ------
+    MpsimError
+        No such file, cut, or no JSON.
+    """
+    data = unpacked(path)
+    try:
+        return json.loads(data)
+    except json.JSONDecodeError as error:
+        raise MpsimError(f"{path} is not whole JSON (line {error.lineno}: {error.msg}): it was cut or edited") from None
+    except (ValueError, RecursionError) as error:
+        raise MpsimError(f"{path} cannot be read: {error}") from None
 
 
 def slices(trace: Mapping[str, Any], path: str | Path) -> list[Slice]:

@@ -32,6 +32,18 @@ def test_a_network_becomes_a_topology(mpsim, tmp_path) -> None:
     assert len(load_topology("net.json").links) == 8
 
 
+def test_a_network_in_json_becomes_a_topology(mpsim, tmp_path) -> None:
+    net = {"topology": ["Ring"], "npus_count": [4], "bandwidth": [50], "latency": [500]}
+    (tmp_path / "net.json").write_text(json.dumps(net))
+    made = mpsim("import", "net.json", "-o", "out.json")
+    assert made.exit_code == 0, made.stderr
+    assert len(load_topology("out.json").links) == 8
+    again = mpsim("import", "net.json", "-o", "net.json")
+    assert again.exit_code == 2
+    assert "'net.json' is read too, and would be lost" in again.stderr
+    assert json.loads((tmp_path / "net.json").read_text()) == net
+
+
 def test_a_perfetto_trace_becomes_a_result_again(mpsim) -> None:
     mpsim("simulate", HAND, RING, *PLAN, "-o", "a.json", "--perfetto", "trace.json")
     made = mpsim("import", "trace.json", "-o", "b.json")

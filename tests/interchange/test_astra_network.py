@@ -71,9 +71,14 @@ def test_a_key_that_nobody_reads_is_listed(tmp_path):
         (ONE.format(kind="Ring").replace("8", "1"), "npus_count holds 1, expected a number of 2 or more"),
         (ONE.format(kind="Ring").replace("8", "2.5"), "npus_count holds 2.5, expected a whole number"),
         (ONE.format(kind="Ring").replace("50.0 ", "-50.0 "), "bandwidth holds -50.0"),
-        (ONE.format(kind="Ring").replace("50.0 ", "0 "), "bandwidth is 0"),
+        (ONE.format(kind="Ring").replace("50.0 ", "0 "), "bandwidth holds 0, expected a number above 0"),
         (ONE.format(kind="Ring").replace("[ 500.0 ]", "[ .nan ]"), "latency holds nan"),
         (ONE.format(kind="Ring").replace("[ 500.0 ]", "[ fast ]"), "latency holds 'fast'"),
+        (ONE.format(kind="Ring").replace("500.0", "9" * 400), r"latency holds more than 10\^15"),
+        (ONE.format(kind="Ring").replace("[ 500.0 ]", "[ .inf ]"), "latency holds inf"),
+        (ONE.format(kind="Ring") + "npus_count: [ 4 ]\n", "gives npus_count 2 times: keep one"),
+        (ONE.format(kind="FullyConnected").replace("[ 8 ]", "[ 5000 ]"), "5,000 devices and 24,995,000 links"),
+        ("[" * 5000, "is not YAML"),
     ],
 )
 def test_a_network_that_cannot_be_is_one_line(tmp_path, text, message):

@@ -11,6 +11,7 @@ from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
 from mpsim.interchange import from_chakra, load_chakra
 from mpsim.interchange.chakra_file import Node, RankTrace, load_rank, save_rank
+from mpsim.interchange.chakra_schema import messages
 from mpsim.topology.spec import parse_topology
 
 DATA = Path(__file__).parent.parent / "data" / "chakra"
@@ -175,7 +176,7 @@ def test_groups_are_read_from_a_file_of_astra_sims(tmp_path):
     assert losses.lines == ()
     with pytest.raises(MpsimError, match="is of group '1', its file tells the ranks of none: give them"):
         load_chakra([tmp_path / "x"], SLOW)
-    for text in ("{", "[]", '{"1": []}', '{"1": ["a"]}'):
+    for text in ("{", "[]", "[" * 100_000, '{"1": []}', '{"1": ["a"]}'):
         (tmp_path / "groups.json").write_text(text)
         with pytest.raises(MpsimError, match=r"groups\.json is no"):
             load_chakra([tmp_path / "x"], SLOW, groups=tmp_path / "groups.json")
@@ -198,7 +199,7 @@ GROUP = Node(
         (ranks([comp(0, 1, [0])]), r"node 0 \('c0'\) <- 0"),
         (
             ranks([receive(0, 1), send(1, 1, after=[0])], [receive(0, 0), send(1, 0, after=[0])]),
-            r"a cycle of dependencies between ranks: 's1' <- 's1'",
+            r"a cycle of dependencies between ranks: 's1' of rank \d <- 's1' of rank \d",
         ),
         (ranks([comp(0, 1, [7])]), r"x.0.et: node 0 \('c0'\) of rank 0 depends on node 7, which is not in the file"),
         (ranks([comp(0, 1), comp(0, 1)]), r"x.0.et: nodes 'c0' and 'c0' both have id 0"),
@@ -209,6 +210,9 @@ GROUP = Node(
         (ranks([reduce(0, pg_name="3")]), r"node 0 .* is of group '3', its file tells the ranks of none"),
         (ranks([GROUP, reduce(0, pg_name="1")]), r"node 0 .* group '1' with rank 6, there are files for 1 ranks"),
         (ranks([reduce(0, involved_dim=(True, False))]), r"node 0 .* over some dimensions"),
+        (ranks([send(1, 1, -8)], [receive(3, 0, -8)]), r"node 1 \('s1'\) of rank 0 is of -8 bytes"),
+        (ranks([reduce(0, -8)], [reduce(0, -8)]), r"node 0 \('a0'\) of rank 0 is of -8 bytes"),
+        (ranks([], []), r"no rank of the 2 has a node"),
         (ranks([], [], [], [], []), r"the trace has 5 ranks, topology .* has 4 devices"),
     ],
 )
@@ -258,6 +262,30 @@ def test_files_that_are_no_traces_are_refused(tmp_path):
     (tmp_path / "b.0.et").write_text('{"schema": "mpsim.result/1"}')
     with pytest.raises(MpsimError, match="was cut, or is no Chakra trace"):
         load_rank(tmp_path / "b.0.et", 0)
+
+
+def test_a_node_of_no_known_type_and_one_of_negative_time_are_refused_by_name(tmp_path):
+    for change, message in (({"type": 42}, "is of type 42"), ({"duration_micros": 2**64 - 5}, "lasts -5 us")):
+        node = messages().node(id=7, name="odd", **{"type": 4, **change}).SerializeToString()
+        head = messages().metadata(version="0.0.4").SerializeToString()
+        (tmp_path / "x.0.et").write_bytes(bytes([len(head)]) + head + bytes([len(node)]) + node)
+        with pytest.raises(MpsimError, match=rf"x\.0\.et: node 7 \('odd'\) {message}"):
+            load_rank(tmp_path / "x.0.et", 0)
+
+
+def test_a_compressed_file_that_was_cut_or_edited_is_one_line(tmp_path):
+    save_rank(tmp_path / "x.0.et", ranks([comp(0, 1.0)])[0])
+    whole = gzip.compress((tmp_path / "x.0.et").read_bytes())
+    for bad in (whole[:-8], whole[:14] + b"x" * 40, b"\x1f\x8bno gzip at all"):
+        (tmp_path / "x.0.et").write_bytes(bad)
+        with pytest.raises(MpsimError, match=r"cannot read .*x\.0\.et.*: its gzip was cut or edited"):
+            load_rank(tmp_path / "x.0.et", 0)
+
+
+def test_copies_are_one_or_more(tmp_path):
+    save_rank(tmp_path / "x.0.et", ranks([comp(0, 1.0)])[0])
+    with pytest.raises(MpsimError, match="0 copies asked for, expected 1 or more"):
+        load_chakra([tmp_path / "x"], RING, copies=0)
 
 
 def test_ranks_must_be_whole(tmp_path):
