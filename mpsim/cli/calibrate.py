@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from mpsim.cli.output import DOCUMENTS, check_apart, json_option, output_option, print_json, tell
+from mpsim.cli.output import DOCUMENTS, check_kept, json_option, output_option, print_json, tell
 from mpsim.topology.file import save_topology
 from mpsim.topology.spec import parse_topology
 
@@ -30,7 +30,7 @@ def calibrate(logs: tuple[str, ...], topology: str, as_json: bool, output: str) 
       mpsim calibrate all_reduce_perf.log --topology switch:8,link=nvlink4 -o node.json
       mpsim simulate --collectives 64MiB node.json --algorithm auto
     """
-    check_apart({"output": output}, "output", inputs=(*logs, topology))
+    check_kept([output], (*logs, topology))
     from mpsim.calibrate import calibrate as fit
     from mpsim.calibrate import read_log
     from mpsim.calibrate.text import calibration_text, calibration_to_dict

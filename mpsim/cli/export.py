@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mpsim.cli.output import tell
+from mpsim.cli.output import check_kept, tell
 from mpsim.cli.planning import plan_of, plan_options
 from mpsim.cli.read import read_pair
 from mpsim.errors import MpsimError
@@ -33,11 +33,12 @@ def export(workload: str, topology: str, output: str, **given: Any) -> None:
       mpsim export mlp.json ring:4,link=nvlink4 --pp 4 --microbatches 8 -o step
     """
     from mpsim.cli.answer import available
-    from mpsim.interchange.chakra_export import save_chakra
+    from mpsim.interchange.chakra_export import export_files, save_chakra
 
     if not Path(output).parent.is_dir():
         raise MpsimError(f"-o {output!r}: there is no folder {str(Path(output).parent)!r}: make it first")
     work, graph = read_pair(workload, topology)
+    check_kept(export_files(output, len(graph.devices)), (workload, topology))
     plan = plan_of(given, work, available(given["devices"], len(graph.devices)))
     losses = save_chakra(output, lower(work, graph, plan).program(), graph)
     for line in losses.lines:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpsim.cli.output import DOCUMENTS, check_apart, output_option, tell
+from mpsim.cli.output import DOCUMENTS, check_kept, output_option, tell
 from mpsim.errors import MpsimError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def import_(files: tuple[str, ...], output: str | None, **given: Any) -> None:
       mpsim import network.yml -o cluster.json
       mpsim import profile.json --microbatch 64 -o mlp.json
     """
-    check_apart({"output": output}, "output", inputs=(*files, given["topology"], given["groups"]))
+    check_kept([output] if output else [], (*files, given["topology"], given["groups"]))
     kind = _kind_of(files)
     for name, value in given.items():
         if value is not None and name not in _USED[kind]:
@@ -86,12 +86,14 @@ def _kind_of(files: tuple[str, ...]) -> str:
 
 def _chakra(files: tuple[str, ...], output: str | None, given: dict[str, Any]) -> tuple[str, Losses]:
     from mpsim.interchange import load_chakra, replay_program
+    from mpsim.interchange.chakra_file import spread
     from mpsim.result.file import save_result
     from mpsim.result.text import summary
     from mpsim.topology.spec import parse_topology
 
     if given["topology"] is None:
         raise MpsimError("Chakra traces say nothing of links: give --topology, as in --topology switch:4,link=nvlink4")
+    check_kept([output] if output else [], spread(files))
     topology = parse_topology(given["topology"])
     in_flight = 1 if given["in_flight"] is None else given["in_flight"]
     copies = 1 if given["ranks"] is None else given["ranks"]

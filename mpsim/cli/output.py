@@ -65,15 +65,27 @@ def check_apart(given: dict[str, Any], *names: str, inputs: Iterable[str | None]
         They are one file.
     """
     seen: dict[str, str] = {}
-    read = {os.path.realpath(path) for path in inputs if path and Path(path).is_file()}
+    check_kept([given[name] for name in names if given.get(name)], inputs)
     for name in names:
         if given.get(name):
             path = os.path.realpath(given[name])
-            if path in read:
-                raise MpsimError(f"--{name} {given[name]!r} is read too, and would be lost: name another file to write")
             if path in seen:
                 raise MpsimError(f"--{seen[path]} and --{name} both write {given[name]!r}: name two files")
             seen[path] = name
+
+
+def check_kept(outputs: Iterable[str | Path], inputs: Iterable[str | Path | None]) -> None:
+    """Refuse an output over a file that is read.
+
+    Raises
+    ------
+    MpsimError
+        It would be lost.
+    """
+    read = {os.path.realpath(path) for path in inputs if path and Path(path).is_file()}
+    for output in outputs:
+        if os.path.realpath(output) in read:
+            raise MpsimError(f"{str(output)!r} is read, and written over it would be lost: name another file to write")
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, units in its keys.")

@@ -8,6 +8,8 @@ dependencies, the only ones that chakra's feeders enforce. Ids are those of the 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from mpsim.interchange.losses import Losses
 from mpsim.program.model import Program, Task
 from mpsim.topology.model import Topology
 
-__all__ = ["save_chakra", "to_chakra"]
+__all__ = ["export_files", "save_chakra", "to_chakra"]
 
 # ASTRA-sim's feeder takes a file without a node for a deadlock, and skips a node of this type.
 _NOTHING = Node(id=0, name="nothing", type="INVALID_NODE", attributes={"is_cpu_op": False, hints.NOTHING: True})
@@ -87,13 +89,48 @@ def save_chakra(prefix: str | Path, program: Program, topology: Topology) -> Los
         As `to_chakra`, or a file cannot be written there.
     """
     traces, losses = to_chakra(program, topology)
-    for trace in traces:
-        save_rank(f"{prefix}.{trace.rank}.et", trace)
+    targets = export_files(prefix, len(traces))
+    _check_targets(targets, Path(f"{prefix}.{len(traces)}.et"))
+    for trace, target in zip(traces, targets, strict=False):
+        save_rank(target, trace)
     groups: dict[str, list[int]] = {}
     for trace in traces:
         groups |= json.loads(str(trace.attributes[hints.GROUPS]))
-    documents.write_text(f"{prefix}.comm_groups.json", json.dumps(groups) + "\n")
+    documents.write_text(targets[-1], json.dumps(groups) + "\n")
     return losses
+
+
+def export_files(prefix: str | Path, ranks: int) -> list[Path]:
+    """Return the files that a trace of so many ranks is written to, the groups' last.
+
+    Raises
+    ------
+    MpsimError
+        The prefix is a folder, or no name.
+
+    Examples
+    --------
+    >>> [str(path) for path in export_files("step", 1)]
+    ['step.0.et', 'step.comm_groups.json']
+    """
+    name = re.split(r"[/\\]", str(prefix))[-1]
+    if name in ("", ".", ".."):
+        raise MpsimError(
+            f"{str(prefix)!r} is a folder: name what stands before .0.et too, as in {Path(prefix) / 'step'}"
+        )
+    return [*(Path(f"{prefix}.{rank}.et") for rank in range(ranks)), Path(f"{prefix}.comm_groups.json")]
+
+
+def _check_targets(targets: Sequence[Path], next_rank: Path) -> None:
+    """Refuse what would be written in part, or be read together with an earlier trace of more ranks."""
+    for target in targets:
+        if target.exists() and not target.is_file():
+            raise MpsimError(f"cannot write {str(target)!r}: it is no file; choose another prefix")
+    if next_rank.exists():
+        raise MpsimError(
+            f"{str(next_rank)!r} is of an earlier trace of more ranks, which would be read with this one: remove it, or"
+            " choose another prefix"
+        )
 
 
 @dataclass(slots=True)

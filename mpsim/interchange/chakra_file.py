@@ -17,7 +17,7 @@ from mpsim.errors import MpsimError
 from mpsim.interchange.chakra_schema import NODE_TYPES, messages
 from mpsim.interchange.packed import unpacked
 
-__all__ = ["VERSIONS", "Node", "RankTrace", "Value", "load_rank", "rank_files", "save_rank"]
+__all__ = ["VERSIONS", "Node", "RankTrace", "Value", "load_rank", "rank_files", "save_rank", "spread"]
 
 # What the schema of this layout has been called.
 VERSIONS = ("0.0.4", "1.0.0")
@@ -105,7 +105,7 @@ def rank_files(paths: Sequence[str | Path]) -> list[Path]:
     mpsim.errors.MpsimError: no trace 'nowhere/step': name files such as step.0.et, or what stands before .0.et
     """
     found: dict[int, Path] = {}
-    for path in _spread(paths):
+    for path in spread(paths):
         match = re.search(r"\.(\d+)\.et(\.gz)?$", path.name)
         if match is None:
             raise MpsimError(f"{path}: no rank in its name: a trace's files are called NAME.0.et, NAME.1.et, ...")
@@ -119,7 +119,14 @@ def rank_files(paths: Sequence[str | Path]) -> list[Path]:
     return [found[rank] for rank in sorted(found)]
 
 
-def _spread(paths: Sequence[str | Path]) -> Iterator[Path]:
+def spread(paths: Sequence[str | Path]) -> Iterator[Path]:
+    """Yield files as they are, and those that a part of a name stands for, in the order of names.
+
+    Raises
+    ------
+    MpsimError
+        There is no such file.
+    """
     for path in map(Path, paths):
         if path.is_file():
             yield path

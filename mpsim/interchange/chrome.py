@@ -6,7 +6,6 @@ The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0
 from __future__ import annotations
 
 import json
-import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,9 @@ from mpsim.errors import MpsimError
 from mpsim.interchange.packed import unpacked
 
 __all__ = ["Around", "Slice", "read_json", "read_trace", "slices"]
+
+
+_MOST_US = 1e18  # Thirty thousand years: no number of microseconds since any clock began.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,8 +99,8 @@ def slices(trace: Mapping[str, Any], path: str | Path) -> list[Slice]:
 def _slice(event: Mapping[str, Any], where: str) -> Slice:
     start, duration, args = event.get("ts"), event.get("dur", 0), event.get("args", {})
     for what, value in (("ts", start), ("dur", duration)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise MpsimError(f"{where} has {value!r} as {what}, expected microseconds")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MOST_US:
+            raise MpsimError(f"{where} has {repr(value)[:40]} as {what}, expected microseconds")
     if duration < 0:
         raise MpsimError(f"{where} lasts {duration} us, expected 0 or more")
     return Slice(

@@ -91,7 +91,14 @@ class _Reader:
         self.backward = [one for one in self.operators if one.name.startswith(EVALUATE)]
         if not self.backward:
             raise MpsimError(f"{path} holds no backward pass: profile whole training steps, forward and backward")
+        self.path = path
         self.kernels = [one for one in found if one.category in _KERNELS]
+        launch = next((one for one in found if one.category in _LAUNCHES and "LaunchKernel" in one.name), None)
+        if launch is not None and not self.kernels:
+            raise MpsimError(
+                f"{path} launches kernels ({launch.name!r} at {launch.start_us} us) and holds none, whose times the"
+                " layers' are: profile with ProfilerActivity.CUDA, and let the device finish"
+            )
         launches = ((_number(one, "correlation"), one) for one in found if one.category in _LAUNCHES)
         self.launches: dict[int | None, Slice] = {number: one for number, one in launches if number is not None}
         self.gradients: dict[_At, list[Slice]] = defaultdict(list)
@@ -160,7 +167,9 @@ class _Reader:
         """Return each layer with one sample of each step."""
         steps = self._whole_steps()
         if not steps:
-            raise MpsimError("no backward pass belongs to a layer: profile forward and backward of a step together")
+            raise MpsimError(
+                f"{self.path}: no backward pass belongs to a layer: profile forward and backward of a step together"
+            )
         made = []
         for name in dict.fromkeys(name for i in steps for name in self.layers.steps[i]):
             samples = Samples(

@@ -17,6 +17,7 @@ from mpsim.result.model import DeviceUse, MemoryUse, Result, Spans
 __all__ = ["load_perfetto"]
 
 _AXES = ("pp", "tp", "dp")
+_PHASES = ("X", "M", "C")  # slices, names, counters
 _ABOUT = ("workload", "topology", "plan", "runtime", "made_by", "fidelity")
 
 
@@ -98,7 +99,11 @@ class _Reader:
         for event in trace["traceEvents"]:
             if isinstance(event, dict) and isinstance(event.get("args", {}), dict):
                 self._read(event, event.get("args", {}))
+            if isinstance(event, dict) and event.get("ph") not in _PHASES:
+                self.losses.add("events of a phase that mpsim does not write: left out", repr(event.get("name")))
         self.devices = list(self.names)
+        if not self.devices:
+            raise MpsimError(f"{path} names no device: it was edited; simulate with --perfetto again")
         self.found = self._spans(slices(trace, path))
 
     def _read(self, event: Mapping[str, Any], args: Mapping[str, Any]) -> None:
@@ -113,9 +118,10 @@ class _Reader:
                 not isinstance(at_us, int | float)
                 or not isinstance(held, int)
                 or not (0 <= at_us < math.inf)
-                or held < 0
+                or not 0 <= held < 2**63
             ):
-                raise MpsimError(f"{self.path}: the memory of {self.names.get(pid, pid)!r} is {held!r} at {at_us!r} us")
+                shown = f"{repr(held)[:40]} at {repr(at_us)[:40]} us"
+                raise MpsimError(f"{self.path}: the memory of {self.names.get(pid, pid)!r} is {shown}")
             self.memory[pid].append((at_us / 1e6, held))
 
     def _spans(self, found: Sequence[Slice]) -> list[tuple[_Span, tuple[int, ...]]]:
@@ -139,8 +145,11 @@ class _Reader:
         numbers = {"stage": -1, "microbatch": -1, "bytes": 0, "n_devices": 1}
         for name in numbers:
             numbers[name] = number = one.args.get(name, numbers[name])
-            if not isinstance(number, int):
-                raise MpsimError(f"{self.path}: {one.name!r} has {number!r} as {name}, expected a whole number")
+            if not isinstance(number, int) or not -1 <= number < 2**63:
+                shown = repr(number)[:40]
+                raise MpsimError(f"{self.path}: {one.name!r} has {shown} as {name}, expected a whole number")
+        if one.start_us < 0:
+            raise MpsimError(f"{self.path}: {one.name!r} starts at {one.start_us} us, before its step: it was edited")
         return _Span(
             start_us=round(one.start_us, 3),
             end_us=round(one.end_us, 3),

@@ -1,6 +1,7 @@
 """``mpsim import`` and ``mpsim export``."""
 
 import json
+from pathlib import Path
 
 import pytest
 from cli_inputs import HAND, RING
@@ -40,7 +41,7 @@ def test_a_network_in_json_becomes_a_topology(mpsim, tmp_path) -> None:
     assert len(load_topology("out.json").links) == 8
     again = mpsim("import", "net.json", "-o", "net.json")
     assert again.exit_code == 2
-    assert "'net.json' is read too, and would be lost" in again.stderr
+    assert "'net.json' is read, and written over it would be lost" in again.stderr
     assert json.loads((tmp_path / "net.json").read_text()) == net
 
 
@@ -65,12 +66,27 @@ def test_a_perfetto_trace_becomes_a_result_again(mpsim) -> None:
         (("import", "o.json"), "is no trace of mpsim's"),
         (("export", HAND, RING, "-o", "nowhere/x"), "there is no folder 'nowhere'"),
         (("export", HAND, RING, "--pp", "8", "-o", "x"), "8 devices"),
+        (("export", HAND, RING, *PLAN, "-o", "."), "'.' is a folder: name what stands before .0.et too, as in step"),
+        (("export", HAND, RING, *PLAN, "-o", ""), "'' is a folder"),
+        (("export", HAND, RING, *PLAN, "-o", "full"), "cannot write 'full.2.et': it is no file"),
+        (("export", HAND, RING, *PLAN, "-o", "more"), "'more.4.et' is of an earlier trace of more ranks"),
+        (("export", "w.0.et", RING, *PLAN, "-o", "w"), "'w.0.et' is read, and written over it would be lost"),
+        (("import", "w", "--topology", RING, "-o", "w.0.et"), "'w.0.et' is read, and written over it would be lost"),
+        (("import", "w.0.et", "--topology", "o.json", "-o", "o.json"), "'o.json' is read, and written over it"),
+        (("import", "late.json"), "late.json names no device"),
     ],
 )
 def test_bad_input_is_one_line(mpsim, tmp_path, words, message) -> None:
     (tmp_path / "k.json").write_text(json.dumps({"schemaVersion": 1, "traceEvents": []}))
     (tmp_path / "o.json").write_text(json.dumps({"traceEvents": []}))
+    about = {"workload": "w", "plan": "p", "made_by": "simulate", "step_s": 1.0}
+    (tmp_path / "late.json").write_text(json.dumps({"traceEvents": [], "otherData": about}))
+    (tmp_path / "full.2.et").mkdir()
+    (tmp_path / "more.4.et").write_bytes(b"")
+    (tmp_path / "w.0.et").write_bytes(Path(HAND).read_bytes())
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     made = mpsim(*words)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
     assert made.exit_code == 2
     assert message in made.stderr
     assert made.stderr.count("\n") == 1

@@ -1,6 +1,8 @@
 """Kineto traces as workloads: one by hand, and one of torch.profiler's."""
 
+import gzip
 import json
+from pathlib import Path
 
 import pytest
 
@@ -159,7 +161,14 @@ def test_what_a_checkpoint_runs_again_is_backward(trace, tmp_path):
         ([("nn.Module: A_0", None, 1, "python_function")], {}, {}, r"has None as ts"),
         (
             [("nn.Module: A_0", 0, 9, "python_function"), (EVALUATE + "X", 20, 1, "cpu_op")],
-            {}, {}, "no backward pass belongs to a layer",
+            {}, {}, r"k\.json: no backward pass belongs to a layer",
+        ),
+        ([("nn.Module: A_0", 10**400, 1, "python_function")], {}, {}, "has 1000.* as ts, expected microseconds"),
+        ([("nn.Module: A_0", 0, 10**400, "python_function")], {}, {}, "has 1000.* as dur, expected microseconds"),
+        (
+            [("nn.Module: A_0", 0, 9, "python_function"), ("aten::mm", 1, 5), (EVALUATE + "X", 20, 1),
+             ("cudaLaunchKernel", 2, 1, "cuda_runtime")],
+            {}, {}, "launches kernels .* and holds none, .* ProfilerActivity.CUDA",
         ),
         ([], {}, {"microbatch": 0}, "microbatch is 0"),
         ([], {}, {"depth": -1}, "depth is -1"),
@@ -180,6 +189,17 @@ def test_numbers_that_are_none_find_no_owner(trace, tmp_path):
             event["args"]["Sequence number"] = {"no": "number"}
     workload, _ = load_kineto(trace.save(tmp_path / "k.json"), microbatch=8)
     assert workload.layers[1].costs[0].samples.backward_input_s == (0.0, 0.0)
+
+
+def test_a_compressed_trace_is_read_and_one_that_was_cut_or_edited_is_one_line(trace, tmp_path):
+    whole = gzip.compress(Path(trace.save(tmp_path / "k.json")).read_bytes())
+    (tmp_path / "k.json.gz").write_bytes(whole)
+    assert len(load_kineto(tmp_path / "k.json.gz", microbatch=8)[0].layers) == 2
+    for bad in (whole[:-8], whole[:20] + b"x" * 40, b"\x1f\x8bno gzip at all"):
+        (tmp_path / "k.json.gz").write_bytes(bad)
+        with pytest.raises(MpsimError, match=r"cannot read .*k\.json\.gz.*: its gzip was cut or edited") as error:
+            load_kineto(tmp_path / "k.json.gz", microbatch=8)
+        assert "\n" not in str(error.value)
 
 
 def test_a_cut_file_is_one_line(trace, tmp_path):

@@ -85,6 +85,35 @@ def test_a_file_that_is_none_of_ours_is_one_line(tmp_path, text, message):
         load_perfetto(tmp_path / "t.json")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("ts", -5, "starts at -5.0 us, before its step"),
+        ("ts", 10**400, "has 1000.* as ts"),
+        ("dur", 10**400, "has 1000.* as dur"),
+        ("args", {"stage": 10**400}, "has 1000.* as stage"),
+        ("args", {"stage": -7}, "has -7 as stage"),
+    ],
+)
+def test_a_span_that_cannot_be_is_one_line(tmp_path, name, value, message):
+    trace = to_perfetto(result_of(Plan(dp=4)))
+    next(one for one in trace["traceEvents"] if one["ph"] == "X")[name] = value
+    (tmp_path / "t.json").write_text(json.dumps(trace))
+    with pytest.raises(MpsimError, match=message):
+        load_perfetto(tmp_path / "t.json")
+
+
+def test_what_mpsim_does_not_write_is_listed_and_a_trace_without_devices_refused(tmp_path):
+    trace = to_perfetto(result_of(Plan(dp=4)))
+    trace["traceEvents"].append({"ph": "B", "name": "begun", "pid": 1, "tid": 1, "ts": 0})
+    (tmp_path / "t.json").write_text(json.dumps(trace))
+    _, losses = load_perfetto(tmp_path / "t.json")
+    assert "events of a phase that mpsim does not write: left out: 1, the first 'begun'" in losses.lines
+    (tmp_path / "t.json").write_text(json.dumps(trace | {"traceEvents": []}))
+    with pytest.raises(MpsimError, match=r"t\.json names no device"):
+        load_perfetto(tmp_path / "t.json")
+
+
 @pytest.mark.parametrize(("name", "value"), [("ts", None), ("ts", "x"), ("args", {}), ("args", {"bytes": -1})])
 def test_memory_that_cannot_be_is_one_line(tmp_path, name, value):
     trace = to_perfetto(result_of(Plan(dp=4)))
