@@ -164,12 +164,17 @@ def _reached(topology: Topology, link: str, fit: _Fit) -> float:
 
 
 def _with_bandwidth(topology: Topology, link: str, bandwidth: float) -> Topology:
-    """Return the topology with what was reached on links of one type, and on the wires of cards that are as wide."""
+    """Return the topology with what was reached on links of one type, and on the wires of cards that are as wide.
+
+    Where links of a type are not alike (one NVLink and two between the GPUs of a DGX-1), the narrowest gets what was
+    reached, for it is what holds the others up, and the rest keep their proportion to it.
+    """
     old = {one.bandwidth_bytes_per_s for one in topology.links if one.type == link}
+    times = {wide: 1.0 if wide == min(old) else wide / min(old) for wide in old}
     return replace(
         topology,
         links=tuple(
-            replace(one, bandwidth_bytes_per_s=bandwidth)
+            replace(one, bandwidth_bytes_per_s=bandwidth * times[one.bandwidth_bytes_per_s])
             if one.type == link or (one.type == "host" and one.bandwidth_bytes_per_s in old)
             else one
             for one in topology.links
@@ -257,7 +262,7 @@ def _fit(routes: Routes, link: str, kind: str, algorithm: str, points: list[Meas
 
 
 def _cost(topology: Topology, link: str, fit: _Fit) -> Cost:
-    own_s = 1 / max(one.bandwidth_bytes_per_s for one in topology.links if one.type == link)
+    own_s = 1 / min(one.bandwidth_bytes_per_s for one in topology.links if one.type == link)
     ranks = {one.ranks for one in fit.points}
     return Cost(
         link=link,

@@ -114,19 +114,21 @@ def _wire(link: Link) -> tuple[float, float, str]:
 def _link_lines(topology: Topology) -> Iterable[str]:
     """Return one line for each kind of link, both directions on one line where they are alike."""
     wires = {(link.source, link.target): _wire(link) for link in topology.links}
+    pattern = {name: _pattern(name) for name in {name for ends in wires for name in ends}}
+    text = {wire: _wire_text(*wire) for wire in set(wires.values())}
     counts: Counter[str] = Counter()
     for link in topology.links:
-        ends, alike = (link.source, link.target), wires.get((link.target, link.source)) == _wire(link)
-        patterns = [_pattern(end) for end in (sorted(ends) if alike else ends)]
-        counts[f"{' ⇄ '.join(patterns) if alike else ' → '.join(patterns)}, {_wire_text(link)}"] += 1
+        ends, wire = (link.source, link.target), wires[link.source, link.target]
+        alike = wires.get((link.target, link.source)) == wire
+        patterns = [pattern[end] for end in (sorted(ends) if alike else ends)]
+        counts[f"{' ⇄ '.join(patterns) if alike else ' → '.join(patterns)}, {text[wire]}"] += 1
     lines = [f"  {count} × {about}" for about, count in counts.items()]
     return lines if len(lines) <= _ROWS else [*lines[:_ROWS], f"  and {len(lines) - _ROWS} more kinds of link"]
 
 
-def _wire_text(link: Link) -> str:
-    kind = f"{link.type} " if link.type else ""
-    bandwidth = units.format_bandwidth(link.bandwidth_bytes_per_s) if link.bandwidth_bytes_per_s < math.inf else "free"
-    return f"{kind}{bandwidth}, {units.format_duration(link.latency_s)}"
+def _wire_text(bandwidth_bytes_per_s: float, latency_s: float, kind: str) -> str:
+    bandwidth = units.format_bandwidth(bandwidth_bytes_per_s) if bandwidth_bytes_per_s < math.inf else "free"
+    return f"{f'{kind} ' if kind else ''}{bandwidth}, {units.format_duration(latency_s)}"
 
 
 def _picture(topology: Topology) -> list[str]:

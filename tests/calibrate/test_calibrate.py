@@ -15,6 +15,7 @@ from mpsim.topology.builders import nodes, switch
 from mpsim.topology.costs import Cost, Regime
 from mpsim.topology.file import load_topology
 from mpsim.topology.routes import Routes
+from mpsim.topology.spec import parse_topology
 from mpsim.topology.wire import Wire
 
 NVLINK, NETWORK = Wire(2e11, 1e-6, "nvlink4"), Wire(2e10, 1e-5, "ib_ndr")
@@ -208,6 +209,17 @@ def test_what_made_the_times_is_found_again():
     assert all(link.bandwidth_bytes_per_s == pytest.approx(2e11, rel=0.01) for link in found.topology.links)
     assert geometric_mean_error([one.error_fraction for one in found.residuals]) < 0.01
     assert geometric_mean_error(errors(found.topology, truth(topology, [4]))) < 0.01
+
+
+def test_links_of_one_type_that_are_not_alike_keep_their_proportion():
+    """Single and double NVLinks of a DGX-1, all at 0.8 of what is thought."""
+    thought = parse_topology("dgx1_v100")
+    links = [replace(one, bandwidth_bytes_per_s=0.8 * one.bandwidth_bytes_per_s) for one in thought.links]
+    slow = replace(thought, links=tuple(links))
+    found = calibrate(thought, truth(slow, [8]))
+    for one, other in zip(found.topology.links, slow.links, strict=True):
+        assert one.bandwidth_bytes_per_s == pytest.approx(other.bandwidth_bytes_per_s, rel=1e-6)
+    assert max(abs(one.error_fraction) for one in found.residuals) < 1e-6
 
 
 def test_one_wild_point_hardly_moves_a_fit():

@@ -20,3 +20,5 @@ def test_each_pair_is_drawn_once_and_no_two_nodes_stand_in_one_place(text):
 def test_a_thousand_nodes_are_refused():
     with pytest.raises(MpsimError, match="1,024 nodes, 600 at most are drawn"):
         network(parse_topology("ring:1024,link=nvlink4"))
+    with pytest.raises(MpsimError, match="159,600 links, 20,000 at most are drawn"):
+        network(parse_topology("fully_connected:400,link=nvlink4"))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["network"]
 
 _MOST = 600  # More nodes than that are a grey area.
+_MOST_LINKS = 20_000  # As many links are too, and take seconds.
 _NAMED = 40
 
 
@@ -66,7 +67,7 @@ def network(topology: _Graph, *, ax: Axes | None = None) -> Figure:
     Raises
     ------
     MpsimError
-        So many nodes that nothing could be told from the picture.
+        So many nodes or links that nothing could be told from the picture.
 
     Examples
     --------
@@ -77,6 +78,9 @@ def network(topology: _Graph, *, ax: Axes | None = None) -> Figure:
     nodes = len(topology.devices) + len(topology.switches)
     if nodes > _MOST:
         raise MpsimError(f"{topology.name!r} has {nodes:,} nodes, {_MOST} at most are drawn: draw fewer nodes of it")
+    if len(topology.links) > _MOST_LINKS:
+        links = f"{len(topology.links):,} links, {_MOST_LINKS:,} at most are drawn"
+        raise MpsimError(f"{topology.name!r} has {links}: draw a part of it")
     places = _rows(topology) if topology.switches else _circle(topology)
     flat = bool(topology.switches)
     ax = axes_for(ax, max(6.0, min(16.0, 0.5 * len(topology.devices))) if flat else 6.0, 4.0 if flat else 6.0)
