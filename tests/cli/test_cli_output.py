@@ -259,3 +259,15 @@ def test_pictures_of_several_and_of_sweeps(mpsim) -> None:
         assert mpsim("plot", *files, "-o", "x.png").exit_code == 0
     refused = mpsim("plot", "a.json", "b.json", "--kind", "timeline", "-o", "x.png")
     assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1)
+
+
+@pytest.mark.parametrize("option", ["-o", "--save-plan", "--perfetto"])
+def test_nothing_is_written_over_what_is_read(mpsim, tmp_path, option):
+    written = Path(HAND).read_bytes()
+    (tmp_path / "w.json").write_bytes(written)
+    made = mpsim("simulate", "w.json", RING, "--pp", "4", "--microbatches", "8", option, "./w.json")
+    assert made.exit_code == 2
+    assert made.stderr == (
+        "mpsim: error: './w.json' is read, and written over it would be lost: name another file to write\n"
+    )
+    assert (tmp_path / "w.json").read_bytes() == written
