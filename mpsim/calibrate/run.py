@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mpsim.calibrate.between import find_gaps, level_links, middle_of
 from mpsim.calibrate.fit import Fitted, criterion, fit_regimes
 from mpsim.calibrate.measurement import Measurement
 from mpsim.calibrate.parts import Parts, level_link, parts_of
@@ -17,6 +18,7 @@ from mpsim.errors import MpsimError
 from mpsim.program.choice import alone_s, can_be, choose
 from mpsim.program.protocols import cost_family
 from mpsim.topology.costs import Cost, Regime
+from mpsim.topology.edit import replace_bandwidth
 from mpsim.topology.levels import find_levels
 from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
@@ -76,7 +78,8 @@ def calibrate(topology: Topology, measurements: Sequence[Measurement]) -> Calibr
     Ranks are taken to be the first devices of the topology. Their outermost level decides over which links a number of
     ranks calibrates; levels are fitted from the inside, with what is known of inner ones held fast. All-reduces are
     fitted as rings, and where a switch reduces as NVLS, from the number of ranks and size on from which that is best;
-    all-to-all and the like as direct messages.
+    all-to-all and the like as direct messages. A level that nothing measured between two that something did gets the
+    geometric mean of what it would take as either.
 
     Parameters
     ----------
@@ -84,6 +87,7 @@ def calibrate(topology: Topology, measurements: Sequence[Measurement]) -> Calibr
         Its links need types; costs that it has of the same kinds and links are replaced.
     measurements : sequence of Measurement
         Of any kinds and numbers of ranks.
+
     Raises
     ------
     MpsimError
@@ -110,11 +114,32 @@ def calibrate(topology: Topology, measurements: Sequence[Measurement]) -> Calibr
     level_of = {n: level_link(routes, range(n)) for n in sorted({one.ranks for one in measurements})}
     redone = {(level_of[one.ranks], one.kind) for one in measurements}
     topology = replace(topology, costs=tuple(c for c in topology.costs if (c.link, c.kind) not in redone))
-    for link in dict.fromkeys(level_of.values()):
-        topology = _level(topology, link, [one for one in measurements if level_of[one.ranks] == link])
+    points = {link: [one for one in measurements if level_of[one.ranks] == link] for link in level_of.values()}
+    topology = _levels(topology, points)
     provenance = replace(made_now("mpsim.calibrate(topology, measurements)"), source=", ".join(_files(measurements)))
     topology = replace(topology, provenance=provenance)
     return Calibration(topology=topology, residuals=_residuals(topology, measurements))
+
+
+def _levels(topology: Topology, points: dict[str, list[Measurement]]) -> Topology:
+    """Return the topology with the costs of its levels, also of those that lie unmeasured between measured ones."""
+    levels = level_links(Routes(topology))
+    gaps = [gap for gap in find_gaps(levels, list(points)) if not any(c.link == gap.link for c in topology.costs)]
+    if not gaps:
+        return _fitted(topology, points)
+    known = _fitted(topology, points)
+    middles = {gap: middle_of(known, gap, points) for gap in gaps}
+    every = points | {gap.link: made for gap, (made, _) in middles.items() if made}
+    found = _fitted(topology, {link: every[link] for link in (*levels, *points) if link in every})
+    errors = {gap.source: error for gap, (_, error) in middles.items()}
+    costs = (replace(c, error_fraction=errors[c.source]) if c.source in errors else c for c in found.costs)
+    return replace(found, costs=tuple(costs))
+
+
+def _fitted(topology: Topology, points: dict[str, list[Measurement]]) -> Topology:
+    for link, mine in points.items():
+        topology = _level(topology, link, mine)
+    return topology
 
 
 def _files(measurements: Sequence[Measurement]) -> list[str]:
@@ -144,7 +169,7 @@ def _level(topology: Topology, link: str, points: Sequence[Measurement]) -> Topo
             )
     parted = {kind: _part(topology, link, kind, mine) for kind, mine in by_kind.items()}
     rough = [fit for fits in parted.values() for fit in fits]
-    topology = _with_bandwidth(topology, link, max(_reached(topology, link, fit) for fit in rough))
+    topology = replace_bandwidth(topology, link, max(_reached(topology, link, fit) for fit in rough))
     routes = Routes(topology)
     costs = [_cost(topology, link, _fit(routes, link, fit.kind, fit.algorithm, fit.points)) for fit in rough]
     # An outer level's costs stand behind the inner ones': the last on a path decides.
@@ -161,25 +186,6 @@ def _reached(topology: Topology, link: str, fit: _Fit) -> float:
         part = parts_of(routes, fit.kind, by, tuple(range(one.ranks)), link, one.bytes)
         most = max(most, part.bytes_per_byte * one.bytes / one.seconds)
     return min(1 / fitted_s, 1.1 * most) if fitted_s else most
-
-
-def _with_bandwidth(topology: Topology, link: str, bandwidth: float) -> Topology:
-    """Return the topology with what was reached on links of one type, and on the wires of cards that are as wide.
-
-    Where links of a type are not alike (one NVLink and two between the GPUs of a DGX-1), the narrowest gets what was
-    reached, for it is what holds the others up, and the rest keep their proportion to it.
-    """
-    old = {one.bandwidth_bytes_per_s for one in topology.links if one.type == link}
-    times = {wide: 1.0 if wide == min(old) else wide / min(old) for wide in old}
-    return replace(
-        topology,
-        links=tuple(
-            replace(one, bandwidth_bytes_per_s=bandwidth * times[one.bandwidth_bytes_per_s])
-            if one.type == link or (one.type == "host" and one.bandwidth_bytes_per_s in old)
-            else one
-            for one in topology.links
-        ),
-    )
 
 
 class _Fit(NamedTuple):

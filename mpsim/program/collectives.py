@@ -68,6 +68,11 @@ def point_to_point(routes: Routes, source: int, target: int, bytes: int, endpoin
     endpoint : Endpoint
         Its delay is added to the latency.
 
+    Returns
+    -------
+    Traffic
+        Its latency is the links', or what costs of ``send_receive`` that the topology has leave to it.
+
     Raises
     ------
     MpsimError
@@ -83,8 +88,18 @@ def point_to_point(routes: Routes, source: int, target: int, bytes: int, endpoin
     """
     check_ranks("message", routes, (source, target), bytes)
     path = routes.path(source, target)
-    latency_s = routes.latency_s(path) + endpoint.delay_s
-    return Traffic(latency_s=latency_s, links=tuple(path), bytes=(float(bytes),) * len(path), payload_bytes=bytes)
+    latency_s = routes.latency_s(path)
+    measured = costed(routes, "send_receive", "direct", (source, target), bytes) if routes.topology.costs else None
+    if measured is not None:
+        # What the links' own bandwidth takes for the bytes is to come, in the network.
+        latency_s = max(0.0, measured.seconds - bytes / routes.bandwidth_bytes_per_s(path))
+    return Traffic(
+        latency_s=latency_s + endpoint.delay_s,
+        links=tuple(path),
+        bytes=(float(bytes),) * len(path),
+        payload_bytes=bytes,
+        beyond=measured is not None and measured.beyond,
+    )
 
 
 def collective(

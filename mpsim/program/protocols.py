@@ -79,7 +79,9 @@ def costed(routes: Routes, kind: str, algorithm: str, ranks: tuple[int, ...], by
     if not costs:
         return None
     outer = costs[-1]
-    beyond = not outer.covers(len(ranks), bytes)
+    # Each to the next: a message is one however many ranks send theirs beside it.
+    counted = max(len(ranks), outer.least_ranks) if kind == "send_receive" else len(ranks)
+    beyond = not outer.covers(counted, bytes)
     # Levels below are met by fewer ranks than all: only their sizes can be beyond.
     low, high = _around(outer, bytes)
     inner = tuple((cost, nearest_regime(cost, bytes)) for cost in costs[:-1])

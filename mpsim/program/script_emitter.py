@@ -204,6 +204,8 @@ class _Player:
     def _flight(self, hop: _Hop, kind: str, source: int, target: int, after: int) -> int:
         """Return the task after which what left `source` is at `target`."""
         seconds = self.routes.latency_s(self.routes.path(source, target))
+        if kind == "send" and hop.bytes > 0:
+            seconds = point_to_point(self.routes, source, target, hop.bytes).latency_s
         if hop.kind != "send":
             seconds += self.routes.topology.devices[source].hop_s
         if not seconds:
@@ -224,6 +226,7 @@ class _Player:
                 payload_bytes=max(hop.payload_bytes, 0),
                 rounds=int(hop.payload_bytes >= 0),
                 buffered_bytes=min(held, hop.bytes),
+                beyond=found.beyond,
             )
         return self.traffic[key]
 

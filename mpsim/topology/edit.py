@@ -11,7 +11,7 @@ from mpsim.topology.catalog import parse_wire
 from mpsim.topology.model import Device, Link, Topology
 from mpsim.topology.wire import Wire
 
-__all__ = ["join", "replace_device", "replace_link"]
+__all__ = ["join", "replace_bandwidth", "replace_device", "replace_link"]
 
 
 def replace_link(topology: Topology, source: str, target: str, link: Wire | str, *, both_ways: bool = True) -> Topology:
@@ -50,6 +50,31 @@ def replace_link(topology: Topology, source: str, target: str, link: Wire | str,
         for one in topology.links
     )
     return replace(topology, links=tuple(links))
+
+
+def replace_bandwidth(topology: Topology, type: str, bandwidth_bytes_per_s: float) -> Topology:
+    """Return the topology with another bandwidth on all links of a type, and on the wires of cards that are as wide.
+
+    Where links of a type are not alike (one NVLink and two between the GPUs of a DGX-1), the narrowest gets it, for it
+    is what holds the others up, and the rest keep their proportion to it.
+
+    Examples
+    --------
+    >>> from mpsim.topology.builders import switch
+    >>> {link.bandwidth_bytes_per_s for link in replace_bandwidth(switch(2, link="nvlink4"), "nvlink4", 1e9).links}
+    {1000000000.0}
+    """
+    old = {one.bandwidth_bytes_per_s for one in topology.links if one.type == type}
+    times = {wide: 1.0 if wide == min(old) else wide / min(old) for wide in old}
+    return replace(
+        topology,
+        links=tuple(
+            replace(one, bandwidth_bytes_per_s=bandwidth_bytes_per_s * times[one.bandwidth_bytes_per_s])
+            if one.type == type or (one.type == "host" and one.bandwidth_bytes_per_s in old)
+            else one
+            for one in topology.links
+        ),
+    )
 
 
 def replace_device(topology: Topology, name: str, **changes: Any) -> Topology:

@@ -1,7 +1,8 @@
 """Machines by name: what builders and the catalog make of published descriptions, each with its source.
 
 Where a machine is several nodes, a number after its name says how many (``dgx_h100:4``); of a torus, its sizes
-(``tpu_v4:4x4x4``). What joins what is the cited page's, which was read; bandwidths and latencies are the catalog's:
+(``tpu_v4:4x4x4``). What joins what is the cited page's, which was read. Bandwidths and latencies are the catalog's, and
+over links whose collectives others measured and published what those showed (see `mpsim.topology.published`);
 calibrate a preset to have what your machine reaches.
 """
 
@@ -17,6 +18,7 @@ from mpsim.topology.grids import product, switch
 from mpsim.topology.laying import make_devices
 from mpsim.topology.model import Link, Topology
 from mpsim.topology.networks import nodes
+from mpsim.topology.published import with_published
 from mpsim.topology.wire import Wire
 
 __all__ = ["PRESETS", "Preset"]
@@ -41,8 +43,15 @@ class Preset:
     make: Callable[..., Topology]
     sizes: tuple[int, ...] = (1,)
 
-    def build(self, name: str, sizes: Sequence[int]) -> Topology:
+    def build(self, name: str, sizes: Sequence[int], *, costs: bool = True) -> Topology:
         """Return the topology, under a name.
+
+        Parameters
+        ----------
+        sizes : sequence of int
+            None for those by default.
+        costs : bool
+            Whether its links have what collectives were published to cost over such.
 
         Examples
         --------
@@ -53,7 +62,9 @@ class Preset:
             raise MpsimError(f"{name!r} has {len(sizes)} sizes, it takes {len(self.sizes)}: {self.about}")
         if min(sizes, default=1) < 1:
             raise MpsimError(f"{name!r} has a size of {min(sizes)}, expected 1 or more")
-        return replace(self.make(*(sizes or self.sizes)), name=name, provenance=Provenance(source=self.source))
+        made = self.make(*(sizes or self.sizes))
+        made = with_published(made) if costs else made
+        return replace(made, name=name, provenance=Provenance(source=self.source))
 
 
 # The wires of a hybrid cube mesh: GPUs i and j with so many NVLinks between them.

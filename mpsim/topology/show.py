@@ -41,6 +41,8 @@ def draw(topology: Topology) -> str:
     parts = [_headline(topology), *_picture(topology), "", "devices", *_device_lines(topology.devices)]
     if topology.links:
         parts += ["links, one direction", *_link_lines(topology)]
+    if topology.costs:
+        parts += ["collectives as measured", *_cost_lines(topology)]
     return "\n".join(parts)
 
 
@@ -63,6 +65,7 @@ def topology_to_dict(topology: Topology) -> dict[str, Any]:
         "devices": [_whole(device) for device in topology.devices],
         "switches": list(topology.switches),
         "links": [_whole(link) for link in topology.links],
+        "costs": [documents.encode(cost) for cost in topology.costs],
     }
 
 
@@ -124,6 +127,16 @@ def _link_lines(topology: Topology) -> Iterable[str]:
         counts[f"{' ⇄ '.join(patterns) if alike else ' → '.join(patterns)}, {text[wire]}"] += 1
     lines = [f"  {count} × {about}" for about, count in counts.items()]
     return lines if len(lines) <= _ROWS else [*lines[:_ROWS], f"  and {len(lines) - _ROWS} more kinds of link"]
+
+
+def _cost_lines(topology: Topology) -> Iterable[str]:
+    """Return one line for each type of link and source: which kinds, on how many ranks."""
+    for (link, source), costs in groupby(topology.costs, key=lambda cost: (cost.link, cost.source)):
+        found = list(costs)
+        kinds = ", ".join(dict.fromkeys(cost.kind for cost in found))
+        least, most = min(cost.least_ranks for cost in found), max(cost.most_ranks for cost in found)
+        ranks = f"{least} to {most}" if least < most else f"{most}"
+        yield f"  {link}: {kinds}, {ranks} ranks ({source or 'no source'})"
 
 
 def _wire_text(bandwidth_bytes_per_s: float, latency_s: float, kind: str) -> str:

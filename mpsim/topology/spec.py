@@ -4,6 +4,7 @@
 
     cluster.json
     dgx_h100:4
+    dgx_h100:4,costs=none
     ring:8,link=nvlink4,device=H100-SXM5-80GB
     ring:4,bandwidth=50GB/s,latency=2us,memory=80GiB
     torus:4x4,link=50GB/s@2us
@@ -11,6 +12,8 @@
     switch:8,link=nvlink3,device=A100-SXM4-80GB*4+H100-SXM5-80GB*4,speed=1*4+2*4
 
 After the builder's name come its sizes, then its keyword arguments by name. A list is written ``value*count+…``.
+``costs=published`` gives links what collectives were published to cost over such (presets have it, unless
+``costs=none``).
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from mpsim.topology.catalog import parse_wire, topology_device
 from mpsim.topology.file import load_topology
 from mpsim.topology.model import Device, Topology
 from mpsim.topology.presets import PRESETS
+from mpsim.topology.published import with_published
 from mpsim.topology.wire import Wire
 
 __all__ = ["parse_topology"]
@@ -95,7 +99,7 @@ def parse_topology(text: str) -> Topology:
     if os.path.isfile(text) or _looks_like_a_file(name):
         return _load(text)
     if name in PRESETS:
-        return _of(text, lambda: PRESETS[name].build(text, _preset_sizes(text, rest)))
+        return _of(text, lambda: _preset(text, name, rest))
     if name not in BUILDERS:
         raise _no_builder(text, name)
     if not rest:
@@ -110,6 +114,21 @@ def _of(text: str, build: Callable[[], Topology]) -> Topology:
     except MpsimError as error:
         message = str(error)
         raise MpsimError(message if repr(text) in message else f"{text}: {message}") from None
+
+
+def _preset(text: str, name: str, rest: str) -> Topology:
+    """Return a preset of some sizes, or of none, with or without costs."""
+    sizes, _, costs = rest.rpartition(",") if "," in rest else ("", "", rest) if "=" in rest else (rest, "", "")
+    key, equals, value = costs.partition("=")
+    if costs and (key, equals) != ("costs", "="):
+        raise MpsimError(f"{text!r}: {costs!r} is not costs=none or costs=published, all that a preset takes")
+    return PRESETS[name].build(text, _preset_sizes(text, sizes), costs=not costs or _has_costs(text, value))
+
+
+def _has_costs(text: str, value: str) -> bool:
+    if value not in ("published", "none"):
+        raise MpsimError(f"{text!r}: {unknown('costs', value, ['published', 'none'])}")
+    return value == "published"
 
 
 def _preset_sizes(text: str, rest: str) -> list[int]:
@@ -141,8 +160,10 @@ def _no_builder(text: str, name: str) -> MpsimError:
 def _build(text: str, name: str, rest: str) -> Topology:
     sizes, arguments = _split(text, name, rest)
     said = {key: _values(arguments.pop(key)) for key in ("device", *_OF_DEVICES) if key in arguments}
+    costs = _has_costs(text, arguments.pop("costs", "none"))
     keywords = _keywords(text, name, arguments)
     made = BUILDERS[name](*sizes, **keywords)
+    made = with_published(made, required=True) if costs else made
     devices = _described(made.devices, said)
     return replace(made, name=text, devices=devices, provenance=Provenance(source=text))
 
@@ -185,7 +206,7 @@ def _keywords(text: str, name: str, given: dict[str, Any]) -> dict[str, Any]:
     given = _with_link(text, given) if "link" in named else dict(given)
     for key in given:
         if key not in named:
-            known = [*named, "device", *_OF_DEVICES, *(("bandwidth", "latency") if "link" in named else ())]
+            known = [*named, "costs", "device", *_OF_DEVICES, *(("bandwidth", "latency") if "link" in named else ())]
             raise MpsimError(f"{text!r}: {unknown('argument', key, known)}")
     for key, parameter in named.items():
         if parameter.default is parameter.empty and key not in given:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from mpsim.calibrate import Measurement, calibrate, read_log
+from mpsim.calibrate.between import find_gaps
 from mpsim.calibrate.run import geometric_mean_error
 from mpsim.errors import MpsimError
 from mpsim.program.choice import alone_s, choose
@@ -296,3 +297,25 @@ def test_the_command_writes_a_topology_that_says_where_it_comes_from(tmp_path):
     assert found.provenance.made_by.startswith("mpsim ")
     assert found.provenance.source == "all_reduce_perf.2.log, all_reduce_perf.4.log"
     assert math.isclose(found.links[0].bandwidth_bytes_per_s, 2e11, rel_tol=0.1)
+
+
+def test_a_level_that_was_not_measured_between_two_that_were_lies_in_their_middle():
+    box = replace(parse_topology("pcie_box"), costs=())
+    fast, slow = (replace(LARGE, least_bytes=2**10, launch_s=0.0, bandwidth_bytes_per_s=b) for b in (2e10, 2e10 / 16))
+    known = tuple(
+        Cost(link=link, kind="all_gather", algorithm="ring", regimes=(regime,), most_ranks=8)
+        for link, regime in (("pcie4_x16", fast), ("socket", slow))
+    )
+    points = truth(replace(box, costs=known), [2, 8], kind="all_gather")
+    found = calibrate(box, points).topology
+    (middle,) = (cost for cost in found.costs if cost.link == "pcie_host")
+    assert [cost.link for cost in found.costs] == ["pcie4_x16", "pcie_host", "socket"]  # From the inside.
+    assert middle.source == "not measured: the middle between pcie4_x16 and socket"
+    assert middle.error_fraction == pytest.approx(3, rel=1e-3)  # The square root of 16, less 1.
+    expected = 2**26 * 3 / 4 / (2e10 / 4)
+    assert alone_s(Routes(found), "all_gather", "ring", (0, 1, 2, 3), 2**26) == pytest.approx(expected, rel=1e-3)
+    assert max(map(abs, errors(found, points))) < 1e-3
+
+
+def test_a_level_that_was_measured_is_no_gap():
+    assert [gap.link for gap in find_gaps({"a": (2,), "b": (4,), "c": (8,)}, ["a", "b"])] == []

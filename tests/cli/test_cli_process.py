@@ -94,12 +94,22 @@ def test_ctrl_c_keeps_the_rows_that_are_done(tmp_path, processes) -> None:
     assert [item.name for item in tmp_path.iterdir()] == ["t.csv"]
 
 
+def processor_s(pid: int) -> float:
+    """Return the processor time that a process has had."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def test_ctrl_c_elsewhere_is_one_line(tmp_path) -> None:
     words = [sys.executable, "-m", "mpsim", "simulate", HAND, RING, "--pp", "4", "--trials", "1000000", "-o", "r.json"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)
-    time.sleep(2)  # long after start, long before a million trials are over
+    while processor_s(process.pid) < 1.5:  # Long after start, long before a million trials are over.
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert (process.returncode, out, err) == (130, b"", b"mpsim: error: interrupted\n")
     assert not list(tmp_path.iterdir())
 

@@ -8,15 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpsim.errors import MpsimError
+from mpsim.plan.model import Plan
 from mpsim.program.bounds import lower_bound_s
 from mpsim.program.choice import alone_s, candidates, choose
-from mpsim.program.collectives import collective
-from mpsim.simulate import simulate_collectives
+from mpsim.program.collectives import collective, point_to_point
+from mpsim.simulate import simulate, simulate_collectives
 from mpsim.topology.builders import leaf_spine, nodes, switch
 from mpsim.topology.costs import Cost, Regime
 from mpsim.topology.file import load_topology, save_topology
 from mpsim.topology.routes import Routes
 from mpsim.topology.wire import Wire
+from mpsim.workload.model import Layer, Workload
 
 NVLINK, NETWORK = Wire(2.0**30, 2.0**-20, "nvlink4"), Wire(2.0**27, 2.0**-17, "ib_ndr")
 SMALL = Regime(least_bytes=2**10, most_bytes=2**14, launch_s=2.0**-10, step_s=2.0**-13, bandwidth_bytes_per_s=2.0**28)
@@ -73,6 +75,33 @@ def test_direct_messages_of_a_rank_leave_one_after_another():
     topology = replace(NODE, costs=(direct,))
     expected = 2.0**-10 + 7 * 2.0**-13 + 7 / 8 * 2**12 / 2**28
     assert took_s(topology, "all_to_all", range(8), 2**12, "direct") == expected
+
+
+def test_a_message_costs_what_sends_and_receives_were_measured_to_cost():
+    cost = replace(COST, kind="send_receive", algorithm="direct", least_ranks=8)  # Each of eight to the next.
+    box = replace(switch(8, link=NVLINK), costs=(COST, cost))
+    for size, measured_s in (
+        (2**14, 2.0**-10 + 2.0**-13 + 2**14 / 2**28),
+        (2**20, 2.0**-8 + 2**20 / 2**30 + 2**19 / 2**29),
+    ):
+        traffic = point_to_point(Routes(box), 0, 3, size)
+        assert traffic.latency_s + size / 2**30 == measured_s
+        assert not traffic.beyond
+    assert point_to_point(Routes(box), 0, 3, 2**31).beyond
+    assert point_to_point(Routes(NODE), 0, 3, 2**14).latency_s == 2.0**-19
+
+
+@pytest.mark.parametrize("runtime", ["ideal", "torch-nccl"])
+def test_sends_of_a_pipeline_cost_what_was_measured(runtime):
+    layers = [Layer.given(name, forward_s=1.0, backward_s=1.0) for name in "ab"]
+    work = Workload.chain("two", layers, activation_bytes=2**20)
+    cost = replace(COST, kind="send_receive", algorithm="direct")
+    steps = [
+        simulate(work, replace(switch(2, link=NVLINK), costs=costs), Plan(pp=2, runtime=runtime)).step_s
+        for costs in ((), (cost,))
+    ]
+    more_s = 2.0**-8 + 2**20 / 2**30 + 2**19 / 2**29 - (2.0**-19 + 2**20 / 2**30)
+    assert steps[1] - steps[0] == 2 * more_s  # An output there, its gradient back.
 
 
 def test_beyond_what_was_measured_the_result_says_so():

@@ -78,7 +78,7 @@ def test_a_hybrid_cube_mesh_is_wired_as_the_machine_says(name, prefix):
     ],
 )
 def test_a_node_has_as_many_cards_as_the_machine_of_their_bandwidth(name, cards, card_bytes_per_s, kind):
-    found = [one for one in parse_topology(f"{name}:2").links if one.target == "network"]
+    found = [one for one in parse_topology(f"{name}:2,costs=none").links if one.target == "network"]
     assert len(found) == 2 * cards
     assert {one.type for one in found} == {kind}
     for one in found:
@@ -86,7 +86,7 @@ def test_a_node_has_as_many_cards_as_the_machine_of_their_bandwidth(name, cards,
 
 
 def test_a_message_between_nodes_takes_the_catalogs_latency_once_over_a_shared_card():
-    routes = Routes(parse_topology("aws_p4d:2"))
+    routes = Routes(parse_topology("aws_p4d:2,costs=none"))
     assert routes.latency_s(routes.path(0, 8)) == pytest.approx(link("efa_v1_p4d").effective_latency_s)
 
 

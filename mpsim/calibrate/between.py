@@ -1,0 +1,117 @@
+"""Levels that no log measured, between two that some did: their times are taken to be in the middle of the others'.
+
+What crosses such a level crosses what is inside it too, and what crosses a level outside crosses it: it is no faster
+than the one, no slower than the other. Of all guesses between two bounds their geometric mean has the least worst
+relative error, the square root of their ratio; that is the error such a cost states.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import NamedTuple
+
+from mpsim.calibrate.measurement import Measurement
+from mpsim.calibrate.parts import level_link
+from mpsim.program.choice import alone_s, choose
+from mpsim.topology.levels import find_levels
+from mpsim.topology.model import Topology
+from mpsim.topology.routes import Routes
+
+__all__ = ["Gap", "find_gaps", "level_links", "middle_of"]
+
+
+class Gap(NamedTuple):
+    """A type of links that nothing measured, what was measured next to it, and numbers of ranks that cross it."""
+
+    link: str
+    inner: str
+    outer: str
+    ranks: tuple[int, ...]
+
+    @property
+    def source(self) -> str:
+        """What to write where a cost cites its logs."""
+        return f"not measured: the middle between {self.inner} and {self.outer}"
+
+
+def level_links(routes: Routes) -> dict[str, tuple[int, ...]]:
+    """Return the type of each level's links, the innermost first, and the least and greatest ranks that cross it.
+
+    Examples
+    --------
+    >>> from mpsim.topology.spec import parse_topology
+    >>> level_links(Routes(parse_topology("pcie_box")))
+    {'pcie4_x16': (2,), 'pcie_host': (3, 4), 'socket': (5, 8)}
+    """
+    devices = range(len(routes.topology.devices))
+    sizes = [len(groups[0]) for groups in find_levels(routes.topology, devices)]
+    found: dict[str, tuple[int, ...]] = {}
+    for below, size in zip([1, *sizes], sizes, strict=False):
+        if size > 1:
+            found.setdefault(level_link(routes, range(size)), tuple(sorted({below + 1, size})))
+    return found
+
+
+def find_gaps(levels: Mapping[str, tuple[int, ...]], measured: Sequence[str]) -> Iterator[Gap]:
+    """Yield the levels that were not measured between two that were.
+
+    Examples
+    --------
+    >>> [gap[:3] for gap in find_gaps({"a": (2,), "b": (4,), "c": (8,)}, ["a", "c"])]
+    [('b', 'a', 'c')]
+    """
+    order = list(levels)
+    known = [i for i, link in enumerate(order) if link in measured]
+    for inner, outer in pairwise(known):
+        for link in order[inner + 1 : outer]:
+            yield Gap(link, order[inner], order[outer], levels[link])
+
+
+def middle_of(
+    topology: Topology, gap: Gap, points: Mapping[str, Sequence[Measurement]]
+) -> tuple[list[Measurement], float]:
+    """Return times in the middle of two levels', for what was measured of both, and how far off they may be.
+
+    Parameters
+    ----------
+    topology : Topology
+        Calibrated on what was measured.
+    points : mapping
+        What was measured, by type of links.
+
+    Returns
+    -------
+    list of Measurement, float
+        And the worst relative error that the two levels allow.
+    """
+    ends = [Routes(_as_if(topology, gap.link, other)) for other in (gap.inner, gap.outer)]
+    sizes: dict[str, set[int]] = {one.kind: set() for one in points[gap.inner]}
+    for one in (*points[gap.inner], *points[gap.outer]):
+        if one.kind in sizes:
+            sizes[one.kind].add(one.bytes)
+    made, worst = [], 1.0
+    for kind in dict.fromkeys(one.kind for one in points[gap.outer] if one.kind in sizes):
+        for n in gap.ranks:
+            for size in sorted(sizes[kind]):
+                inner_s, outer_s = (_alone_s(routes, kind, n, size) for routes in ends)
+                worst = max(worst, math.sqrt(outer_s / inner_s), math.sqrt(inner_s / outer_s))
+                seconds = math.sqrt(inner_s * outer_s)
+                made.append(Measurement(kind=kind, ranks=n, bytes=size, seconds=seconds, source=f"{gap.source}:0"))
+    return made, worst - 1
+
+
+def _alone_s(routes: Routes, kind: str, n: int, bytes: int) -> float:
+    ranks = tuple(range(n))
+    return alone_s(routes, kind, choose(routes, kind, ranks, bytes), ranks, bytes)
+
+
+def _as_if(topology: Topology, link: str, other: str) -> Topology:
+    """Return the topology with links of one type as those of another are."""
+    bandwidth = max(one.bandwidth_bytes_per_s for one in topology.links if one.type == other)
+    changed = (
+        replace(one, type=other, bandwidth_bytes_per_s=bandwidth) if one.type == link else one for one in topology.links
+    )
+    return replace(topology, links=tuple(changed))
