@@ -21,7 +21,9 @@ def progress_bar(asked: bool | None, unit: str) -> Iterator[Callable[[int, int],
     with tqdm(unit=f" {unit}", file=sys.stderr, leave=False) as bar:
 
         def move(done: int, total: int) -> None:
-            bar.total = total
+            if bar.total != total:
+                bar.total = total
+                bar.refresh()  # however soon all is done
             bar.update(done - bar.n)
 
         yield move
