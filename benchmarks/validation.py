@@ -138,7 +138,10 @@ def page() -> str:
         rows = load_rows(REAL, Comparison)
         text += f"\n## Real computation: {len(rows)} cases, two processes on two cores\n\n"
         text += (
-            f"Each process runs its part of the model; traces were made just before.\n\n{kinds(rows)}\n{orders(rows)}\n"
+            "Each process runs its part of the model. Traces were made before all runs, one process alone; before each"
+            " run, as the links, the ranks' own passes were timed without a message, and beside all-reduces: the"
+            " device's speed, and its slowdown beside communication (see emulate.md). Machines like this one change"
+            f" their speed by a tenth from second to second.\n\n{kinds(rows)}\n{orders(rows)}\n"
         )
         text += worst(rows)
     if COLLECTIVES.is_file():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mpsim.emulate.links import MeasuredPath
+from mpsim.emulate.pace import Pace
 from mpsim.program.script import Collective, Script
 
 __all__ = ["Job", "Memory", "Report", "Times", "groups_of"]
@@ -130,6 +131,8 @@ class Report:
         What messages were measured to cost.
     smallest_s : float
         What the smallest all-reduce over all ranks was.
+    pace : Pace or None
+        How long the passes of a step were measured to take, where the rank computes.
     losses : tuple of float
         Of each recorded step, where the rank makes the loss.
     """
@@ -137,6 +140,7 @@ class Report:
     trials: tuple[Times, ...]
     paths: tuple[MeasuredPath, ...] = ()
     smallest_s: float = 0.0
+    pace: Pace | None = None
     losses: tuple[float, ...] = ()
 
 

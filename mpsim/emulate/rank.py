@@ -11,12 +11,16 @@ import gc
 import os
 import pickle
 import signal
+import statistics
 import sys
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 from mpsim.emulate.job import Job, Memory, Report, Times
+from mpsim.emulate.links import MeasuredPath
+from mpsim.emulate.pace import Pace
 from mpsim.emulate.progress import JOINING, MEASURING, PREPARING, READY, Progress
 from mpsim.errors import MpsimError
 
@@ -75,13 +79,25 @@ def _run(job: Job, progress: Progress) -> Report:
             progress.note(job.rank, MEASURING, 0)
             paths = measure_links(job.pairs) if job.pairs else ()
             smallest_s = measure_smallest() if job.pairs else 0.0
+            pace = _pace(job, work, paths)
         progress.note(job.rank, READY, 0)
         rank_of = {device: rank for rank, device in enumerate(job.devices)}
         executor = Executor(job.script(0), rank_of, groups, dist.group.WORLD, work)
         with blaming_a_peer():
             trials = _trials(job, executor, progress)
     losses = tuple(getattr(work, "losses", ()))[-job.trials :]
-    return Report(trials=trials, paths=paths, smallest_s=smallest_s, losses=losses)
+    return Report(trials=trials, paths=paths, smallest_s=smallest_s, pace=pace, losses=losses)
+
+
+def _pace(job: Job, work: Any, paths: Sequence[MeasuredPath]) -> Pace | None:
+    """Measure how fast this rank computes, if it does and if links are measured."""
+    from mpsim.emulate.pace import measure_pace
+
+    if not job.pairs or not job.model:
+        return None
+    return measure_pace(
+        work.computations(job.script(0).steps), statistics.median(path.bandwidth_bytes_per_s for path in paths)
+    )
 
 
 def _running(model: bytes) -> Any:

@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
+from mpsim.emulate.balancing import untouched
 from mpsim.emulate.execute import Asleep
 from mpsim.emulate.parts import Part, crossing_tensors
 from mpsim.errors import MpsimError
-from mpsim.program.script import Collective, Compute, Receive, Send
+from mpsim.program.script import Collective, Compute, Receive, Send, Step
 from mpsim.workload.example import Example
 from mpsim.workload.graph import capture, flat_inputs
 from mpsim.workload.source import resolve_model
@@ -125,6 +126,27 @@ class Running:
         else:
             self._backward(step)
 
+    def computations(self, steps: Sequence[Step]) -> Callable[[], None]:
+        """Return what runs the passes of a step in their order, on made-up messages, and leaves no trace of it."""
+        passes = [step for step in steps if isinstance(step, Compute) and step.kind != "optimizer"]
+        names = {"F": self.part.receives, "B": self._differentiable(self.part.sends)}
+        made = {
+            way: torch.zeros(sum(_bytes_of(self.crossing[name]) for name in crossing), dtype=torch.uint8)
+            for way, crossing in names.items()
+        }
+
+        def run() -> None:
+            with untouched(self.part):
+                for step in passes:
+                    if names[way := "F" if step.kind == "forward" else "B"]:
+                        self.received.setdefault((way, step.microbatch), made[way])
+                    self.compute(step)
+            self.received.clear()
+            self.returned.clear()
+            self._losses.clear()
+
+        return run
+
     def tensor(self, step: Send | Receive | Collective) -> Callable[[], Any]:
         """Return what gives the activations, gradients or buckets of a step; a shard's exchange is of zeros."""
         if isinstance(step, Send):
@@ -169,7 +191,7 @@ class Running:
         k, layers = step.microbatch, self.part.layers
         flight = self.flights[k]
         if step.last == layers.stop and step.kind != "backward_weight":
-            names = [name for name in self.part.sends if self.crossing[name].needs_gradient]
+            names = self._differentiable(self.part.sends)
             gradients = self._unpack(self.received.pop(("B", k), None), names)
             flight.receive(gradients, 1 / self.recipe.microbatches)
         flight.backward(step.first, step.last, step.kind)
@@ -187,8 +209,7 @@ class Running:
         k = step.microbatch
         if step.direction == "F":
             return self._pack(self.flights[k].sends, self.part.sends)
-        names = [name for name in self.part.receives if self.crossing[name].needs_gradient]
-        return self._pack(self.returned.pop(k), names)
+        return self._pack(self.returned.pop(k), self._differentiable(self.part.receives))
 
     def _reduced(self, step: Collective) -> Any:
         if step.name.startswith("tied "):
@@ -238,6 +259,9 @@ class Running:
             found[name] = buffer[at : at + size].view(seen.dtype).view(seen.shape)
             at += size
         return found
+
+    def _differentiable(self, names: Sequence[str]) -> list[str]:
+        return [name for name in names if self.crossing[name].needs_gradient]
 
     def _ordered(self, names: Sequence[str]) -> list[str]:
         return sorted(names, key=lambda name: -self.crossing[name].dtype.itemsize)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mpsim.emulate.fabric import open_fabric
@@ -12,6 +12,7 @@ from mpsim.emulate.job import Report
 from mpsim.emulate.launch import Launch, launch
 from mpsim.emulate.links import imposed_topology, pairs_to_measure, topology_from, with_hops
 from mpsim.emulate.measured import Layout, lay_out, timing_of
+from mpsim.emulate.pace import with_paces
 from mpsim.emulate.pairing import check_scripts
 from mpsim.emulate.recipes import recipes
 from mpsim.errors import MpsimError, unknown
@@ -43,8 +44,8 @@ class Emulation:
     result : Result
         As a replay gives it, but for what a run cannot know: its step on free links, bubbles and memory.
     links : Topology or None
-        The topology with each link as it was measured before the run: what a prediction is to be made with. None
-        where nothing was measured.
+        The topology with each link as it was measured before the run, and with real computation each device's speed
+        and slowdown beside communication: what a prediction is to be made with. None where nothing was measured.
     fabric : str
         What carried the bytes.
     overrun_fraction : float
@@ -52,6 +53,8 @@ class Emulation:
         that was most, as a fraction of the step: what a busy machine adds, and no prediction knows. 0 for real ones.
     losses : tuple of float
         Of each trial, the mean over replicas; empty where nothing was computed.
+    boundaries : tuple of int
+        The first layer of each stage but the first, as it was run.
     """
 
     result: Result
@@ -59,6 +62,7 @@ class Emulation:
     fabric: str
     overrun_fraction: float = 0.0
     losses: tuple[float, ...] = ()
+    boundaries: tuple[int, ...] = ()
 
 
 def emulate(
@@ -131,7 +135,7 @@ def emulate(
     drawn = _drawn(lowering, trials if random else 1, rng, variability)
     models = recipes(lowering, model, depth) if compute == "real" else ()
     ran = _run(drawn, topology, fabric, trials, warm_ups, measure_links, models)
-    return ran.emulation(
+    emulation = ran.emulation(
         workload=workload.name,
         measured_on=workload.device,
         plan=plan.text,
@@ -140,6 +144,7 @@ def emulate(
         baseline=baseline.plan if baseline else "",
         baseline_step_s=baseline.step_s if baseline else 0.0,
     )
+    return replace(emulation, boundaries=tuple(stage.layers.start for stage in lowering.stages[1:]))
 
 
 def emulate_collectives(
@@ -317,14 +322,18 @@ def _run(
         timings=_timings(layout, reports, trials),
         devices=devices,
         topology=imposed,
-        links=_measured(reports[0], imposed, devices) if order.pairs else None,
+        links=_measured(reports, imposed, drawn[0]) if order.pairs else None,
         fabric=description,
         losses=_losses(reports),
     )
 
 
-def _measured(report: Report, imposed: Topology, devices: tuple[int, ...]) -> Topology:
-    return with_hops(topology_from(report.paths, imposed, devices), devices, report.smallest_s)
+def _measured(reports: Sequence[Report], imposed: Topology, ranks: tuple[Script, ...]) -> Topology:
+    """Return the topology with its links, and devices that computed, as they were measured."""
+    devices = [script.device for script in ranks]
+    links = with_hops(topology_from(reports[0].paths, imposed, devices), devices, reports[0].smallest_s)
+    paces = tuple(report.pace for report in reports if report.pace is not None)
+    return with_paces(links, ranks, paces) if paces else links
 
 
 def _losses(reports: Sequence[Report]) -> tuple[float, ...]:

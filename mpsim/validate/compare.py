@@ -130,8 +130,10 @@ def compare_case(
     )
     if ran.links is None:
         raise MpsimError(f"{case.name}: no links were measured, so that nothing can be predicted")
-    predicted = simulate(workload, ran.links, replace(case.plan, runtime=RUNTIME))
-    ideal = simulate(workload, ran.links, case.plan, spans=False)
+    # The stages that were run, whatever would balance devices of the speeds that were measured.
+    plan = replace(case.plan, boundaries=ran.boundaries)
+    predicted = simulate(workload, ran.links, replace(plan, runtime=RUNTIME))
+    ideal = simulate(workload, ran.links, plan, spans=False)
     return _compared(case, ran, predicted, ideal, fabric, compute)
 
 

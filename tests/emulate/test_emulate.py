@@ -155,8 +155,14 @@ def test_parts_that_compute_make_the_loss_of_the_whole(plan):
     example = source.build(2)
     output = example.model(*example.inputs, **example.keywords)
     whole = float((example.loss or default_loss)(output, example.target).detach())
-    emulation = emulate(traced, FOUR, plan, trials=2, compute="real", measure_links=False)
+    # What is measured before leaves the parts as they were.
+    emulation = emulate(traced, FOUR, plan, trials=2, compute="real", measure_links=plan.dp > 1)
     assert len(emulation.losses) == 2
+    assert len(emulation.boundaries) == plan.pp - 1
+    if emulation.links is not None:
+        speeds = [device.speed for device in emulation.links.devices]
+        assert 1 not in speeds
+        assert len({device.overlap_slowdown for device in emulation.links.devices}) == 1
     if plan.tp == 1:
         assert emulation.losses == pytest.approx([whole, whole], rel=1e-5)
     predicted = simulate(traced, FOUR, plan)
