@@ -9,6 +9,7 @@ from mpsim.errors import MpsimError
 from mpsim.program.footprint import Pace, work_out
 from mpsim.program.laying import laid_rounds
 from mpsim.program.protocols import costs_for, nearest_regime
+from mpsim.topology.costs import relative_widths
 from mpsim.topology.levels import find_levels
 from mpsim.topology.routes import Routes
 
@@ -23,7 +24,7 @@ class Parts(NamedTuple):
     messages : float
         In a row over that level.
     bytes_per_byte : float
-        On its busiest link, per byte of the tensor.
+        On its busiest link, per byte of the tensor; on a link twice as wide as the narrowest they count half.
     inner_s : float
         What messages of the levels inside it add to those.
     own_s_per_byte : float
@@ -86,7 +87,7 @@ def parts_of(routes: Routes, kind: str, algorithm: str, ranks: tuple[int, ...], 
         return 0.0 if crosses(path) else known[-1] if known else routes.latency_s(path)
 
     none = [0.0] * len(links)
-    on_level = [float(one.type == link) for one in links]
+    on_level = [float(one.type == link) / width for one, width in zip(links, relative_widths(links), strict=True)]
     outer = work_out(routes, rounds, order, Pace(lambda path: float(crosses(path)), on_level, one_by_one=True))
     inner = work_out(routes, rounds, order, Pace(inside_s, none, one_by_one=True))
     own = work_out(routes, rounds, order, Pace.of_links(routes))

@@ -3,7 +3,8 @@
 NCCL estimates each of its algorithms for the size and the ranks at hand and takes the least
 (https://github.com/NVIDIA/nccl, src/graph/tuning.cc): rings and trees for an all-reduce, and reduction by NVLink
 switches or by the network where they can; rings for what has no tree; direct messages for all-to-all. Here the
-estimates are the model's own times, so that what is chosen is also what is least in a simulation. Within one node
+estimates are the model's own times, so that what is chosen is also what is least in a simulation. Where devices are
+joined to one another rings lie on their links, as many at once as find place. Within one node
 NCCL's tree is a chain, as long as the ring and moving more: trees are candidates only where messages cross a network.
 """
 
@@ -16,6 +17,7 @@ from mpsim.program.footprint import footprint
 from mpsim.program.laying import algorithm_names, check_algorithm
 from mpsim.program.protocols import costed, costs_for
 from mpsim.topology.catalog import is_network
+from mpsim.topology.cycles import link_cycles
 from mpsim.topology.levels import find_levels
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ def candidates(routes: Routes, kind: str, ranks: tuple[int, ...], bytes: float) 
 
 def _applies(routes: Routes, kind: str, name: str, ranks: tuple[int, ...], levels: int) -> bool:
     if name == "rings" and levels == 1:
-        return False
+        return bool(link_cycles(routes, ranks))
     if name in ("trees", "double_binary_tree", "nvls_tree", "collnet") and not _crosses_network(routes, ranks):
         return False
     if name == "ring":

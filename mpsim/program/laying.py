@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from mpsim.errors import MpsimError, unknown
 from mpsim.program.algorithms import ALGORITHMS
-from mpsim.program.levelled import LEVELLED
+from mpsim.program.levelled import LEVELLED, rings_along
 from mpsim.program.rounds import Rounds, Steps
+from mpsim.topology.cycles import link_cycles
 from mpsim.topology.levels import Groups, find_levels, level_sizes
 
 if TYPE_CHECKING:
@@ -106,6 +107,10 @@ def laid_rounds(
     if name in _WHOLE:
         return LEVELLED[kind, name]((len(ranks),)), ranks
     levels = find_levels(routes.topology, ranks)
+    if name == "rings" and len(levels) == 1 and (cycles := link_cycles(routes, ranks)):
+        place = {device: i for i, device in enumerate(ranks)}
+        ways = [tuple(place[device] for device in cycle) for cycle in cycles]
+        return rings_along(kind, [*ways, *(way[::-1] for way in ways)]), ranks
     if name in _NODES and len(levels) > 1:
         levels = (levels[0], levels[-1])
     return LEVELLED[kind, name](level_sizes(levels)), _nested(levels)

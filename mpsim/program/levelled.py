@@ -5,13 +5,13 @@ Ranks stand at places 0 to n-1 of a grid, those of one node side by side; `sizes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 
 from mpsim.program.rounds import Aggregate, Pipelined, Round, Rounds, Steps, neighbours, pairs
 from mpsim.program.trees import tree_levels
 
-__all__ = ["LEVELLED", "Sizes"]
+__all__ = ["LEVELLED", "Sizes", "rings_along"]
 
 Sizes = tuple[int, ...]
 
@@ -101,12 +101,23 @@ def _ways(sizes: Sizes) -> list[list[int]]:
     return ways
 
 
-def _channelled(sizes: Sizes, rounds_of_all: Callable[[int], int], reduces: bool) -> Rounds:
-    n = prod(sizes)
-    ways = _ways(sizes) if len(sizes) > 1 and sizes[0] > 1 else [list(range(n))]
+def rings_along(kind: str, ways: Sequence[Sequence[int]]) -> Rounds:
+    """Return an all-reduce, all-gather or reduce-scatter of equal shares of the tensor around some rings at once.
+
+    Examples
+    --------
+    >>> rings_along("all_gather", [(0, 1, 2), (2, 1, 0)]).rounds[0].slices
+    (((0, 1), (1, 2), (2, 0)), ((2, 1), (1, 0), (0, 2)))
+    """
+    n = len(ways[0])
+    rounds_of_all = 2 * (n - 1) if kind == "all_reduce" else n - 1
     messages = tuple((way[a], way[b]) for way in ways for a, b in neighbours(n))
-    reduced = (n - 1) * len(ways) if reduces else 0
-    return Rounds(n * len(ways), (Round(messages, 1, repeat=rounds_of_all(n), streams=len(ways), reduced=reduced),))
+    reduced = 0 if kind == "all_gather" else (n - 1) * len(ways)
+    return Rounds(n * len(ways), (Round(messages, 1, repeat=rounds_of_all, streams=len(ways), reduced=reduced),))
+
+
+def _channels(kind: str, sizes: Sizes) -> Rounds:
+    return rings_along(kind, _ways(sizes) if len(sizes) > 1 and sizes[0] > 1 else [range(prod(sizes))])
 
 
 def rings_all_reduce(sizes: Sizes) -> Rounds:
@@ -121,7 +132,7 @@ def rings_all_reduce(sizes: Sizes) -> Rounds:
     >>> one.slices
     (((0, 1), (1, 3), (3, 2), (2, 0)), ((1, 0), (0, 2), (2, 3), (3, 1)))
     """
-    return _channelled(sizes, lambda n: 2 * (n - 1), reduces=True)
+    return _channels("all_reduce", sizes)
 
 
 def rings_all_gather(sizes: Sizes) -> Rounds:
@@ -132,7 +143,7 @@ def rings_all_gather(sizes: Sizes) -> Rounds:
     >>> rings_all_gather((2, 2)).rounds[0].repeat
     3
     """
-    return _channelled(sizes, lambda n: n - 1, reduces=False)
+    return _channels("all_gather", sizes)
 
 
 def rings_reduce_scatter(sizes: Sizes) -> Rounds:
@@ -143,7 +154,7 @@ def rings_reduce_scatter(sizes: Sizes) -> Rounds:
     >>> rings_reduce_scatter((2, 2)).pieces
     8
     """
-    return _channelled(sizes, lambda n: n - 1, reduces=True)
+    return _channels("reduce_scatter", sizes)
 
 
 def trees_all_reduce(sizes: Sizes) -> Rounds:

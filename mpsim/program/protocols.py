@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from mpsim.program.footprint import Footprint, Pace, work_out
 from mpsim.program.laying import laid_rounds
-from mpsim.topology.costs import Cost, Regime
+from mpsim.topology.costs import Cost, Regime, relative_widths
 
 if TYPE_CHECKING:
     from mpsim.topology.routes import Routes
@@ -149,9 +149,9 @@ def _pace(routes: Routes, picked: _Picked) -> Pace:
         return routes.latency_s(path) if level is None else regimes[level].step_s
 
     byte_s = [
-        1 / min(link.bandwidth_bytes_per_s, regimes[link.type].bandwidth_bytes_per_s)
+        1 / min(link.bandwidth_bytes_per_s, width * regimes[link.type].bandwidth_bytes_per_s)
         if link.type in regimes
         else 1 / link.bandwidth_bytes_per_s
-        for link in links
+        for link, width in zip(links, relative_widths(links), strict=True)
     ]
     return Pace(message_s, byte_s, one_by_one=True)

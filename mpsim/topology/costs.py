@@ -13,11 +13,16 @@ for, and are never added to them.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mpsim.errors import MpsimError
 
-__all__ = ["Cost", "Regime"]
+if TYPE_CHECKING:
+    from mpsim.topology.model import Link
+
+__all__ = ["Cost", "Regime", "relative_widths"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +38,7 @@ class Regime:
     step_s : float
         For each message that waits for another: over this kind of link, software included.
     bandwidth_bytes_per_s : float
-        What a link carries.
+        What a link carries; where links of its type are not alike, the narrowest, and others in proportion.
     local_bytes_per_s : float
         At which a rank passes its own part of the tensor, an n-th, through its memory.
     """
@@ -111,3 +116,21 @@ class Cost:
         """
         sizes = self.regimes[0].least_bytes, self.regimes[-1].most_bytes
         return self.least_ranks <= ranks <= self.most_ranks and sizes[0] <= bytes <= sizes[1]
+
+
+def relative_widths(links: Sequence[Link]) -> list[float]:
+    """Return how many times as wide each link is as the narrowest of its type.
+
+    Examples
+    --------
+    >>> from mpsim.topology.spec import parse_topology
+    >>> sorted(set(relative_widths(parse_topology("dgx1_v100").links)))
+    [1.0, 2.0]
+    """
+    narrowest: dict[str, float] = {}
+    for link in links:
+        narrowest[link.type] = min(link.bandwidth_bytes_per_s, narrowest.get(link.type, math.inf))
+    return [
+        1.0 if link.bandwidth_bytes_per_s == narrowest[link.type] else link.bandwidth_bytes_per_s / narrowest[link.type]
+        for link in links
+    ]
