@@ -101,7 +101,7 @@ def with_hops(topology: Topology, ranks: Sequence[int], smallest_s: float) -> To
     ranks : sequence of int
         The device at each position.
     smallest_s : float
-        Median of an all-reduce of 8 bytes.
+        Median of an all-reduce of a few bytes a rank.
 
     Examples
     --------

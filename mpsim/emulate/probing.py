@@ -26,6 +26,7 @@ from mpsim.emulate.links import MeasuredPath
 __all__ = ["measure_links", "measure_smallest"]
 
 _SMALL_BYTES = 8
+_PIECE_ELEMENTS = 8  # Of a rank's piece of the smallest all-reduce, which gloo cuts once more.
 _PROBE_BYTES = 256 * 2**10
 _LARGE_S = 0.25  # A large message is one that takes about this long, more than a send buffer holds,
 _LARGE_BYTES = (2**20, 64 * 2**20)  # within these bounds.
@@ -65,12 +66,13 @@ def measure_links(
 
 
 def measure_smallest(times: int = 20) -> float:
-    """Return the median time of an all-reduce of 8 bytes over all ranks of the default group, in seconds.
+    """Return the median time of a small all-reduce over all ranks of the default group, in seconds.
 
     All ranks are at work at once, as in a collective of a step: what each of its messages takes beyond what it takes
-    when only two ranks talk is what `with_hops` makes of it. Every rank calls this; each gets its own median.
+    when only two ranks talk is what `with_hops` makes of it. It is as small as it may be with no piece empty, for gloo
+    sends none of those. Every rank calls this; each gets its own median.
     """
-    tensor = torch.zeros(_SMALL_BYTES // 4)
+    tensor = torch.zeros(_PIECE_ELEMENTS * dist.get_world_size())
     found = []
     for _ in range(times):
         dist.barrier()
