@@ -29,7 +29,7 @@ from mpsim.workload.model import Layer, Workload
 from mpsim.workload.show import show_workload
 
 try:
-    from mpsim.simulate import simulate, simulate_collectives
+    from mpsim.simulate import Job, simulate, simulate_collectives, simulate_jobs
     from mpsim.sweep import sweep
 except ModuleNotFoundError as error:
     # Models are traced on machines that have torch and little else; only replaying needs simpy.
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Device",
+    "Job",
     "Layer",
     "Link",
     "ModelSplitter",
@@ -72,6 +73,7 @@ __all__ = [
     "show_workload",
     "simulate",
     "simulate_collectives",
+    "simulate_jobs",
     "summary",
     "sweep",
     "trace",

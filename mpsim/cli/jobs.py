@@ -1,0 +1,73 @@
+"""``mpsim jobs``: several jobs at once on one cluster."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from mpsim.cli.output import json_option, print_json
+from mpsim.cli.read import read_workload
+from mpsim.errors import MpsimError
+from mpsim.plan.model import load_plan
+from mpsim.simulate.jobs import Job, JobResult, simulate_jobs
+from mpsim.topology.spec import parse_topology
+from mpsim.units import format_duration
+
+__all__ = ["jobs"]
+
+
+@click.command()
+@click.argument("topology")
+@click.argument("names", nargs=-1, required=True, metavar="WORKLOAD=PLAN...")
+@click.option("--steps", type=int, default=8, show_default=True, metavar="N", help="That every job does at least.")
+@json_option
+def jobs(topology: str, names: tuple[str, ...], steps: int, as_json: bool) -> None:
+    """Predict the steps of jobs that train at once on TOPOLOGY, on devices of their own, and share its links.
+
+    WORKLOAD is a file that mpsim trace wrote, PLAN one that mpsim simulate --save-plan did. A plan that places nothing
+    gets the first devices that are free. Each job begins its next step when the last is over.
+
+    \b
+      mpsim simulate gpt2.json cluster.json --dp 4 --place 0,2,4,6 --save-plan a.json
+      mpsim simulate bert.json cluster.json --dp 4 --place 1,3,5,7 --save-plan b.json
+      mpsim jobs cluster.json gpt2.json=a.json bert.json=b.json
+    """
+    found = simulate_jobs(_read(names), parse_topology(topology), steps=steps)
+    if as_json:
+        print_json({"jobs": [asdict(one) | {"slowdown": one.slowdown} for one in found]})
+    else:
+        click.echo("\n".join(_table(found)))
+
+
+def _read(names: tuple[str, ...]) -> list[Job]:
+    found: list[Job] = []
+    for text in names:
+        workload, equals, plan = text.partition("=")
+        if not (workload and equals and plan):
+            raise MpsimError(f"{text!r} is no job: write WORKLOAD=PLAN, two files")
+        stem = Path(workload).stem
+        taken = [job.name for job in found]
+        name = next(one for i in range(1, len(names) + 2) if (one := stem if i == 1 else f"{stem} {i}") not in taken)
+        found.append(Job(name=name, workload=read_workload(workload), plan=load_plan(plan)))
+    return found
+
+
+def _table(found: tuple[JobResult, ...]) -> list[str]:
+    rows = [("job", "plan", "devices", "alone", "beside the others", "shortest to longest", "slowdown")]
+    for one in found:
+        spread = f"{format_duration(one.least_step_s)} to {format_duration(one.most_step_s)}"
+        rows.append(
+            (
+                one.name, one.plan, _numbers(one.devices), format_duration(one.alone_step_s),
+                format_duration(one.step_s), spread, f"{one.slowdown:.2f}",
+            )
+        )  # fmt: skip
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _numbers(devices: tuple[int, ...]) -> str:
+    shown = ",".join(map(str, devices[:8]))
+    return shown + (f",… ({len(devices)})" if len(devices) > 8 else "")
