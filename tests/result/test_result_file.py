@@ -56,6 +56,13 @@ def test_the_golden_file_of_version_2_is_of_a_real_run():
     assert result.spans.devices[1] == (0, 1)
 
 
+def test_the_golden_file_of_version_3_says_what_was_chosen_and_what_is_beyond():
+    result = load_result(DATA / "result-3.json")
+    (count,) = result.traffic
+    assert (count.kind, count.algorithm, count.transfers, count.beyond) == ("all_reduce", "ring", 2, 1)
+    assert result.step_s == max(result.spans.end_s)
+
+
 @given(
     steps=st.lists(st.floats(0, 1e6), min_size=1, max_size=4),
     names=st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=8),

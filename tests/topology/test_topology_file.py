@@ -133,6 +133,21 @@ def test_version_2_stays_readable():
     assert topology.reducing == ()
 
 
+def test_version_3_has_costs_and_switches_that_reduce():
+    topology = load_topology(GOLDEN.with_name("topology-3.json"))
+    assert topology.reducing == ("n0.switch", "n1.switch")
+    (cost,) = topology.costs
+    assert (cost.link, cost.kind, cost.algorithm, cost.source) == (
+        "nvlink4",
+        "all_reduce",
+        "ring",
+        "all_reduce_perf.log",
+    )
+    assert cost.regimes[0].launch_s == 2.0**-17
+    first = topology.devices[0]
+    assert (first.post_s, first.hop_s, first.overlap_slowdown) == (2.0**-12, 2.0**-13, 1.25)
+
+
 def test_switches_that_reduce_are_kept_and_must_exist(tmp_path):
     path = tmp_path / "reduces.json"
     save_topology(path, replace(nodes(2, per_node=2, inside="nvlink4", between="ib_ndr"), reducing=("n0.switch",)))
