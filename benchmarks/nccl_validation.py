@@ -94,6 +94,8 @@ AS_SHIPPED = {
     "i309b_2n": "dgx_h100:2",
     "i309b_8n_tuned": "dgx_h100:8",
     "cw_h100x64": "dgx_h100:8",
+    "gcp_2xa3mega": "gcp_a3_mega:2",
+    "aws_2xp3dn": "aws_p3dn:2",
 }
 PROFILED = {"a100_dgx": "dgx_a100:1", "h100_dgx": "dgx_h100:1"}
 
@@ -148,7 +150,9 @@ SHIPPED = (
         "Presets have what one node of each kind (NCCL 2.27.3, the rows of the sections above) and the tables i309_4n"
         " and aws_2xp5 calibrated. Predicted are tables of other machines, none of which calibrated anything. The rows"
         " of vidur are kernel times, in which waiting for the slowest rank is included: below 1 MiB that is most of"
-        " them, and the medians jump between 10 and 60 us. i309b_8n_tuned ran with other settings than NCCL's own.",
+        " them, and the medians jump between 10 and 60 us. i309b_8n_tuned ran with other settings than NCCL's own."
+        " Of the networks of gcp_2xa3mega and aws_2xp3dn nothing was published that a preset could have: what is"
+        " between their nodes is the catalog's.",
         as_shipped,
     ),
     (

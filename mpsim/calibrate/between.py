@@ -2,7 +2,8 @@
 
 What crosses such a level crosses what is inside it too, and what crosses a level outside crosses it: it is no faster
 than the one, no slower than the other. Of all guesses between two bounds their geometric mean has the least worst
-relative error, the square root of their ratio; that is the error such a cost states.
+relative error, the square root of their ratio; that is the error such a cost states. Of several such levels in a row
+each lies as far on the way, on a log scale, as its place.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from mpsim.calibrate.measurement import Measurement
-from mpsim.calibrate.parts import level_link
 from mpsim.program.choice import alone_s, choose
-from mpsim.topology.levels import find_levels
+from mpsim.topology.levels import find_levels, outer_link
 from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
 
@@ -24,17 +24,22 @@ __all__ = ["Gap", "find_gaps", "level_links", "middle_of"]
 
 
 class Gap(NamedTuple):
-    """A type of links that nothing measured, what was measured next to it, and numbers of ranks that cross it."""
+    """A type of links that nothing measured, what was measured next to it, and numbers of ranks that cross it.
+
+    Of one gap the `way` from the inner level to the outer is a half, of two in a row one and two thirds.
+    """
 
     link: str
     inner: str
     outer: str
+    way: float
     ranks: tuple[int, ...]
 
     @property
     def source(self) -> str:
         """What to write where a cost cites its logs."""
-        return f"not measured: the middle between {self.inner} and {self.outer}"
+        where = "the middle" if self.way == 0.5 else f"{self.way:.2f} of the way"
+        return f"not measured: {where} between {self.inner} and {self.outer}"
 
 
 def level_links(routes: Routes) -> dict[str, tuple[int, ...]]:
@@ -46,12 +51,13 @@ def level_links(routes: Routes) -> dict[str, tuple[int, ...]]:
     >>> level_links(Routes(parse_topology("pcie_box")))
     {'pcie4_x16': (2,), 'pcie_host': (3, 4), 'socket': (5, 8)}
     """
-    devices = range(len(routes.topology.devices))
-    sizes = [len(groups[0]) for groups in find_levels(routes.topology, devices)]
+    sizes = [len(groups[0]) for groups in find_levels(routes.topology, range(len(routes.topology.devices)))]
     found: dict[str, tuple[int, ...]] = {}
     for below, size in zip([1, *sizes], sizes, strict=False):
         if size > 1:
-            found.setdefault(level_link(routes, range(size)), tuple(sorted({below + 1, size})))
+            link = outer_link(routes, range(size), find_levels(routes.topology, range(size))).type
+            found.setdefault(link, tuple(sorted({below + 1, size})))
+    found.pop("", None)  # By no type, no costs could be kept.
     return found
 
 
@@ -62,12 +68,15 @@ def find_gaps(levels: Mapping[str, tuple[int, ...]], measured: Sequence[str]) ->
     --------
     >>> [gap[:3] for gap in find_gaps({"a": (2,), "b": (4,), "c": (8,)}, ["a", "c"])]
     [('b', 'a', 'c')]
+    >>> [gap.way for gap in find_gaps({"a": (2,), "b": (4,), "c": (8,), "d": (16,), "e": (32,)}, ["a", "e"])]
+    [0.25, 0.5, 0.75]
     """
     order = list(levels)
     known = [i for i, link in enumerate(order) if link in measured]
     for inner, outer in pairwise(known):
-        for link in order[inner + 1 : outer]:
-            yield Gap(link, order[inner], order[outer], levels[link])
+        for i in range(inner + 1, outer):
+            way = (i - inner) / (outer - inner)
+            yield Gap(order[i], order[inner], order[outer], way, levels[order[i]])
 
 
 def middle_of(
@@ -97,8 +106,9 @@ def middle_of(
         for n in gap.ranks:
             for size in sorted(sizes[kind]):
                 inner_s, outer_s = (_alone_s(routes, kind, n, size) for routes in ends)
-                worst = max(worst, math.sqrt(outer_s / inner_s), math.sqrt(inner_s / outer_s))
-                seconds = math.sqrt(inner_s * outer_s)
+                apart = abs(math.log(outer_s / inner_s))
+                worst = max(worst, math.exp(max(gap.way, 1 - gap.way) * apart))
+                seconds = inner_s ** (1 - gap.way) * outer_s**gap.way
                 made.append(Measurement(kind=kind, ranks=n, bytes=size, seconds=seconds, source=f"{gap.source}:0"))
     return made, worst - 1
 

@@ -9,11 +9,12 @@ from mpsim.errors import MpsimError
 from mpsim.program.footprint import Pace, work_out
 from mpsim.program.laying import laid_rounds
 from mpsim.program.protocols import costs_for, nearest_regime
-from mpsim.topology.costs import relative_widths
-from mpsim.topology.levels import find_levels
+from mpsim.topology.costs import relative_width
+from mpsim.topology.levels import find_levels, outer_link
+from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
 
-__all__ = ["Parts", "level_link", "parts_of"]
+__all__ = ["Parts", "level_link", "narrowest_bytes_per_s", "parts_of"]
 
 
 class Parts(NamedTuple):
@@ -52,18 +53,23 @@ def level_link(routes: Routes, ranks: Sequence[int]) -> str:
     >>> level_link(routes, (0, 1)), level_link(routes, (0, 1, 2, 3))
     ('nvlink4', 'ib_ndr')
     """
-    links = routes.topology.links
-    levels = find_levels(routes.topology, ranks)
-    group = levels[-2][0] if len(levels) > 1 else ranks[:1]
-    other = next(rank for rank in ranks if rank not in group)
-    inside = {links[i].type for rank in group[1:] for i in routes.path(group[0], rank)}
-    path = [links[i] for i in routes.path(group[0], other)]
-    outer = [link for link in path if link.type not in inside] or path
-    # A card's own wire to its device is as wide as what it is for: the network's name is the one to keep.
-    narrowest = min(outer, key=lambda link: (link.bandwidth_bytes_per_s, link.type in ("host", "")))
+    narrowest = outer_link(routes, ranks, find_levels(routes.topology, ranks))
     if not narrowest.type:
         raise MpsimError(f"{narrowest} has no type, by which its costs could be kept: give it one in the topology")
     return narrowest.type
+
+
+def narrowest_bytes_per_s(topology: Topology, link: str) -> float:
+    """Return the bandwidth of the narrowest links of a type.
+
+    Examples
+    --------
+    >>> from mpsim.topology.builders import ring
+    >>> from mpsim.topology.wire import Wire
+    >>> narrowest_bytes_per_s(ring(3, link=Wire(5e9, 0.0, "mine")), "mine")
+    5000000000.0
+    """
+    return min(one.bandwidth_bytes_per_s for one in topology.links if one.type == link)
 
 
 def parts_of(routes: Routes, kind: str, algorithm: str, ranks: tuple[int, ...], link: str, size: float) -> Parts:
@@ -87,7 +93,8 @@ def parts_of(routes: Routes, kind: str, algorithm: str, ranks: tuple[int, ...], 
         return 0.0 if crosses(path) else known[-1] if known else routes.latency_s(path)
 
     none = [0.0] * len(links)
-    on_level = [float(one.type == link) / width for one, width in zip(links, relative_widths(links), strict=True)]
+    narrowest = narrowest_bytes_per_s(routes.topology, link)
+    on_level = [0.0 if one.type != link else 1.0 / relative_width(one, narrowest) for one in links]
     outer = work_out(routes, rounds, order, Pace(lambda path: float(crosses(path)), on_level, one_by_one=True))
     inner = work_out(routes, rounds, order, Pace(inside_s, none, one_by_one=True))
     own = work_out(routes, rounds, order, Pace.of_links(routes))

@@ -12,7 +12,7 @@ import numpy as np
 from mpsim.calibrate.between import find_gaps, level_links, middle_of
 from mpsim.calibrate.fit import Fitted, criterion, fit_regimes
 from mpsim.calibrate.measurement import Measurement
-from mpsim.calibrate.parts import Parts, level_link, parts_of
+from mpsim.calibrate.parts import Parts, level_link, narrowest_bytes_per_s, parts_of
 from mpsim.documents import made_now
 from mpsim.errors import MpsimError
 from mpsim.program.choice import alone_s, can_be, choose
@@ -131,8 +131,8 @@ def _levels(topology: Topology, points: dict[str, list[Measurement]]) -> Topolog
     middles = {gap: middle_of(known, gap, points) for gap in gaps}
     every = points | {gap.link: made for gap, (made, _) in middles.items() if made}
     found = _fitted(topology, {link: every[link] for link in (*levels, *points) if link in every})
-    errors = {gap.source: error for gap, (_, error) in middles.items()}
-    costs = (replace(c, error_fraction=errors[c.source]) if c.source in errors else c for c in found.costs)
+    errors = {gap.link: error for gap, (_, error) in middles.items()}
+    costs = (replace(c, error_fraction=errors[c.link]) if c.link in errors else c for c in found.costs)
     return replace(found, costs=tuple(costs))
 
 
@@ -268,7 +268,7 @@ def _fit(routes: Routes, link: str, kind: str, algorithm: str, points: list[Meas
 
 
 def _cost(topology: Topology, link: str, fit: _Fit) -> Cost:
-    own_s = 1 / min(one.bandwidth_bytes_per_s for one in topology.links if one.type == link)
+    narrowest = narrowest_bytes_per_s(topology, link)
     ranks = {one.ranks for one in fit.points}
     return Cost(
         link=link,
@@ -280,7 +280,7 @@ def _cost(topology: Topology, link: str, fit: _Fit) -> Cost:
                 most_bytes=one.most,
                 launch_s=launch_s,
                 step_s=step_s,
-                bandwidth_bytes_per_s=1 / (own_s + byte_s),
+                bandwidth_bytes_per_s=1 / (1 / narrowest + byte_s),
                 local_bytes_per_s=1 / local_s if local_s else math.inf,
             )
             for one in fit.regimes
@@ -288,6 +288,7 @@ def _cost(topology: Topology, link: str, fit: _Fit) -> Cost:
         ),
         least_ranks=min(ranks),
         most_ranks=max(ranks),
+        link_bytes_per_s=narrowest,
         error_fraction=math.sqrt(fit.loss / len(fit.points)),
         source=", ".join(_files(fit.points)),
     )

@@ -32,7 +32,13 @@ class Pace(NamedTuple):
     beside_s: float
 
 
-def measure_pace(compute: Callable[[], None], bandwidth_bytes_per_s: float, *, repeats: int = 3) -> Pace:
+def measure_pace(
+    compute: Callable[[], None],
+    bandwidth_bytes_per_s: float,
+    *,
+    repeats: int = 3,
+    note: Callable[[], None] = lambda: None,
+) -> Pace:
     """Return how long this rank's computation takes; every rank of the default process group calls this.
 
     Parameters
@@ -43,13 +49,16 @@ def measure_pace(compute: Callable[[], None], bandwidth_bytes_per_s: float, *, r
         What was measured between two ranks.
     repeats : int
         At least so many, and for a second.
+    note : callable
+        Called after each: a rank whose steps are long has not come to a stop.
     """
     import torch
     import torch.distributed as dist
 
     compute()
+    note()
     dist.barrier()
-    alone_s = _median_s(compute, repeats)
+    alone_s = _median_s(compute, repeats, note)
     dist.barrier()
     busy = threading.Event()
     busy.set()
@@ -58,7 +67,7 @@ def measure_pace(compute: Callable[[], None], bandwidth_bytes_per_s: float, *, r
     talking = threading.Thread(target=_talk, args=(payload, busy))
     talking.start()
     try:
-        beside_s = _median_s(compute, repeats)
+        beside_s = _median_s(compute, repeats, note)
     finally:
         busy.clear()
         talking.join()
@@ -77,12 +86,13 @@ def _talk(payload: Any, busy: threading.Event) -> None:
         dist.all_reduce(left)
 
 
-def _median_s(compute: Callable[[], None], repeats: int) -> float:
+def _median_s(compute: Callable[[], None], repeats: int, note: Callable[[], None]) -> float:
     found: list[float] = []
     while len(found) < repeats or sum(found) < _LEAST_S:
         start_s = time.perf_counter()
         compute()
         found.append(time.perf_counter() - start_s)
+        note()
     return statistics.median(found)
 
 

@@ -14,7 +14,7 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -79,7 +79,7 @@ def _run(job: Job, progress: Progress) -> Report:
             progress.note(job.rank, MEASURING, 0)
             paths = measure_links(job.pairs) if job.pairs else ()
             smallest_s = measure_smallest() if job.pairs else 0.0
-            pace = _pace(job, work, paths)
+            pace = _pace(job, work, paths, lambda: progress.note(job.rank, MEASURING, 0))
         progress.note(job.rank, READY, 0)
         rank_of = {device: rank for rank, device in enumerate(job.devices)}
         executor = Executor(job.script(0), rank_of, groups, dist.group.WORLD, work)
@@ -89,15 +89,14 @@ def _run(job: Job, progress: Progress) -> Report:
     return Report(trials=trials, paths=paths, smallest_s=smallest_s, pace=pace, losses=losses)
 
 
-def _pace(job: Job, work: Any, paths: Sequence[MeasuredPath]) -> Pace | None:
+def _pace(job: Job, work: Any, paths: Sequence[MeasuredPath], note: Callable[[], None]) -> Pace | None:
     """Measure how fast this rank computes, if it does and if links are measured."""
     from mpsim.emulate.pace import measure_pace
 
     if not job.pairs or not job.model:
         return None
-    return measure_pace(
-        work.computations(job.script(0).steps), statistics.median(path.bandwidth_bytes_per_s for path in paths)
-    )
+    bandwidth = statistics.median(path.bandwidth_bytes_per_s for path in paths)
+    return measure_pace(work.computations(job.script(0).steps), bandwidth, note=note)
 
 
 def _running(model: bytes) -> Any:

@@ -18,7 +18,7 @@ from mpsim.program.laying import algorithm_names, check_algorithm
 from mpsim.program.protocols import costed, costs_for
 from mpsim.topology.catalog import is_network
 from mpsim.topology.cycles import link_cycles
-from mpsim.topology.levels import find_levels
+from mpsim.topology.levels import find_levels, outer_link
 
 if TYPE_CHECKING:
     from mpsim.topology.routes import Routes
@@ -56,7 +56,8 @@ def choose(routes: Routes, kind: str, ranks: tuple[int, ...], bytes: float) -> s
 def candidates(routes: Routes, kind: str, ranks: tuple[int, ...], bytes: float) -> list[str]:
     """Return NCCL's algorithms for these ranks.
 
-    Those whose costs were measured for such ranks and sizes; else those with any costs; else all that can be.
+    Those whose costs over the outermost links were measured for such ranks and sizes; else those with any costs there;
+    else all that can be.
 
     Examples
     --------
@@ -66,11 +67,15 @@ def candidates(routes: Routes, kind: str, ranks: tuple[int, ...], bytes: float) 
     ['ring']
     """
     names = _OF_NCCL.get(kind, ("direct",))
-    levels = len(find_levels(routes.topology, ranks))
-    found = [name for name in names if _applies(routes, kind, name, ranks, levels)]
-    measured = [name for name in found if costs_for(routes, kind, name)]
-    n = len(ranks)
-    covered = [name for name in measured if any(cost.covers(n, bytes) for cost in costs_for(routes, kind, name))]
+    levels = find_levels(routes.topology, ranks)
+    found = [name for name in names if _applies(routes, kind, name, ranks, len(levels))]
+    if not routes.topology.costs or len(ranks) < 2:
+        return found or algorithm_names(kind)[:1]
+    # What was measured of inner levels alone says nothing of which algorithm goes between the outer ones.
+    outer, n = outer_link(routes, ranks, levels).type, len(ranks)
+    costs = {name: [cost for cost in costs_for(routes, kind, name) if cost.link == outer] for name in found}
+    measured = [name for name in found if costs[name]]
+    covered = [name for name in measured if any(cost.covers(n, bytes) for cost in costs[name])]
     return covered or measured or found or algorithm_names(kind)[:1]
 
 

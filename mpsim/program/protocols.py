@@ -13,9 +13,10 @@ from weakref import WeakKeyDictionary
 
 from mpsim.program.footprint import Footprint, Pace, work_out
 from mpsim.program.laying import laid_rounds
-from mpsim.topology.costs import Cost, Regime, relative_widths
+from mpsim.topology.costs import Cost, Regime, relative_width
 
 if TYPE_CHECKING:
+    from mpsim.topology.model import Link
     from mpsim.topology.routes import Routes
 
 __all__ = ["Costed", "cost_family", "costed", "costs_for", "nearest_regime"]
@@ -34,6 +35,7 @@ class Costed(NamedTuple):
 _Picked = tuple[tuple[Cost, Regime], ...]
 _Key = tuple[str, str, tuple[int, ...], tuple[Regime, ...]]
 _KNOWN: WeakKeyDictionary[Routes, dict[_Key, Footprint]] = WeakKeyDictionary()
+_BYTES: WeakKeyDictionary[Routes, dict[_Picked, list[float]]] = WeakKeyDictionary()
 
 
 def cost_family(algorithm: str) -> str:
@@ -148,10 +150,20 @@ def _pace(routes: Routes, picked: _Picked) -> Pace:
         level = next((level for level in outermost if level in types), None)
         return routes.latency_s(path) if level is None else regimes[level].step_s
 
-    byte_s = [
-        1 / min(link.bandwidth_bytes_per_s, width * regimes[link.type].bandwidth_bytes_per_s)
-        if link.type in regimes
-        else 1 / link.bandwidth_bytes_per_s
-        for link, width in zip(links, relative_widths(links), strict=True)
-    ]
-    return Pace(message_s, byte_s, one_by_one=True)
+    known = _BYTES.setdefault(routes, {})
+    if picked not in known:
+        known[picked] = _byte_s(links, picked)
+    return Pace(message_s, known[picked], one_by_one=True)
+
+
+def _byte_s(links: Sequence[Link], picked: _Picked) -> list[float]:
+    """Return the seconds that a byte takes on each link."""
+    of_type = {cost.link: (cost, regime) for cost, regime in picked}
+    found = []
+    for link in links:
+        width = link.bandwidth_bytes_per_s
+        if link.type in of_type:
+            cost, regime = of_type[link.type]
+            width = min(width, regime.bandwidth_bytes_per_s * relative_width(link, cost.link_bytes_per_s))
+        found.append(1 / width)
+    return found

@@ -87,6 +87,8 @@ def simulate_jobs(jobs: Sequence[Job], topology: Topology, *, steps: int = 8) ->
     steps : int
         That every job does at least.
 
+    Whether each fits its devices' memory `simulate` says of it alone.
+
     Raises
     ------
     MpsimError
@@ -168,10 +170,10 @@ def _one(job: Job, topology: Topology) -> _Laid:
 def _check_tasks(laid: Sequence[_Laid], counts: Sequence[int]) -> None:
     tasks = sum(len(one.program.tasks) * count for one, count in zip(laid, counts, strict=True))
     if tasks > _MOST_TASKS:
-        steps = ", ".join(f"{one.job.name!r} {one.alone_s:.3g} s" for one in laid)
-        raise MpsimError(
-            f"the jobs' steps are too unlike ({steps}): {tasks:,} tasks, {_MOST_TASKS:,} at most; ask for fewer steps"
+        each = ", ".join(
+            f"{count:,} of {one.job.name!r}, {one.alone_s:.3g} s each" for one, count in zip(laid, counts, strict=True)
         )
+        raise MpsimError(f"too many steps ({each}): {tasks:,} tasks, {_MOST_TASKS:,} at most; ask for fewer")
 
 
 def _ends(laid: Sequence[_Laid], counts: Sequence[int], topology: Topology) -> list[list[float]]:

@@ -13,7 +13,6 @@ for, and are never added to them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ from mpsim.errors import MpsimError
 if TYPE_CHECKING:
     from mpsim.topology.model import Link
 
-__all__ = ["Cost", "Regime", "relative_widths"]
+__all__ = ["Cost", "Regime", "relative_width"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +37,7 @@ class Regime:
     step_s : float
         For each message that waits for another: over this kind of link, software included.
     bandwidth_bytes_per_s : float
-        What a link carries; where links of its type are not alike, the narrowest, and others in proportion.
+        What a link carries.
     local_bytes_per_s : float
         At which a rank passes its own part of the tensor, an n-th, through its memory.
     """
@@ -80,6 +79,9 @@ class Cost:
         The smaller sizes first.
     least_ranks, most_ranks : int
         The numbers of ranks that it was fitted on.
+    link_bytes_per_s : float
+        The bandwidth of the links that the regimes' bandwidths are of, the narrowest of their type: wider and narrower
+        ones carry as much more or less. 0: all links of the type carry what the regimes say.
     error_fraction : float
         Geometric mean of how far the fit lies from its own points.
     source : str
@@ -92,6 +94,7 @@ class Cost:
     regimes: tuple[Regime, ...]
     least_ranks: int = 2
     most_ranks: int = 2
+    link_bytes_per_s: float = 0.0
     error_fraction: float = 0.0
     source: str = ""
 
@@ -118,19 +121,15 @@ class Cost:
         return self.least_ranks <= ranks <= self.most_ranks and sizes[0] <= bytes <= sizes[1]
 
 
-def relative_widths(links: Sequence[Link]) -> list[float]:
-    """Return how many times as wide each link is as the narrowest of its type.
+def relative_width(link: Link, reference_bytes_per_s: float) -> float:
+    """Return how many times as wide a link is as those that a cost was fitted on; 1 where that is not known.
 
     Examples
     --------
-    >>> from mpsim.topology.spec import parse_topology
-    >>> sorted(set(relative_widths(parse_topology("dgx1_v100").links)))
-    [1.0, 2.0]
+    >>> from mpsim.topology.model import Link
+    >>> double = Link(source="a", target="b", bandwidth_bytes_per_s=4e10)
+    >>> relative_width(double, 2e10), relative_width(double, 0.0)
+    (2.0, 1.0)
     """
-    narrowest: dict[str, float] = {}
-    for link in links:
-        narrowest[link.type] = min(link.bandwidth_bytes_per_s, narrowest.get(link.type, math.inf))
-    return [
-        1.0 if link.bandwidth_bytes_per_s == narrowest[link.type] else link.bandwidth_bytes_per_s / narrowest[link.type]
-        for link in links
-    ]
+    width = link.bandwidth_bytes_per_s
+    return 1.0 if width == reference_bytes_per_s or not reference_bytes_per_s else width / reference_bytes_per_s

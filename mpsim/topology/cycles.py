@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from weakref import WeakKeyDictionary
 
 from mpsim.topology.routes import Routes
 
@@ -17,9 +18,11 @@ __all__ = ["MOST_DEVICES", "link_cycles"]
 MOST_DEVICES = 16
 _MOST_STEPS = 200_000  # Of the search: beyond, the best that was found.
 _Lanes = Counter[tuple[int, int]]
+_Cycles = tuple[tuple[int, ...], ...]
+_KNOWN: WeakKeyDictionary[Routes, dict[tuple[int, ...], _Cycles]] = WeakKeyDictionary()
 
 
-def link_cycles(routes: Routes, devices: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+def link_cycles(routes: Routes, devices: Sequence[int]) -> _Cycles:
     """Return cycles through these devices over direct links, as many as fit; none where there is none.
 
     A link has as many lanes as it is wider than the narrowest between these devices, and each cycle takes one lane
@@ -45,6 +48,14 @@ def link_cycles(routes: Routes, devices: Sequence[int]) -> tuple[tuple[int, ...]
     """
     if not 3 <= len(devices) <= MOST_DEVICES:
         return ()
+    known = _KNOWN.setdefault(routes, {})
+    key = tuple(devices)
+    if key not in known:
+        known[key] = _search(routes, key)
+    return known[key]
+
+
+def _search(routes: Routes, devices: tuple[int, ...]) -> _Cycles:
     lanes = _lanes(routes, devices)
     of_device = Counter(a for (a, b), count in lanes.items() for _ in range(count))
     fit = min((of_device[device] for device in devices), default=0) // 2
@@ -70,8 +81,10 @@ def _lanes(routes: Routes, devices: Sequence[int]) -> _Lanes:
             return Counter()
         wide |= direct
     alike = {(a, b): width for (a, b), width in wide.items() if wide.get((b, a)) == width}
-    least = min(alike.values(), default=1.0)
-    return Counter({ends: 1 if width == least else int(width / least + 1e-6) for ends, width in alike.items()})
+    least, most = min(alike.values(), default=1.0), len(devices)  # More lanes than that no cycles could use.
+    return Counter(
+        {ends: int(min(width / least + 1e-6, most)) if width > least else 1 for ends, width in alike.items()}
+    )
 
 
 def _packings(

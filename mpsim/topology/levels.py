@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from mpsim.errors import MpsimError
-from mpsim.topology.model import Topology
+from mpsim.topology.model import Link, Topology
 
-__all__ = ["Groups", "find_levels", "level_sizes"]
+if TYPE_CHECKING:
+    from mpsim.topology.routes import Routes
+
+__all__ = ["Groups", "find_levels", "level_sizes", "outer_link"]
 
 Groups = tuple[tuple[int, ...], ...]
 
@@ -76,6 +80,27 @@ def level_sizes(levels: Sequence[Groups]) -> tuple[int, ...]:
         sizes.append(counts[0] // below)
         below = counts[0]
     return tuple(sizes)
+
+
+def outer_link(routes: Routes, ranks: Sequence[int], levels: Sequence[Groups]) -> Link:
+    """Return the narrowest link between two groups of the outermost of these ranks' levels.
+
+    Examples
+    --------
+    >>> from mpsim.topology.builders import nodes
+    >>> from mpsim.topology.routes import Routes
+    >>> topology = nodes(2, per_node=2, inside="nvlink4", between="ib_ndr")
+    >>> outer_link(Routes(topology), range(4), find_levels(topology, range(4))).type
+    'ib_ndr'
+    """
+    links = routes.topology.links
+    group = levels[-2][0] if len(levels) > 1 else ranks[:1]
+    other = next(rank for rank in ranks if rank not in group)
+    inside = {links[i].type for rank in group[1:] for i in routes.path(group[0], rank)}
+    path = [links[i] for i in routes.path(group[0], other)]
+    outer = [link for link in path if link.type not in inside] or path
+    # A card's own wire to its device is as wide as what it is for: the network's name is the one to keep.
+    return min(outer, key=lambda link: (link.bandwidth_bytes_per_s, link.type in ("host", "")))
 
 
 def _neighbours(topology: Topology, devices: Sequence[int]) -> Iterator[tuple[int, int, int]]:

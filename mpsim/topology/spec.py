@@ -120,9 +120,12 @@ def _preset(text: str, name: str, rest: str) -> Topology:
     """Return a preset of some sizes, or of none, with or without costs."""
     sizes, _, costs = rest.rpartition(",") if "," in rest else ("", "", rest) if "=" in rest else (rest, "", "")
     key, equals, value = costs.partition("=")
-    if costs and (key, equals) != ("costs", "="):
+    if (costs or "," in rest) and (key, equals) != ("costs", "="):
         raise MpsimError(f"{text!r}: {costs!r} is not costs=none or costs=published, all that a preset takes")
-    return PRESETS[name].build(text, _preset_sizes(text, sizes), costs=not costs or _has_costs(text, value))
+    made = PRESETS[name].build(text, _preset_sizes(text, sizes), costs=not costs or _has_costs(text, value))
+    if costs and value == "published" and not made.costs:
+        raise MpsimError(f"no costs were published for links of {text!r}: leave out costs")
+    return made
 
 
 def _has_costs(text: str, value: str) -> bool:
@@ -151,6 +154,9 @@ def _load(path: str) -> Topology:
 
 
 def _no_builder(text: str, name: str) -> MpsimError:
+    before, comma, after = name.partition(",")
+    if comma and before in PRESETS:
+        return MpsimError(f"{text!r}: write {before}:{after}, a colon after the name")
     if ":" in text:
         return MpsimError(f"{unknown('topology', name, [*BUILDERS, *PRESETS])} (or write a file's path)")
     hint = did_you_mean(name, [*BUILDERS, *PRESETS])

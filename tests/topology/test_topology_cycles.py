@@ -1,6 +1,8 @@
 """Rings on a graph's own links: cycles through every device, no lane of a link taken twice, as many as fit."""
 
+import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -72,6 +74,15 @@ def test_any_subset_in_any_order_gets_the_rings_of_its_devices():
     assert sum(one.bytes) == sum(other.bytes)
     # 0, 5 and 6 have no triangle of NVLinks.
     assert link_cycles(routes, (0, 5, 6)) == ()
+
+
+def test_a_lane_far_wider_than_another_is_as_many_as_cycles_could_use():
+    box = parse_topology("dgx1_v100:costs=none")
+    for width in (math.inf, 1e15):
+        links = [
+            replace(one, bandwidth_bytes_per_s=width) if "d3" in (one.source, one.target) else one for one in box.links
+        ]
+        assert 1 <= len(link_cycles(Routes(replace(box, links=tuple(links))), range(8))) <= 3
 
 
 def test_loopback_links_of_no_bound_are_all_one_lane():
