@@ -1,6 +1,7 @@
 """Measured collectives: what calibrates is apart from what is judged, and the page says what the script finds."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,18 @@ def test_two_and_eight_gpus_predict_four(validation):
 @pytest.mark.slow
 def test_the_page_is_what_the_script_writes(validation):
     assert validation.PAGE.read_text() == validation.page()
+
+
+@pytest.mark.slow
+def test_published_costs_are_what_the_script_makes(tmp_path):
+    import published_costs
+
+    published_costs.save_published(tmp_path / "costs.json", published_costs.published())
+    made, stored = (json.loads(Path(path).read_text()) for path in (tmp_path / "costs.json", published_costs.FILE))
+    assert made == stored
+
+
+def test_what_calibrated_presets_judges_none_of_them(validation):
+    import published_costs
+
+    assert not published_costs.BETWEEN_NODES.keys() & validation.AS_SHIPPED.keys()
