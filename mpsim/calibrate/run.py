@@ -17,6 +17,7 @@ from mpsim.documents import made_now
 from mpsim.errors import MpsimError
 from mpsim.program.choice import alone_s, can_be, choose
 from mpsim.program.protocols import cost_family
+from mpsim.topology.catalog import is_network
 from mpsim.topology.costs import Cost, Regime
 from mpsim.topology.edit import replace_bandwidth
 from mpsim.topology.levels import find_levels
@@ -217,7 +218,8 @@ def _part(topology: Topology, link: str, kind: str, points: list[Measurement]) -
                 few = [one for one in points if one.ranks < first or one.bytes < least]
                 fits = [_fit(routes, link, kind, "", few, rough=True)] if few else []
                 options.append([*fits, _fit(routes, link, kind, by, many, rough=True)])
-    if kind == "all_reduce" and all(_has_nodes(routes, n) for n in counts):
+    # As `choose` has it: trees go between nodes, over a network.
+    if kind == "all_reduce" and is_network(link) and all(_has_nodes(routes, n) for n in counts):
         large = [by for by in ("", "nvls_tree") if not by or can_be(routes, kind, by, tuple(range(counts[0])))]
         for least in [*sizes[_LEAST_POINTS : 1 - _LEAST_POINTS : 2], math.inf]:
             parts = [[one for one in points if (one.bytes < least) == below] for below in (True, False)]

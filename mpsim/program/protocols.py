@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 from mpsim.program.footprint import Footprint, Pace, work_out
 from mpsim.program.laying import laid_rounds
+from mpsim.topology.catalog import is_network
 from mpsim.topology.costs import Cost, Regime, relative_width
 
 if TYPE_CHECKING:
@@ -54,10 +55,18 @@ def cost_family(algorithm: str) -> str:
 def costs_for(routes: Routes, kind: str, algorithm: str) -> tuple[Cost, ...]:
     """Return the topology's costs of this kind and family of algorithm, in the order in which they stand.
 
-    NVLS inside nodes costs what it does in one, whatever goes on between them.
+    NVLS inside nodes costs what it does in one, whatever goes on between them; and a tree's chain inside a node what a
+    ring's messages do, where no cost of trees is of those links.
     """
-    families = {cost_family(algorithm)} | ({"nvls"} if algorithm == "nvls_tree" else set())
-    return tuple(cost for cost in routes.topology.costs if cost.kind == kind and cost.algorithm in families)
+    family = cost_family(algorithm)
+    inside = {"nvls_tree": "nvls", "trees": "ring"}.get(family, family)
+    of_kind = [cost for cost in routes.topology.costs if cost.kind == kind]
+    own = {cost.link for cost in of_kind if cost.algorithm == family}
+    return tuple(
+        cost
+        for cost in of_kind
+        if cost.algorithm == family or (cost.algorithm == inside and cost.link not in own and not is_network(cost.link))
+    )
 
 
 def costed(routes: Routes, kind: str, algorithm: str, ranks: tuple[int, ...], bytes: float) -> Costed | None:

@@ -46,6 +46,16 @@ def test_several_nodes_are_two_levels(name):
     assert choose(Routes(topology), "all_reduce", tuple(range(32)), 2**33) in large
 
 
+def test_a_chain_inside_a_node_costs_a_tree_what_messages_of_a_ring_do():
+    """Two nodes of eight: 14 messages inside and 2 between by trees, 28 inside and 2 between by rings."""
+    routes, ranks = Routes(parse_topology("dgx_a100:2")), tuple(range(16))
+    assert choose(routes, "all_reduce", ranks, 4096) == "trees"
+    trees_s, rings_s = (alone_s(routes, "all_reduce", name, ranks, 4096) for name in ("trees", "rings"))
+    assert (
+        trees_s < rings_s < alone_s(Routes(parse_topology("dgx_a100:2,costs=none")), "all_reduce", "rings", ranks, 4096)
+    )
+
+
 @pytest.mark.parametrize("name", ["azure_nd_a100:32", "aws_p4d:32"])
 def test_costs_of_inner_links_do_not_choose_between_nodes(name):
     """The nodes' NVLink was measured as rings, their network was not: small sizes take trees, as without costs."""
