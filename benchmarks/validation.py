@@ -194,7 +194,8 @@ def page() -> str:
             "Each process runs its part of the model. Traces were made before all runs, one process alone; before each"
             " run, as the links, the ranks' own passes were timed without a message, and beside all-reduces: the"
             " device's speed, and its slowdown beside communication (see emulate.md). Machines like this one change"
-            f" their speed by a tenth from second to second.\n\n{kinds(rows)}\n{orders(rows)}\n"
+            " their speed by a tenth from second to second; the README says what another run of these cases gave."
+            f"\n\n{kinds(rows)}\n{orders(rows)}\n"
         )
         text += worst(rows)
     if OTHER.is_file():
@@ -202,7 +203,7 @@ def page() -> str:
         text += f"\n## Real computation, models that were not looked at: {len(rows)} cases\n\n"
         text += (
             "The way in which speed and slowdown are measured was found on the mnist-mlp and llama of the table above;"
-            " its resnet50, and these models, small ones of their kind, were run once, when it was finished.\n\n"
+            " its resnet50, and these models, small ones of their kind, were run only when it was finished.\n\n"
             f"{kinds(rows)}\n{orders(rows)}\n{worst(rows, 4)}"
         )
     if COLLECTIVES.is_file():
