@@ -16,7 +16,7 @@ from nccl_data import ONE_NODE, SEVERAL, node_count, one_node, profiled, several
 from mpsim.calibrate import Measurement, calibrate
 from mpsim.calibrate.run import geometric_mean_error
 from mpsim.documents import write_text
-from mpsim.program.choice import alone_s, choose
+from mpsim.program.choice import quickest
 from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
 from mpsim.topology.spec import parse_topology
@@ -49,9 +49,8 @@ def predict(topology: Topology, points: Iterable[Measurement], machine: str) -> 
     routes = Routes(topology)
     found: dict[str, list[tuple[int, float]]] = {}
     for one in points:
-        ranks = tuple(range(one.ranks))
-        name = choose(routes, one.kind, ranks, one.bytes)
-        error = alone_s(routes, one.kind, name, ranks, one.bytes) / one.seconds - 1
+        _, seconds = quickest(routes, one.kind, tuple(range(one.ranks)), one.bytes)
+        error = seconds / one.seconds - 1
         found.setdefault(one.kind, []).append((one.bytes, error))
     return [Row(machine, kind, tuple(errors)) for kind, errors in sorted(found.items())]
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from mpsim.calibrate.measurement import Measurement
-from mpsim.program.choice import alone_s, choose
+from mpsim.program.choice import quickest
 from mpsim.topology.levels import find_levels, outer_link
 from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
@@ -105,17 +105,12 @@ def middle_of(
     for kind in dict.fromkeys(one.kind for one in points[gap.outer] if one.kind in sizes):
         for n in gap.ranks:
             for size in sorted(sizes[kind]):
-                inner_s, outer_s = (_alone_s(routes, kind, n, size) for routes in ends)
+                inner_s, outer_s = (quickest(routes, kind, tuple(range(n)), size)[1] for routes in ends)
                 apart = abs(math.log(outer_s / inner_s))
                 worst = max(worst, math.exp(max(gap.way, 1 - gap.way) * apart))
                 seconds = inner_s ** (1 - gap.way) * outer_s**gap.way
                 made.append(Measurement(kind=kind, ranks=n, bytes=size, seconds=seconds, source=f"{gap.source}:0"))
     return made, worst - 1
-
-
-def _alone_s(routes: Routes, kind: str, n: int, bytes: int) -> float:
-    ranks = tuple(range(n))
-    return alone_s(routes, kind, choose(routes, kind, ranks, bytes), ranks, bytes)
 
 
 def _as_if(topology: Topology, link: str, other: str) -> Topology:

@@ -15,7 +15,7 @@ from mpsim.calibrate.measurement import Measurement
 from mpsim.calibrate.parts import Parts, level_link, narrowest_bytes_per_s, parts_of
 from mpsim.documents import made_now
 from mpsim.errors import MpsimError
-from mpsim.program.choice import alone_s, can_be, choose
+from mpsim.program.choice import can_be, quickest
 from mpsim.program.protocols import cost_family
 from mpsim.topology.catalog import is_network
 from mpsim.topology.costs import Cost, Regime
@@ -151,9 +151,7 @@ def _residuals(topology: Topology, measurements: Sequence[Measurement]) -> tuple
     routes = Routes(topology)
     found = []
     for one in measurements:
-        ranks = tuple(range(one.ranks))
-        algorithm = choose(routes, one.kind, ranks, one.bytes)
-        found.append(Residual(one, algorithm, alone_s(routes, one.kind, algorithm, ranks, one.bytes)))
+        found.append(Residual(one, *quickest(routes, one.kind, tuple(range(one.ranks)), one.bytes)))
     return tuple(found)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from mpsim.cli.output import table_text
 from mpsim.topology.catalog import CatalogDevice, CatalogLink, device, device_names, link, link_names
 from mpsim.units import format_bandwidth, format_bytes, format_duration
 
@@ -37,9 +38,9 @@ def catalog_text() -> str:
     )
     return "\n".join(
         [
-            _table([heads[0], *map(_device_row, devices)]),
+            table_text([heads[0], *map(_device_row, devices)]),
             "",
-            _table([heads[1], *map(_link_row, links)]),
+            table_text([heads[1], *map(_link_row, links)]),
             "",
             "bandwidth: one direction of one device's port, as on the data sheet; reached: what transfers got of it",
             "effective latency: of a message as a library delivers it; wire latency: of the wire alone",
@@ -126,23 +127,8 @@ def models_text(rows: Sequence[dict[str, Any]]) -> str:
          " ".join(f"{name}={_size(value)}" for name, value in row["sizes"].items())]
         for row in rows
     ]  # fmt: skip
-    return _table([head, *cells], left=(0, 3))
+    return table_text([head, *cells], left=(0, 3))
 
 
 def _size(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _table(rows: Sequence[Sequence[str]], left: Sequence[int] | None = None) -> str:
-    """Align the columns; by default those of words to the left, those of figures to the right."""
-    columns = list(zip(*rows, strict=True))
-    words = [i for i, column in enumerate(columns) if not any(cell[:1].isdigit() for cell in column[1:])]
-    lefts = {0, *words} if left is None else set(left)
-    widths = [max(map(len, column)) for column in columns]
-    lines = (
-        "  ".join(
-            cell.ljust(w) if i in lefts else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)

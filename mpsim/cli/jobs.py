@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from mpsim.cli.output import json_option, print_json
+from mpsim.cli.output import json_option, print_json, table_text
 from mpsim.cli.read import read_workload
 from mpsim.errors import MpsimError
 from mpsim.plan.model import load_plan
@@ -38,7 +38,7 @@ def jobs(topology: str, names: tuple[str, ...], steps: int, as_json: bool) -> No
     if as_json:
         print_json({"jobs": [asdict(one) | {"slowdown": one.slowdown} for one in found]})
     else:
-        click.echo("\n".join(_table(found)))
+        click.echo(_table(found))
 
 
 def _read(names: tuple[str, ...]) -> list[Job]:
@@ -54,7 +54,7 @@ def _read(names: tuple[str, ...]) -> list[Job]:
     return found
 
 
-def _table(found: tuple[JobResult, ...]) -> list[str]:
+def _table(found: tuple[JobResult, ...]) -> str:
     rows = [("job", "plan", "devices", "alone", "beside the others", "shortest to longest", "slowdown")]
     for one in found:
         spread = f"{format_duration(one.least_step_s)} to {format_duration(one.most_step_s)}"
@@ -64,8 +64,7 @@ def _table(found: tuple[JobResult, ...]) -> list[str]:
                 format_duration(one.step_s), spread, f"{one.slowdown:.2f}",
             )
         )  # fmt: skip
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return table_text(rows, left=range(len(rows[0])))
 
 
 def _numbers(devices: tuple[int, ...]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import click
 
 from mpsim.errors import MpsimError
 
-__all__ = ["DOCUMENTS", "PICTURES", "TABLES", "json_option", "output_option", "print_json", "tell"]
+__all__ = ["DOCUMENTS", "PICTURES", "TABLES", "json_option", "output_option", "print_json", "table_text", "tell"]
 
 # What a suffix promises; a file of another kind is refused. "" is any suffix that promises nothing else.
 DOCUMENTS = (".json", "")
@@ -99,3 +99,26 @@ def print_json(value: dict[str, Any]) -> None:
 def tell(text: str) -> None:
     """Say something that is no part of the output."""
     click.echo(text, file=sys.stderr)
+
+
+def table_text(rows: Sequence[Sequence[str]], left: Sequence[int] | None = None) -> str:
+    """Align the columns; by default those of words to the left, those of figures to the right.
+
+    Examples
+    --------
+    >>> print(table_text([("name", "count"), ("a", "10"), ("bc", "2")]))
+    name  count
+    a        10
+    bc        2
+    """
+    columns = list(zip(*rows, strict=True))
+    words = [i for i, column in enumerate(columns) if not any(cell[:1].isdigit() for cell in column[1:])]
+    lefts = {0, *words} if left is None else set(left)
+    widths = [max(map(len, column)) for column in columns]
+    lines = (
+        "  ".join(
+            cell.ljust(w) if i in lefts else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)

@@ -4,8 +4,8 @@ NCCL estimates each of its algorithms for the size and the ranks at hand and tak
 (https://github.com/NVIDIA/nccl, src/graph/tuning.cc): rings and trees for an all-reduce, and reduction by NVLink
 switches or by the network where they can; rings for what has no tree; direct messages for all-to-all. Here the
 estimates are the model's own times, so that what is chosen is also what is least in a simulation. Where devices are
-joined to one another rings lie on their links, as many at once as find place. Within one node
-NCCL's tree is a chain, as long as the ring and moving more: trees are candidates only where messages cross a network.
+joined to one another rings lie on their links, as many at once as find place. Within one node NCCL's tree is a chain,
+as long as the ring and moving more: trees are candidates only where messages cross a network.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mpsim.topology.levels import Groups, find_levels, outer_link
 if TYPE_CHECKING:
     from mpsim.topology.routes import Routes
 
-__all__ = ["alone_s", "can_be", "candidates", "choose"]
+__all__ = ["alone_s", "can_be", "candidates", "choose", "quickest"]
 
 _OF_NCCL = {
     "all_reduce": ("ring", "rings", "trees", "nvls", "nvls_tree", "collnet"),
@@ -52,9 +52,23 @@ def choose(routes: Routes, kind: str, ranks: tuple[int, ...], bytes: float) -> s
     >>> choose(routes, "all_reduce", tuple(range(16)), 2**10), choose(routes, "all_reduce", tuple(range(16)), 2**32)
     ('trees', 'rings')
     """
+    return quickest(routes, kind, ranks, bytes)[0]
+
+
+def quickest(routes: Routes, kind: str, ranks: tuple[int, ...], bytes: float) -> tuple[str, float]:
+    """Return the algorithm that NCCL would take, and how long it takes on an idle network.
+
+    Examples
+    --------
+    >>> from mpsim.topology.builders import switch
+    >>> from mpsim.topology.routes import Routes
+    >>> quickest(Routes(switch(2, link="1GB/s@1us")), "all_reduce", (0, 1), 1000)[0]
+    'ring'
+    """
     check_algorithm(kind, "auto")
     names = candidates(routes, kind, ranks, bytes)
-    return min(names, key=lambda name: alone_s(routes, kind, name, ranks, bytes))
+    times = {name: alone_s(routes, kind, name, ranks, bytes) for name in names}
+    return min(times.items(), key=lambda item: item[1])
 
 
 def candidates(routes: Routes, kind: str, ranks: tuple[int, ...], bytes: float) -> list[str]:

@@ -13,9 +13,9 @@ from weakref import WeakKeyDictionary
 
 from mpsim.topology.routes import Routes
 
-__all__ = ["MOST_DEVICES", "link_cycles"]
+__all__ = ["link_cycles"]
 
-MOST_DEVICES = 16
+_MOST_DEVICES = 16
 _MOST_STEPS = 200_000  # Of the search: beyond, the best that was found.
 _Lanes = Counter[tuple[int, int]]
 _Cycles = tuple[tuple[int, ...], ...]
@@ -46,7 +46,7 @@ def link_cycles(routes: Routes, devices: Sequence[int]) -> _Cycles:
     >>> len(link_cycles(Routes(fully_connected(5, link="50GB/s@2us")), range(5)))
     2
     """
-    if not 3 <= len(devices) <= MOST_DEVICES:
+    if not 3 <= len(devices) <= _MOST_DEVICES:
         return ()
     known = _KNOWN.setdefault(routes, {})
     key = tuple(devices)

@@ -1,10 +1,5 @@
 """How fast ranks compute, alone and beside communication: what is measured, and what it makes of a topology."""
 
-import os
-import pickle
-import subprocess
-import sys
-
 import pytest
 
 pytest.importorskip("torch")
@@ -41,29 +36,17 @@ def test_what_gets_faster_beside_communication_is_noise_and_who_computes_nothing
     assert [(device.speed, device.overlap_slowdown) for device in found[:2]] == [(1.0, 1.0), (1.0, 1.0)]
 
 
-RANK = """
-import pickle, sys
-import torch.distributed as dist
+WORK = """
 from mpsim.emulate.pace import measure_pace
-rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
 done, noted = [], []
-found = measure_pace(lambda: done.append(sum(range(20_000 * (rank + 1)))), 1e9, repeats=3, note=lambda: noted.append(1))
-with open(f"{out}{rank}", "wb") as file:
-    pickle.dump((found, len(done), len(noted)), file)
-dist.barrier()
-dist.destroy_process_group()
+pace = measure_pace(lambda: done.append(sum(range(20_000 * (rank + 1)))), 1e9, repeats=3, note=lambda: noted.append(1))
+found = pace, len(done), len(noted)
 """
 
 
 @pytest.mark.slow
-def test_ranks_of_unlike_work_measure_at_once_and_end_together(tmp_path):
-    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    arguments = [str(tmp_path / "store"), str(tmp_path / "out")]
-    ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(i), *arguments], env=environment) for i in range(2)]
-    assert [rank.wait(120) for rank in ranks] == [0, 0]
-    for rank in range(2):
-        pace, done, noted = pickle.loads((tmp_path / f"out{rank}").read_bytes())
+def test_ranks_of_unlike_work_measure_at_once_and_end_together(gloo_ranks):
+    for pace, done, noted in gloo_ranks(2, WORK, patience_s=120):
         assert pace.alone_s > 0
         assert pace.beside_s > 0
         assert done == noted >= 1 + 2 * 3

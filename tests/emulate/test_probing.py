@@ -1,34 +1,18 @@
 """Ping-pong between real processes on loopback: what is measured, and by whom."""
 
-import os
-import pickle
-import subprocess
-import sys
-
 import pytest
 
 pytest.importorskip("torch")
 
-RANK = """
-import pickle, sys
-import torch.distributed as dist
+WORK = """
 from mpsim.emulate.probing import measure_links
-rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=3)
-with open(f"{out}{rank}", "wb") as file:
-    pickle.dump(measure_links([(0, 1), (2, 0)], messages=20, repeats=2), file)
-dist.barrier()
-dist.destroy_process_group()
+found = measure_links([(0, 1), (2, 0)], messages=20, repeats=2)
 """
 
 
 @pytest.mark.slow
-def test_both_ways_of_each_pair_are_measured_and_every_rank_is_told(tmp_path):
-    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    arguments = [str(tmp_path / "store"), str(tmp_path / "out")]
-    ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(i), *arguments], env=environment) for i in range(3)]
-    assert [rank.wait(60) for rank in ranks] == [0, 0, 0]
-    told = [pickle.loads((tmp_path / f"out{i}").read_bytes()) for i in range(3)]
+def test_both_ways_of_each_pair_are_measured_and_every_rank_is_told(gloo_ranks):
+    told = gloo_ranks(3, WORK)
     assert told[0] == told[1] == told[2]
     assert sorted((one.source, one.target) for one in told[0]) == [(0, 1), (0, 2), (1, 0), (2, 0)]
     for one in told[0]:
