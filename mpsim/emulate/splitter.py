@@ -55,7 +55,7 @@ class ModelSplitter:
     example : tensor, tuple or dict of tensors
         A batch, to split the model now and not at the first one.
     depth : int or "auto"
-        How many modules deep the units lie; see :func:`mpsim.workload.layering.group_nodes`.
+        How many modules deep the units lie; see :func:`mpsim.workload.grouping.group_nodes`.
 
     Raises
     ------

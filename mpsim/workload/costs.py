@@ -8,11 +8,10 @@ from statistics import median
 import numpy as np
 
 from mpsim.errors import MpsimError
+from mpsim.workload.layers import TIMES
 from mpsim.workload.model import Cost, Fidelity, Layer, Samples, ShardCollective, Workload
 
 __all__ = ["cost_at", "measured_microbatches", "median_s"]
-
-_TIMES = ("forward_s", "backward_input_s", "backward_weight_s", "optimizer_s")
 
 
 def cost_at(layer: Layer, microbatch: int, tensor_parallel: int = 1) -> Cost:
@@ -79,9 +78,12 @@ def _between(low: Cost, high: Cost, microbatch: int) -> Cost:
         microbatch=microbatch,
         tensor_parallel=low.tensor_parallel,
         samples=_between_samples(low.samples, high.samples, part),
+        host=_between_samples(low.host, high.host, part) if low.host and high.host else None,
         fidelity=Fidelity.weakest(Fidelity.INTERPOLATED, low.fidelity, high.fidelity),
         saved_bytes=count(low.saved_bytes, high.saved_bytes),
         flops=count(low.flops, high.flops),
+        forward_transient_bytes=count(low.forward_transient_bytes, high.forward_transient_bytes),
+        backward_transient_bytes=count(low.backward_transient_bytes, high.backward_transient_bytes),
         collectives=tuple(
             ShardCollective(kind=a.kind, bytes=count(a.bytes, b.bytes), phase=a.phase)
             for a, b in zip(low.collectives, high.collectives, strict=True)
@@ -96,7 +98,7 @@ def _between_samples(low: Samples, high: Samples, part: float) -> Samples:
         mixed = np.quantile(a, quantiles) * (1 - part) + np.quantile(b, quantiles) * part
         return tuple(float(value) for value in mixed)
 
-    return Samples(**{name: blend(name) for name in _TIMES})
+    return Samples(**{name: blend(name) for name in TIMES})
 
 
 def median_s(cost: Cost) -> tuple[float, float, float, float]:

@@ -1,4 +1,4 @@
-"""Workloads in files: ``mpsim.workload/1``."""
+"""Workloads in files: ``mpsim.workload/2``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from mpsim.workload.model import Workload
 
 __all__ = ["VERSION", "load_workload", "save_workload"]
 
-VERSION = 1
+VERSION = 2
+_UPGRADES = {1: dict}  # the second version only adds: a host clock, accumulation, transients, precision, notes
 
 
 def save_workload(path: str | Path, workload: Workload) -> None:
@@ -40,5 +41,5 @@ def load_workload(path: str | Path) -> Workload:
     MpsimError
         No such file, a truncated or edited one, another schema or a newer version.
     """
-    found: Workload = documents.read(path, "workload", VERSION, Workload)
+    found: Workload = documents.read(path, "workload", VERSION, Workload, _UPGRADES)
     return found

@@ -18,8 +18,8 @@ from torch.utils import _pytree as pytree
 from mpsim.errors import MpsimError
 from mpsim.workload.example import Example
 from mpsim.workload.export import default_loss, export_step
+from mpsim.workload.grouping import Group, group_nodes
 from mpsim.workload.inplace import make_functional_across
-from mpsim.workload.layering import Group, group_nodes
 
 __all__ = ["Cut", "Unit", "capture", "default_loss", "flat_inputs"]
 
@@ -113,7 +113,7 @@ def capture(example: Example, depth: int | str = "auto", *, with_loss: bool = Tr
     example : Example
         The model in training mode, a batch and the loss.
     depth : int or "auto"
-        See :func:`mpsim.workload.layering.group_nodes`.
+        See :func:`mpsim.workload.grouping.group_nodes`.
     with_loss : bool
         False for the forward alone: the last unit makes the last of the outputs.
 

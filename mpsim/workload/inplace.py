@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from mpsim.errors import MpsimError
-from mpsim.workload.layering import Group
+from mpsim.workload.grouping import Group
 
 __all__ = ["make_functional_across"]
 

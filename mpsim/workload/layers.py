@@ -9,7 +9,7 @@ from enum import Enum
 from mpsim.errors import MpsimError, did_you_mean
 from mpsim.workload.tensors import check_count, check_dtype, check_shape, tensor_bytes
 
-__all__ = ["Cost", "Fidelity", "Gradient", "Layer", "Parameter", "Samples", "Shard", "ShardCollective"]
+__all__ = ["TIMES", "Cost", "Fidelity", "Gradient", "Layer", "Parameter", "Samples", "Shard", "ShardCollective"]
 
 
 class Fidelity(Enum):
@@ -20,6 +20,7 @@ class Fidelity(Enum):
     SCALED = "scaled"
     ANALYTICAL = "analytical"
     GIVEN = "given"
+    DOUBTFUL = "doubtful"
 
     @staticmethod
     def weakest(*fidelities: Fidelity) -> Fidelity:
@@ -53,13 +54,26 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gradient:
-    """The gradient of one parameter, in the order in which backward completes them."""
+    """The gradient of one parameter, in the order in which backward completes them.
+
+    Attributes
+    ----------
+    parameter : str
+        The parameter's name.
+    bytes : int
+        Its size; of a sparse gradient, as if it were dense.
+    dtype : str
+        Its type; ``""``: the parameter's.
+    """
 
     parameter: str
     bytes: int
+    dtype: str = ""
 
     def __post_init__(self) -> None:
         check_count(self.bytes, f"gradient of {self.parameter!r}: bytes")
+        if self.dtype:
+            check_dtype(self.dtype, f"gradient of {self.parameter!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,20 +116,31 @@ class Shard:
         return sum(gradient.bytes for gradient in self.gradients)
 
 
+TIMES = ("forward_s", "backward_input_s", "backward_weight_s", "optimizer_s", "accumulate_s")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
     """Raw times in seconds, one entry for each repetition; never summarised in the file.
 
-    ``optimizer_s`` is the update of this layer's parameters, once a step.
+    Attributes
+    ----------
+    forward_s, backward_input_s, backward_weight_s : tuple of float
+        The passes of the first micro-batch of a step, whose backward makes the parameters' gradients.
+    optimizer_s : tuple of float
+        This layer's share of the update, once a step: one call updates all that a rank owns.
+    accumulate_s : tuple of float
+        What the backward of a later micro-batch takes beyond that of the first, to add to gradients that are there.
     """
 
     forward_s: tuple[float, ...]
     backward_input_s: tuple[float, ...]
     backward_weight_s: tuple[float, ...]
     optimizer_s: tuple[float, ...] = (0.0,)
+    accumulate_s: tuple[float, ...] = (0.0,)
 
     def __post_init__(self) -> None:
-        for name in ("forward_s", "backward_input_s", "backward_weight_s", "optimizer_s"):
+        for name in TIMES:
             values = getattr(self, name)
             if not values:
                 raise MpsimError(f"{name} is missing: measure it, or give 0.0 if it costs nothing")
@@ -162,7 +187,9 @@ class Cost:
     tensor_parallel : int
         Ranks that share the layer.
     samples : Samples
-        By the workload's clock.
+        By the workload's clock: on a GPU what the kernels take, with no gap between them.
+    host : Samples or None
+        What the thread takes that launches those kernels; None where the two clocks are one, as on a CPU.
     wall : Samples or None
         The same executions by the wall clock, where the workload's clock is another.
     fidelity : Fidelity
@@ -172,6 +199,9 @@ class Cost:
         that saves it first in execution order, so that layers sum to the whole model.
     flops : int
         Forward floating-point operations (a multiply and an add are two).
+    forward_transient_bytes, backward_transient_bytes : int
+        The most that the pass holds for a while beyond what was there before it, `saved_bytes` (forward) and the
+        parameters' gradients (backward).
     collectives : tuple of ShardCollective
         What this shard exchanges with its tensor-parallel peers.
     """
@@ -179,10 +209,13 @@ class Cost:
     microbatch: int
     tensor_parallel: int = 1
     samples: Samples
+    host: Samples | None = None
     wall: Samples | None = None
     fidelity: Fidelity = Fidelity.GIVEN
     saved_bytes: int = 0
     flops: int = 0
+    forward_transient_bytes: int = 0
+    backward_transient_bytes: int = 0
     collectives: tuple[ShardCollective, ...] = ()
 
     def __post_init__(self) -> None:
@@ -190,6 +223,8 @@ class Cost:
         check_count(self.tensor_parallel, "tensor_parallel", 1)
         check_count(self.saved_bytes, "saved_bytes")
         check_count(self.flops, "flops")
+        check_count(self.forward_transient_bytes, "forward_transient_bytes")
+        check_count(self.backward_transient_bytes, "backward_transient_bytes")
         if self.tensor_parallel == 1 and self.collectives:
             raise MpsimError("a whole layer (tensor_parallel 1) makes no collectives")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mpsim.documents import Provenance
 from mpsim.errors import MpsimError, did_you_mean
 from mpsim.workload.layers import Cost, Fidelity, Gradient, Layer, Parameter, Samples, Shard, ShardCollective
-from mpsim.workload.tensors import DTYPE_BYTES, Tensor, TensorShard, check_count
+from mpsim.workload.tensors import DTYPE_BYTES, Tensor, TensorShard, check_count, check_dtype
 
 __all__ = [
     "DTYPE_BYTES",
@@ -17,6 +17,7 @@ __all__ = [
     "Gradient",
     "Layer",
     "Parameter",
+    "Precision",
     "Samples",
     "Shard",
     "ShardCollective",
@@ -31,14 +32,24 @@ __all__ = [
 class StepCheck:
     """How close the sum of layers came to the whole step, measured in the same run.
 
-    Each entry of the two tuples is one repetition (interleaved), by the workload's clock, and holds
-    forward + loss + backward + optimizer.
+    Attributes
+    ----------
+    microbatch, tensor_parallel : int
+        Which point of the trace.
+    whole_s : tuple of float
+        The plain step, unwatched: forward, loss, backward and optimizer. One entry a repetition (interleaved).
+    layers_s : tuple of float
+        The sum of the layers; where there are two clocks, the step that the two make.
+    differences : tuple of str
+        In words, what the trace says otherwise than the plain step: parameters that got a gradient, their norms,
+        bytes kept for backward, the loss.
     """
 
     microbatch: int
     tensor_parallel: int = 1
     whole_s: tuple[float, ...]
     layers_s: tuple[float, ...]
+    differences: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for value in (*self.whole_s, *self.layers_s):
@@ -58,6 +69,40 @@ class StepCheck:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """The types of numbers of a training step.
+
+    Attributes
+    ----------
+    name : str
+        ``fp32``, ``tf32``, ``bf16``, ``fp16``, ``bf16-mixed``, ``fp16-mixed``, ``fp8-mixed``, ``mxfp8-mixed`` or
+        ``nvfp4-mixed``; ``""``: not known.
+    compute, parameters, gradients, optimizer : str
+        Types of matrix products, parameters, their gradients and the optimizer's state: those of most bytes.
+    master : str
+        Type of the copy of the parameters that the optimizer updates; ``""``: it updates the parameters themselves.
+
+    Examples
+    --------
+    >>> Precision(name="bf16-mixed", compute="bfloat16").parameters
+    'float32'
+    """
+
+    name: str = ""
+    compute: str = "float32"
+    parameters: str = "float32"
+    gradients: str = "float32"
+    optimizer: str = "float32"
+    master: str = ""
+
+    def __post_init__(self) -> None:
+        for what in ("compute", "parameters", "gradients", "optimizer"):
+            check_dtype(getattr(self, what), f"precision of {what}")
+        if self.master:
+            check_dtype(self.master, "precision of master weights")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """A model's training step: layers in execution order, the tensors between them, and how they were measured.
 
@@ -74,15 +119,20 @@ class Workload:
     device : str
         What it was measured on.
     clock : str
-        ``cuda-event``, ``thread-cpu``, ``wall`` or ``given``.
+        ``cuda-kernel``, ``thread-cpu``, ``wall`` or ``given``; ``cuda-event`` in files of version 1, whose times
+        include the gaps between kernels.
     threads : int
         Compute threads used (CPU); 0 where it has no meaning.
     optimizer : str
         The optimizer whose update was timed.
+    precision : Precision
+        Types of numbers.
     dataset_samples : int
         Samples in one epoch; 0 if unknown.
     checks : tuple of StepCheck
         Sum of layers against whole steps.
+    notes : tuple of str
+        What a reader must know of the trace: parameters that nothing reads, caches dropped, wrappers taken off.
     provenance : Provenance
         How the file was made.
 
@@ -101,8 +151,10 @@ class Workload:
     clock: str = "given"
     threads: int = 0
     optimizer: str = ""
+    precision: Precision = Precision()
     dataset_samples: int = 0
     checks: tuple[StepCheck, ...] = ()
+    notes: tuple[str, ...] = ()
     provenance: Provenance = Provenance()
 
     def __post_init__(self) -> None:

@@ -9,10 +9,16 @@ from mpsim.errors import MpsimError, did_you_mean
 
 __all__ = ["DTYPE_BYTES", "Tensor", "TensorShard", "check_count", "check_dtype", "check_shape", "tensor_bytes"]
 
-DTYPE_BYTES = {
-    "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1,
-    "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1, "complex64": 8,
-}  # fmt: skip
+_BY_BYTES = {
+    16: "complex128",
+    8: "float64 complex64 int64 uint64",
+    4: "float32 complex32 int32 uint32 qint32",
+    2: "float16 bfloat16 int16 uint16 bits16",
+    1: "float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu float4_e2m1fn_x2 int8 uint8 bool"
+    " qint8 quint8 quint4x2 quint2x4 bits8 bits4x2 bits2x4 bits1x8"
+    " int1 int2 int3 int4 int5 int6 int7 uint1 uint2 uint3 uint4 uint5 uint6 uint7",
+}
+DTYPE_BYTES = {name: size for size, names in _BY_BYTES.items() for name in names.split()}  # all that torch has
 
 
 def tensor_bytes(shape: tuple[int, ...], dtype: str) -> int:

@@ -63,7 +63,7 @@ def trace(
     tensor : sequence of int
         Tensor-parallel sizes to measure, one of them 1.
     depth : int or "auto"
-        How many modules deep the layers lie (see :func:`mpsim.workload.layering.group_nodes`).
+        How many modules deep the layers lie (see :func:`mpsim.workload.grouping.group_nodes`).
     repeats, warmup : int
         Repetitions kept, and rounds before them that are not.
     optimizer : str

@@ -1,6 +1,7 @@
 """Every version ever written stays readable; what is broken is refused in one line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from mpsim.workload.model import (
     Gradient,
     Layer,
     Parameter,
+    Precision,
     Samples,
     Shard,
     ShardCollective,
@@ -23,7 +25,8 @@ from mpsim.workload.model import (
     Workload,
 )
 
-GOLDEN = Path(__file__).parents[1] / "data" / "workload-1.json"
+DATA = Path(__file__).parents[1] / "data"
+GOLDEN = DATA / "workload-1.json"
 
 
 def _layer(name, saved):
@@ -70,20 +73,51 @@ def golden():
     )  # fmt: skip
 
 
-def test_first_version_stays_readable():
-    assert load_workload(GOLDEN) == golden()
+def newest():
+    """The golden workload with all that the second version adds."""
+    one = golden()
+    host = Samples(
+        forward_s=(0.25, 0.5), backward_input_s=(0.5, 0.5), backward_weight_s=(0.0, 0.25), accumulate_s=(0.125, 0.0)
+    )
+
+    def layer(old):
+        cost = replace(
+            old.costs[0],
+            samples=replace(old.costs[0].samples, accumulate_s=(0.03125, 0.0625)),
+            host=host,
+            forward_transient_bytes=64,
+            backward_transient_bytes=128,
+        )
+        return replace(old, costs=(cost, old.costs[1]))
+
+    first, second = (layer(old) for old in one.layers)
+    whole = replace(first.shards[0], gradients=(Gradient(parameter="a.weight", bytes=32, dtype="float32"),))
+    return replace(
+        one,
+        layers=(replace(first, shards=(whole, first.shards[1])), second),
+        precision=Precision(
+            name="bf16", compute="bfloat16", parameters="bfloat16", gradients="float32", master="float32"
+        ),
+        checks=(replace(one.checks[0], differences=("kept for backward 32 bytes, the plain step 48",)),),
+        notes=("nothing reads parameter b.spare",),
+    )
+
+
+@pytest.mark.parametrize(("version", "expected"), [(1, golden()), (2, newest())])
+def test_every_version_stays_readable(version, expected):
+    assert load_workload(DATA / f"workload-{version}.json") == expected
 
 
 def test_round_trip(tmp_path):
-    save_workload(tmp_path / "w.json", golden())
-    assert load_workload(tmp_path / "w.json") == golden()
-    assert json.loads((tmp_path / "w.json").read_text())["schema"] == "mpsim.workload/1"
+    save_workload(tmp_path / "w.json", newest())
+    assert load_workload(tmp_path / "w.json") == newest()
+    assert json.loads((tmp_path / "w.json").read_text())["schema"] == "mpsim.workload/2"
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"schema": "mpsim.workload/1"', '"schema": "mpsim.workload/9"', "reads up to mpsim.workload/1"),
+        ('"schema": "mpsim.workload/1"', '"schema": "mpsim.workload/9"', "reads up to mpsim.workload/2"),
         ('"schema": "mpsim.workload/1"', '"schema": "mpsim.topology/1"', "is a topology"),
         ("[0.5, 0.75]", "[NaN, 0.75]", "NaN"),
         ("[0.5, 0.75]", "[-0.5, 0.75]", "expected seconds, zero or more"),
