@@ -18,8 +18,8 @@ from mpsim.cli.types import NUMBERS
 from mpsim.errors import MpsimError
 
 if TYPE_CHECKING:
-    from mpsim.workload.analytical import DeviceSpec
     from mpsim.workload.model import Workload
+    from mpsim.workload.roofline import DeviceSpec
 
 __all__ = ["trace"]
 
@@ -140,18 +140,24 @@ def _depth(text: str) -> int | str:
     return int(text)
 
 
-def _roofline(name: str | None) -> DeviceSpec | None:
-    """Return the roofline of a device of the catalog."""
+def _roofline(name: str | None, precision_name: str = "") -> DeviceSpec | None:
+    """Return the roofline of a device of the catalog, its products at the rate of a precision."""
     if name is None:
         return None
     from mpsim.topology.catalog import device
+    from mpsim.workload.precision import precision, product_rate, watched_dtype
+    from mpsim.workload.roofline import DeviceSpec
 
     one = device(name)
-    from mpsim.workload.analytical import DeviceSpec
-
-    dtypes = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "int8")
-    peaks = {dtype: peak for dtype in dtypes if (peak := _peak(one, dtype))}
-    known = {} if one.matmul_fraction is None else {"matmul_fraction": one.matmul_fraction}
+    dtypes = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8")
+    peaks = {dtype: peak for dtype in dtypes if (peak := one.peak_or_none(dtype)) is not None}
+    known: dict[str, Any] = {} if one.matmul_fraction is None else {"matmul_fraction": one.matmul_fraction}
+    if precision_name:
+        chosen = precision(precision_name)
+        peaks[chosen.compute] = one.peak_flop_per_s(product_rate(chosen))
+        if chosen.compute != watched_dtype(chosen):
+            known["linear_dtype"] = chosen.compute
+            one.peak_flop_per_s(watched_dtype(chosen))
     return DeviceSpec(
         name=one.name,
         peak_flops_per_s=peaks,
@@ -159,13 +165,6 @@ def _roofline(name: str | None) -> DeviceSpec | None:
         memory_bytes=one.usable_memory_bytes or one.memory_bytes,
         **known,
     )
-
-
-def _peak(one: Any, dtype: str) -> float:
-    try:
-        return float(one.peak_flop_per_s(dtype))
-    except MpsimError:
-        return 0.0
 
 
 def _progress() -> tuple[Callable[[str], None], Callable[[], None]]:
