@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from mpsim.errors import MpsimError
 from mpsim.workload.account import Account, account
 from mpsim.workload.clock import clock_for
-from mpsim.workload.example import Example
+from mpsim.workload.example import Example, on_device
 from mpsim.workload.export import default_loss
 from mpsim.workload.graph import Cut, capture, flat_inputs
 from mpsim.workload.measure import Measured, measure
@@ -22,7 +21,7 @@ from mpsim.workload.model import Fidelity, Parameter, ShardCollective
 from mpsim.workload.run import forward
 from mpsim.workload.update import Updates, owned_parameters
 
-__all__ = ["Point", "describe", "measure_point", "on_device", "state_of"]
+__all__ = ["Point", "describe", "measure_point", "state_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,27 +136,6 @@ def state_of(example: Example) -> tuple[dict[str, Any], dict[str, Any]]:
     (['weight', 'bias'], ['running_mean', 'running_var', 'num_batches_tracked'])
     """
     return dict(example.model.named_parameters()), dict(example.model.named_buffers())
-
-
-def on_device(example: Example, device: str) -> Example:
-    """Return the example with its model and batch on a device.
-
-    Examples
-    --------
-    >>> on_device(Example(model=torch.nn.Linear(1, 1), inputs=(torch.ones(1, 1),)), "cpu").inputs[0].device.type
-    'cpu'
-    """
-
-    def move(value: Any) -> Any:
-        return value.to(device) if isinstance(value, torch.Tensor) else value
-
-    return replace(
-        example,
-        model=example.model.to(device),
-        inputs=pytree.tree_map(move, tuple(example.inputs)),
-        keywords=pytree.tree_map(move, dict(example.keywords)),
-        target=move(example.target),
-    )
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpsim.errors import MpsimError
 from mpsim.workload.allocator import keep_freed_memory
-from mpsim.workload.source import Source, factory_source, module_source, resolve_model
+from mpsim.workload.source import Source, source_of
 
 if TYPE_CHECKING:
     import torch
@@ -104,7 +104,7 @@ def trace(
     """
     _need_torch()
     example = {"target": target, "loss": loss, "tensor_parallel": tensor_parallel or {}}
-    source = _source(model, batch, example, name)
+    source = source_of(model, batch, example, name, _only(microbatches))
     source = replace(source, name=name or source.name)
     sizes = tuple(dict.fromkeys(microbatches or (source.default_batch,)))
     shards = tuple(dict.fromkeys(tensor))
@@ -141,19 +141,9 @@ def _need_torch() -> None:
         raise MpsimError("tracing a model needs PyTorch, which is not installed: pip install 'mpsim[trace]'") from None
 
 
-def _source(model: Any, batch: Any, example: Mapping[str, Any], name: str | None) -> Source:
-    import torch
-
-    if isinstance(model, str):
-        model = resolve_model(model)
-    if isinstance(model, Source):
-        chosen = factory_source(model.build, batch or model.default_batch, model.name)
-        return replace(chosen, dataset_samples=model.dataset_samples)
-    if isinstance(model, torch.nn.Module):
-        return module_source(model, batch, example, name or type(model).__name__)
-    if callable(model):
-        return factory_source(model, batch, name or str(getattr(model, "__name__", "model")))
-    raise MpsimError(f"model is a {type(model).__name__}: give a torch.nn.Module, a factory, or a zoo name")
+def _only(microbatches: Sequence[int] | None) -> int | None:
+    """Return the one micro-batch size that was asked for: what the batch holds, where nothing else says."""
+    return microbatches[0] if microbatches is not None and len(microbatches) == 1 else None
 
 
 def _check_request(sizes: Sequence[int], shards: Sequence[int], repeats: int, warmup: int, threads: int) -> None:
@@ -184,7 +174,8 @@ def _device(device: str | None) -> str:
 
 
 def _measured_point(source: Source, size: int, ranks: int, **how: Any) -> Point:
-    from mpsim.workload.point import measure_point, on_device
+    from mpsim.workload.example import on_device
+    from mpsim.workload.point import measure_point
     from mpsim.workload.sharding import sharded
 
     try:
@@ -205,6 +196,7 @@ def build(source: Source, size: int) -> Example:
     Examples
     --------
     >>> import torch
+    >>> from mpsim.workload.source import factory_source
     >>> source = factory_source(lambda n: (torch.nn.Linear(1, 1), torch.ones(n, 1)), 1, "mine")
     >>> bool(build(source, 1).model.weight == build(source, 2).model.weight)
     True

@@ -9,6 +9,7 @@ import torch
 
 from mpsim.errors import unknown
 from mpsim.workload.graph import Cut
+from mpsim.workload.sparse_adam import AdamOfSparse
 
 __all__ = ["OPTIMIZERS", "Updates", "optimizer_state_bytes", "owned_parameters"]
 
@@ -18,9 +19,10 @@ OPTIMIZERS: dict[str, Callable[[Iterable[Any]], Any]] = {
     "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.0),
     "momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.0, momentum=0.9),
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.0),
+    "sparse-adam": AdamOfSparse,
 }
 # (tensors of the parameter's size, bytes beside them) that each keeps for one parameter tensor.
-_STATE = {"adam": (2, 4), "adamw": (2, 4), "momentum": (1, 0), "sgd": (0, 0)}
+_STATE = {"adam": (2, 4), "adamw": (2, 4), "momentum": (1, 0), "sgd": (0, 0), "sparse-adam": (2, 4)}
 
 
 def optimizer_state_bytes(optimizer: str, parameter_bytes: int, tensors: int = 1) -> int:
