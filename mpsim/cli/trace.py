@@ -40,26 +40,40 @@ __all__ = ["trace"]
     help="Measured repetitions, every one of them stored.",
 )
 @click.option("--warmup", type=int, default=2, show_default=True, metavar="N", help="Repetitions before, not stored.")
-@click.option("--optimizer", default="adamw", show_default=True, metavar="NAME", help="adamw, adam, momentum or sgd.")
+@click.option(
+    "--optimizer",
+    default="adamw",
+    show_default=True,
+    metavar="NAME",
+    help="adamw, adam, momentum, sgd or sparse-adam.",
+)
+@click.option(
+    "--precision", metavar="NAME", help="fp32, tf32, bf16, fp16, bf16-mixed or fp16-mixed; by default as the model is."
+)
 @click.option("--threads", type=int, default=1, show_default=True, metavar="N", help="Compute threads on a CPU.")
 @click.option("--device", metavar="cpu|cuda", help="By default CUDA where there is one, else the CPU.")
 @click.option("--analytical", metavar="NAME", help="Do not run: roofline of a device of the catalog, for large models.")
+@click.option("--unchecked", is_flag=True, help="Accept a trace whose layers miss the step by more than 15 %.")
 @click.option("--list", "only_list", is_flag=True, help="List the models of the zoo.")
 @json_option
 def trace(model: str | None, only_list: bool, as_json: bool, **given: Any) -> None:
     """Run MODEL's training step here, layer by layer, and write what it costs.
 
-    MODEL is a name of the zoo (--list), or package.module:factory, called with the batch size.
+    MODEL is a name of the zoo (--list), package.module:factory, called with the batch size, or hf:PATH, a folder with
+    a config.json of transformers on this machine: the model is built with random weights.
 
     \b
       mpsim trace mnist-mlp --batch 1024,2048,4096,8192 -o mlp.json
       mpsim trace gpt2 --set n_layer=4 --batch 1,2,4 --tensor 1,2 -o gpt2-4.json
+      mpsim trace hf:Llama-3-8B --set num_hidden_layers=2 --set seq=256 --precision bf16
     """
     if only_list:
         _list(as_json)
         return
     if model is None:
-        raise MpsimError("trace takes a MODEL: mpsim trace --list has the zoo, your own is package.module:factory")
+        raise MpsimError(
+            "trace takes a MODEL: mpsim trace --list has the zoo, your own is package.module:factory or hf:PATH"
+        )
     if not given["output"]:
         check_output("workload.json", "the current folder", DOCUMENTS)
     workload = _traced(model, given)
@@ -98,6 +112,7 @@ def _traced(model: str, given: dict[str, Any]) -> Workload:
     depth = _depth(given["depth"])
     source = resolve_model(model, parse_overrides(given["sizes"]))
     analytical = _roofline(given["analytical"])
+    chosen = _chosen(given)
     bar, done = _progress()
     with _one_line_of_errors(done):
         return trace_model(
@@ -112,7 +127,16 @@ def _traced(model: str, given: dict[str, Any]) -> Workload:
             device=given["device"],
             analytical=analytical,
             progress=bar,
+            **chosen,
         )
+
+
+def _chosen(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what is given besides and has no value otherwise."""
+    from mpsim.workload.precision import precision
+
+    chosen: dict[str, Any] = {"unchecked": True} if given["unchecked"] else {}
+    return chosen if given["precision"] is None else chosen | {"precision": precision(given["precision"]).name}
 
 
 @contextmanager

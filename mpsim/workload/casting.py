@@ -85,20 +85,21 @@ def as_found(model: nn.Module) -> Iterator[None]:
     >>> model.weight.dtype
     torch.float32
     """
-    held = [
-        (slots, name, tensor, tensor.data, tensor.grad)
-        for module in model.modules()
-        for slots in (module._parameters, module._buffers)
-        for name, tensor in slots.items()
-        if tensor is not None
-    ]
+    slots = [held for module in model.modules() for held in (module._parameters, module._buffers)]
+    places = [(held, name, tensor) for held in slots for name, tensor in held.items() if tensor is not None]
+    tensors = {id(tensor): tensor for _, _, tensor in places}.values()
+    gradients = [(tensor, tensor.grad) for tensor in tensors if tensor.grad is not None]
+    values = [(tensor, tensor.data) for tensor in (*tensors, *(gradient for _, gradient in gradients))]
     try:
         yield
     finally:
-        for slots, name, tensor, data, gradient in held:
-            slots[name] = tensor
+        for held, name, tensor in places:
+            held[name] = tensor
+        for tensor in tensors:
             tensor.grad = None
-            tensor.data = data
+        for tensor, value in values:
+            tensor.data = value
+        for tensor, gradient in gradients:
             tensor.grad = gradient
 
 

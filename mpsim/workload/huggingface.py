@@ -176,10 +176,13 @@ def _short(known: str) -> str:
 def _class(config: Any) -> Any:
     """Return what makes a model of a configuration."""
     transformers = _transformers()
-    for name in config.architectures or ():
-        found = getattr(transformers, name, None)
-        if found is None:
-            raise MpsimError(f"transformers {transformers.__version__} has no class {name!r}, which the config names")
+    named = config.architectures or ()
+    for name in [named] if isinstance(named, str) else named:
+        found = getattr(transformers, str(name), None)
+        if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+            raise MpsimError(
+                f"transformers {transformers.__version__} has no model {name!r}, which the configuration names"
+            )
         return found._from_config  # as from_pretrained makes it: in the configuration's dtype
     for name in _CLASSES:
         auto = getattr(transformers, name)

@@ -67,7 +67,7 @@ def trace(
     repeats, warmup : int
         Repetitions kept, and rounds before them that are not.
     optimizer : str
-        ``adamw``, ``adam``, ``momentum`` or ``sgd``.
+        ``adamw``, ``adam``, ``momentum``, ``sgd`` or ``sparse-adam``.
     threads : int
         Compute threads on a CPU. With one, times are this thread's processor time, which other programs do not
         disturb; with more, the other threads' work is not on that clock and times are wall times.

@@ -109,4 +109,5 @@ class Updates:
         if optimizer is None or self._whole is None:
             return 0
         kept = [self._whole.state[item] for group in optimizer.param_groups for item in group["params"]]
-        return sum(x.nbytes for state in kept for x in state.values() if isinstance(x, torch.Tensor))
+        states = [x for state in kept for x in state.values() if isinstance(x, torch.Tensor)]
+        return sum(x.numel() * x.element_size() for x in states)  # of a sparse one as if it were dense

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -95,6 +96,7 @@ _REDUCES = "was taken off: its all-reduces are in the plan, not in the trace"
 def _plain(module: nn.Module, notes: dict[str, None], done: dict[nn.Module, nn.Module]) -> nn.Module:
     if module in done:
         return done[module]
+    done[module] = module  # for a child that holds its parent
     inner = _inner(module)
     if inner is not None:
         notes[_note(module)] = None
@@ -160,7 +162,8 @@ def _check_whole(model: nn.Module) -> None:
 
 
 def _is_dtensor(value: Any) -> bool:
-    return torch.distributed.is_available() and isinstance(value, torch.distributed.tensor.DTensor)
+    tensors = sys.modules.get("torch.distributed.tensor")  # not imported: there is none
+    return tensors is not None and isinstance(value, tensors.DTensor)
 
 
 def _is_sharded(module: nn.Module) -> bool:
