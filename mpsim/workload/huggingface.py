@@ -178,8 +178,8 @@ def _class(config: Any) -> Any:
     transformers = _transformers()
     named = config.architectures or ()
     for name in [named] if isinstance(named, str) else named:
-        found = getattr(transformers, str(name), None)
-        if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        found: Any = getattr(transformers, str(name), None)
+        if not hasattr(found, "_from_config"):
             raise MpsimError(
                 f"transformers {transformers.__version__} has no model {name!r}, which the configuration names"
             )

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import os
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mpsim.errors import MpsimError, did_you_mean
 from mpsim.workload.example import Example
+from mpsim.workload.own_module import imported_factory, names_factory
 
 if TYPE_CHECKING:
     import torch
@@ -75,12 +73,12 @@ def resolve_model(text: str, overrides: Mapping[str, Any] | None = None) -> Sour
     """
     chosen = dict(overrides or {})
     label = labelled(text, chosen)
-    if _is_transformers(text):
+    if text.startswith("hf:") and not names_factory(text):  # a module of one's own that is called hf comes first
         from mpsim.workload.huggingface import path_source
 
         return path_source(text.partition(":")[2], chosen)
     if ":" in text:
-        factory = _import(text)
+        factory = imported_factory(text)
         return Source(name=label, build=lambda batch: _example(factory(batch, **chosen), text))
     from mpsim.workload.zoo import ZOO
 
@@ -111,53 +109,6 @@ def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _import(text: str) -> Callable[..., Any]:
-    module_name, _, attribute = text.partition(":")
-    module = _module(module_name, text)
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        raise MpsimError(f"{module_name} has no factory {attribute!r}{did_you_mean(attribute, known)}")
-    return factory  # type: ignore[no-any-return]
-
-
-def _module(name: str, text: str) -> ModuleType:
-    """Import a user's module, which may fail in any way."""
-    _look_here()
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if name.endswith(".py"):
-            remedy = f"; give the module without .py: {text.replace('.py:', ':', 1)}"
-        elif error.name == name.partition(".")[0]:
-            remedy = "; it is looked for here and where Python looks (PYTHONPATH)"
-        else:
-            remedy = ""
-        raise MpsimError(f"cannot import {name!r} of {text!r}: no module named {error.name!r}{remedy}") from None
-    except SystemExit as error:
-        raise MpsimError(
-            f"importing {name!r} ended the program ({error}): put what it runs below if __name__ == '__main__':"
-        ) from None
-    except Exception as error:
-        from mpsim.workload.refusal import cause_of
-
-        raise MpsimError(f"importing {name!r} failed: {cause_of(error)}") from error
-
-
-def _look_here() -> None:
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-
-
-def _is_transformers(text: str) -> bool:
-    """Whether ``hf:PATH`` is meant, and not a factory of a module of one's own that is called hf."""
-    module_name, _, attribute = text.partition(":")
-    if module_name != "hf":
-        return False
-    _look_here()
-    return find_spec("hf") is None or not hasattr(_module("hf", text), attribute)
-
-
 def _example(made: Any, what: str) -> Example:
     """Return what a factory made as an Example."""
     import torch
@@ -171,9 +122,20 @@ def _example(made: Any, what: str) -> Example:
     if not isinstance(model, torch.nn.Module):
         raise MpsimError(f"{what} returned a {type(model).__name__} as model, expected a torch.nn.Module")
     if len(made) == 3 and callable(target) and not isinstance(target, torch.Tensor):
-        target, loss = None, target
+        loss, target = _of_output(target), None
     positional, keywords = arguments_of(inputs)
     return Example(model=model, inputs=positional, keywords=keywords, target=target, loss=loss)
+
+
+def _of_output(loss: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+    """Return a loss given without a target as ``loss(output, target)``: it may take the output alone."""
+    try:
+        inspect.signature(loss).bind(None, None)
+    except TypeError:
+        return lambda output, _: loss(output)
+    except ValueError:  # a built-in without a signature
+        pass
+    return loss
 
 
 def arguments_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -84,6 +84,14 @@ def test_what_a_factory_may_not_return(made, message):
         factory_source(lambda batch: made, None, "mine").build(1)
 
 
+def test_a_loss_without_a_target_may_take_the_output_alone():
+    for loss in (lambda out: out.sum(), lambda out, target: out.sum()):
+        example = factory_source(lambda batch, loss=loss: (torch.nn.Identity(), torch.ones(2), loss), None, "f").build(
+            1
+        )
+        assert example.loss(torch.ones(2), None) == 2
+
+
 def test_an_example_takes_a_tuple():
     with pytest.raises(MpsimError, match=r"inputs of an Example is a Tensor, expected a tuple .* inputs=\(x,\)"):
         Example(model=torch.nn.Linear(1, 1), inputs=torch.ones(2, 1))
