@@ -218,7 +218,7 @@ def test_what_made_the_times_is_found_again():
 
 def test_links_of_one_type_that_are_not_alike_keep_their_proportion():
     """Single and double NVLinks of a DGX-1, all at 0.8 of what is thought."""
-    thought = parse_topology("dgx1_v100")
+    thought = parse_topology("dgx1_v100:costs=none")
     links = [replace(one, bandwidth_bytes_per_s=0.8 * one.bandwidth_bytes_per_s) for one in thought.links]
     slow = replace(thought, links=tuple(links))
     found = calibrate(thought, truth(slow, [8]))
