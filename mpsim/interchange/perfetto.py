@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from mpsim.errors import MpsimError
 from mpsim.interchange.chrome import Slice, read_trace, slices
 from mpsim.interchange.losses import Losses
+from mpsim.interchange.recognise import is_ours
 from mpsim.result.lanes import is_transfer
 from mpsim.result.model import DeviceUse, MemoryUse, Result, Spans
 
@@ -44,9 +45,9 @@ def load_perfetto(path: str | Path) -> tuple[Result, Losses]:
     True
     """
     trace = read_trace(path)
-    about = trace.get("otherData")
-    if not isinstance(about, dict) or not {"workload", "plan", "made_by", "step_s"} <= about.keys():
+    if not is_ours(trace):
         raise MpsimError(f"{path} is no trace of mpsim's: its otherData names no workload, plan and step_s")
+    about = trace["otherData"]
     reader = _Reader(trace, path)
     spans = _spans(reader.found)
     step_s, last_s = about["step_s"], max(spans.end_s, default=0.0)

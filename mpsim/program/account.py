@@ -144,14 +144,18 @@ def account_traffic(program: Program) -> tuple[Count, ...]:
     What is no message of its own, such as a notice or the latency behind a message's last byte, does not count.
     """
     found: dict[tuple[str, str, str], list[float]] = {}
+    unmeasured: dict[tuple[str, str, str], dict[str, None]] = {}
     for task in program.tasks:
         traffic = task.traffic
         if traffic is not None and (traffic.rounds or traffic.links):
-            sums = found.setdefault((task.axis, task.kind, traffic.algorithm), [0, 0, 0.0, 0])
+            key = (task.axis, task.kind, traffic.algorithm)
+            sums = found.setdefault(key, [0, 0, 0.0, 0])
             sums[0] += traffic.rounds > 0
             sums[1] += traffic.payload_bytes
             sums[2] += traffic.link_bytes
             sums[3] += traffic.beyond
+            if traffic.unmeasured:
+                unmeasured.setdefault(key, {})[traffic.unmeasured] = None
     return tuple(
         Count(
             axis=axis,
@@ -161,6 +165,7 @@ def account_traffic(program: Program) -> tuple[Count, ...]:
             link_bytes=round(links),
             algorithm=algorithm,
             beyond=int(beyond),
+            unmeasured="; ".join(unmeasured.get((axis, kind, algorithm), ())),
         )
         for (axis, kind, algorithm), (n, payload, links, beyond) in sorted(found.items())
     )

@@ -33,6 +33,8 @@ class Traffic:
         Of a collective, where the model chose it.
     beyond : bool
         Whether its time is by costs measured for other sizes or numbers of ranks.
+    unmeasured : str
+        What its time is by, where nothing was measured of its links.
     """
 
     latency_s: float = 0.0
@@ -43,6 +45,7 @@ class Traffic:
     buffered_bytes: float = 0.0
     algorithm: str = ""
     beyond: bool = False
+    unmeasured: str = ""
 
     def __post_init__(self) -> None:
         if len(self.links) != len(self.bytes):

@@ -227,6 +227,7 @@ class _Player:
                 rounds=int(hop.payload_bytes >= 0),
                 buffered_bytes=min(held, hop.bytes),
                 beyond=found.beyond,
+                unmeasured=found.unmeasured,
             )
         return self.traffic[key]
 

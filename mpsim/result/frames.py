@@ -134,7 +134,7 @@ def _device(device: DeviceUse, step_s: float) -> dict[str, Any]:
 
 
 def _count(count: Count) -> dict[str, Any]:
-    names = ("kind", "axis", "transfers", "payload_bytes", "link_bytes", "algorithm", "beyond")
+    names = ("kind", "axis", "transfers", "payload_bytes", "link_bytes", "algorithm", "beyond", "unmeasured")
     return {name: getattr(count, name) for name in names}
 
 
@@ -241,11 +241,11 @@ def traffic_frame(result: Result) -> pd.DataFrame:
     >>> result = Result(workload="mlp", topology="pair", plan="pp=2", step_s=2.0, trial_step_s=(2.0,), free_step_s=1.5,
     ...                 traffic=(sends,))
     >>> traffic_frame(result).values.tolist()
-    [['send', 'pp', 4, 4096, 8192, '', 0]]
+    [['send', 'pp', 4, 4096, 8192, '', 0, '']]
     """
     import pandas as pd
 
-    names = ("kind", "axis", "transfers", "payload_bytes", "link_bytes", "algorithm", "beyond")
+    names = ("kind", "axis", "transfers", "payload_bytes", "link_bytes", "algorithm", "beyond", "unmeasured")
     return pd.DataFrame([_count(count) for count in result.traffic], columns=pd.Index(names))
 
 

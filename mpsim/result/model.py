@@ -116,6 +116,8 @@ class Count:
         Of the collectives, where ``auto`` chose it.
     beyond : int
         So many of the transfers took what costs measured for other sizes or numbers of ranks say.
+    unmeasured : str
+        What their times are by, where nothing was measured of their links: what was borrowed from which.
     """
 
     kind: str
@@ -125,6 +127,7 @@ class Count:
     link_bytes: int
     algorithm: str = ""
     beyond: int = 0
+    unmeasured: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,6 +66,7 @@ def summary(result: Result) -> str:
     head = f"{result.workload} | {result.plan} | {result.topology}"
     blocks = [head, "\n".join(f"{name:<16}{text}" for name, text in facts if text)]
     blocks += [_table(rows) for rows in (_traffic_rows(result), _device_rows(result)) if rows]
+    blocks += [f"note: {line}" for line in _unmeasured(result)]
     beyond = [count for count in result.traffic if count.beyond]
     blocks += [
         f"warning: {count.beyond:,} of {count.transfers:,} {count.kind} are of sizes or over ranks that the topology's"
@@ -73,6 +74,15 @@ def summary(result: Result) -> str:
         for count in beyond
     ]
     return "\n\n".join(blocks)
+
+
+def _unmeasured(result: Result) -> list[str]:
+    """Return a line for each replacement of costs that nobody measured, with what took them."""
+    kinds: dict[str, dict[str, None]] = {}
+    for count in result.traffic:
+        for text in filter(None, count.unmeasured.split("; ")):
+            kinds.setdefault(text, {})[count.kind] = None
+    return [f"costs of {', '.join(found)} were {text}" for text, found in kinds.items()]
 
 
 def _step(result: Result) -> str:
