@@ -161,9 +161,9 @@ def _is_machinery(file: str) -> bool:
 
 
 def _short(file: str) -> str:
-    """Return a path from here where it lies below, and else the file's name."""
+    """Return a path from here where it is the user's own and lies below, and else the file's name."""
     here = os.path.relpath(file) if os.path.isabs(file) else file
-    return os.path.basename(file) if here.startswith("..") else here
+    return os.path.basename(file) if here.startswith("..") or _is_installed(file) else here
 
 
 # What to do

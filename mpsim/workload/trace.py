@@ -227,7 +227,7 @@ def _analytical(
     assert isinstance(source, Source)
     return lambda size, ranks: _explained(
         f"{source.name} at micro-batch {size}, tp={ranks} cannot be costed",
-        lambda: analytical_point(source, size, ranks, spec, types, depth=depth, optimizer=optimizer),
+        lambda _: analytical_point(source, size, ranks, spec, types, depth=depth, optimizer=optimizer),
     )
 
 
@@ -249,9 +249,10 @@ def _measuring(source: Source, where: str, types: Precision | None, **how: Any) 
         step = step_of(example, lambda: computing(types, where), loss_scale(types))
         return measured_point(step, feeds_of(example), size, **how)
 
-    def point(size: int, ranks: int) -> Point:
+    def point(size: int, ranks: int, running: list[Any]) -> Point:
         example = build(source, size)
         model, notes = unwrapped(example.model)
+        running.append(model)
         with as_found(model), eagerly(), products(types):
             example = on_device(replace(example, model=model), where)
             example = cast(example, types) if types is not None else example
@@ -262,7 +263,8 @@ def _measuring(source: Source, where: str, types: Precision | None, **how: Any) 
         return found
 
     return lambda size, ranks: _explained(
-        f"{source.name} at micro-batch {size}, tp={ranks} failed on {where}", lambda: point(size, ranks)
+        f"{source.name} at micro-batch {size}, tp={ranks} failed on {where}",
+        lambda running: point(size, ranks, running),
     )
 
 
@@ -276,30 +278,33 @@ def _measuring_own(source: StepSource, **how: Any) -> Callable[[int, int], Point
     from mpsim.workload.point import measured_point
     from mpsim.workload.wrappers import eagerly
 
-    def point(size: int, ranks: int) -> Point:
+    def point(size: int, running: list[Any]) -> Point:
         batch = source.batch_of(size)
         several = isinstance(batch, tuple | list)
         feeds = feeds_of(Example(model=None, inputs=tuple(batch) if several else (batch,)))
         with eagerly(), discovered(source.step, batch) as step:
+            running.append(step.model)
             found = measured_point(step, feeds, size, **how)
             found.precision = precision_of(step.model)
             parameter = next(step.model.parameters())
             found.device = device_name(str(parameter.device))
         return found
 
-    return lambda size, ranks: _explained(f"{source.name} at micro-batch {size} failed", lambda: point(size, ranks))
+    what = f"{source.name} at micro-batch"
+    return lambda size, _: _explained(f"{what} {size} failed", lambda running: point(size, running))
 
 
-def _explained(what: str, make: Callable[[], Point]) -> Point:
-    """Make a point, or say in one line where in the user's model it failed, and why."""
+def _explained(what: str, make: Callable[[list[Any]], Point]) -> Point:
+    """Make a point, or say in one line where in the user's model it failed, and why; `make` notes the model."""
     from mpsim.workload.refusal import cause_of
 
+    running: list[Any] = [None]
     try:
-        return make()
+        return make(running)
     except MpsimError:
         raise
     except Exception as error:  # a user's model may fail in any way
-        raise MpsimError(f"{what}: {cause_of(error)}") from error
+        raise MpsimError(f"{what}: {cause_of(error, running[-1])}") from error
 
 
 def build(source: Source, size: int) -> Example:
