@@ -1,0 +1,35 @@
+"""Whether a step is bound by the launching of what its devices run, and what launching for nothing would give."""
+
+from __future__ import annotations
+
+from mpsim.result.model import Result
+from mpsim.units import format_duration
+
+__all__ = ["launch_bound"]
+
+# Of the steps back to back: less than this is within what hosts vary by from second to second.
+_WORTH_SAYING = 0.02
+
+
+def launch_bound(eager: Result, graphs: Result) -> list[str]:
+    """Return what is to be said of a plan that is launch-bound: one line, or none.
+
+    Parameters
+    ----------
+    eager, graphs : Result
+        The plan, and the same one where hosts launch for nothing.
+
+    Examples
+    --------
+    >>> one = {"workload": "mlp", "topology": "one", "plan": "dp=1", "free_step_s": 2.0}
+    >>> eager = Result(**one, step_s=2.5, trial_step_s=(2.5,), steady_s=2.0)
+    >>> launch_bound(eager, Result(**one, step_s=1.0, trial_step_s=(1.0,), steady_s=1.0))
+    ['launch-bound: hosts take 2 s to launch a step of 1 s, back to back; with --launch graphs a step takes 1 s']
+    """
+    if eager.steady_s is None or graphs.steady_s is None or eager.steady_s <= graphs.steady_s * (1 + _WORTH_SAYING):
+        return []
+    return [
+        f"launch-bound: hosts take {format_duration(eager.steady_s)} to launch a step of"
+        f" {format_duration(graphs.steady_s)}, back to back; with --launch graphs a step takes"
+        f" {format_duration(graphs.step_s)}"
+    ]
