@@ -114,8 +114,11 @@ def allocations_of(
         held.append(Allocation(device, "gradients", gradients, first, last))
         held.append(Allocation(device, "transients", transients, first, last))
         held.append(Allocation(device, "activations", -released, first, last))
-    after = [end for _, _, *ends in passes[makes + 1 :] for end in ends] + list(reduced)
+    whole = sum(gradient.bytes for _, gradient in stage.gradients)
+    # In order: the numbers of tasks that several ranks share say nothing of when they run.
+    passes_after = [end for _, _, *ends in passes[makes + 1 :] for end in ends]
+    updates = bool(passes) and passes[-1][0] == "optimizer"
+    after = [*reduced, *passes_after] if updates else [*passes_after, *reduced]
     if after:
-        whole = sum(gradient.bytes for _, gradient in stage.gradients)
-        held.append(Allocation(device, "gradients", whole, min(after), max(after)))
+        held.append(Allocation(device, "gradients", whole, passes_after[0] if passes_after else after[0], after[-1]))
     return [one for one in held if one.bytes]

@@ -52,6 +52,15 @@ def test_later_backwards_add_to_gradients_that_are_there():
     assert found.peak_bytes == 72 + 72 + max(140 + 8, 100 + 64)
 
 
+@pytest.mark.parametrize("runtime", ["ideal", "torch-nccl"])
+def test_replicas_hold_the_same(runtime):
+    layers = layer("a", saved=100, weights=64, state=8), layer("b", saved=40, weights=8, state=8)
+    work = Workload.chain("held", list(layers), activation_bytes=8)
+    found = simulate(work, parse_topology("switch:4,link=1GB/s@0"), Plan(dp=2, pp=2, microbatches=2, runtime=runtime))
+    first, second, *others = [use.memory.peak_bytes for use in found.devices]
+    assert others == [first, second]
+
+
 def test_on_cuda_the_update_works_on_a_copy_and_cublas_has_room():
     of = {"optimizer": "adamw", "clock": "cuda-kernel", "device": "NVIDIA H200"}
     layers = layer("a", saved=16, weights=64, state=128), layer("b", saved=16, weights=8, state=16)
