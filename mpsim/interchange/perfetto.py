@@ -12,7 +12,7 @@ from mpsim.errors import MpsimError
 from mpsim.interchange.chrome import Slice, read_trace, slices
 from mpsim.interchange.losses import Losses
 from mpsim.interchange.recognise import is_ours
-from mpsim.result.lanes import is_transfer
+from mpsim.result.lanes import is_launch, is_transfer
 from mpsim.result.model import DeviceUse, MemoryUse, Result, Spans
 
 __all__ = ["load_perfetto"]
@@ -198,7 +198,7 @@ def _use(reader: _Reader, device: int, spans: Spans, step_s: float) -> DeviceUse
     """Return where a device's step went: when it computed, and when a transfer of its was under way besides."""
     computed, active = [], []
     for i, devices in enumerate(spans.devices):
-        if device in devices:
+        if device in devices and not is_launch(spans, i):
             interval = (spans.start_s[i], spans.end_s[i])
             active.append(interval)
             if not is_transfer(spans, i):
