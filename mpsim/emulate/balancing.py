@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from mpsim.emulate.capture.cut import Cut
 from mpsim.emulate.parts import Part
 from mpsim.plan.partition import balance
 from mpsim.workload.clock import Clock, clock_for
-from mpsim.workload.graph import Cut
 
 __all__ = ["measured_boundaries", "untouched"]
 
@@ -50,7 +50,7 @@ def measured_boundaries(
     Examples
     --------
     >>> from mpsim.workload.example import Example
-    >>> from mpsim.workload.graph import capture
+    >>> from mpsim.emulate.capture.cut import capture
     >>> model = nn.Sequential(nn.Linear(2000, 2000), nn.Linear(2000, 20), nn.Linear(20, 20))
     >>> cut = capture(Example(model=model, inputs=(torch.ones(8, 2000),)))
     >>> len(measured_boundaries(cut, model, {"input": torch.ones(8, 2000)}, 2))  # Most likely (1,).
@@ -72,7 +72,7 @@ def untouched(part: Part) -> Iterator[None]:
     Examples
     --------
     >>> from mpsim.workload.example import Example
-    >>> from mpsim.workload.graph import capture
+    >>> from mpsim.emulate.capture.cut import capture
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     >>> part = Part(capture(Example(model=model, inputs=(torch.ones(3, 2),))), model, range(2))
     >>> with untouched(part):

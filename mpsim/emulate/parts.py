@@ -1,8 +1,8 @@
 """A part of a model that runs: consecutive units of a cut, on a device of its own, several micro-batches in flight.
 
-The units are those of :func:`mpsim.workload.graph.capture`, which cuts the graph of ``torch.export``. PyTorch's own
-``torch.distributed.pipelining.pipeline`` cuts the same graph, and the tests hold the two against each other; it is not
-used here because a part must do what it does not: relay a skip connection over every boundary on its way, as the
+The units are those of :func:`mpsim.emulate.capture.cut.capture`, which cuts the graph of ``torch.export``. PyTorch's
+own ``torch.distributed.pipelining.pipeline`` cuts the same graph, and the tests hold the two against each other; it is
+not used here because a part must do what it does not: relay a skip connection over every boundary on its way, as the
 predicted plan does (there, it goes from its maker to its reader directly), hold the loss inside the last part, and
 run unit by unit, so that the gradients of one are exchanged while the next is at work. (PyTorch 2.13's also cannot
 run what it makes of a Llama from transformers: its rotary embedding loses an input.)
@@ -21,10 +21,10 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from mpsim.emulate.capture.cut import Cut, Unit
+from mpsim.emulate.capture.piece import forward
 from mpsim.emulate.flight import Flight
 from mpsim.plan.partition import stage_slices
-from mpsim.workload.graph import Cut, Unit
-from mpsim.workload.run import forward
 
 __all__ = ["Crossing", "Part", "crossing_tensors", "make_parts"]
 
@@ -65,7 +65,7 @@ class Part:
     Examples
     --------
     >>> from mpsim.workload.example import Example
-    >>> from mpsim.workload.graph import capture
+    >>> from mpsim.emulate.capture.cut import capture
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> cut = capture(Example(model=model, inputs=(torch.ones(3, 4),)))
     >>> first, last = make_parts(cut, model, (1,))
@@ -230,7 +230,7 @@ def crossing_tensors(cut: Cut, model: nn.Module, feeds: Mapping[str, Any]) -> di
     Examples
     --------
     >>> from mpsim.workload.example import Example
-    >>> from mpsim.workload.graph import capture
+    >>> from mpsim.emulate.capture.cut import capture
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> cut = capture(Example(model=model, inputs=(torch.ones(3, 4),)))
     >>> crossing_tensors(cut, model, {"input": torch.ones(3, 4)})["relu"]

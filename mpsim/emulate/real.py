@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from mpsim.emulate.balancing import untouched
+from mpsim.emulate.capture.cut import capture
 from mpsim.emulate.execute import Asleep
 from mpsim.emulate.parts import Part, crossing_tensors
 from mpsim.errors import MpsimError
 from mpsim.program.script import Collective, Compute, Receive, Send, Step
-from mpsim.workload.example import Example
-from mpsim.workload.graph import capture, flat_inputs
+from mpsim.workload.example import Example, flat_inputs
 from mpsim.workload.source import resolve_model
 from mpsim.workload.update import OPTIMIZERS
 

@@ -14,13 +14,13 @@ from torch.utils import _pytree as pytree
 from mpsim.emulate.balancing import measured_boundaries
 from mpsim.emulate.batches import batch_size, chunk_sizes, cut_leaf
 from mpsim.emulate.call import Call, Chunk, Split, run
+from mpsim.emulate.capture.cut import Cut, capture
 from mpsim.emulate.device import Device
 from mpsim.emulate.parts import Part, make_parts
 from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan
 from mpsim.units import format_bytes
-from mpsim.workload.example import Example
-from mpsim.workload.graph import Cut, capture, flat_inputs
+from mpsim.workload.example import Example, flat_inputs
 from mpsim.workload.source import arguments_of
 
 __all__ = ["ModelSplitter"]
@@ -55,7 +55,7 @@ class ModelSplitter:
     example : tensor, tuple or dict of tensors
         A batch, to split the model now and not at the first one.
     depth : int or "auto"
-        How many modules deep the units lie; see :func:`mpsim.workload.grouping.group_nodes`.
+        How many modules deep the units lie; see :class:`mpsim.workload.layering.Layering`.
 
     Raises
     ------
@@ -129,7 +129,7 @@ class ModelSplitter:
         whole = dict(zip(call.cut.feeds, pytree.tree_leaves((inputs, keywords, None)), strict=True))
         made = run(call)
         leaves = [made.get(name, whole.get(name)) if name else constant for name, constant in call.cut.leaves]
-        return pytree.tree_unflatten(leaves, call.cut.structure)
+        return call.cut.form.rebuild(leaves)
 
     @property
     def parts(self) -> tuple[Part, ...]:

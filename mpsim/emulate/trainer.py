@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from mpsim.emulate.balancing import measured_boundaries, untouched
 from mpsim.emulate.batches import micro_batches
+from mpsim.emulate.capture.cut import capture
 from mpsim.emulate.device import Device
 from mpsim.emulate.grid import Grid
 from mpsim.emulate.parts import Part
@@ -20,8 +21,7 @@ from mpsim.emulate.shared_layers import rank_examples
 from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan
 from mpsim.plan.schedules import Operation, check_rows, resolve_schedule
-from mpsim.workload.example import Example
-from mpsim.workload.graph import capture, flat_inputs
+from mpsim.workload.example import Example, flat_inputs
 from mpsim.workload.source import arguments_of
 
 __all__ = ["ParallelTrainer"]
