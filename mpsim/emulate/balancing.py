@@ -67,7 +67,7 @@ def measured_boundaries(
 
 @contextlib.contextmanager
 def untouched(part: Part) -> Iterator[None]:
-    """Leave running statistics and the generator of random numbers as they were; drop gradients.
+    """Leave what a forward moves and the generator of random numbers as they were; drop gradients.
 
     Examples
     --------
@@ -80,14 +80,16 @@ def untouched(part: Part) -> Iterator[None]:
     >>> int(model[1].num_batches_tracked)
     0
     """
-    saved = {name: buffer.detach().clone() for name, buffer in part.buffers.items()}
+    moved = {name: part.parameters[name] for name in part.cut.moved if name in part.parameters}
+    held = moved | part.buffers
+    saved = {name: tensor.detach().clone() for name, tensor in held.items()}
     try:
         with torch.random.fork_rng():
             yield
     finally:
         for name, value in saved.items():
             with torch.no_grad():
-                part.buffers[name].copy_(value)
+                held[name].copy_(value)
         part.drop_gradients()
 
 

@@ -24,9 +24,10 @@ from torch.utils import _pytree as pytree
 from mpsim.emulate.capture.cut import Cut, Unit
 from mpsim.emulate.capture.piece import forward
 from mpsim.emulate.flight import Flight
+from mpsim.errors import MpsimError
 from mpsim.plan.partition import stage_slices
 
-__all__ = ["Crossing", "Part", "crossing_tensors", "make_parts"]
+__all__ = ["Crossing", "Part", "crossing_tensors", "make_parts", "refuse_shared_state"]
 
 
 class Part:
@@ -200,6 +201,43 @@ def make_parts(
         Part(cut, model, layers, device=place, state=state, copy=copy)
         for layers, place in zip(slices, places, strict=True)
     )
+
+
+def refuse_shared_state(cut: Cut, slices: Sequence[range], apart: bool, chunks: int) -> None:
+    """Refuse parts of which one moves, in its forward, what another reads.
+
+    Parameters
+    ----------
+    cut : Cut
+        The whole model.
+    slices : sequence of range
+        The layers of each part.
+    apart : bool
+        Whether each part has state of its own.
+    chunks : int
+        How many of them are in flight: what is shared holds only if there is but one.
+
+    Raises
+    ------
+    MpsimError
+        There is such state.
+
+    Examples
+    --------
+    >>> refuse_shared_state(Cut(units=(), feeds=(), outputs=(), loss=""), [], True, 2)
+    """
+    for name in cut.moved if apart or chunks > 1 else ():
+        held = [layers for layers in slices for i in layers if _holds(cut.units[i], name)]
+        if held and held[0] != held[-1]:
+            first, last = (next(i for i in part if _holds(cut.units[i], name)) for part in (held[0], held[-1]))
+            raise MpsimError(
+                f"forward moves {name} in place, which layers {cut.units[first].name} and {cut.units[last].name} of"
+                " different parts hold: cut so that one part has both" + ("" if apart else ", or use one chunk")
+            )
+
+
+def _holds(unit: Unit, name: str) -> bool:
+    return name in unit.parameters or name in unit.buffers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

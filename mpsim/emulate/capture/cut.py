@@ -19,6 +19,7 @@ from mpsim.emulate.capture.export import export_step
 from mpsim.emulate.capture.form import Form
 from mpsim.emulate.capture.grouping import Group, Layers, group_nodes
 from mpsim.emulate.capture.inplace import make_functional_across
+from mpsim.emulate.capture.refusal import place_of_node
 from mpsim.emulate.capture.regions import cut_regions
 from mpsim.errors import MpsimError
 from mpsim.workload.example import Example
@@ -96,7 +97,7 @@ class Cut:
     outputs: tuple[str, ...]
     loss: str
     leaves: tuple[tuple[str, Any], ...] = ()
-    form: Form | None = None
+    form: Form = Form()
     moved: tuple[str, ...] = ()
 
 
@@ -132,9 +133,10 @@ def capture(example: Example, depth: int | str = "auto", *, with_loss: bool = Tr
     exported = export_step(example, with_loss=with_loss)
     graph = exported.graph
     names = _name_feeds(graph, example)
-    layers = Layers(example.model, exported.calls, depth)
+    layers = Layers.of_graph(graph, example.model, exported.calls, depth)
     cut_regions(graph, layers)
     groups = group_nodes(graph.graph, layers)
+    _refuse_transforms(groups, example.model)
     make_functional_across(graph.graph, groups)
     output = next(node for node in graph.graph.nodes if node.op == "output")
     first, *returned = pytree.tree_leaves(output.args)
@@ -156,6 +158,21 @@ def capture(example: Example, depth: int | str = "auto", *, with_loss: bool = Tr
         leaves=tuple(_leaf(item, names, graph) for item in returned),
         form=exported.form,
     )
+
+
+def _refuse_transforms(groups: list[Group], model: nn.Module) -> None:
+    """Refuse to cut inside of ``torch.vmap`` and its like: what one layer opens another would have to close."""
+    inside = [(i, node) for i, group in enumerate(groups) for node in group.nodes if _is_of_a_transform(node)]
+    if len({i for i, _ in inside}) > 1:
+        place = next(filter(None, (place_of_node(node) for _, node in inside)), "")
+        raise MpsimError(
+            f"{type(model).__name__} cannot be split: several layers are called in one transform of torch.func, such as"
+            f" vmap{place}: call them without it, or each in one of its own"
+        )
+
+
+def _is_of_a_transform(node: Any) -> bool:
+    return str(getattr(node.target, "__module__", "")).startswith("torch._functorch")
 
 
 def _is_made(item: Any) -> bool:

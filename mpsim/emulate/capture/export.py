@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from mpsim.emulate.capture.attributes import put_back
 from mpsim.emulate.capture.form import Form, take_apart
+from mpsim.emulate.capture.hidden import hidden_work
 from mpsim.emulate.capture.refusal import refusal
 from mpsim.errors import MpsimError
 from mpsim.workload.example import Example, default_loss
@@ -86,13 +89,14 @@ def export_step(example: Example, *, with_loss: bool = True) -> Exported:
     step = _Step(example.model, (example.loss or default_loss) if with_loss else _no_loss, forms)
     arguments = _apart((tuple(example.inputs), dict(example.keywords), example.target))
     try:
-        with put_back(example.model), _as_in_training(), torch.enable_grad(), _calls(example.model) as calls:
+        with _quiet(), put_back(example.model), _as_in_training(), torch.enable_grad(), _calls(example.model) as calls:
             exported = torch.export.export(step, arguments, strict=False)
             graph = exported.module(check_guards=False)
     except MpsimError:
         raise
     except Exception as error:  # torch.export raises many classes; each becomes one line
-        raise refusal(error, type(example.model).__name__) from error
+        hidden = hidden_work(example) if "fake tensor in the exported program" in str(error) else ""
+        raise refusal(error, type(example.model).__name__, hidden) from error
     return Exported(graph=graph, calls=tuple(calls), form=forms[-1])
 
 
@@ -119,6 +123,19 @@ def _calls(model: nn.Module) -> Iterator[list[tuple[str, ...]]]:
         ):
             stack.callback(handle.remove)
         yield found
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch.export from printing what it also raises."""
+    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _apart(arguments: Any) -> Any:

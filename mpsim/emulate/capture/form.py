@@ -37,8 +37,8 @@ class Form:
     (('object',), {'scores': tensor([1.]), 'cache': None})
     """
 
-    structure: Any
-    records: tuple[tuple[type, Form] | None, ...]
+    structure: Any = None
+    records: tuple[tuple[type, Form] | None, ...] = ()
     dropped: tuple[str, ...] = ()
 
     def rebuild(self, leaves: Any) -> Any:
@@ -84,8 +84,7 @@ def take_apart(output: Any, *, outermost: bool = True) -> tuple[list[Any], Form]
 
 def _record(kind: type, fields: dict[str, Any]) -> Any:
     """Return a record without running its `__init__`, which may do more than to hold what it is given."""
-    plain = types.SimpleNamespace if issubclass(kind, types.SimpleNamespace) else object
-    made = plain.__new__(kind)
+    made: Any = (types.SimpleNamespace if issubclass(kind, types.SimpleNamespace) else object).__new__(kind)
     for name, value in fields.items():
         object.__setattr__(made, name, value)
     return made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ __all__ = ["Group", "Layers", "group_nodes"]
 _CHECKS = ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range", "_assert_async")
 _PREFIX = "model"  # the path of the model in the exported module
 Call = tuple[str, ...]
+Stack = tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -42,7 +43,8 @@ class Layers:
     model : torch.nn.Module
         The model.
     calls : sequence of tuple of str
-        Of its modules with parameters, as :class:`mpsim.workload.layering.Layering` takes them.
+        Of its modules with parameters, as :class:`mpsim.workload.layering.Layering` takes them; as they were watched,
+        which says of those too whose operations export drops as nobody reads them.
     depth : int or "auto"
         How many modules deep layers lie.
 
@@ -58,16 +60,24 @@ class Layers:
     ['0', '2']
     """
 
-    def __init__(self, model: nn.Module, calls: Sequence[tuple[str, ...]], depth: int | str = "auto") -> None:
+    def __init__(self, model: nn.Module, calls: Sequence[Stack], depth: int | str = "auto") -> None:
         self.model = model
         self.layering = Layering(model, calls, depth)
         self.paths = [stack[-1] for stack in calls if self.layering.level(stack) == len(stack) - 1]
         if not self.paths:
             raise MpsimError("the model has no parameters: there is no layer to place")
-        first = {id(module): path for path, module in model.named_modules()}
-        called = {path for stack in calls for path in stack}
-        everywhere = model.named_modules(remove_duplicate=False)
-        self._known = {path: first[id(module)] for path, module in everywhere if first[id(module)] in called}
+        self._names = _Names(model)
+
+    @classmethod
+    def of_graph(cls, graph: fx.GraphModule, model: nn.Module, calls: Sequence[Stack], depth: int | str) -> Layers:
+        """Return the layers by the calls that were watched, or by those that a graph tells of where it tells of more.
+
+        Who watches does not see into a module that is compiled; the graph has no calls whose results nobody reads.
+        """
+        told = list(dict.fromkeys(stack for node in _nodes(graph) for stack in _Names(model).calls_around(node)))
+        plain = list(dict.fromkeys(tuple(path for _, path in stack) for stack in told))
+        seen = set(calls) >= set(plain)
+        return cls(model, calls if seen else [tuple(path for _, path in stack) for stack in told], depth)
 
     def groups(self) -> list[Group]:
         """Return a group without nodes for each layer."""
@@ -77,12 +87,40 @@ class Layers:
 
     def call_of(self, node: Any) -> tuple[Call, str] | None:
         """Return the layer's call that a node was made in, and the layer's path; None outside of all."""
-        found = [(key, path) for key, (path, _) in (node.meta.get("nn_module_stack") or {}).items()]
-        stack = [(key, self._known[own]) for key, path in found if (own := _below(path)) in self._known]
+        stack = self._names.around(node)
         level = self.layering.level([path for _, path in stack])
         if level is None:
             return None
         return tuple(key for key, _ in stack[: level + 1]), stack[level][1]
+
+
+class _Names:
+    """The modules of a model by the names that an exported graph has for them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        first = {id(item): path for path, item in model.named_modules() if next(item.parameters(), None) is not None}
+        everywhere = model.named_modules(remove_duplicate=False)  # a module in two places is one
+        self._known = {path: first[id(module)] for path, module in everywhere if id(module) in first}
+
+    def around(self, node: Any) -> tuple[tuple[str, str], ...]:
+        """Return (call, path) of the modules with parameters around a node, outermost first."""
+        found = [(key, _below(path)) for key, (path, _) in (node.meta.get("nn_module_stack") or {}).items()]
+        return tuple((key, self._known[path]) for key, path in found if path in self._known)
+
+    def calls_around(self, node: Any) -> list[tuple[tuple[str, str], ...]]:
+        """Return the calls that a node tells of, outermost first, each with those around it."""
+        stack = self.around(node)
+        return [stack[: level + 1] for level in range(len(stack))]
+
+
+def _nodes(root: fx.GraphModule) -> Iterator[Any]:
+    """Yield the operations of a graph in order, those of the bodies of regions where they stand."""
+    for node in root.graph.nodes:
+        for item in node.all_input_nodes if node.op == "call_function" else ():
+            if item.op == "get_attr" and isinstance(body := operator.attrgetter(item.target)(root), fx.GraphModule):
+                yield from _nodes(body)
+        if node.op == "call_function" and node.target is not operator.getitem:
+            yield node
 
 
 def _below(path: str) -> str | None:

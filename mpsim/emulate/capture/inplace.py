@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from mpsim.emulate.capture.grouping import Group
+from mpsim.emulate.capture.refusal import place_of_node
 from mpsim.errors import MpsimError
 
 __all__ = ["make_functional_across"]
@@ -54,9 +55,10 @@ def _rewrite(node: Any, home: dict[Any, int], order: dict[Any, int]) -> None:
     stale = [item for item in family if item is not first and item is not node]
     if any(order[user] > order[node] for item in stale for user in item.users if user is not node):
         raise MpsimError(
-            f"{node.target} changes in place a tensor that other layers see through a view: use the form that does not"
+            f"{node.target} changes in place a tensor that other layers see through a view{place_of_node(node)}:"
+            " use the form that makes a new one"
         )
-    node.target = _functional(node.target)
+    node.target = _functional(node)
     first.replace_all_uses_with(node, delete_user_cb=lambda user: order[user] > order[node])
 
 
@@ -93,9 +95,13 @@ def _aliases(origin: Any) -> set[Any]:
     return found
 
 
-def _functional(target: Any) -> Any:
+def _functional(node: Any) -> Any:
+    target = node.target
     name = target._schema.name.removeprefix("aten::").removesuffix("_")
     overload = getattr(getattr(torch.ops.aten, name, None), target._overloadname, None)
     if overload is None:
-        raise MpsimError(f"{target} changes another layer's tensor in place and has no form that makes a new one")
+        raise MpsimError(
+            f"{target} changes another layer's tensor in place{place_of_node(node)}, and has no form that makes"
+            " a new one: write it otherwise"
+        )
     return overload

@@ -10,17 +10,33 @@ same mode.
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import fx
 
 from mpsim.emulate.capture.grouping import Layers
 
 __all__ = ["cut_regions"]
 
-# Where in its arguments the body of a region stands: before it is what the mode is made of, after it what it reads.
-_BODY = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
+
+def _with_grad_set(enabled: bool, body: Callable[..., Any], *values: Any) -> Any:
+    with torch.set_grad_enabled(enabled):
+        return body(*values)
+
+
+def _with_autocast(
+    device: str, dtype: Any, enabled: bool, cached: bool | None, body: Callable[..., Any], *values: Any
+) -> Any:
+    with torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=cached):
+        return body(*values)
+
+
+# Export's operations, what does the same, and where among its arguments the body stands: what the mode is made of comes
+# before it, what the body reads after it. Export's own hide what they do from whoever watches each operation.
+_REGIONS = {"wrap_with_set_grad_enabled": (_with_grad_set, 1), "wrap_with_autocast": (_with_autocast, 4)}
 
 
 @dataclass(slots=True)
@@ -34,9 +50,11 @@ class _Stretch:
 def cut_regions(root: fx.GraphModule, layers: Layers) -> None:
     """Replace each region in a graph, those inside of others first, by one for each layer in it."""
     for node in list(root.graph.nodes):
-        if node.op == "call_function" and (at := _BODY.get(getattr(node.target, "__name__", ""))) is not None:
+        run, at = _REGIONS.get(getattr(node.target, "__name__", ""), (None, 0))
+        if node.op == "call_function" and run is not None:
             body = operator.attrgetter(node.args[at].target)(root)
             cut_regions(body, layers)
+            node.target = run
             _replace(root, node, at, body, _stretches(body, layers))
 
 
