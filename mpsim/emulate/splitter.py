@@ -193,8 +193,9 @@ class ModelSplitter:
         for whole, own in zip(self._whole.modules(), self.model.modules(), strict=True):
             whole.training = own.training
         example = Example(model=self._whole, inputs=chunk.inputs, keywords=chunk.keywords)
+        gradients = torch.is_grad_enabled()
         with torch.inference_mode(False):
-            cut = checked_capture(example, self.depth, with_loss=False)
+            cut = checked_capture(example, self.depth, with_loss=False, with_gradients=gradients)
         if cut.form.dropped and self._latest is None:
             what = ", ".join(cut.form.dropped)
             warnings.warn(f"{type(self.model).__name__} returns a {what}: in parts it returns None there", stacklevel=4)

@@ -44,7 +44,9 @@ _NOISE = 5e-7  # of the largest gradient: a smaller one may be rounding alone, a
 _MAGNITUDE = 10.0
 
 
-def checked_capture(example: Example, depth: int | str = "auto", *, with_loss: bool = True) -> Cut:
+def checked_capture(
+    example: Example, depth: int | str = "auto", *, with_loss: bool = True, with_gradients: bool = True
+) -> Cut:
     """Return a cut that was held against its model; see :func:`mpsim.emulate.capture.cut.capture` and :func:`check`.
 
     Examples
@@ -53,14 +55,14 @@ def checked_capture(example: Example, depth: int | str = "auto", *, with_loss: b
     >>> checked_capture(Example(model=model, inputs=(torch.rand(3, 2),))).moved
     ('running_mean', 'running_var', 'num_batches_tracked')
     """
-    return check(capture(example, depth, with_loss=with_loss), example)
+    return check(capture(example, depth, with_loss=with_loss), example, with_gradients=with_gradients)
 
 
-def check(cut: Cut, example: Example) -> Cut:
+def check(cut: Cut, example: Example, *, with_gradients: bool = True) -> Cut:
     """Run one step of the model and one of its cut, put all back, and return the cut with what a step moves.
 
-    Without gradients (``torch.no_grad``) the forward alone is compared. Where the two draw different random numbers,
-    only which parameters get a gradient is, and each one's order of magnitude.
+    Without gradients the forward alone is compared. Where the two draw different random numbers, only which parameters
+    get a gradient is, and each one's order of magnitude.
 
     Raises
     ------
@@ -68,10 +70,15 @@ def check(cut: Cut, example: Example) -> Cut:
         Outputs, gradients or the state after the step differ; the message names the parameter and the likely cause.
     """
     halves = any(item.dtype is torch.float16 for item in example.model.parameters())
-    with torch.inference_mode(False), generators_kept() as draws, _gradients_set_aside(example.model):
+    with (
+        torch.inference_mode(False),
+        torch.set_grad_enabled(with_gradients),
+        generators_kept() as draws,
+        _gradients_set_aside(example.model),
+    ):
         pair = _Pair(cut, example, draws)
         moved = pair.compare(1.0)
-        if pair.functions.classes() and torch.is_grad_enabled():
+        if pair.functions.classes() and with_gradients:
             pair.compare(_SCALE_OF_HALF if halves else _SCALE)
     return dataclasses.replace(cut, moved=tuple(moved))
 
@@ -97,6 +104,7 @@ class _Pair:
         self.functions = Functions([])
         self.starts: dict[str, Any] = {}
         self.fed: dict[str, Any] = {}
+        self.leaves: dict[str, Any] = {}
 
     @property
     def refusals(self) -> Refusals:
@@ -131,6 +139,7 @@ class _Pair:
                 leaves.insert(0, (own.loss or default_loss)(output, own.target))
             del output
             self.functions = Functions(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
+            self.leaves = self.trained | self.fed
             after = counts(own.model)
             if self.draws.unlike_torch:
                 raise self.refusals.drawn(self.draws.unlike_torch[0])
@@ -224,7 +233,7 @@ class _Pair:
             if (name in found) != (name in expected):
                 one, other = ("in its parts", "in the model") if name in found else ("in the model", "in its parts")
                 unseen = not any(name in unit.parameters for unit in self.cut.units)
-                raise self.refusals.gradient(name, self._leaf(name), f"gets a gradient {one} and none {other}", unseen)
+                raise self.refusals.gradient(name, self.leaves[name], f"gets a gradient {one} and none {other}", unseen)
 
     def _hold_gradients(self, differences: Mapping[str, Any], norms: Mapping[str, float]) -> None:
         largest = max((value for value in norms.values() if math.isfinite(value)), default=0.0)
@@ -233,7 +242,7 @@ class _Pair:
             if math.isfinite(norms[name]) and not off <= tolerance(difference) * norms[name] + _NOISE * largest:
                 raise self.refusals.gradient(
                     name,
-                    self._leaf(name),
+                    self.leaves[name],
                     f"has a gradient that is {off:.3g} off the model's, whose norm is {norms[name]:.3g}",
                 )
 
@@ -243,7 +252,7 @@ class _Pair:
             low, high = sorted((found[name], one))
             if math.isfinite(high) and high > _MAGNITUDE * low + _NOISE * largest:
                 what = f"has a gradient of norm {found[name]:.3g}, in the model of {one:.3g}"
-                raise self.refusals.gradient(name, self._leaf(name), what)
+                raise self.refusals.gradient(name, self.leaves[name], what)
 
     def _hold_state(self, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
         read = {tensor.data_ptr() for unit in self.cut.units for tensor in unit.module.buffers()}
@@ -268,9 +277,6 @@ class _Pair:
             if changed and not all(map(same, take_apart(output)[0], leaves[-len(self.cut.leaves) :])):
                 name, (before, after) = next(iter(changed.items()))
                 raise self.refusals.number_changed(name, before, after)
-
-    def _leaf(self, name: str) -> Any:
-        return self.trained.get(name, self.fed.get(name))
 
 
 @contextlib.contextmanager

@@ -61,10 +61,26 @@ class _Step(nn.Module):  # type: ignore[misc]  # torch is untyped here
         self.forms = forms
 
     def forward(self, inputs: Any, keywords: Any, target: Any) -> Any:
+        buffers = _buffers(self.model)
         output = self.model(*inputs, **keywords)
         leaves, form = take_apart(output)
         self.forms.append(form)
-        return self.criterion(output, target), leaves
+        loss = self.criterion(output, target)
+        for module, name in buffers:  # export takes no note of buffers that are set to a new tensor
+            before, after = buffers[module, name], module._buffers.get(name)
+            if after is not None and after is not before and after.shape == before.shape:
+                before.copy_(after.detach() if after.requires_grad else after)
+                module._buffers[name] = before
+        return loss, leaves
+
+
+def _buffers(model: nn.Module) -> dict[tuple[nn.Module, str], Any]:
+    return {
+        (module, name): value
+        for module in model.modules()
+        for name, value in module._buffers.items()
+        if value is not None
+    }
 
 
 def _no_loss(output: Any, target: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from mpsim.errors import MpsimError
@@ -172,13 +173,13 @@ def _is_check(node: Any) -> bool:
 
 
 def _goes_with(node: Any) -> Any:
-    """Return the node whose layer another joins wherever it stands: it is export's own, and no work of the model's.
+    """Return the node whose layer another joins wherever it stands, as it is no work of the model's.
 
     An item is taken of several results where they were made. A buffer that forward sets to a new tensor is written
-    at the end of the graph, which training does not do at all.
+    at the end of the graph, outside of the model: training does not do that at all.
     """
     if node.target is operator.getitem:
         return node.args[0]
-    name = getattr(node.target, "__name__", "")
-    writes_state = name == "copy_.default" and node.args[0].op == "get_attr"
-    return node.args[1] if writes_state and "copy__default" in node.name else None
+    writes_state = node.target is torch.ops.aten.copy_.default and node.args[0].op == "get_attr"
+    paths = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+    return node.args[1] if writes_state and all(_below(path) is None for path in paths) else None
