@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -205,14 +206,16 @@ class _Pair:
         self._with_own_batch()
         for name, item in self.trained.items():
             item.grad = -minus.pop(name) if name in minus else None
-        before = {name: item.grad for name, item in self.trained.items()}
+        # Not held, so that each is gone as soon as the sum with the capture's own stands in its place.
+        before = {name: weakref.ref(item.grad) for name, item in self.trained.items() if item.grad is not None}
         with self.state.kept() as moved:
             values, fed = run_step(self.cut, self.fed, dict(self.example.model.named_parameters()), self.starts)
             constants = [constant for _, constant in self.cut.leaves]
             constants = [None, *constants] if self.cut.loss else constants
             leaves = [values.get(name, one) for name, one in zip(self.names, constants, strict=True)]
             leaves = [_cut_off(leaf) for leaf in leaves]
-        gradients = {name: item.grad for name, item in self.trained.items() if item.grad is not before[name]}
+        kept = {name for name, gradient in before.items() if gradient() is self.trained[name].grad}
+        gradients = {n: item.grad for n, item in self.trained.items() if item.grad is not None and n not in kept}
         gradients |= {name: value - minus[name] if name in minus else value for name, value in fed.items()}
         for item in self.trained.values():
             item.grad = None

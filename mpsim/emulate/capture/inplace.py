@@ -16,7 +16,7 @@ from mpsim.emulate.capture.grouping import Group
 from mpsim.emulate.capture.refusal import place_of_node
 from mpsim.errors import MpsimError
 
-__all__ = ["make_functional_across"]
+__all__ = ["changes_first_argument", "make_functional_across"]
 
 
 def make_functional_across(graph: fx.Graph, groups: list[Group]) -> None:
@@ -30,11 +30,21 @@ def make_functional_across(graph: fx.Graph, groups: list[Group]) -> None:
     home = {node: i for i, group in enumerate(groups) for node in group.nodes}
     order = {node: i for i, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
-        if node in home and _changes_first_argument(node):
+        if node in home and changes_first_argument(node):
             _rewrite(node, home, order)
 
 
-def _changes_first_argument(node: Any) -> bool:
+def changes_first_argument(node: Any) -> bool:
+    """Whether an operation works in place.
+
+    Examples
+    --------
+    >>> graph = fx.Graph()
+    >>> x = graph.placeholder("x")
+    >>> ops = torch.ops.aten
+    >>> [changes_first_argument(graph.call_function(one, (x,))) for one in (ops.relu_.default, ops.relu.default)]
+    [True, False]
+    """
     if not isinstance(node.target, torch._ops.OpOverload) or not node.args or not isinstance(node.args[0], fx.Node):
         return False
     alias = node.target._schema.arguments[0].alias_info

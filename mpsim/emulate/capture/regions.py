@@ -18,6 +18,7 @@ import torch
 from torch import fx
 
 from mpsim.emulate.capture.grouping import Layers
+from mpsim.emulate.capture.inplace import changes_first_argument
 
 __all__ = ["cut_regions"]
 
@@ -54,8 +55,19 @@ def cut_regions(root: fx.GraphModule, layers: Layers) -> None:
         if node.op == "call_function" and run is not None:
             body = operator.attrgetter(node.args[at].target)(root)
             cut_regions(body, layers)
+            _read_what_is_written(body)
             node.target = run
             _replace(root, node, at, body, _stretches(body, layers))
+
+
+def _read_what_is_written(body: fx.GraphModule) -> None:
+    """Let whoever reads the result of an operation in place read what it changed: state, if it came from outside.
+
+    The two are one tensor, but what a layer makes is sent to the next, and state is held by each that reads it.
+    """
+    for node in body.graph.nodes:
+        if changes_first_argument(node) and node.args[0].op == "placeholder":
+            node.replace_all_uses_with(node.args[0], delete_user_cb=lambda user, node=node: user is not node)
 
 
 def _stretches(body: fx.GraphModule, layers: Layers) -> list[_Stretch]:
