@@ -128,6 +128,7 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
         self._state = _State(parameters, buffers)
         self._maker: dict[int, int] = {}
         self._known: dict[int, dict[tuple[Any, ...], Value]] = {}
+        self._objects: dict[int, tuple[Any, Value]] = {}
         self._watched: dict[int, Any] = {}
         self._memory = _Memory(parameters)
         self._alive: list[Any] = []
@@ -273,6 +274,9 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
         if storage is None or storage._cdata not in self._maker:
             return None
         known = self._known.setdefault(storage._cdata, {})
+        held = self._objects.get(id(tensor))
+        if held is not None and held[0]() is tensor and held[1] in known.values():
+            return held[1]
         place = _place(tensor)
         if place not in known:
             known[place] = self._new(self._maker[storage._cdata], "view", tensor, storage)
@@ -305,8 +309,14 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
         self._maker.setdefault(storage._cdata, self._now)
         known = self._known.setdefault(storage._cdata, {})
         place = _place(tensor)
-        if place not in known:
-            known[place] = self._new(self._now, name, tensor, storage)
+        value = known.get(place)
+        if value is None or value.producer != self._now:  # a view that several layers make is each one's own
+            value = self._new(self._now, name, tensor, storage)
+            if place in known:
+                known[(*place, self._now)] = value
+            else:
+                known[place] = value
+        self._objects[id(tensor)] = (weakref.ref(tensor), value)
 
     def _allocated(self, tensor: Any) -> None:
         storage = _storage(tensor)
