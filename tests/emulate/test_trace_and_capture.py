@@ -4,13 +4,13 @@ import pytest
 
 pytest.importorskip("transformers")
 
-import torch  # noqa: E402
+import torch
 
-from mpsim.emulate.capture.cut import capture  # noqa: E402
-from mpsim.emulate.parts import crossing_tensors  # noqa: E402
-from mpsim.workload.example import flat_inputs  # noqa: E402
-from mpsim.workload.source import resolve_model  # noqa: E402
-from mpsim.workload.trace import build, trace  # noqa: E402
+from mpsim.emulate.capture.cut import capture
+from mpsim.emulate.parts import crossing_tensors
+from mpsim.workload.example import flat_inputs
+from mpsim.workload.source import resolve_model
+from mpsim.workload.trace import build, trace
 
 SMALL = {
     "mnist-mlp": ({}, 8),
