@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm
 from torch.utils import _pytree as pytree
+from zoo_sizes import SMALL
 
 from mpsim.emulate.capture.check import check, checked_capture
 from mpsim.emulate.capture.cut import capture
@@ -16,7 +17,9 @@ from mpsim.emulate.capture.form import take_apart
 from mpsim.emulate.splitter import ModelSplitter
 from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan
+from mpsim.workload import zoo
 from mpsim.workload.example import Example
+from mpsim.workload.layering import Layering, layer_names
 
 
 @pytest.fixture(autouse=True)
@@ -157,6 +160,30 @@ def test_layers_in_regions_of_their_own_mode_are_layers():
     assert [unit.name for unit in cut.units] == ["teacher.0", "teacher.2", "student.0", "student.2"]
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_layers_are_those_of_the_model_as_it_runs(name):
+    """The same rule on the calls of an eager step gives the same names."""
+    example = zoo.get(name).build(2, **SMALL[name])
+    paths = {id(item): path for path, item in example.model.named_modules() if any(True for _ in item.parameters())}
+    running, calls = [], []
+
+    def enter(module, inputs):
+        running.append(paths[id(module)])
+        calls.append(tuple(running))
+
+    handles = []
+    for module in example.model.modules():
+        if id(module) in paths:
+            handles.append(module.register_forward_pre_hook(enter))
+            handles.append(module.register_forward_hook(lambda *_: (running.pop(), None)[1]))
+    example.model(*example.inputs, **example.keywords)
+    for handle in handles:
+        handle.remove()
+    layering = Layering(example.model, calls)
+    layers = [stack[-1] for stack in calls if layering.level(stack) == len(stack) - 1]
+    assert [unit.name for unit in capture(example).units] == layer_names(layers, example.model)
+
+
 def test_a_layer_that_nobody_reads_keeps_its_place():
     cut = capture(Example(model=hard.Dead(), inputs=(torch.randn(4, 4),)))
     assert [unit.name for unit in cut.units] == ["one", "two", "three"]
@@ -267,3 +294,16 @@ def test_a_decoder_of_transformers_as_it_is_shipped():
     expected.loss.backward()
     for name, parameter in twin.named_parameters():
         torch.testing.assert_close(model.get_parameter(name).grad, parameter.grad)
+
+
+@pytest.mark.slow
+def test_rows_may_be_packed_in_a_later_batch():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        num_hidden_layers=2, hidden_size=16, num_attention_heads=2, intermediate_size=32, vocab_size=11, use_cache=False
+    )
+    model = transformers.LlamaForCausalLM(config)
+    splitter = ModelSplitter(model, 2, chunks=1)
+    for positions in ([0, 1, 2, 3, 4, 5], [0, 1, 2, 0, 1, 2]):
+        batch = {"input_ids": torch.randint(11, (4, 6)), "position_ids": torch.tensor([positions] * 4)}
+        torch.testing.assert_close(splitter(**batch).logits, model(**batch).logits)

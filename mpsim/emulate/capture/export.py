@@ -105,7 +105,7 @@ def export_step(example: Example, *, with_loss: bool = True) -> Exported:
     step = _Step(example.model, (example.loss or default_loss) if with_loss else _no_loss, forms)
     arguments = _apart((tuple(example.inputs), dict(example.keywords), example.target))
     try:
-        with _quiet(), put_back(example.model), _as_in_training(), torch.enable_grad(), _calls(example.model) as calls:
+        with _quiet(), _in_training(example), torch.enable_grad(), _calls(example.model) as calls:
             exported = torch.export.export(step, arguments, strict=False)
             graph = exported.module(check_guards=False)
     except MpsimError:
@@ -169,20 +169,21 @@ def _apart(arguments: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _as_in_training() -> Iterator[None]:
-    """Let transformers take the path of a training step while it is exported.
+def _in_training(example: Example) -> Iterator[None]:
+    """Let transformers take the path of a training step while it is exported; leave the model as it is.
 
     Under export it would build an explicit causal mask, and a test for packed sequences, where a training step
-    hands the causality to the attention kernel: other operations than those that are timed as the whole step.
-    A mask that is given is still looked at only as export allows.
+    hands the causality to the attention kernel: other operations than those of a step. Where positions are given, rows
+    may be packed in another batch: there the mask is explicit. One that is given is looked at only as export allows.
     """
     masking = sys.modules.get("transformers.masking_utils")
-    changes = {
+    changes: dict[str, Callable[..., Any]] = {
         "is_tracing": lambda tensor=None: tensor is not None,
         "is_torchdynamo_exporting": lambda: False,
-        "find_packed_sequence_indices": lambda position_ids: None,
     }
-    with contextlib.ExitStack() as stack:
+    if example.keywords.get("position_ids") is None:
+        changes["find_packed_sequence_indices"] = lambda position_ids: None
+    with put_back(example.model), contextlib.ExitStack() as stack:
         for name, value in changes.items():
             if masking is not None and hasattr(masking, name):
                 stack.enter_context(mock.patch.object(masking, name, value))
