@@ -24,7 +24,7 @@ __all__ = ["Scales", "balanced_boundaries", "boundaries_worth_trying"]
 _Seconds = tuple[float, ...]
 # So many cuts are all tried. Of more, those that are best if communication weighs so much (0: computation hides it;
 # above 1: messages share links), or if the costliest stage may take so many times what it must.
-_FEW = 128
+_FEW = 300
 # Times that add up to infinity are told of where they are replayed.
 _MOST_S = 1e300
 _WEIGHTS = (0.0, 0.25, 0.5, 2.0, 4.0, 8.0, 16.0, 64.0, 256.0)
