@@ -18,8 +18,8 @@ from mpsim.cli.types import NUMBERS
 from mpsim.errors import MpsimError
 
 if TYPE_CHECKING:
-    from mpsim.workload.analytical import DeviceSpec
     from mpsim.workload.model import Workload
+    from mpsim.workload.roofline import DeviceSpec
 
 __all__ = ["trace"]
 
@@ -144,28 +144,9 @@ def _roofline(name: str | None) -> DeviceSpec | None:
     """Return the roofline of a device of the catalog."""
     if name is None:
         return None
-    from mpsim.topology.catalog import device
+    from mpsim.program.rescaling import roofline_of
 
-    one = device(name)
-    from mpsim.workload.analytical import DeviceSpec
-
-    dtypes = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "int8")
-    peaks = {dtype: peak for dtype in dtypes if (peak := _peak(one, dtype))}
-    known = {} if one.matmul_fraction is None else {"matmul_fraction": one.matmul_fraction}
-    return DeviceSpec(
-        name=one.name,
-        peak_flops_per_s=peaks,
-        memory_bytes_per_s=one.memory_bandwidth_bytes_per_s,
-        memory_bytes=one.usable_memory_bytes or one.memory_bytes,
-        **known,
-    )
-
-
-def _peak(one: Any, dtype: str) -> float:
-    try:
-        return float(one.peak_flop_per_s(dtype))
-    except MpsimError:
-        return 0.0
+    return roofline_of(name)
 
 
 def _progress() -> tuple[Callable[[str], None], Callable[[], None]]:

@@ -18,6 +18,7 @@ from mpsim.plan.model import Plan
 from mpsim.plan.runtimes import resolve_runtime
 from mpsim.plan.schedules import Operation, check_rows, resolve_schedule
 from mpsim.program.costs import Costs, weakest
+from mpsim.program.devices import check_devices, for_costs
 from mpsim.program.draws import Draw
 from mpsim.program.emitter import Emitter
 from mpsim.program.model import Program
@@ -90,10 +91,13 @@ def lower(
     Raises
     ------
     MpsimError
-        Too few devices, a cost that was never measured, rows that are no schedule, more stages than layers.
+        Too few devices, a device that the costs were not measured on, a cost that was never measured, rows that are no
+        schedule, more stages than layers.
     """
     place = plan.place(len(topology.devices))
     costs = Costs(workload, by_type or {}, microbatch_size(workload, plan), plan.tp)
+    check_devices(costs, (topology.devices[device] for device in place))
+    topology = for_costs(topology, costs)
     routes = Routes(topology)
     stages = cut(costs, routes, plan, place)
     rows = resolve_schedule(plan.schedule)(plan.pp, plan.microbatches)

@@ -10,7 +10,7 @@ from mpsim.result.model import DeviceUse, MemoryUse, Result, Spans
 
 __all__ = ["check_result"]
 
-_FIDELITIES = ("measured", "interpolated", "scaled", "analytical", "given")
+_FIDELITIES = ("measured", "interpolated", "scaled", "analytical", "given", "doubtful")
 # Of the step: what adding three times may leave between their sum and it.
 _ROUNDING = 1e-9
 

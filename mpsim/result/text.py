@@ -8,7 +8,7 @@ from mpsim.result.model import DeviceUse, Result
 from mpsim.result.statistics import interval, quantile
 from mpsim.units import format_bytes, format_duration
 
-__all__ = ["format_percent", "summary"]
+__all__ = ["caution", "format_percent", "short_notes", "summary"]
 
 MOST_DEVICES = 16  # A table of more says less than its extremes.
 
@@ -18,6 +18,7 @@ _FIDELITY = {
     "scaled": "some layer times stand for another device than they were measured on",
     "analytical": "some layer times are a roofline estimate, not a measurement",
     "given": "some times were given by hand, not measured",
+    "doubtful": "the trace's layers do not sum to the step that was measured beside them",
 }
 
 
@@ -64,7 +65,7 @@ def summary(result: Result) -> str:
         ("runtime", _runtime(result)),
     ]
     head = f"{result.workload} | {result.plan} | {result.topology}"
-    blocks = [head, "\n".join(f"{name:<16}{text}" for name, text in facts if text)]
+    blocks = [caution(result.caveats) + head, "\n".join(f"{name:<16}{text}" for name, text in facts if text)]
     blocks += [_table(rows) for rows in (_traffic_rows(result), _device_rows(result)) if rows]
     beyond = [count for count in result.traffic if count.beyond]
     blocks += [
@@ -72,7 +73,32 @@ def summary(result: Result) -> str:
         " costs were not measured for: extrapolated"
         for count in beyond
     ]
+    blocks += short_notes(result.notes)
     return "\n\n".join(blocks)
+
+
+def caution(caveats: Sequence[str], most: int = 3) -> str:
+    """Return the line that comes before all others where something may make an answer wrong.
+
+    Examples
+    --------
+    >>> caution(["analytical: rooflines of T4, not measurements"]), caution([])
+    ('caution: analytical: rooflines of T4, not measurements\\n', '')
+    """
+    more = [f"and {len(caveats) - most} more"] if len(caveats) > most else []
+    return f"caution: {'; '.join([*caveats[:most], *more])}\n" if caveats else ""
+
+
+def short_notes(notes: Sequence[str], most: int = 3) -> list[str]:
+    """Return what a trace has to say, a line each, and no more than a few.
+
+    Examples
+    --------
+    >>> short_notes(["a cache dropped"])
+    ['note: a cache dropped']
+    """
+    lines = [f"note: {text if len(text) <= 160 else text[:159] + '…'}" for text in notes[:most]]
+    return [*lines, f"note: and {len(notes) - most} more; mpsim show has them"] if len(notes) > most else lines
 
 
 def _step(result: Result) -> str:

@@ -11,11 +11,14 @@ from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
 from mpsim.plan.model import Plan, check_size
 from mpsim.program.account import account_devices, account_traffic, spans_of
+from mpsim.program.caveats import caveats, check_point, scalings
+from mpsim.program.devices import scaled_by_type
 from mpsim.program.draws import Draw, Seed, Variability, seed_of
 from mpsim.program.lower import lower
 from mpsim.program.stages import microbatch_size
 from mpsim.result.model import Result, Spans
 from mpsim.result.statistics import middle
+from mpsim.scaling import Scaling
 from mpsim.simulate.baseline import one_device
 from mpsim.simulate.trials import ProgramOf, trial_steps
 from mpsim.topology.model import Topology
@@ -33,6 +36,9 @@ class Label(NamedTuple):
     baseline: str = ""
     fidelity: str = "given"
     measured_on: str = ""
+    caveats: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    scalings: tuple[Scaling, ...] = ()
 
 
 def simulate(
@@ -44,6 +50,9 @@ def simulate(
     rng: Seed = 0,
     variability: Variability | None = None,
     by_type: Mapping[str, Workload] | None = None,
+    rescale: str | None = None,
+    speed: float | None = None,
+    unchecked: bool = False,
     baseline: Result | None = None,
     processes: int = 1,
     spans: bool = True,
@@ -63,6 +72,11 @@ def simulate(
         Link jitter and stragglers.
     by_type : mapping of str to Workload, optional
         The same model traced on other types of device.
+    rescale, speed
+        What makes costs of one device stand for others, see `mpsim.program.devices.scaled_by_type`; without either
+        a trace on other devices is refused.
+    unchecked : bool
+        Take a trace whose layers miss the step that was measured beside them by more than 15 %.
     baseline : Result, optional
         What the speedup compares with; None: the fastest way to run the same global batch on one of the devices.
     processes : int
@@ -92,13 +106,15 @@ def simulate(
     39.0
     """
     check_size(plan)
+    by_type = scaled_by_type(workload, topology, by_type, rescale=rescale, speed=speed)
     lowering = lower(workload, topology, plan, by_type=by_type)
+    check_point(lowering, unchecked=unchecked)
     batch = microbatch_size(workload, plan) * plan.microbatches * plan.dp
     if baseline is not None and baseline.global_batch != batch:
         raise MpsimError(
             f"baseline has a global batch of {baseline.global_batch}, the plan {batch}: a speedup needs equal ones"
         )
-    name, seconds = (baseline.plan, baseline.step_s) if baseline else one_device(lowering, batch)
+    name, seconds = (baseline.plan, baseline.step_s) if baseline else one_device(lowering, batch, unchecked=unchecked)
     return play(
         lowering.program,
         topology,
@@ -116,6 +132,9 @@ def simulate(
             baseline=name,
             fidelity=lowering.fidelity.value,
             measured_on=workload.device,
+            caveats=caveats(lowering),
+            notes=lowering.costs.remarks(topology.devices[device] for device in lowering.place),
+            scalings=scalings(lowering),
         ),
         global_batch=batch,
         baseline_step_s=seconds,
@@ -166,6 +185,9 @@ def play(
         baseline=label.baseline,
         fidelity=label.fidelity,
         measured_on=label.measured_on,
+        caveats=label.caveats,
+        notes=label.notes,
+        scalings=label.scalings,
         topology=topology.name,
         global_batch=global_batch,
         step_s=timing.step_s,

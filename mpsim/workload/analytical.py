@@ -19,7 +19,6 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from mpsim.errors import MpsimError
 from mpsim.workload.account import account, attention_flops
 from mpsim.workload.example import Example
 from mpsim.workload.fake import fake_example, fake_mode_of
@@ -27,6 +26,7 @@ from mpsim.workload.graph import Cut, capture, flat_inputs
 from mpsim.workload.measure import Measured
 from mpsim.workload.model import Fidelity, Samples
 from mpsim.workload.point import Point, describe, state_of
+from mpsim.workload.roofline import DeviceSpec
 from mpsim.workload.run import run_step
 from mpsim.workload.sharding import sharded
 from mpsim.workload.source import Source
@@ -39,62 +39,6 @@ _OPTIMIZER_PASSES = {"adam": 7, "adamw": 7, "momentum": 5, "sgd": 3}
 _OPTIMIZER_KERNELS = {"adam": 12, "adamw": 13, "momentum": 3, "sgd": 1}
 _NO_KERNEL = ("empty", "new_empty", "detach", "_unsafe_view", "_assert", "sym_", "lift_fresh")
 _LOOKUPS = ("aten::embedding", "aten::index", "aten::gather", "aten::index_select")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceSpec:
-    """What the roofline of a device is made of.
-
-    Attributes
-    ----------
-    name : str
-        Such as ``"h100-sxm"``.
-    peak_flops_per_s : mapping of str to float
-        By dtype: ``{"bfloat16": 989e12, "float32": 67e12}``.
-    matmul_fraction : float
-        The part of the peak that large matrix products reach.
-    memory_bytes_per_s : float
-        Bandwidth of the device's memory.
-    memory_bytes : int
-        Its size; 0 if unknown.
-    kernel_floor_s : float
-        What a kernel costs however small it is.
-
-    Examples
-    --------
-    >>> DeviceSpec(name="toy", peak_flops_per_s={"float32": 1e12}, memory_bytes_per_s=1e11).kernel_floor_s
-    5e-06
-    """
-
-    name: str
-    peak_flops_per_s: Mapping[str, float]
-    matmul_fraction: float = 0.7
-    memory_bytes_per_s: float
-    memory_bytes: int = 0
-    kernel_floor_s: float = 5e-6
-
-    def __post_init__(self) -> None:
-        for what, value in (("memory_bytes_per_s", self.memory_bytes_per_s), ("matmul_fraction", self.matmul_fraction)):
-            if not value > 0:
-                raise MpsimError(f"device {self.name!r}: {what} is {value}, expected more than 0")
-        if any(not value > 0 for value in self.peak_flops_per_s.values()):
-            raise MpsimError(f"device {self.name!r}: a peak of {min(self.peak_flops_per_s.values())} FLOP/s")
-
-    def seconds(self, flops: float, moved_bytes: float, dtype: str) -> float:
-        """Return what one operation costs.
-
-        Raises
-        ------
-        MpsimError
-            It computes in a type whose peak is not given.
-        """
-        compute_s = 0.0
-        if flops:
-            if dtype not in self.peak_flops_per_s:
-                known = ", ".join(self.peak_flops_per_s)
-                raise MpsimError(f"device {self.name!r} has no peak for {dtype}, only for {known}: give one")
-            compute_s = flops / (self.peak_flops_per_s[dtype] * self.matmul_fraction)
-        return max(compute_s, moved_bytes / self.memory_bytes_per_s) + self.kernel_floor_s
 
 
 @dataclass(slots=True)
