@@ -27,7 +27,7 @@ COMMANDS = {
     "validate": "Hold predictions against real runs.",
     "plot": "Draw results, sweeps and topologies.",
     "topology": "Write a topology file from a builder.",
-    "calibrate": "Fit what collectives cost on a topology to logs of nccl-tests.",
+    "calibrate": "Fit what collectives cost, or how fast devices are, to what was measured.",
     "import": "Read what other tools wrote: Chakra, ASTRA-sim, torch.profiler.",
     "export": "Write a plan's program for other tools: Chakra.",
 }

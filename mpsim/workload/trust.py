@@ -49,7 +49,7 @@ def check_trust(workload: Workload, microbatch: int, tensor_parallel: int = 1) -
     if missed:
         raise MpsimError(
             f"workload {workload.name!r}: {in_words(missed[0])}, more than {100 * REFUSED:.0f} % off: trace it"
-            " again with this mpsim, use a point that holds (mpsim show), or take it as it is with --unchecked (unchecked=True)"
+            " again with this mpsim, use a point that holds (mpsim show), or take it with --unchecked (unchecked=True)"
         )
 
 
