@@ -3,11 +3,13 @@
 For each pass of each layer
 
     time on the target = time measured × roofline(target) / roofline(source)
-    roofline           = max(FLOPs / (peak · matmul_fraction), bytes / memory bandwidth) + one kernel's floor
+    roofline           = FLOPs / (peak · matmul_fraction) + bytes / memory bandwidth + one kernel's floor
 
 (https://doi.org/10.1145/1498765.1498785), so that what the source device loses to its roofline the target loses too.
-A workload knows a layer's FLOPs of forward; backward for inputs and backward for weights are taken as as many each.
-Of its bytes it knows parameters, gradients, optimizer state, what is kept for backward, and what goes in and out.
+FLOPs and bytes add, since a layer is many kernels: products are bound by the one, all between them by the other. Of
+FLOPs a workload knows those of forward; backward for inputs and backward for weights are taken as as many each. Of
+bytes it knows parameters, gradients, optimizer state, what goes in and out, and what is kept for backward, which one
+kernel writes and the next one reads; on the way back each has a gradient that is written and read, and is read itself.
 """
 
 from __future__ import annotations
@@ -55,6 +57,8 @@ def roofline_of(name: str) -> DeviceSpec:
     """
     one = device(name)
     peaks = {dtype: peak for dtype, column in _PEAKS.items() if (peak := _peak(one, column))}
+    if "float32" in peaks:
+        peaks.setdefault("tf32", peaks["float32"])  # where a device has no TF32, float32 is what runs
     known = {} if one.matmul_fraction is None else {"matmul_fraction": one.matmul_fraction}
     return DeviceSpec(
         name=one.name,
@@ -82,14 +86,14 @@ def works(layer: Layer, cost: Cost, edge_bytes: int = 0) -> dict[str, tuple[int,
     >>> layer = Layer.given("a", forward_s=1.0, backward_s=2.0, parameter_bytes=8, saved_bytes=16)
     >>> found = works(layer, layer.costs[0], 4)
     >>> found["forward_s"], found["backward_weight_s"], found["optimizer_s"], found["accumulate_s"]
-    ((0, 28), (0, 28), (0, 24), (0, 24))
+    ((0, 44), (0, 28), (0, 24), (0, 24))
     """
     shard = layer.shard(cost.tensor_parallel)
-    moved = edge_bytes + cost.saved_bytes
+    kept = cost.saved_bytes
     return {
-        "forward_s": (cost.flops, moved + shard.parameter_bytes),
-        "backward_input_s": (cost.flops, moved + shard.parameter_bytes),
-        "backward_weight_s": (cost.flops, moved + shard.gradient_bytes),
+        "forward_s": (cost.flops, edge_bytes + 2 * kept + shard.parameter_bytes),
+        "backward_input_s": (cost.flops, edge_bytes + 3 * kept + shard.parameter_bytes),
+        "backward_weight_s": (cost.flops, edge_bytes + kept + shard.gradient_bytes),
         # The gradient is read, parameters and state are read and written.
         "optimizer_s": (0, shard.gradient_bytes + 2 * (shard.parameter_bytes + shard.optimizer_bytes)),
         "accumulate_s": (0, 3 * shard.gradient_bytes),
@@ -129,13 +133,17 @@ def rescaled(workload: Workload, source: str, target: str) -> Workload:
         bytes_of = [tensor_bytes(one, cost.microbatch, workload.microbatch, cost.tensor_parallel) for one in around]
         try:
             return {
-                name: here.seconds(flops, moved, dtype) / there.seconds(flops, moved, dtype)
+                name: _seconds(here, flops, moved, dtype) / _seconds(there, flops, moved, dtype)
                 for name, (flops, moved) in works(layer, cost, sum(bytes_of)).items()
             }
         except MpsimError as error:
             raise MpsimError(f"cannot rescale {workload.name!r} from {source} to {target}: {error}") from None
 
     return _scaled(workload, factors, Scaling(source=source, target=target, by="roofline", low=1, median=1, high=1))
+
+
+def _seconds(spec: DeviceSpec, flops: int, moved_bytes: int, dtype: str) -> float:
+    return spec.seconds(flops, 0, dtype) + moved_bytes / spec.memory_bytes_per_s
 
 
 def sped(workload: Workload, speed: float, target: str) -> Workload:

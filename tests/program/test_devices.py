@@ -93,10 +93,13 @@ def test_by_hand_where_flops_decide_and_where_bytes_do():
     a100 = 10**15 / (312e12 * device(A100).matmul_fraction) + 5e-6
     assert busy.forward_s == busy.backward_input_s == busy.backward_weight_s == (a100 / h100,)
     assert busy.optimizer_s == (1.0,)  # nothing to update: a kernel's floor on both
-    wide = rescaled(traced(saved_bytes=3_350_000_000_000), H100, A100)
-    assert wide.layers[0].costs[0].samples.forward_s == ((3350 / 2039 + 5e-6) / (1 + 5e-6),)
+    wide = rescaled(traced(saved_bytes=1_675_000_000_000), H100, A100)
+    times = wide.layers[0].costs[0].samples
+    assert times.forward_s == ((5e-6 + 3350 / 2039) / (5e-6 + 1),)  # written and read
+    assert times.backward_input_s == ((5e-6 + 5025 / 2039) / (5e-6 + 1.5),)  # read, and its gradient as forward
+    assert times.backward_weight_s == ((5e-6 + 1675 / 2039) / (5e-6 + 0.5),)
     assert wide.layers[0].costs[0].fidelity is Fidelity.SCALED
-    assert (wide.scaling.low, wide.scaling.high) == (1.0, wide.layers[0].costs[0].samples.forward_s[0])
+    assert (wide.scaling.low, wide.scaling.high) == (1.0, times.backward_input_s[0])
 
 
 def test_the_type_of_numbers_decides_the_peak():
