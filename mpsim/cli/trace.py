@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -140,13 +141,23 @@ def _depth(text: str) -> int | str:
     return int(text)
 
 
-def _roofline(name: str | None) -> DeviceSpec | None:
-    """Return the roofline of a device of the catalog."""
+def _roofline(name: str | None, precision_name: str = "") -> DeviceSpec | None:
+    """Return the roofline of a device of the catalog, its products at the rate of a precision."""
     if name is None:
         return None
     from mpsim.program.rescaling import roofline_of
+    from mpsim.topology.catalog import device
+    from mpsim.workload.precision import precision, product_rate, watched_dtype
 
-    return roofline_of(name)
+    spec = roofline_of(name)
+    if not precision_name:
+        return spec
+    one, chosen = device(name), precision(precision_name)
+    peaks = {**spec.peak_flops_per_s, chosen.compute: one.peak_flop_per_s(product_rate(chosen))}
+    if chosen.compute == watched_dtype(chosen):
+        return replace(spec, peak_flops_per_s=peaks)
+    one.peak_flop_per_s(watched_dtype(chosen))
+    return replace(spec, peak_flops_per_s=peaks, linear_dtype=chosen.compute)
 
 
 def _progress() -> tuple[Callable[[str], None], Callable[[], None]]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -96,18 +95,17 @@ def _device_type(feeds: Mapping[str, Any]) -> str:
 
 
 def _seconds(part: Part, feeds: Mapping[str, Any], clock: Clock) -> list[float]:
-    marks = [clock.mark()]
     flight = part.start({}, feeds)
-    for layer in part.layers:
-        flight.forward(layer, layer + 1)
-        marks.append(clock.mark())
+    pieces = {layer: [_timed(clock, ("F", layer), flight.forward, layer, layer + 1)] for layer in part.layers}
     flight.receive({name: torch.ones_like(value) for name, value in flight.results.items() if value.requires_grad})
-    back = [clock.mark()]
     if torch.is_grad_enabled():
         for layer in reversed(part.layers):
-            flight.backward(layer, layer + 1)
-            back.append(clock.mark())
+            pieces[layer].append(_timed(clock, ("B", layer), flight.backward, layer, layer + 1))
     clock.finish()
-    forward = [clock.between(a, b)[0] for a, b in pairwise(marks)]
-    backward = [clock.between(a, b)[0] for a, b in pairwise(back)]
-    return [f + b for f, b in zip(forward, backward[::-1] or [0.0] * len(forward), strict=True)]
+    return [sum(clock.seconds(piece)[0] for piece in pieces[layer]) for layer in part.layers]
+
+
+def _timed(clock: Clock, what: Any, run: Callable[..., None], *arguments: Any) -> Any:
+    start = clock.start(what)
+    run(*arguments)
+    return clock.end(start)

@@ -24,20 +24,20 @@ from statistics import median
 from mpsim.errors import MpsimError
 from mpsim.program.crossings import tensor_bytes
 from mpsim.scaling import Scaling
-from mpsim.topology.catalog import CatalogDevice, device
+from mpsim.topology.catalog import device
 from mpsim.topology.reported import catalog_name
+from mpsim.workload.device_spec import DeviceSpec
 from mpsim.workload.layers import TIMES
 from mpsim.workload.model import Cost, Fidelity, Layer, Tensor, Workload
-from mpsim.workload.roofline import DeviceSpec
+from mpsim.workload.precision import product_rate
 
 __all__ = ["check_speed", "rescaled", "roofline_of", "sped", "works"]
 
-# What a roofline is asked for → what the catalog calls that type.
-_PEAKS = {
-    **{name: name for name in ("float64", "float32", "tf32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")},
-    "float4_e2m1fn_x2": "float4",
-    "int8": "int8",
-}
+# As the catalog names the rates of products.
+_RATES = (
+    "float64", "float32", "tf32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "mxfp8", "float4", "nvfp4",
+    "int8",
+)  # fmt: skip
 _Factors = Callable[[Layer, Cost], Mapping[str, float]]
 
 
@@ -56,24 +56,16 @@ def roofline_of(name: str) -> DeviceSpec:
     312000000000000.0
     """
     one = device(name)
-    peaks = {dtype: peak for dtype, column in _PEAKS.items() if (peak := _peak(one, column))}
+    peaks = {dtype: peak for dtype in _RATES if (peak := one.peak_or_none(dtype)) is not None}
     if "float32" in peaks:
         peaks.setdefault("tf32", peaks["float32"])  # where a device has no TF32, float32 is what runs
-    known = {} if one.matmul_fraction is None else {"matmul_fraction": one.matmul_fraction}
-    return DeviceSpec(
+    spec = DeviceSpec(
         name=one.name,
         peak_flops_per_s=peaks,
         memory_bytes_per_s=one.memory_bandwidth_bytes_per_s,
         memory_bytes=one.usable_memory_bytes or one.memory_bytes,
-        **known,
     )
-
-
-def _peak(one: CatalogDevice, dtype: str) -> float:
-    try:
-        return float(one.peak_flop_per_s(dtype))
-    except MpsimError:
-        return 0.0
+    return spec if one.matmul_fraction is None else replace(spec, matmul_fraction=one.matmul_fraction)
 
 
 def works(layer: Layer, cost: Cost, edge_bytes: int = 0) -> dict[str, tuple[int, int]]:
@@ -200,7 +192,7 @@ def _dtype(workload: Workload, layer: Layer, around: Sequence[Tensor]) -> str:
     """Return the type in which a layer computes: what the trace says, else that of most of what it holds or reads."""
     precision = workload.precision
     if precision.name:
-        return "tf32" if precision.name == "tf32" else precision.compute
+        return product_rate(precision)
     held = Counter[str]()
     for parameter in layer.shards[0].parameters if layer.shards else ():
         held[parameter.dtype] += parameter.bytes

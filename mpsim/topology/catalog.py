@@ -42,7 +42,9 @@ _PEAK = {
     "bfloat16": "bf16_flop_per_s",
     "float8_e4m3fn": "fp8_flop_per_s",
     "float8_e5m2": "fp8_flop_per_s",
+    "mxfp8": "mxfp8_flop_per_s",
     "float4": "fp4_flop_per_s",
+    "nvfp4": "nvfp4_flop_per_s",
     "int8": "int8_op_per_s",
 }
 
@@ -86,7 +88,9 @@ class CatalogDevice:
     fp16_flop_per_s: float | None = None
     bf16_flop_per_s: float | None = None
     fp8_flop_per_s: float | None = None
+    mxfp8_flop_per_s: float | None = None
     fp4_flop_per_s: float | None = None
+    nvfp4_flop_per_s: float | None = None
     int8_op_per_s: float | None = None
     power_w: float | None = None
     matmul_fraction: float | None = None
@@ -103,7 +107,7 @@ class CatalogDevice:
     note: str = ""
 
     def peak_flop_per_s(self, dtype: str) -> float:
-        """Return the dense peak for a type as PyTorch names it (and ``tf32``, ``float4``).
+        """Return the dense peak for a type as PyTorch names it (and ``tf32``, ``mxfp8``, ``float4``, ``nvfp4``).
 
         Raises
         ------
@@ -115,12 +119,28 @@ class CatalogDevice:
         >>> device("A100-SXM4-80GB").peak_flop_per_s("bfloat16")
         312000000000000.0
         """
-        if dtype not in _PEAK:
-            raise unknown("dtype", dtype, _PEAK)
-        peak: float | None = getattr(self, _PEAK[dtype])
+        peak = self.peak_or_none(dtype)
         if peak is None:
             have = ", ".join(name for name, column in _PEAK.items() if getattr(self, column) is not None)
             raise MpsimError(f"the catalog has no {dtype} peak for {self.name}, it has {have}: choose one of them")
+        return peak
+
+    def peak_or_none(self, dtype: str) -> float | None:
+        """Return the dense peak for a type; None where the catalog has no figure.
+
+        Raises
+        ------
+        MpsimError
+            The type is unknown.
+
+        Examples
+        --------
+        >>> device("A100-SXM4-80GB").peak_or_none("nvfp4") is None
+        True
+        """
+        if dtype not in _PEAK:
+            raise unknown("dtype", dtype, _PEAK)
+        peak: float | None = getattr(self, _PEAK[dtype])
         return peak
 
 

@@ -1,148 +1,489 @@
-"""What a cut's units hold and do, from one step that is not timed: saved bytes, FLOPs, gradients, shapes."""
+"""What the layers of a step hold, compute and send, from one step that is not timed.
+
+Every operation is seen as it runs. A value is known by its memory (storage, place in it, shape), so that views and
+in-place work are what they are; it goes from the layer that made it to each later layer that reads it. What autograd
+keeps is what it hands to be kept: unique storages, without parameters and buffers, each counted at the layer that
+keeps it first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mpsim.workload.graph import Cut, Unit
-from mpsim.workload.run import Piece, forward
+from mpsim.workload.watch import BACKWARD, FORWARD, Graph
 
-__all__ = ["Account", "UnitAccount", "account", "attention_flops"]
+__all__ = ["Account", "LayerAccount", "Value", "tensors_in"]
 
-
-@dataclass(slots=True)
-class UnitAccount:
-    """One unit's part of an account.
-
-    Examples
-    --------
-    >>> UnitAccount(saved_bytes=4).flops
-    0
-    """
-
-    saved_bytes: int = 0
-    flops: int = 0
-    gradients: list[str] = field(default_factory=list)
+_CASTS = ("aten::_to_copy", "aten::to", "aten::clone", "aten::contiguous")
+_SHAPE_ONLY = ("_like", "new_empty", "new_zeros", "new_ones", "new_full", "sym_size", "_assert_tensor_metadata")
 
 
-@dataclass(slots=True)
-class Account:
-    """What one step of a cut keeps, computes and sends.
+@dataclass(slots=True, eq=False)
+class Value:
+    """A tensor that one layer makes, or the model is fed, and others may read.
 
     Attributes
     ----------
-    units : list of UnitAccount
-        In execution order.
-    shapes : dict of str to (tuple of int, str)
-        Shape and dtype of every value between units.
-    saved_by : dict of str to str
-        The first unit that keeps a value's memory for backward.
-    sent_back : set of str
-        The values for which a gradient comes back.
+    producer : int
+        The layer that makes it; -1 for what is fed.
+    name : str
+        Of the operation that makes it, or of the input.
+    shape, dtype
+        Its shape and type.
+    readers : dict of int to list
+        For each later layer that reads it where in the autograd graph it then stood.
 
     Examples
     --------
-    >>> Account().sent_back
-    set()
+    >>> Value(producer=-1, name="input", shape=(2, 3), dtype="float32").readers
+    {}
     """
 
-    units: list[UnitAccount] = field(default_factory=list)
-    shapes: dict[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)
-    saved_by: dict[str, str] = field(default_factory=dict)
-    sent_back: set[str] = field(default_factory=set)
+    producer: int
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    storage: int = 0
+    readers: dict[int, list[tuple[Any, int]]] = field(default_factory=dict)
+    output: bool = False
+    target: bool = False
+    sent_back: bool = False
+    saved_by: int = -1
 
 
-def _sdpa_on_cpu(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))
-
-
-def attention_flops() -> dict[Any, Any]:
-    """Return the FLOP formula that PyTorch's counter lacks: attention on a CPU (causality not subtracted, as there)."""
-    return {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _sdpa_on_cpu}
-
-
-def account(cut: Cut, feeds: Mapping[str, Any], parameters: Mapping[str, Any], buffers: Mapping[str, Any]) -> Account:
-    """Run one step unit by unit, on real or fake tensors, and note what each unit keeps and sends.
-
-    Kept for backward are unique storages, without parameters and buffers, each counted at the first unit in
-    execution order that keeps it.
+@dataclass(slots=True)
+class LayerAccount:
+    """One layer's part of an account.
 
     Examples
     --------
-    >>> from mpsim.workload.example import Example
-    >>> from mpsim.workload.graph import capture
-    >>> model = torch.nn.Linear(4, 2)
-    >>> cut = capture(Example(model=model, inputs=(torch.ones(3, 4),)))
-    >>> found = account(cut, {"input": torch.ones(3, 4)}, dict(model.named_parameters()), {})
-    >>> found.units[0].saved_bytes, found.units[0].flops, found.units[0].gradients
-    (48, 48, ['bias', 'weight'])
+    >>> LayerAccount(saved_bytes=4).flops
+    0
     """
-    saved = _Saved([*parameters.values(), *buffers.values()])
-    values, pieces, found = dict(feeds), [], Account()
-    for unit in cut.units:
-        entry = UnitAccount()
-        counter = FlopCounterMode(display=False, custom_mapping=attention_flops())
-        with saved.during(unit.name), counter:
-            pieces.append(forward(unit, values))
-        entry.saved_bytes = saved.bytes.get(unit.name, 0)
-        entry.flops = int(counter.get_total_flops())
-        found.units.append(entry)
-    for name, value in values.items():
-        found.shapes[name] = (tuple(value.shape), str(value.dtype).removeprefix("torch."))
-        holder = saved.first.get(value.untyped_storage()._cdata)
-        if holder:
-            found.saved_by[name] = holder
-    _account_backward(cut, pieces, parameters, found)
-    return found
+
+    parameters: dict[str, None] = field(default_factory=dict)  # read in forward, in order
+    buffers: dict[str, None] = field(default_factory=dict)
+    gradients: list[str] = field(default_factory=list)
+    saved_bytes: int = 0
+    flops: int = 0
+    forward_transient_bytes: int = 0
+    backward_transient_bytes: int = 0
 
 
-class _Saved:
-    """The storages that autograd keeps, by the unit that first kept each."""
+class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
+    """While active, and told of the step by a `Watch`, note what each layer holds, computes and sends.
 
-    def __init__(self, state: list[Any]) -> None:
-        self.state = {item.untyped_storage()._cdata for item in state}
-        self.first: dict[int, str] = {}
-        self.bytes: dict[str, int] = {}
-        self.alive: list[Any] = []  # an address must not be given out again before the step ends
+    Parameters
+    ----------
+    layers : int
+        How many there are.
+    parameters, buffers : mapping of str to torch.Tensor
+        The model's, by name.
+    feeds : mapping of str to torch.Tensor
+        Inputs and target, by name; a target's begins with ``target`` or ``label``.
+    flops : callable
+        Returns the floating-point operations counted so far.
 
-    def during(self, unit: str) -> Any:
-        def pack(tensor: Any) -> Any:
-            storage = tensor.untyped_storage()
-            if storage._cdata not in self.state and storage._cdata not in self.first:
-                self.first[storage._cdata] = unit
-                self.bytes[unit] = self.bytes.get(unit, 0) + storage.nbytes()
-                self.alive.append(storage)
-            return tensor.detach()
+    Examples
+    --------
+    >>> from mpsim.workload.watch import Watch, calls_of
+    >>> model, batch = torch.nn.Linear(4, 2), torch.ones(3, 4)
+    >>> step = lambda: model(batch).mean().backward()
+    >>> account = Account(1, dict(model.named_parameters()), {}, {"input": batch})
+    >>> calls = calls_of(model, step)
+    >>> with account:
+    ...     Watch(model, calls, account).run(step)
+    >>> account.layers[0].saved_bytes, account.layers[0].gradients, [one.name for one in account.values if one.output]
+    (48, ['bias', 'weight'], ['addmm'])
+    """
 
-        return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    supports_higher_order_operators = True
 
+    def __init__(
+        self,
+        layers: int,
+        parameters: Mapping[str, Any],
+        buffers: Mapping[str, Any],
+        feeds: Mapping[str, Any],
+        flops: Callable[[], int] = lambda: 0,
+    ) -> None:
+        super().__init__()
+        self.layers = [LayerAccount() for _ in range(layers)]
+        self.values: list[Value] = []
+        self.loss = float("nan")
+        self.gradient_norms: dict[str, float] = {}
+        self.kept_by: dict[int, int] = {}
+        self.dropped: dict[str, None] = {}
+        self._flops, self._counted = flops, 0
+        self._phase, self._now = "", 0
+        self._parameters = parameters
+        self._state = _State(parameters, buffers)
+        self._maker: dict[int, int] = {}
+        self._known: dict[int, dict[tuple[Any, ...], Value]] = {}
+        self._watched: dict[int, Any] = {}
+        self._memory = _Memory(parameters)
+        self._alive: list[Any] = []
+        self._saving: Any = None
+        self._ready: list[str] = []
+        for name, tensor in feeds.items():
+            self._feed(name, tensor)
 
-def _account_backward(cut: Cut, pieces: list[Piece], parameters: Mapping[str, Any], found: Account) -> None:
-    """Run backward with a hook on each parameter, which tells the order in which gradients become ready."""
-    gradients: dict[str, Any] = {cut.loss: None}
-    for unit, piece, entry in zip(reversed(cut.units), reversed(pieces), reversed(found.units), strict=True):
-        hooks = _watch(unit, parameters, entry.gradients)
-        received = [(value, gradients.pop(name)) for name, value in piece.outputs if name in gradients]
-        if received:
-            torch.autograd.backward([value for value, _ in received], [gradient for _, gradient in received])
-        for hook in hooks:
+    def at(self, phase: str, layer: int) -> None:
+        """A layer begins a pass."""
+        if self._phase in (FORWARD, BACKWARD):
+            self._memory.end(self.layers[self._now], self._phase)
+        if self._phase == FORWARD:
+            self.layers[self._now].flops += self._flops() - self._counted
+        self._counted = self._flops()
+        if phase == FORWARD and self._saving is None:
+            self._saving = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
+            self._saving.__enter__()
+        elif phase != FORWARD and self._saving is not None:
+            self._saving.__exit__(None, None, None)
+            self._saving = None
+        if self._phase == BACKWARD and phase != BACKWARD:
+            self._gradients()
+        self._phase, self._now = phase, layer
+        if phase in (FORWARD, BACKWARD):
+            self._memory.begin()
+
+    def graph(self, graph: Graph) -> None:
+        """Tell which values a gradient comes back for, and in which order gradients become ready."""
+        self.loss = (
+            float(graph.roots[0].detach()) if graph.roots[0].numel() == 1 and not _is_fake(graph.roots[0]) else 0.0
+        )
+        for value in self.values:
+            edges = [(layer, *place) for layer, places in value.readers.items() for place in places]
+            value.sent_back = any(edge in graph.read_by for edge in edges)
+            for places in value.readers.values():
+                places.clear()
+        names = {id(parameter): name for name, parameter in self._parameters.items()}
+        for layer, leaves in graph.leaves.items():
+            self.layers[layer].gradients = [names[id(leaf)] for leaf in leaves if id(leaf) in names]
+        self._alive.clear()
+        self._hooks = [
+            parameter.register_post_accumulate_grad_hook(lambda _, name=name: self._ready.append(name))
+            for name, parameter in self._parameters.items()
+            if parameter.requires_grad
+        ]
+
+    def returned(self, output: Any) -> None:
+        """Mark what the model returned; `dropped` names what in it is no tensor and holds some, such as a cache."""
+        for tensor in tensors_in(output, self.dropped):
+            value = self._value(tensor)
+            if value is not None:
+                value.output = True
+
+    def _gradients(self) -> None:
+        """Note the gradients that backward left, those of a graph within the graph too, and let go of the hooks."""
+        for hook in self._hooks:
             hook.remove()
-        for name, value in piece.inputs:
-            if value.grad is not None:
-                gradients[name] = value.grad + gradients[name] if name in gradients else value.grad
-                found.sent_back.add(name)
-        piece.inputs, piece.outputs = [], []
-    for parameter in parameters.values():
-        parameter.grad = None
+        listed = {name for layer in self.layers for name in layer.gradients}
+        for name in self._ready:
+            if name not in listed:
+                home = next((layer for layer in self.layers if name in layer.parameters), self.layers[0])
+                home.gradients.append(name)
+        self.gradient_norms = {
+            name: 0.0 if _is_fake(parameter) else float(torch.linalg.vector_norm(_dense(parameter.grad).float()))
+            for name, parameter in self._parameters.items()
+            if parameter.grad is not None
+        }
+        for layer in self.layers:
+            layer.gradients = [name for name in layer.gradients if name in self.gradient_norms]
+
+    def _keep(self, tensor: Any) -> Any:
+        storage = _storage(tensor)
+        if storage is not None and storage._cdata not in self._state and storage._cdata not in self.kept_by:
+            self.kept_by[storage._cdata] = self._now
+            self.layers[self._now].saved_bytes += storage.nbytes()
+            self._alive.append(storage)  # until the graph is known, no other may take its address
+            for value in self._known.get(storage._cdata, {}).values():
+                value.saved_by = self._now
+        return tensor
+
+    def _feed(self, name: str, tensor: Any) -> None:
+        storage = _storage(tensor)
+        if storage is None or storage._cdata in self._state:
+            return
+        value = Value(-1, name, tuple(tensor.shape), _dtype(tensor), storage._cdata)
+        value.target = name.split(".")[0] in ("target", "labels", "label")
+        self.values.append(value)
+        self._maker.setdefault(storage._cdata, -1)
+        self._known.setdefault(storage._cdata, {}).setdefault(_place(tensor), value)
+        self._watch(storage, 0)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self._phase != FORWARD:
+            result = func(*args, **kwargs)
+            if self._phase == BACKWARD:
+                for tensor in _tensors(result):
+                    self._allocated(tensor)
+            return result
+        given = list(_tensors(args)) + (list(_tensors(kwargs)) if kwargs else [])
+        name = _name(func)
+        written = _written(func, args, kwargs) if getattr(func, "_schema", None) else []
+        keeps_state = any(self._state.names(tensor) for tensor in written)
+        if not name.endswith(_SHAPE_ONLY):
+            for tensor in given:
+                self._read(tensor, keeps_state)
+        result = func(*args, **kwargs)
+        for tensor in written:
+            self._wrote(tensor, name)
+        sources = self._sources(func, given)
+        for tensor in _tensors(result):
+            self._made(tensor, name, sources)
+        return result
+
+    def _sources(self, func: Any, given: list[Any]) -> tuple[Any, ...]:
+        """A parameter's names where an operation only casts one: its image, such as autocast's, is state as well."""
+        if len(given) == 1 and getattr(getattr(func, "_schema", None), "name", "") in _CASTS:
+            return self._state.names(given[0])
+        return ()
+
+    def _read(self, tensor: Any, keeps_state: bool) -> None:
+        names = self._state.names(tensor)
+        if names:
+            if not keeps_state:  # a moving average reads what it follows: that is no use of it
+                layer = self.layers[self._now]
+                for kind, name in names:
+                    (layer.parameters if kind == "parameter" else layer.buffers)[name] = None
+            return
+        value = self._value(tensor)
+        if value is not None and value.producer != self._now:
+            places = value.readers.setdefault(self._now, [])
+            if (tensor.grad_fn is not None and torch.is_grad_enabled()) or self._within_function(tensor):
+                places.append((tensor.grad_fn, tensor.output_nr))
+
+    @staticmethod
+    def _within_function(tensor: Any) -> bool:
+        return tensor.grad_fn is not None
+
+    def _value(self, tensor: Any) -> Value | None:
+        """Return what is known of a tensor's memory, as it is read: another view of it is a value of its own."""
+        storage = _storage(tensor)
+        if storage is None or storage._cdata not in self._maker:
+            return None
+        known = self._known.setdefault(storage._cdata, {})
+        place = _place(tensor)
+        if place not in known:
+            known[place] = self._new(self._maker[storage._cdata], "view", tensor, storage)
+        return known[place]
+
+    def _new(self, producer: int, name: str, tensor: Any, storage: Any) -> Value:
+        value = Value(producer, name, tuple(tensor.shape), _dtype(tensor), storage._cdata)
+        value.saved_by = self.kept_by.get(storage._cdata, -1)
+        self.values.append(value)
+        return value
+
+    def _wrote(self, tensor: Any, name: str) -> None:
+        """What a layer writes into is made anew by it, in every view."""
+        storage = _storage(tensor)
+        if storage is None or storage._cdata in self._state:
+            return
+        if self._maker.get(storage._cdata) != self._now:
+            self._maker[storage._cdata] = self._now
+            self._known[storage._cdata] = {}
+
+    def _made(self, tensor: Any, name: str, sources: tuple[Any, ...]) -> None:
+        storage = _storage(tensor)
+        if storage is None or storage._cdata in self._state:
+            return
+        if sources:
+            self._state.alias(storage, sources)
+            self._allocated(tensor)
+            return
+        self._allocated(tensor)
+        self._maker.setdefault(storage._cdata, self._now)
+        known = self._known.setdefault(storage._cdata, {})
+        place = _place(tensor)
+        if place not in known:
+            known[place] = self._new(self._now, name, tensor, storage)
+
+    def _allocated(self, tensor: Any) -> None:
+        storage = _storage(tensor)
+        if storage is not None and storage._cdata not in self._watched and storage._cdata not in self._state:
+            self._watch(storage, storage.nbytes())
+
+    def _watch(self, storage: Any, size: int) -> None:
+        """Count memory from here until it is freed; its address may then be another's."""
+        number = storage._cdata
+        self._memory.add(size)
+
+        def freed(_: Any) -> None:
+            self._memory.add(-size)
+            for table in (self._watched, self._maker, self._known):
+                table.pop(number, None)
+            self._state.forget(number)
+
+        self._watched[number] = weakref.ref(storage, freed)
 
 
-def _watch(unit: Unit, parameters: Mapping[str, Any], ready: list[str]) -> list[Any]:
-    def watch(name: str) -> Any:
-        return parameters[name].register_post_accumulate_grad_hook(lambda _: ready.append(name))
+class _State:
+    """Which memory is the model's own: its parameters and buffers, and casts of them."""
 
-    return [watch(name) for name in unit.parameters if parameters[name].requires_grad]
+    def __init__(self, parameters: Mapping[str, Any], buffers: Mapping[str, Any]) -> None:
+        self.own: dict[int, list[tuple[int, int, tuple[str, str]]]] = {}
+        self.images: dict[int, tuple[Any, ...]] = {}
+        self.held: list[Any] = []
+        for kind, tensors in (("parameter", parameters), ("buffer", buffers)):
+            for name, tensor in tensors.items():
+                storage = _storage(tensor)
+                if storage is not None and storage.nbytes():
+                    start = tensor.storage_offset()
+                    self.own.setdefault(storage._cdata, []).append((start, start + tensor.numel(), (kind, name)))
+                    self.held.append(storage)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self.own
+
+    def names(self, tensor: Any) -> tuple[Any, ...]:
+        """Return (kind, name) of the parameters and buffers that a tensor is, or is a part or cast of."""
+        storage = _storage(tensor)
+        if storage is None:
+            return ()
+        parts = self.own.get(storage._cdata)
+        if parts is None:
+            return self.images.get(storage._cdata, ())
+        if len(parts) == 1:
+            return (parts[0][2],)
+        start, end = _extent(tensor)
+        return tuple(name for first, last, name in parts if first < end and start < last)
+
+    def alias(self, storage: Any, names: tuple[Any, ...]) -> None:
+        self.images[storage._cdata] = names
+
+    def forget(self, number: int) -> None:
+        self.images.pop(number, None)
+
+
+class _Memory:
+    """Memory held at each moment: counted, or on CUDA the allocator's."""
+
+    def __init__(self, parameters: Mapping[str, Any]) -> None:
+        on_cuda = [one.device for one in parameters.values() if one.is_cuda and not _is_fake(one)]
+        self.cuda = bool(on_cuda)
+        self.device = on_cuda[0] if on_cuda else None
+        self.parameters = parameters
+        self.now = self.most = self.start = self.gradients = 0
+
+    def add(self, size: int) -> None:
+        self.now += size
+        self.most = max(self.most, self.now)
+
+    def begin(self) -> None:
+        if self.cuda:
+            self.now = torch.cuda.memory_allocated(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self.start = self.most = self.now
+        self.gradients = self._gradient_bytes()
+
+    def end(self, layer: LayerAccount, phase: str) -> None:
+        if self.cuda:
+            self.most = torch.cuda.max_memory_allocated(self.device)
+        if phase == FORWARD:
+            peak = self.most - self.start - layer.saved_bytes
+            layer.forward_transient_bytes = max(layer.forward_transient_bytes, peak)
+        else:
+            peak = self.most - self.start - (self._gradient_bytes() - self.gradients)
+            layer.backward_transient_bytes = max(layer.backward_transient_bytes, peak)
+
+    def _gradient_bytes(self) -> int:
+        return sum(p.grad.nbytes for p in self.parameters.values() if p.grad is not None and not p.grad.is_sparse)
+
+
+def tensors_in(output: Any, dropped: dict[str, None] | None = None, depth: int = 0) -> Iterator[Any]:
+    """Yield the tensors of an output: of containers, mappings, and the attributes of plain objects.
+
+    What only a method could give out, such as a cache of keys and values, is dropped: `dropped` names its class.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> [tuple(one.shape) for one in tensors_in({"a": [torch.ones(1)], "b": SimpleNamespace(c=torch.ones(2))})]
+    [(1,), (2,)]
+    """
+    if isinstance(output, torch.Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        for item in output.values():
+            yield from tensors_in(item, dropped, depth + 1)
+    elif isinstance(output, tuple | list | set):
+        for item in output:
+            yield from tensors_in(item, dropped, depth + 1)
+    elif hasattr(output, "__dict__") and not isinstance(output, torch.nn.Module | type) and depth < 8:
+        if any(callable(getattr(output, name, None)) for name in ("update", "reset", "crop")):
+            if dropped is not None:
+                dropped[type(output).__name__] = None
+            return
+        for item in vars(output).values():
+            yield from tensors_in(item, dropped, depth + 1)
+
+
+def _tensors(item: Any) -> Iterator[Any]:
+    if isinstance(item, torch.Tensor):
+        yield item
+    elif isinstance(item, tuple | list):
+        for one in item:
+            yield from _tensors(one)
+    elif isinstance(item, dict):
+        for one in item.values():
+            yield from _tensors(one)
+
+
+def _storage(tensor: Any) -> Any:
+    """Return a tensor's memory, None for what has none of its own (sparse tensors, wrappers)."""
+    try:
+        return tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def _place(tensor: Any) -> tuple[Any, ...]:
+    return (tensor.storage_offset(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
+
+
+def _extent(tensor: Any) -> tuple[int, int]:
+    start = tensor.storage_offset()
+    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size)
+    return start, start + reach + 1
+
+
+def _dtype(tensor: Any) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _dense(tensor: Any) -> Any:
+    return tensor.coalesce().values() if tensor.is_sparse else tensor
+
+
+def _is_fake(tensor: Any) -> bool:
+    return hasattr(tensor, "fake_mode")
+
+
+@cache
+def _name(func: Any) -> str:
+    schema = getattr(func, "_schema", None)
+    return schema.name.partition("::")[2] if schema is not None else str(getattr(func, "__name__", func))
+
+
+@cache
+def _writes(func: Any) -> tuple[tuple[int, str], ...]:
+    """Return the position and name of each argument that an operation writes into."""
+    return tuple(
+        (i, argument.name)
+        for i, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
+
+
+def _written(func: Any, args: Any, kwargs: Any) -> list[Any]:
+    found = [args[i] if i < len(args) else kwargs.get(name) for i, name in _writes(func)]
+    return [tensor for item in found for tensor in _tensors(item)]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from mpsim.errors import MpsimError
-from mpsim.workload.graph import Cut, Unit
-from mpsim.workload.model import Cost, Gradient, Layer, Shard, StepCheck, Tensor, TensorShard
+from mpsim.workload.account import Value
+from mpsim.workload.model import Cost, Gradient, Layer, Shard, Tensor, TensorShard
 from mpsim.workload.point import Point
 
-__all__ = ["layers_of", "step_checks", "tensors_of"]
+__all__ = ["layers_of", "tensors_of"]
 
 
 def layers_of(points: Sequence[Point]) -> tuple[Layer, ...]:
@@ -19,164 +18,158 @@ def layers_of(points: Sequence[Point]) -> tuple[Layer, ...]:
     Raises
     ------
     MpsimError
-        A point has other units than the first.
+        A point has other layers than the first.
     """
     first = points[0]
     for point in points:
-        _check_units(first, point)
+        _check_layers(first, point)
     shards = list({point.tensor_parallel: point for point in points}.values())
     return tuple(
         Layer(
-            name=unit.name,
-            kind=unit.kind,
+            name=name,
+            kind=first.kinds[i],
             shards=tuple(_shard(point, i) for point in shards),
             costs=tuple(_cost(point, i) for point in points),
         )
-        for i, unit in enumerate(first.cut.units)
+        for i, name in enumerate(first.names)
     )
 
 
-def _check_units(first: Point, other: Point) -> None:
-    here, there = ([unit.name for unit in point.cut.units] for point in (first, other))
-    if here != there:
-        odd = next((name for name in [*here, *there] if (name in here) != (name in there)), "their order")
+def _check_layers(first: Point, other: Point) -> None:
+    if first.names != other.names:
+        odd = next((n for n in [*first.names, *other.names] if (n in first.names) != (n in other.names)), "their order")
         raise MpsimError(
-            f"at micro-batch {other.microbatch}, tp={other.tensor_parallel} the model has {len(there)} layers, at"
-            f" micro-batch {first.microbatch}, tp={first.tensor_parallel} {len(here)} ({odd}): try another --depth"
+            f"at micro-batch {other.microbatch}, tp={other.tensor_parallel} the model calls {len(other.names)} layers,"
+            f" at micro-batch {first.microbatch}, tp={first.tensor_parallel} {len(first.names)} ({odd}): its layers"
+            " depend on the batch, so trace one size at a time with --batch"
         )
 
 
 def _shard(point: Point, index: int) -> Shard:
-    unit = point.cut.units[index]
-    known = point.parameters or {}
-    order = [name for name in known if name in unit.parameters]
-    ready = point.account.units[index].gradients
-    buffers = point.buffer_bytes or {}
+    held, ready = point.held[index], point.accounts[index].gradients
     return Shard(
         tensor_parallel=point.tensor_parallel,
-        parameters=tuple(known[name] for name in order),
-        gradients=tuple(Gradient(parameter=name, bytes=known[name].bytes) for name in ready),
+        parameters=tuple(point.parameters[name] for name in held),
+        gradients=tuple(Gradient(parameter=name, bytes=point.parameters[name].bytes) for name in ready if name in held),
         optimizer_bytes=point.optimizer_bytes[index],
-        buffer_bytes=sum(buffers[name] for name in unit.buffers),
+        buffer_bytes=point.buffer_bytes[index],
     )
 
 
 def _cost(point: Point, index: int) -> Cost:
-    if point.measured is None:
-        raise MpsimError(f"micro-batch {point.microbatch} was captured but not measured")
-    entry = point.account.units[index]
+    account = point.accounts[index]
     return Cost(
         microbatch=point.microbatch,
         tensor_parallel=point.tensor_parallel,
-        samples=point.measured.samples[index],
-        wall=point.measured.wall[index] if point.measured.wall else None,
+        samples=point.samples[index],
+        host=point.host[index] if point.host else None,
+        wall=point.wall[index] if point.wall else None,
         fidelity=point.fidelity,
-        saved_bytes=entry.saved_bytes,
-        flops=entry.flops,
-        collectives=point.collectives[index] if point.collectives else (),
+        saved_bytes=account.saved_bytes,
+        flops=account.flops,
+        forward_transient_bytes=account.forward_transient_bytes,
+        backward_transient_bytes=account.backward_transient_bytes,
+        collectives=tuple(point.collectives[index]) if point.collectives else (),
     )
 
 
-def step_checks(points: Sequence[Point]) -> tuple[StepCheck, ...]:
-    """Return how close the sum of layers came to the whole step at each measured point.
-
-    Examples
-    --------
-    >>> step_checks([])
-    ()
-    """
-    return tuple(
-        StepCheck(
-            microbatch=point.microbatch,
-            tensor_parallel=point.tensor_parallel,
-            whole_s=point.measured.whole_s,
-            layers_s=point.measured.layers_s,
-        )
-        for point in points
-        if point.measured is not None and point.measured.whole_s
-    )
-
-
-def tensors_of(reference: Point, other: Point, shards: Sequence[Point] = ()) -> tuple[Tensor, ...]:
+def tensors_of(reference: Point, other: Point | None, shards: Sequence[Point] = ()) -> tuple[Tensor, ...]:
     """Return every tensor that goes between layers, in and out of the model.
 
     Parameters
     ----------
     reference : Point
         Whose shapes are given.
-    other : Point
-        At another micro-batch: the dimension that grows in proportion is the batch's.
+    other : Point or None
+        At another micro-batch: the dimension that grows in proportion is the batch's. Where there is none, the
+        first that the micro-batch divides is taken for it; the workload then has costs at that size alone.
+
+    Raises
+    ------
+    MpsimError
+        Another point has other tensors.
     shards : sequence of Point
         The reference micro-batch at each tensor-parallel size above one.
     """
-    edges = _edges(reference.cut)
-    sizes = {point.tensor_parallel: _matched(edges, _edges(point.cut), point) for point in shards}
-    grown = _matched(edges, _edges(other.cut), other)
+    values = _going(reference)
+    sizes = {point.tensor_parallel: _matched(reference, values, point) for point in shards}
+    grown = _matched(reference, values, other) if other is not None else [value.shape for value in values]
+    names = _names(reference, values)
     return tuple(
-        _tensor(
-            edge, reference, grown[edge.value], other.microbatch, {tp: found[edge.value] for tp, found in sizes.items()}
+        Tensor(
+            name=names[i],
+            producer=reference.names[value.producer] if value.producer >= 0 else "",
+            consumers=tuple(reference.names[layer] for layer in sorted(value.readers)),
+            shape=value.shape,
+            dtype=value.dtype,
+            batch_dim=_batch_dim(value.shape, reference, grown[i], other),
+            role=_role(value),
+            needs_gradient=value.sent_back,
+            saved_by=reference.names[value.saved_by] if value.saved_by >= 0 else "",
+            shards=_shards(value, i, sizes),
         )
-        for edge in edges
+        for i, value in enumerate(values)
     )
 
 
-class _Edge:
-    """A value with the units at its two ends."""
-
-    def __init__(self, value: str, producer: Unit | None, cut: Cut) -> None:
-        self.value = value
-        self.producer = producer.name if producer else ""
-        self.consumers = tuple(unit.name for unit in cut.units if value in unit.inputs)
-        self.role = _role(value, producer, cut)
-
-    @property
-    def ends(self) -> tuple[Any, ...]:
-        return (self.producer, self.consumers, self.role)
+def _going(point: Point) -> list[Value]:
+    """Return the values that go somewhere, those that are fed first, then in the order in which they are made."""
+    going = [one for one in point.values if one.readers or one.output or (one.producer < 0 and not one.target)]
+    return sorted(going, key=lambda one: one.producer)
 
 
-def _role(value: str, producer: Unit | None, cut: Cut) -> str:
-    if producer is None:
-        return "target" if value in cut.target else "input"
-    return "output" if value in cut.outputs else "activation"
+def _role(value: Value) -> str:
+    if value.producer < 0:
+        return "target" if value.target else "input"
+    return "output" if value.output else "activation"
 
 
-def _edges(cut: Cut) -> list[_Edge]:
-    fed = [_Edge(name, None, cut) for name in dict.fromkeys(cut.feeds) if name]
-    made = [_Edge(name, unit, cut) for unit in cut.units for name in unit.outputs if name != cut.loss]
-    return [edge for edge in [*fed, *made] if edge.consumers or edge.role != "target"]
+def _names(point: Point, values: Sequence[Value]) -> list[str]:
+    """Return a name for each value: its layer's and its operation's, counted where there are several."""
+    seen: dict[str, int] = {}
+    names = []
+    for value in values:
+        name = f"{point.names[value.producer]}.{value.name}" if value.producer >= 0 else value.name
+        seen[name] = seen.get(name, 0) + 1
+        names.append(name if seen[name] == 1 else f"{name}@{seen[name]}")
+    return names
 
 
-def _matched(edges: list[_Edge], others: list[_Edge], point: Point) -> dict[str, tuple[int, ...]]:
-    """Return the shape at another point of each edge here, matched by the two ends, then by order."""
-    if [edge.ends for edge in edges] != [edge.ends for edge in others]:
-        raise MpsimError(
-            f"at micro-batch {point.microbatch}, tp={point.tensor_parallel} other tensors go between the layers than at"
-            " the reference: the model's graph depends on its sizes"
-        )
-    return {edge.value: point.account.shapes[other.value][0] for edge, other in zip(edges, others, strict=True)}
+def _ends(value: Value) -> tuple[object, ...]:
+    return value.producer, tuple(sorted(value.readers)), _role(value)
 
 
-def _tensor(
-    edge: _Edge, point: Point, grown: tuple[int, ...], microbatch: int, shards: dict[int, tuple[int, ...]]
-) -> Tensor:
-    shape, dtype = point.account.shapes[edge.value]
-    return Tensor(
-        name=f"{edge.producer}.{edge.value}" if edge.producer else edge.value,
-        producer=edge.producer,
-        consumers=edge.consumers,
-        shape=shape,
-        dtype=dtype,
-        batch_dim=_batch_dim(shape, point.microbatch, grown, microbatch),
-        role=edge.role,
-        needs_gradient=edge.value in point.account.sent_back,
-        saved_by=point.account.saved_by.get(edge.value, ""),
-        shards=tuple(TensorShard(tensor_parallel=tp, shape=part) for tp, part in shards.items() if part != shape),
+def _matched(reference: Point, values: Sequence[Value], point: Point) -> list[tuple[int, ...]]:
+    """Return the shape at another point of each value here, matched by the two ends, then by order."""
+    others = _going(point)
+    for here, there in zip(values, others, strict=False):
+        if _ends(here) != _ends(there):
+            layer = reference.names[max(0, here.producer)]
+            break
+    else:
+        if len(values) == len(others):
+            return [value.shape for value in others]
+        layer = reference.names[-1]
+    raise MpsimError(
+        f"at micro-batch {point.microbatch}, tp={point.tensor_parallel} other tensors go from layer {layer!r} on than"
+        f" at micro-batch {reference.microbatch}: the number of tensors depends on the batch, so trace one size at a"
+        " time with --batch"
     )
 
 
-def _batch_dim(shape: tuple[int, ...], microbatch: int, grown: tuple[int, ...], other: int) -> int | None:
+def _shards(value: Value, index: int, sizes: Mapping[int, Sequence[tuple[int, ...]]]) -> tuple[TensorShard, ...]:
+    return tuple(
+        TensorShard(tensor_parallel=tp, shape=shapes[index])
+        for tp, shapes in sizes.items()
+        if shapes[index] != value.shape
+    )
+
+
+def _batch_dim(shape: tuple[int, ...], here: Point, grown: tuple[int, ...], other: Point | None) -> int | None:
     """Return the dimension that grows in proportion to the micro-batch, None if none does."""
-    for i, (here, there) in enumerate(zip(shape, grown, strict=False)):
-        if here != there and here * other == there * microbatch:
+    if other is None:
+        return next((i for i, size in enumerate(shape) if size and size % here.microbatch == 0), None)
+    for i, (before, after) in enumerate(zip(shape, grown, strict=False)):
+        if before != after and before * other.microbatch == after * here.microbatch:
             return i
     return None

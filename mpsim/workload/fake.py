@@ -1,8 +1,11 @@
-"""Models of fake tensors: shapes without memory, to be exported, counted and costed but not computed."""
+"""Models of fake tensors: shapes without memory, to be watched, counted and costed but not computed."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,12 +16,30 @@ from torch.utils import _pytree as pytree
 from mpsim.errors import MpsimError
 from mpsim.workload.account import Account
 from mpsim.workload.example import Example
-from mpsim.workload.graph import capture, flat_inputs
-from mpsim.workload.point import Point, describe
-from mpsim.workload.run import forward
+from mpsim.workload.feeds import feeds_of
+from mpsim.workload.point import Point, described
 from mpsim.workload.source import Source
+from mpsim.workload.step import step_of
+from mpsim.workload.watch import Call, Watch
 
-__all__ = ["fake_example", "fake_mode_of", "shape_point"]
+__all__ = ["fake_example", "fake_mode_of", "shape_point", "without_logs"]
+
+
+@contextlib.contextmanager
+def without_logs() -> Iterator[None]:
+    """Hold back what PyTorch logs of an operator that has no fake form: pages, and the error says it in a line.
+
+    Examples
+    --------
+    >>> with without_logs():
+    ...     logging.getLogger("torch").error("pages")
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def fake_example(source: Source, batch: int) -> Example:
@@ -59,7 +80,7 @@ def _faked(example: Example, mode: Any) -> Example:
         model=model,
         inputs=pytree.tree_map(fake, tuple(example.inputs)),
         keywords=pytree.tree_map(fake, dict(example.keywords)),
-        target=fake(example.target),
+        target=pytree.tree_map(fake, example.target),
     )
 
 
@@ -72,26 +93,36 @@ def fake_mode_of(example: Example) -> Any:
     >>> type(fake_mode_of(fake_example(source, 1))).__name__
     'FakeTensorMode'
     """
-    values = [*example.model.parameters(), *example.model.buffers(), *flat_inputs(example)]
+    values = [*example.model.parameters(), *example.model.buffers(), *feeds_of(example).values()]
     return next(item.fake_mode for item in values if hasattr(item, "fake_mode"))
 
 
-def shape_point(source: Source, microbatch: int, depth: int | str) -> Point:
-    """Capture a model for the shapes of its tensors alone; nothing is computed.
+def shape_point(source: Source, microbatch: int, like: Point) -> Point:
+    """Watch a forward for the shapes of what goes between layers alone; nothing is computed.
+
+    Parameters
+    ----------
+    source : Source
+        The model.
+    microbatch : int
+        Samples.
+    like : Point
+        Of the same model: it has the same layers.
 
     Examples
     --------
     >>> source = Source(name="linear", build=lambda n: Example(model=torch.nn.Linear(4, 2), inputs=(torch.ones(n, 4),)))
-    >>> shape_point(source, 3, "auto").account.shapes["linear"]
-    ((3, 2), 'float32')
+    >>> like = Point(microbatch=1, names=["Linear"], kinds=["Linear"], paths=[""])
+    >>> [value.shape for value in shape_point(source, 3, like).values if value.output]
+    [(3, 2)]
     """
     example = fake_example(source, microbatch)
     example.model.train()
-    cut = capture(example, depth)
-    values = dict(zip(cut.feeds, flat_inputs(example), strict=True))
-    values.pop("", None)
-    with fake_mode_of(example), torch.no_grad():
-        for unit in cut.units:
-            forward(unit, values)
-    shapes = {name: (tuple(value.shape), str(value.dtype).removeprefix("torch.")) for name, value in values.items()}
-    return describe(example, cut, microbatch, Account(shapes=shapes))
+    step = step_of(example, backward=False)
+    calls = [Call(n, p, example.model.get_submodule(p)) for n, p in zip(like.names, like.paths, strict=True)]
+    with fake_mode_of(example), without_logs():
+        parameters, buffers = dict(example.model.named_parameters()), dict(example.model.named_buffers())
+        account = Account(len(calls), parameters, buffers, feeds_of(example))
+        with account:
+            Watch(example.model, calls, account).run(step)
+    return described(calls, account, example.model, microbatch)

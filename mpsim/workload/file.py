@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from mpsim import documents
 from mpsim.workload.model import Workload
@@ -10,7 +11,6 @@ from mpsim.workload.model import Workload
 __all__ = ["VERSION", "load_workload", "save_workload"]
 
 VERSION = 2
-_UPGRADES = {1: dict}  # the second version only adds: a host clock, accumulation, transients, precision, notes
 
 
 def save_workload(path: str | Path, workload: Workload) -> None:
@@ -41,5 +41,10 @@ def load_workload(path: str | Path) -> Workload:
     MpsimError
         No such file, a truncated or edited one, another schema or a newer version.
     """
-    found: Workload = documents.read(path, "workload", VERSION, Workload, _UPGRADES)
+    found: Workload = documents.read(path, "workload", VERSION, Workload, {1: _same})
     return found
+
+
+def _same(body: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 only adds: a host clock, accumulation, transients, precision, notes."""
+    return body

@@ -1,180 +1,214 @@
-"""Time a model's training step: whole, unit by unit, and unit by unit with backward for the inputs only.
+"""Time a model's training step: whole and unwatched, and layer by layer, in turn.
 
-The three are interleaved in every repetition, so that a drift of the machine meets all of them. A unit's backward for
-inputs is timed alone (the third); its backward for weights is what is left when that is taken from its whole backward
-(the second) of the same repetition, and zero where noise makes it less.
-
-A unit alone pays for its own entry into autograd and into the optimizer, some tens of microseconds that the whole step
-pays once. Steps of a few milliseconds show this in their check; nothing is subtracted for it.
+Watched, a step's forward, backward and update are the stretches of its layers, which add up to it. Before its own
+backward, another runs over the same graph for the gradients of what goes between layers alone: a layer's backward for
+weights is what is left when that is taken from its whole backward, and zero where noise makes it less. After it, each
+layer's gradients are added to once more, as the backward of a later micro-batch does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from mpsim.errors import MpsimError
+import torch
+from torch import nn
+
 from mpsim.workload.clock import Clock
-from mpsim.workload.example import Example
-from mpsim.workload.export import default_loss
-from mpsim.workload.graph import Cut
-from mpsim.workload.model import Samples
-from mpsim.workload.run import run_step
-from mpsim.workload.update import Updates
+from mpsim.workload.layers import Samples
+from mpsim.workload.state import from_one_seed
+from mpsim.workload.step import Step
+from mpsim.workload.watch import BACKWARD, FORWARD, INPUTS, NOTHING, UPDATE, Call, Graph, Watch
 
-__all__ = ["Measured", "measure", "quiet"]
+__all__ = ["ACCUMULATE", "Round", "Stopwatch", "measure", "quiet", "samples_of", "two_clock_step"]
 
-Durations = tuple[float, ...]
+ACCUMULATE = "accumulate"
+Key = tuple[str, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """Raw times of one model at one micro-batch.
-
-    Attributes
-    ----------
-    samples : list of Samples
-        One for each unit, by the clock that counts.
-    wall : list of Samples or None
-        The same by wall clock, where that is another.
-    whole_s, layers_s : tuple of float
-        The whole step and the sum over units, one entry a repetition.
+@dataclass(slots=True)
+class Round:
+    """One repetition: seconds by each of a clock's names, in the order in which a step has them.
 
     Examples
     --------
-    >>> Measured(samples=[], wall=None, whole_s=(1.0,), layers_s=(1.0,)).wall is None
-    True
+    >>> Round(whole_s=1.0, pieces=[(("forward", 0), (0.25,)), (("backward", 0), (0.5,))]).layers_s(False)
+    0.75
     """
 
-    samples: list[Samples]
-    wall: list[Samples] | None
-    whole_s: tuple[float, ...]
-    layers_s: tuple[float, ...]
+    whole_s: float = 0.0
+    pieces: list[tuple[Key, tuple[float, ...]]] = field(default_factory=list)
+
+    def total(self, phase: str, layer: int, clock: int) -> float:
+        """Return what a layer took in a phase."""
+        return sum(seconds[clock] for key, seconds in self.pieces if key == (phase, layer))
+
+    def layers_s(self, two: bool) -> float:
+        """Return the step that the layers make."""
+        parts = [seconds for (phase, _), seconds in self.pieces if phase in (FORWARD, BACKWARD, UPDATE)]
+        return two_clock_step([(one[0], one[1]) for one in parts]) if two else sum(one[0] for one in parts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Repetition:
-    """One repetition: for each clock of the clock's names, seconds."""
+def two_clock_step(parts: Sequence[tuple[float, float]]) -> float:
+    """Return what pieces of work take from a standing start whose kernels take (device) and are launched in (host).
 
-    whole: Durations
-    forward: list[Durations]
-    backward: list[Durations]
-    backward_input: list[Durations]
-    optimizer: list[Durations]
+    The host launches one piece after the other; a piece's kernels start when the first of them is launched and the
+    device has done those before, and end no sooner than the last is launched.
+
+    Examples
+    --------
+    >>> two_clock_step([(2.0, 1.0), (2.0, 1.0)]), two_clock_step([(1.0, 2.0), (1.0, 2.0)])
+    (4.0, 4.0)
+    """
+    host = device = 0.0
+    for device_s, host_s in parts:
+        device = max(max(device, host) + device_s, host + host_s)
+        host += host_s
+    return device
+
+
+class Stopwatch:
+    """A listener that times what it is told of.
+
+    Examples
+    --------
+    >>> from mpsim.workload.clock import CpuClock
+    >>> watch = Stopwatch(CpuClock(1), {})
+    >>> watch.at("forward", 0)
+    >>> watch.at("", 0)
+    >>> [key for key, _ in watch.round().pieces]
+    [('forward', 0)]
+    """
+
+    def __init__(self, clock: Clock, accumulating: Mapping[int, Sequence[Any]]) -> None:
+        self.clock, self.accumulating = clock, accumulating
+        self._pieces: list[tuple[Key, Any]] = []
+        self._key: Key = (NOTHING, 0)
+        self._open: Any = None
+
+    def at(self, phase: str, layer: int) -> None:
+        """A layer begins a pass, and what was at work ends."""
+        if self._open is not None:
+            self._pieces.append((self._key, self.clock.end(self._open)))
+            self._open = None
+        if phase == UPDATE:
+            self._accumulate()
+        if phase != NOTHING:
+            self._key = (phase, layer)
+            self._open = self.clock.start(self._key)
+
+    def graph(self, graph: Graph) -> None:
+        """Do nothing."""
+
+    def returned(self, output: Any) -> None:
+        """Do nothing."""
+
+    def round(self) -> Round:
+        """Return what was timed."""
+        self.clock.finish()
+        return Round(pieces=[(key, self.clock.seconds(piece)) for key, piece in self._pieces])
+
+    def _accumulate(self) -> None:
+        """Add to the gradients once more, of zeros: the same work."""
+        for layer, parameters in self.accumulating.items():
+            gradients = [p.grad for p in parameters if p.grad is not None and not p.grad.is_sparse]
+            if not gradients:
+                continue
+            most = max(gradients, key=lambda one: one.nbytes)
+            zeros = torch.zeros(most.numel(), dtype=most.dtype, device=most.device)
+            pairs = [(one, zeros[: one.numel()].view(one.shape).to(one.dtype)) for one in gradients]
+            start = self.clock.start((ACCUMULATE, layer))
+            for gradient, more in pairs:
+                gradient.add_(more)
+            self._pieces.append(((ACCUMULATE, layer), self.clock.end(start)))
 
 
 def measure(
-    example: Example,
-    cut: Cut,
-    feeds: Mapping[str, Any],
-    parameters: Mapping[str, Any],
-    updates: Updates,
+    step: Step,
+    calls: Sequence[Call],
     clock: Clock,
+    accumulating: Mapping[int, Sequence[nn.Parameter]],
     *,
     repeats: int,
     warmup: int,
-) -> Measured:
+    inputs: bool,
+    each: Callable[[], None] = lambda: None,
+) -> list[Round]:
     """Time a step `repeats` times after `warmup` rounds that are not kept.
 
-    Raises
-    ------
-    MpsimError
-        The loss is not finite.
+    Parameters
+    ----------
+    step : Step
+        What is timed.
+    calls : sequence of Call
+        Its layers.
+    clock : Clock
+        Its clock.
+    accumulating : mapping of int to sequence of Parameter
+        For each layer the parameters whose gradients are added to.
+    inputs : bool
+        Whether the graph can be gone through twice, for the gradients of what goes between layers alone.
+    each : callable
+        Called after each round.
     """
+    rounds = []
     with quiet():
-        for i in range(warmup):
-            _repeat(example, cut, feeds, parameters, updates, clock, check=i == 0)
-        rounds = [_repeat(example, cut, feeds, parameters, updates, clock) for _ in range(repeats)]
-    units = range(len(cut.units))
-    return Measured(
-        samples=[_samples(rounds, i, 0) for i in units],
-        wall=[_samples(rounds, i, 1) for i in units] if len(clock.names) > 1 else None,
-        whole_s=tuple(_round(one.whole[0]) for one in rounds),
-        layers_s=tuple(_round(_sum_of_layers(one)) for one in rounds),
-    )
+        for i in range(warmup + repeats):
+            from_one_seed()
+            whole_s = clock.whole_s(step)
+            from_one_seed()
+            stopwatch = Stopwatch(clock, accumulating)
+            Watch(step.model, calls, stopwatch, inputs=inputs).run(step)
+            one = stopwatch.round()
+            one.whole_s = whole_s
+            if i >= warmup:
+                rounds.append(one)
+            each()
+    return rounds
 
 
-def _sum_of_layers(one: _Repetition) -> float:
-    return sum(seconds[0] for part in (one.forward, one.backward, one.optimizer) for seconds in part)
+def samples_of(
+    rounds: Sequence[Round], layers: int, clock: int, shares: Sequence[float], split: bool = True
+) -> list[Samples]:
+    """Return each layer's samples by one of the clocks.
+
+    Parameters
+    ----------
+    rounds : sequence of Round
+        What was timed.
+    layers : int
+        How many there are.
+    clock : int
+        Position in the clock's names.
+    shares : sequence of float
+        Each layer's share of the update.
+    split : bool
+        Whether backward was timed for inputs alone; otherwise all of it is given to them.
+    """
+    return [_samples(rounds, layer, clock, share, split) for layer, share in zip(range(layers), shares, strict=True)]
 
 
-def _samples(rounds: list[_Repetition], unit: int, clock: int) -> Samples:
-    inputs = [one.backward_input[unit][clock] for one in rounds]
-    both = [one.backward[unit][clock] for one in rounds]
+def _samples(rounds: Sequence[Round], layer: int, clock: int, share: float, split: bool) -> Samples:
+    def each(phase: str) -> list[float]:
+        return [one.total(phase, layer, clock) for one in rounds]
+
+    both = each(BACKWARD)
+    inputs = [min(a, b) for a, b in zip(each(INPUTS), both, strict=True)] if split else both
     return Samples(
-        forward_s=tuple(_round(one.forward[unit][clock]) for one in rounds),
-        backward_input_s=tuple(_round(seconds) for seconds in inputs),
-        backward_weight_s=tuple(_round(max(0.0, a - b)) for a, b in zip(both, inputs, strict=True)),
-        optimizer_s=tuple(_round(one.optimizer[unit][clock]) for one in rounds),
+        forward_s=_rounded(each(FORWARD)),
+        backward_input_s=_rounded(inputs),
+        backward_weight_s=_rounded([a - b for a, b in zip(both, inputs, strict=True)]),
+        optimizer_s=_rounded([share * one.total(UPDATE, 0, clock) for one in rounds]),
+        accumulate_s=_rounded(each(ACCUMULATE)),
     )
 
 
-def _round(seconds: float) -> float:
+def _rounded(seconds: Sequence[float]) -> tuple[float, ...]:
     """Four digits: what a clock is good for, and no more in the file."""
-    return float(f"{max(0.0, seconds):.4g}")
-
-
-def _repeat(
-    example: Example,
-    cut: Cut,
-    feeds: Mapping[str, Any],
-    parameters: Mapping[str, Any],
-    updates: Updates,
-    clock: Clock,
-    check: bool = False,
-) -> _Repetition:
-    whole, loss = _whole_step(example, updates, clock)
-    if check and not math.isfinite(loss):
-        raise MpsimError(
-            f"the loss of {type(example.model).__name__} is {loss}: give a batch and a loss that are finite"
-        )
-    forward, backward, optimizer = _layered_step(cut, feeds, parameters, updates, clock)
-    _, backward_input, _ = _layered_step(cut, feeds, parameters, None, clock)
-    return _Repetition(
-        whole=whole, forward=forward, backward=backward, backward_input=backward_input, optimizer=optimizer
-    )
-
-
-def _whole_step(example: Example, updates: Updates, clock: Clock) -> tuple[Durations, float]:
-    criterion = example.loss or default_loss
-    start = clock.mark()
-    output = example.model(*example.inputs, **example.keywords)
-    loss = criterion(output, example.target)
-    loss.backward()
-    updates.whole()
-    end = clock.mark()
-    clock.finish()
-    return clock.between(start, end), float(loss.detach())
-
-
-def _layered_step(
-    cut: Cut, feeds: Mapping[str, Any], parameters: Mapping[str, Any], updates: Updates | None, clock: Clock
-) -> tuple[list[Durations], list[Durations], list[Durations]]:
-    """Run a step unit by unit; without `updates`, backward is for inputs only and nothing is updated."""
-    marks: list[Any] = []
-
-    def mark(again: bool = False) -> None:
-        marks.append(marks[-1] if again else clock.mark())
-
-    run_step(cut, feeds, parameters, mark, accumulate=updates is not None)
-    count = len(cut.units)
-    if updates is not None:
-        for work in (updates.step_unit, updates.drop_unit):
-            for i in range(count):
-                idle = not updates.updates(i)
-                mark(idle)
-                if not idle:
-                    work(i)
-                mark(idle)
-    clock.finish()
-    seconds = [clock.between(start, end) for start, end in zip(marks[::2], marks[1::2], strict=True)]
-    forward, backward, step, drop = (seconds[i * count : (i + 1) * count] for i in range(4))
-    optimizer = [tuple(a + b for a, b in zip(one, two, strict=True)) for one, two in zip(step, drop, strict=True)]
-    return forward, backward[::-1], optimizer
+    return tuple(float(f"{max(0.0, one):.4g}") for one in seconds)
 
 
 @contextlib.contextmanager

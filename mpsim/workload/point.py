@@ -1,217 +1,293 @@
-"""One point of a trace: one micro-batch size and one tensor shard, captured, accounted for and timed."""
+"""One point of a trace: one micro-batch size and one tensor shard, watched, judged and timed."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from mpsim.errors import MpsimError
-from mpsim.workload.account import Account, account
+from mpsim.workload.account import Account, LayerAccount, Value
 from mpsim.workload.clock import clock_for
-from mpsim.workload.example import Example
-from mpsim.workload.export import default_loss
-from mpsim.workload.graph import Cut, capture, flat_inputs
-from mpsim.workload.measure import Measured, measure
-from mpsim.workload.model import Fidelity, Parameter, ShardCollective
-from mpsim.workload.run import forward
-from mpsim.workload.update import Updates, owned_parameters
+from mpsim.workload.holdings import held_by, owners
+from mpsim.workload.judge import PlainStep, differences, judging
+from mpsim.workload.layers import Fidelity, Parameter, Samples, ShardCollective
+from mpsim.workload.measure import Round, measure, samples_of
+from mpsim.workload.model import StepCheck
+from mpsim.workload.roofline import Roofline
+from mpsim.workload.state import from_one_seed, put_back
+from mpsim.workload.step import Step
+from mpsim.workload.update import OPTIMIZERS, shares, state_bytes, update_rates
+from mpsim.workload.watch import Call, Watch, calls_of
 
-__all__ = ["Point", "describe", "measure_point", "on_device", "state_of"]
+__all__ = ["Point", "described", "measured_point"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Point:
     """What a trace found at one micro-batch size and one tensor shard.
 
     Attributes
     ----------
-    cut : Cut
-        The units, without their modules.
-    parameters : mapping of str to Parameter
-        Every parameter that a unit reads.
-    frozen : frozenset of str
-        Those that are not trained.
-    buffer_bytes : mapping of str to int
-        Every buffer.
-    account : Account
-        Saved bytes, FLOPs, shapes, gradients.
-    measured : Measured
-        Times; for an analytical point the roofline's.
-    optimizer_bytes : tuple of int
-        What the optimizer keeps, for each unit.
-    collectives : tuple of tuple of ShardCollective
-        For each unit.
+    names, kinds, paths : list of str
+        Of the layers: names, and classes and paths of their modules.
+    parameters : dict of str to Parameter
+        All of the model's.
+    held, owned : list of list of str
+        For each layer the parameters that it holds, and those of them that it updates.
+    buffer_bytes : list of int
+        For each layer.
+    accounts : list of LayerAccount
+        What each layer keeps and computes.
+    values : list of Value
+        What goes between the layers, in and out.
+    samples, host, wall : list of Samples
+        Times by the clock that counts, of the thread that launches, by the wall clock; the latter two may be empty.
+    optimizer_bytes : list of int
+        What the optimizer keeps, for each layer.
 
     Examples
     --------
-    >>> cut = Cut(units=(), feeds=(), outputs=(), loss="")
-    >>> Point(microbatch=2, cut=cut, account=Account()).tensor_parallel
+    >>> Point(microbatch=2, names=["a"], kinds=["Linear"]).tensor_parallel
     1
     """
 
     microbatch: int
     tensor_parallel: int = 1
-    cut: Cut
-    parameters: Mapping[str, Parameter] | None = None
-    frozen: frozenset[str] = frozenset()
-    buffer_bytes: Mapping[str, int] | None = None
-    account: Account
-    measured: Measured | None = None
-    optimizer_bytes: tuple[int, ...] = ()
-    collectives: tuple[tuple[ShardCollective, ...], ...] = ()
+    names: list[str]
+    kinds: list[str]
+    paths: list[str] = field(default_factory=list)
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+    held: list[list[str]] = field(default_factory=list)
+    owned: list[list[str]] = field(default_factory=list)
+    buffer_bytes: list[int] = field(default_factory=list)
+    accounts: list[LayerAccount] = field(default_factory=list)
+    values: list[Value] = field(default_factory=list)
+    samples: list[Samples] = field(default_factory=list)
+    host: list[Samples] = field(default_factory=list)
+    wall: list[Samples] = field(default_factory=list)
+    check: StepCheck | None = None
+    optimizer_bytes: list[int] = field(default_factory=list)
+    collectives: list[list[ShardCollective]] = field(default_factory=list)
     fidelity: Fidelity = Fidelity.MEASURED
+    notes: list[str] = field(default_factory=list)
 
 
-def measure_point(
-    example: Example,
-    microbatch: int,
-    *,
-    device: str,
-    depth: int | str,
-    optimizer: str,
-    threads: int,
-    repeats: int,
-    warmup: int,
-) -> Point:
-    """Capture, account for and time one example on a device.
-
-    Raises
-    ------
-    MpsimError
-        The model cannot be exported, its graph does not compute what the model does, or its loss is not finite.
-    """
-    example = on_device(example, device)
-    with _kept(example.model):
-        cut = capture(example, depth)
-        parameters, buffers = state_of(example)
-        feeds = dict(zip(cut.feeds, flat_inputs(example), strict=True))
-        feeds.pop("", None)
-        _check_same(example, cut, feeds)
-        found = account(cut, feeds, parameters, buffers)
-        updates = Updates(optimizer, owned_parameters(cut), parameters)
-        clock = clock_for(torch.device(device).type, threads)
-        measured = measure(example, cut, feeds, parameters, updates, clock, repeats=repeats, warmup=max(1, warmup))
-        kept = tuple(updates.state_bytes(i) for i in range(len(cut.units)))
-        for parameter in parameters.values():
-            parameter.grad = None
-    return replace(describe(example, cut, microbatch, found), measured=measured, optimizer_bytes=kept)
-
-
-def describe(example: Example, cut: Cut, microbatch: int, found: Account) -> Point:
-    """Return a point without times, holding no tensor of the model.
+def described(calls: Sequence[Call], account: Account, model: torch.nn.Module, microbatch: int) -> Point:
+    """Return a point without times: what an account found, and which layer holds what.
 
     Examples
     --------
-    >>> example = Example(model=torch.nn.Linear(4, 2), inputs=(torch.ones(3, 4),))
-    >>> describe(example, capture(example), 3, Account()).parameters["bias"].bytes
-    8
+    >>> model = torch.nn.Linear(4, 2)
+    >>> account = Account(1, dict(model.named_parameters()), {}, {})
+    >>> described([Call("Linear", "", model)], account, model, 3).held
+    [['weight', 'bias']]
     """
-    parameters, buffers = state_of(example)
-    return Point(
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    paths = [call.path for call in calls]
+    held = held_by(parameters, [a.parameters for a in account.layers], [a.gradients for a in account.layers], paths)
+    buffered = owners(held_by(buffers, [a.buffers for a in account.layers], [[] for _ in calls], paths))
+    point = Point(
         microbatch=microbatch,
-        cut=replace(cut, units=tuple(replace(unit, module=None) for unit in cut.units)),
+        names=[call.name for call in calls],
+        kinds=[type(call.module).__name__ for call in calls],
+        paths=paths,
         parameters={name: _parameter(name, value) for name, value in parameters.items()},
-        frozen=frozenset(name for name, value in parameters.items() if not value.requires_grad),
-        buffer_bytes={name: value.nbytes for name, value in buffers.items()},
-        account=found,
+        held=held,
+        owned=owners(held),
+        buffer_bytes=[sum(_nbytes(buffers[name]) for name in names) for names in buffered],
+        accounts=account.layers,
+        values=account.values,
     )
+    _note_unread(point, parameters, account)
+    for name in account.dropped:
+        point.notes.append(f"{name} in the model's output is no tensor: it was dropped, and goes to no other layer")
+    return point
 
 
 def _parameter(name: str, value: Any) -> Parameter:
     return Parameter(name=name, shape=tuple(value.shape), dtype=str(value.dtype).removeprefix("torch."))
 
 
-def state_of(example: Example) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the model's parameters and buffers by name, each tied one once.
+def _nbytes(tensor: Any) -> int:
+    return int(tensor.numel() * tensor.element_size())
 
-    Examples
-    --------
-    >>> parameters, buffers = state_of(Example(model=torch.nn.BatchNorm1d(2), inputs=()))
-    >>> list(parameters), list(buffers)
-    (['weight', 'bias'], ['running_mean', 'running_var', 'num_batches_tracked'])
+
+def _note_unread(point: Point, parameters: Mapping[str, Any], account: Account) -> None:
+    read = {name for layer in account.layers for name in (*layer.parameters, *layer.gradients)}
+    unread = [name for name in parameters if name not in read]
+    if unread:
+        size = sum(_nbytes(parameters[name]) for name in unread)
+        more = f" and {len(unread) - 3} more" if len(unread) > 3 else ""
+        point.notes.append(
+            f"{len(unread)} parameter{'s' * (len(unread) > 1)} of {size} bytes not read in the step:"
+            f" {', '.join(unread[:3])}{more}"
+        )
+
+
+def measured_point(
+    step: Step,
+    feeds: Mapping[str, Any],
+    microbatch: int,
+    *,
+    depth: int | str,
+    optimizer: str,
+    threads: int,
+    repeats: int,
+    warmup: int,
+    each: Callable[[], None] = lambda: None,
+) -> Point:
+    """Watch, judge and time a step.
+
+    Parameters
+    ----------
+    step : Step
+        On the device where it is measured; its model is given back as it was found.
+    feeds : mapping of str to torch.Tensor
+        What the model is fed, by name.
+    microbatch : int
+        Samples in it.
+    depth : int or "auto"
+        How many modules deep layers lie.
+    optimizer : str
+        Whose update is timed; a step of its user's own has its own.
+    threads, repeats, warmup : int
+        Compute threads, repetitions kept, and rounds before them.
+    each : callable
+        Called after each round.
+
+    Raises
+    ------
+    MpsimError
+        There is no layer, the loss is not finite, or the model takes another path each time.
     """
-    return dict(example.model.named_parameters()), dict(example.model.named_buffers())
+    model = step.model
+    with put_back(model) as restore:
+        if not step.own and not model.training:
+            model.train()
+        calls, plain = _plain(step, depth)
+        restore()
+        account = _accounted(step, calls, feeds)
+        restore()
+        point = described(calls, account, model, microbatch)
+        parameters = dict(model.named_parameters())
+        trained = [parameters[name] for names in point.owned for name in names if parameters[name].requires_grad]
+        if not step.own and trained:
+            step.optimizer = OPTIMIZERS[optimizer](trained)
+        device = trained[0].device.type if trained else next(model.parameters()).device.type
+        clock = clock_for(device, threads)
+        accumulating = {
+            i: [parameters[name] for name in names if name in plain.gradient_norms]
+            for i, names in enumerate(point.owned)
+        }
+        inputs = _can_repeat(step, calls, point)
+        rounds = measure(
+            step, calls, clock, accumulating, repeats=repeats, warmup=max(0, warmup - 1), inputs=inputs, each=each
+        )
+        _times(point, rounds, step, optimizer, clock, inputs)
+        point.check = StepCheck(
+            microbatch=microbatch,
+            whole_s=tuple(_digits(one.whole_s) for one in rounds),
+            layers_s=tuple(_digits(one.layers_s(clock.two)) for one in rounds),
+            differences=differences(plain, account),
+        )
+        for parameter in parameters.values():
+            parameter.grad = None
+    return point
 
 
-def on_device(example: Example, device: str) -> Example:
-    """Return the example with its model and batch on a device.
+def _digits(seconds: float) -> float:
+    return float(f"{seconds:.4g}")
 
-    Examples
-    --------
-    >>> on_device(Example(model=torch.nn.Linear(1, 1), inputs=(torch.ones(1, 1),)), "cpu").inputs[0].device.type
-    'cpu'
-    """
 
-    def move(value: Any) -> Any:
-        return value.to(device) if isinstance(value, torch.Tensor) else value
+def _plain(step: Step, depth: int | str) -> tuple[tuple[Call, ...], PlainStep]:
+    """Run a plain step: it tells the layers, and judges."""
+    model = step.model
+    from_one_seed()
+    with judging(dict(model.named_parameters()), dict(model.named_buffers())) as plain:
+        calls = calls_of(model, step, depth)
+    if step.own and not plain.gradient_norms:
+        raise MpsimError("the step left no gradient: it calls no backward, or its backward reaches no parameter")
+    if not step.own and plain.gradient_norms and not math.isfinite(plain.loss):
+        raise MpsimError(f"the loss of {type(model).__name__} is {plain.loss}: give a batch and a loss that are finite")
+    _drop_gradients(model)
+    return calls, plain
 
+
+def _accounted(step: Step, calls: Sequence[Call], feeds: Mapping[str, Any]) -> Account:
+    model, counter = step.model, Roofline()
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    account = Account(len(calls), parameters, buffers, feeds, lambda: counter.flops)
+    from_one_seed()
+    with account, counter:
+        Watch(model, calls, account).run(step)
+    _drop_gradients(model)
+    return account
+
+
+def _drop_gradients(model: torch.nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.grad = None
+
+
+def _can_repeat(step: Step, calls: Sequence[Call], point: Point) -> bool:
+    """Whether backward can run twice over one graph; a reentrant checkpoint's cannot."""
+    try:
+        from_one_seed()
+        Watch(step.model, calls, _Deaf(), inputs=True).run(step)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        point.notes.append(f"backward could not be timed for inputs alone, and is given to them whole: {reason[:160]}")
+        _drop_gradients(step.model)
+        return False
+    return True
+
+
+class _Deaf:
+    """A listener that does nothing."""
+
+    def at(self, phase: str, layer: int) -> None: ...
+
+    def graph(self, graph: Any) -> None: ...
+
+    def returned(self, output: Any) -> None: ...
+
+
+def _times(point: Point, rounds: list[Round], step: Step, optimizer: str, clock: Any, inputs: bool) -> None:
+    """Give a point its samples by each clock, and the bytes that the optimizer keeps."""
+    parameters = dict(step.model.named_parameters())
+    owned = [[parameters[name] for name in names if parameters[name].requires_grad] for names in point.owned]
+    sizes = [(len(items), sum(item.nbytes for item in items)) for items in owned]
+    if step.optimizer is None:
+        rates = [(0.0, 1.0), (1.0, 0.0)] if clock.two else [(0.0, 1.0)] * len(clock.names)
+        point.optimizer_bytes = [0 for _ in owned]
+    elif step.own:
+        rates = [(0.0, 1.0), (1.0, 0.0)] if clock.two else [(0.0, 1.0)] * len(clock.names)
+        point.optimizer_bytes = [state_bytes(step.optimizer, items) for items in owned]
+    else:
+        point.optimizer_bytes = [state_bytes(step.optimizer, items) for items in owned]
+        rates = update_rates(optimizer, step.optimizer, clock)
+    lists = [samples_of(rounds, len(owned), i, shares(sizes, rates[i]), inputs) for i in range(len(clock.names))]
+    point.samples = lists[0]
+    if clock.two:
+        point.host = lists[1]
+    elif len(lists) > 1:
+        point.wall = lists[1]
+
+
+def on_device(example, device):
+    from dataclasses import replace
+
+    from torch.utils import _pytree as pytree
+
+    move = lambda v: v.to(device) if isinstance(v, torch.Tensor) else v
     return replace(
         example,
         model=example.model.to(device),
         inputs=pytree.tree_map(move, tuple(example.inputs)),
         keywords=pytree.tree_map(move, dict(example.keywords)),
-        target=move(example.target),
+        target=pytree.tree_map(move, example.target),
     )
-
-
-@contextlib.contextmanager
-def _kept(model: torch.nn.Module) -> Iterator[None]:
-    """Leave a model as it was found: mode, running statistics, gradients; the generator of random numbers too."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    try:
-        if not model.training:
-            model.train()
-        for parameter, _ in gradients:
-            parameter.grad = None
-        with torch.random.fork_rng():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-
-
-def _check_same(example: Example, cut: Cut, feeds: Mapping[str, Any]) -> None:
-    """Refuse a graph that does not compute the model's loss: its times would be another model's."""
-
-    def whole() -> float:
-        output = example.model(*example.inputs, **example.keywords)
-        return float((example.loss or default_loss)(output, example.target))
-
-    def layered() -> float:
-        values = dict(feeds)
-        for unit in cut.units:
-            forward(unit, values)
-        return float(values[cut.loss])
-
-    expected, found = _from_one_seed(whole), _from_one_seed(layered)
-    same = math.isclose(expected, found, rel_tol=1e-2, abs_tol=1e-4)
-    if math.isfinite(expected) and not same and not _draws_random_numbers(cut):
-        raise MpsimError(
-            f"the exported graph of {type(example.model).__name__} gives loss {found:.6g}, the model {expected:.6g}:"
-            " its forward takes another path when exported (a test of torch.compiler.is_compiling?)"
-        )
-
-
-def _from_one_seed(run: Callable[[], float]) -> float:
-    torch.manual_seed(0)
-    with torch.no_grad():
-        return run()
-
-
-def _draws_random_numbers(cut: Cut) -> bool:
-    """Whether any operation draws random numbers: in another order they give another loss."""
-    tags = [getattr(node.target, "tags", ()) for unit in cut.units for node in unit.module.graph.nodes]
-    return any(torch.Tag.nondeterministic_seeded in item for item in tags)

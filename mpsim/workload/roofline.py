@@ -1,66 +1,208 @@
-"""The roofline of a device: what an operation takes at least, by its FLOPs, the bytes that it moves and its type."""
+"""The roofline of a device: what a model's operations would cost there, as the clock of a run that computes nothing.
+
+Every operation that reaches the device is charged
+
+    max(FLOPs / (peak · matmul_fraction), bytes read and written / memory bandwidth) + kernel floor
+
+(https://doi.org/10.1145/1498765.1498785). Views are free. Only PyTorch's own fused kernels are known; caches, overlap
+and the making of eight- and four-bit operands are not modelled.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass_type
 
 from mpsim.errors import MpsimError
+from mpsim.workload.device_spec import DeviceSpec
+from mpsim.workload.flops import looks_like_products
+from mpsim.workload.operators import Operator, learn, moved_bytes, tensors_of
 
-__all__ = ["DeviceSpec"]
+__all__ = ["DeviceSpec", "Roofline"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceSpec:
-    """What the roofline of a device is made of.
+# Which function they run, or how often, values decide: on fake tensors each function is charged once.
+_BY_VALUES = {"cond", "while_loop", "scan", "associative_scan", "map_impl"}
+_LINEAR = {"mm", "addmm", "_addmm_activation", "linear", "mkldnn_linear", "_grouped_mm"}
+_HALF = ("bfloat16", "float16")
+_COMPLEX = {"complex32": "float16", "complex64": "float32", "complex128": "float64"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Charge:
+    flops: int
+    seconds: float
+    uncounted: str  # what to call it where FLOPs should be counted and are not
+    unpriced: int  # FLOPs in a dtype without a peak
+
+
+class Roofline(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
+    """Charge every operation that reaches the device; without a device, count FLOPs alone.
+
+    Enter it inside of a ``FakeTensorMode``, or over real tensors. An operator that cannot be counted never stops a run:
+    it is costed by its bytes and stands in `uncounted`. Causality is not subtracted from attention.
+
+    Parameters
+    ----------
+    spec : DeviceSpec, optional
+        The device; without one `seconds` stays 0.
 
     Attributes
     ----------
-    name : str
-        Such as ``"h100-sxm"``.
-    peak_flops_per_s : mapping of str to float
-        By dtype: ``{"bfloat16": 989e12, "float32": 67e12}``.
-    matmul_fraction : float
-        The part of the peak that large matrix products reach.
-    memory_bytes_per_s : float
-        Bandwidth of the device's memory.
-    memory_bytes : int
-        Its size; 0 if unknown.
-    kernel_floor_s : float
-        What a kernel costs however small it is.
+    seconds : float
+        Charged so far: a clock.
+    flops, kernels : int
+        Counted so far.
+    uncounted : dict of str to int
+        How often each operator was called whose FLOPs should count and could not.
 
     Examples
     --------
-    >>> DeviceSpec(name="toy", peak_flops_per_s={"float32": 1e12}, memory_bytes_per_s=1e11).kernel_floor_s
-    5e-06
+    >>> spec = DeviceSpec(name="toy", peak_flops_per_s={"float32": 1e9}, memory_bytes_per_s=1e9, kernel_floor_s=0.0)
+    >>> with Roofline(spec) as roofline:
+    ...     product = torch.ones(2, 3) @ torch.ones(3, 4)
+    >>> roofline.flops, roofline.kernels, roofline.uncounted
+    (48, 3, {})
     """
 
-    name: str
-    peak_flops_per_s: Mapping[str, float]
-    matmul_fraction: float = 0.7
-    memory_bytes_per_s: float
-    memory_bytes: int = 0
-    kernel_floor_s: float = 5e-6
+    supports_higher_order_operators = True
 
-    def __post_init__(self) -> None:
-        for what, value in (("memory_bytes_per_s", self.memory_bytes_per_s), ("matmul_fraction", self.matmul_fraction)):
-            if not value > 0:
-                raise MpsimError(f"device {self.name!r}: {what} is {value}, expected more than 0")
-        if any(not value > 0 for value in self.peak_flops_per_s.values()):
-            raise MpsimError(f"device {self.name!r}: a peak of {min(self.peak_flops_per_s.values())} FLOP/s")
+    def __init__(self, spec: DeviceSpec | None = None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.seconds = 0.0
+        self.flops = 0
+        self.kernels = 0
+        self.uncounted: dict[str, int] = {}
+        self._unpriced = 0
+        self._operators: dict[Any, Operator] = {}
+        self._charges: dict[Any, _Charge] = {}
 
-    def seconds(self, flops: float, moved_bytes: float, dtype: str) -> float:
-        """Return what one operation costs.
+    def check(self) -> None:
+        """Refuse costs of which more than a hundredth of the FLOPs are in a dtype whose peak the device lacks.
 
         Raises
         ------
         MpsimError
-            It computes in a type whose peak is not given.
+            It names the dtypes.
         """
-        compute_s = 0.0
-        if flops:
-            if dtype not in self.peak_flops_per_s:
-                known = ", ".join(self.peak_flops_per_s)
-                raise MpsimError(f"device {self.name!r} has no peak for {dtype}, only for {known}: give one")
-            compute_s = flops / (self.peak_flops_per_s[dtype] * self.matmul_fraction)
-        return max(compute_s, moved_bytes / self.memory_bytes_per_s) + self.kernel_floor_s
+        if self.spec is not None and self._unpriced > 0.01 * self.flops:
+            lacking = sorted({name.partition(" in ")[2] for name in self.uncounted if " in " in name})
+            raise MpsimError(
+                f"device {self.spec.name!r} has no peak for {', '.join(lacking)}, in which the model does"
+                f" {self._unpriced / self.flops:.0%} of its FLOPs, only for {', '.join(self.spec.peak_flops_per_s)}:"
+                " give one, or trace at another precision"
+            )
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        operator = self._operators.get(func)
+        if operator is None:
+            operator = self._operators[func] = learn(func)
+        if isinstance(func, torch._ops.HigherOrderOperator):
+            result = self._higher_order(func, operator, args, kwargs)
+        elif operator.free:
+            return func(*args, **kwargs)
+        elif any(map(_is_wrapper, types)):
+            return NotImplemented  # it does its work by operators on what it wraps, and these come here
+        elif operator.composite:
+            with self:
+                return func.decompose(*args, **kwargs)
+        else:
+            result = func(*args, **kwargs)
+        if not operator.free:
+            self._charge(operator, func, args, kwargs, result)
+        return result
+
+    def _higher_order(self, func: Any, operator: Operator, args: Any, kwargs: Any) -> Any:
+        """Run an operator that takes functions, with what these do charged as often as they are run."""
+        if operator.count is not None:
+            return func(*args, **kwargs)
+        if operator.name in _BY_VALUES and any(hasattr(item, "fake_mode") for item in tensors_of([*args])):
+            self.uncounted[operator.name] = self.uncounted.get(operator.name, 0) + 1
+        return func(*map(self._charging, args), **{name: self._charging(item) for name, item in kwargs.items()})
+
+    def _charging(self, item: Any) -> Any:
+        if not callable(item) or isinstance(item, torch.Tensor | type):
+            return item
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return item(*args, **kwargs)
+
+        return run
+
+    def _charge(self, operator: Operator, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        key = (func, _key(args), _key(kwargs.values()), *kwargs) if operator.remembered else None
+        try:
+            charge = self._charges.get(key)
+        except TypeError:  # a size that is not known yet has no hash
+            charge = key = None
+        if charge is None:
+            charge = self._cost(operator, args, kwargs, result)
+            if key is not None:
+                self._charges[key] = charge
+        self.seconds += charge.seconds
+        self.flops += charge.flops
+        self.kernels += 1
+        if charge.uncounted:
+            self.uncounted[charge.uncounted] = self.uncounted.get(charge.uncounted, 0) + 1
+            self._unpriced += charge.unpriced
+
+    def _cost(self, operator: Operator, args: Any, kwargs: Any, result: Any) -> _Charge:
+        flops, uncounted = 0, operator.name if operator.count is None and looks_like_products(operator.name) else ""
+        if operator.count is not None:
+            try:
+                flops = operator.count(args, kwargs, result)
+            except Exception:  # whatever a formula meets that it was not written for
+                uncounted = operator.name
+        if self.spec is None:
+            return _Charge(flops, 0.0, uncounted, 0)
+        dtype = _dtype(args, kwargs)
+        work = 4 * flops if dtype in _COMPLEX else flops  # a complex product is four real ones, counted as one
+        dtype = _COMPLEX.get(dtype, dtype)
+        if operator.word in _LINEAR and dtype in _HALF and self.spec.linear_dtype:
+            dtype = self.spec.linear_dtype
+        unpriced = 0
+        if flops and dtype not in self.spec.peak_flops_per_s:
+            work, unpriced, uncounted = 0, flops, f"{operator.name} in {dtype}"
+        try:
+            moved = moved_bytes(operator, args, kwargs, result)
+        except Exception:  # sizes that depend on values that are not there
+            moved, uncounted = 0, uncounted or operator.name
+        return _Charge(flops, self.spec.seconds(work, moved, dtype), uncounted, unpriced)
+
+
+@cache
+def _is_wrapper(kind: Any) -> bool:
+    return kind is not torch.Tensor and is_traceable_wrapper_subclass_type(kind)
+
+
+def _key(values: Any) -> tuple[Any, ...]:
+    """Return what of the arguments decides what a call costs."""
+    key: list[Any] = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            if value.layout is not torch.strided:
+                key.append([])  # has no hash: how many elements it holds is in its values, and is not remembered
+            else:
+                key += (value.dtype, value.shape, value.stride())
+        elif isinstance(value, list | tuple):
+            key.append(_key(value))
+        elif value is None or isinstance(value, int | float | str | torch.dtype | torch.SymInt | torch.SymFloat):
+            key.append(value)
+        else:
+            key.append(type(value))
+    return tuple(key)
+
+
+def _dtype(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """Return in what an operation computes: the first floating type among its arguments."""
+    kinds = [item.dtype for item in tensors_of([*args, *kwargs.values()])]
+    floating = [kind for kind in kinds if kind.is_floating_point or kind.is_complex]
+    return str((floating or kinds or [""])[0]).removeprefix("torch.")

@@ -1,9 +1,8 @@
-"""One tensor-parallel rank as a point of a trace: its units, and the collectives that each of them makes."""
+"""One tensor-parallel rank as a point of a trace: its layers, and the collectives that each of them makes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from mpsim.errors import MpsimError
 from mpsim.workload.example import Example
@@ -24,11 +23,11 @@ def sharded(example: Example, ranks: int, make: Callable[[Example], Point]) -> P
     """
     local = local_shard(example, ranks)
     point = make(local.example)
-    names = [unit.name for unit in point.cut.units]
-    found: list[list[ShardCollective]] = [[] for _ in names]
+    point.tensor_parallel = ranks
+    point.collectives = [[] for _ in point.names]
     for item in local.collectives:
-        found[_owner(item.module, names)].append(_collective(item))
-    return replace(point, tensor_parallel=ranks, collectives=tuple(tuple(items) for items in found))
+        point.collectives[_owner(item.module, point.names)].append(_collective(item))
+    return point
 
 
 def _owner(module: str, names: list[str]) -> int:

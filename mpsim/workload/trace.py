@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpsim.errors import MpsimError
 from mpsim.workload.allocator import keep_freed_memory
+from mpsim.workload.rounds import Rounds
 from mpsim.workload.source import Source, factory_source, module_source, resolve_model
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from mpsim.workload.analytical import DeviceSpec
     from mpsim.workload.example import Example
-    from mpsim.workload.model import Workload
+    from mpsim.workload.model import Tensor, Workload
     from mpsim.workload.point import Point
 
 __all__ = ["trace"]
@@ -111,27 +112,27 @@ def trace(
     _check_request(sizes, shards, repeats, warmup, threads)
     where = _device(device)
     reference = source.default_batch if source.default_batch in sizes else max(sizes)
-    say = progress or (lambda _: None)
+    rounds = Rounds(source.name, [(size, ranks) for ranks in shards for size in sizes], repeats + max(0, warmup - 1))
     if analytical is not None:
         from mpsim.workload.analytical import analytical_point
 
         def point(size: int, ranks: int) -> Point:
-            say(f"{source.name}: roofline of micro-batch {size}, tp={ranks}")
             return analytical_point(source, size, ranks, analytical, depth=depth, optimizer=optimizer)
     else:
         _check_fits(source, min(sizes), where, optimizer)
 
         def point(size: int, ranks: int) -> Point:
-            say(f"{source.name}: measuring micro-batch {size}, tp={ranks} on {where}")
-            return _measured_point(
-                source, size, ranks, device=where, depth=depth, optimizer=optimizer, threads=threads, repeats=repeats,
-                warmup=warmup,
+            return _measured(
+                source, size, ranks, where, depth=depth, optimizer=optimizer, threads=threads, repeats=repeats,
+                warmup=warmup, each=rounds.one,
             )  # fmt: skip
 
-    with _threads(threads), keep_freed_memory():
-        points = [point(size, ranks) for ranks in shards for size in sizes]
-        other = _other_shapes(source, points, reference, depth)
-    return _workload(source, points, other, reference, where, threads, optimizer, dataset_samples, analytical)
+    with _threads(threads), keep_freed_memory(), rounds:
+        points = _whole_points(point, rounds, progress)
+    at = {one.microbatch for one in points if one.tensor_parallel == 1}
+    reference = reference if reference in at else max(at)
+    tensors = _tensors(source, points, reference)
+    return _workload(source, points, tensors, reference, where, threads, optimizer, dataset_samples, analytical)
 
 
 def _need_torch() -> None:
@@ -183,20 +184,41 @@ def _device(device: str | None) -> str:
     return device
 
 
-def _measured_point(source: Source, size: int, ranks: int, **how: Any) -> Point:
-    from mpsim.workload.point import measure_point, on_device
+def _whole_points(
+    point: Callable[[int, int], Point], rounds: Rounds, progress: Callable[[str], None] | None
+) -> list[Point]:
+    """Return all points, or where Ctrl-C ends it those that are whole, so far as they make a workload."""
+    points: list[Point] = []
+    for size, ranks in rounds.points:
+        rounds.at(size, ranks, progress)
+        try:
+            points.append(point(size, ranks))
+        except KeyboardInterrupt:
+            if not any(one.tensor_parallel == 1 for one in points):
+                raise
+            missing = len(rounds.points) - len(points)
+            points[0].notes.append(f"interrupted: {missing} of {len(rounds.points)} points are missing")
+            break
+    return points
+
+
+def _measured(source: Source, size: int, ranks: int, where: str, **how: Any) -> Point:
+    from mpsim.workload.feeds import feeds_of
+    from mpsim.workload.point import measured_point, on_device
     from mpsim.workload.sharding import sharded
+    from mpsim.workload.step import step_of
+
+    def measured(example: Example) -> Point:
+        return measured_point(step_of(example), feeds_of(example), size, **how)
 
     try:
-        example = on_device(build(source, size), how["device"])
-        if ranks == 1:
-            return measure_point(example, size, **how)
-        return sharded(example, ranks, lambda local: measure_point(local, size, **how))
+        example = on_device(build(source, size), where)
+        return measured(example) if ranks == 1 else sharded(example, ranks, measured)
     except MpsimError:
         raise
     except Exception as error:  # such as memory that runs out
-        what = f"{source.name} at micro-batch {size}, tp={ranks} failed on {how['device']}"
-        raise MpsimError(f"{what}: {type(error).__name__}: {_first_line(error)}; try a smaller micro-batch") from error
+        what = f"{source.name} at micro-batch {size}, tp={ranks} failed on {where}"
+        raise MpsimError(f"{what}: {type(error).__name__}: {_first_line(error)}") from error
 
 
 def build(source: Source, size: int) -> Example:
@@ -252,20 +274,27 @@ def _check_fits(source: Source, size: int, device: str, optimizer: str) -> None:
         )
 
 
-def _other_shapes(source: Source, points: list[Point], reference: int, depth: int | str) -> Point:
-    """Return a point at another micro-batch than the reference; if none was measured, one of shapes alone."""
+def _tensors(source: Source, points: list[Point], reference: int) -> tuple[Tensor, ...]:
+    """Return the tensors between layers, their batch dimensions by the shapes at another micro-batch."""
+    from mpsim.workload.assemble import tensors_of
     from mpsim.workload.fake import shape_point
 
+    at = [point for point in points if point.microbatch == reference]
+    whole = next(point for point in at if point.tensor_parallel == 1)
+    shards = [point for point in at if point.tensor_parallel > 1]
     for point in points:
         if point.tensor_parallel == 1 and point.microbatch != reference:
-            return point
-    return shape_point(source, 2 * reference, depth)
+            return tensors_of(whole, point, shards)
+    try:
+        return tensors_of(whole, shape_point(source, 2 * reference, whole), shards)
+    except Exception:  # it cannot be built, or is another model, at a size that nobody asked for
+        return tensors_of(whole, None, shards)
 
 
 def _workload(
     source: Source,
     points: list[Point],
-    other: Point,
+    tensors: tuple[Tensor, ...],
     reference: int,
     device: str,
     threads: int,
@@ -273,26 +302,25 @@ def _workload(
     dataset_samples: int,
     analytical: DeviceSpec | None,
 ) -> Workload:
-    from mpsim.workload.assemble import layers_of, step_checks, tensors_of
+    from mpsim.workload.assemble import layers_of
     from mpsim.workload.clock import clock_for
     from mpsim.workload.machine import device_name, provenance
     from mpsim.workload.model import Workload
 
     kind = device.split(":")[0]
-    at = [point for point in points if point.microbatch == reference]
-    whole = next(point for point in at if point.tensor_parallel == 1)
     run = analytical is None
     return Workload(
         name=source.name,
         layers=layers_of(points),
-        tensors=tensors_of(whole, other, [point for point in at if point.tensor_parallel > 1]),
+        tensors=tensors,
         microbatch=reference,
         device=device_name(device) if analytical is None else analytical.name,
         clock=clock_for(kind, threads).names[0] if run else "given",
         threads=threads if run and kind == "cpu" else 0,
         optimizer=optimizer,
         dataset_samples=dataset_samples or source.dataset_samples,
-        checks=step_checks(points),
+        checks=tuple(replace(p.check, tensor_parallel=p.tensor_parallel) for p in points if p.check is not None),
+        notes=tuple(dict.fromkeys(note for point in points for note in point.notes)),
         provenance=provenance(source.name),
     )
 

@@ -1,16 +1,17 @@
-"""The optimizer's update of a model and of each of its units, on one shared state."""
+"""The optimizer's update: one call over all that a rank owns, and each layer's share of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median
 from typing import Any
 
 import torch
 
 from mpsim.errors import unknown
-from mpsim.workload.graph import Cut
+from mpsim.workload.clock import Clock
 
-__all__ = ["OPTIMIZERS", "Updates", "optimizer_state_bytes", "owned_parameters"]
+__all__ = ["OPTIMIZERS", "optimizer_state_bytes", "shares", "state_bytes", "update_rates"]
 
 # A learning rate of zero: every operation of the update runs, and the traced model stays as it was given.
 OPTIMIZERS: dict[str, Callable[[Iterable[Any]], Any]] = {
@@ -42,69 +43,76 @@ def optimizer_state_bytes(optimizer: str, parameter_bytes: int, tensors: int = 1
     return copies * parameter_bytes + beside * tensors
 
 
-def owned_parameters(cut: Cut) -> list[tuple[str, ...]]:
-    """Return for each unit the parameters that it updates: a tied one is updated by the first unit that holds it.
-
-    Examples
-    --------
-    >>> owned_parameters(Cut(units=(), feeds=(), outputs=(), loss=""))
-    []
-    """
-    seen: set[str] = set()
-    owned = []
-    for unit in cut.units:
-        owned.append(tuple(name for name in unit.parameters if name not in seen))
-        seen.update(unit.parameters)
-    return owned
-
-
-class Updates:
-    """One optimizer over the whole model, and one over each unit, that share their state.
+def state_bytes(optimizer: Any, parameters: Sequence[Any]) -> int:
+    """Return what an optimizer keeps for some parameters, after its first update.
 
     Examples
     --------
     >>> weight = torch.nn.Parameter(torch.ones(4))
-    >>> updates = Updates("adamw", [("w",)], {"w": weight})
+    >>> optimizer = OPTIMIZERS["adamw"]([weight])
     >>> weight.grad = torch.ones(4)
-    >>> updates.whole()
-    >>> updates.state_bytes(0), weight.tolist()
+    >>> _ = optimizer.step()
+    >>> state_bytes(optimizer, [weight]), weight.tolist()
     (36, [1.0, 1.0, 1.0, 1.0])
     """
+    kept = [optimizer.state.get(parameter, {}) for parameter in parameters]
+    return sum(item.nbytes for state in kept for item in state.values() if isinstance(item, torch.Tensor))
 
-    def __init__(self, optimizer: str, owned: list[tuple[str, ...]], parameters: Mapping[str, Any]) -> None:
-        if optimizer not in OPTIMIZERS:
-            raise unknown("optimizer", optimizer, OPTIMIZERS)
-        make = OPTIMIZERS[optimizer]
-        trained = [[parameters[name] for name in names if parameters[name].requires_grad] for names in owned]
-        everything = [item for names in trained for item in names]
-        self._whole = make(everything) if everything else None
-        self._units: list[Any] = [make(names) if names else None for names in trained]
-        for unit in self._units:
-            if unit is not None and self._whole is not None:
-                unit.state = self._whole.state
 
-    def whole(self) -> None:
-        """Update all parameters, then drop their gradients."""
-        if self._whole is not None:
-            self._whole.step()
-            self._whole.zero_grad(set_to_none=True)
+def update_rates(name: str, optimizer: Any, clock: Clock, repeats: int = 5) -> list[tuple[float, float]]:
+    """Measure how an update grows: seconds for each tensor and for each byte, by each of a clock's names.
 
-    def step_unit(self, index: int) -> None:
-        """Update the parameters that one unit owns."""
-        self._units[index].step()
+    One call updates all parameters, one the smaller half of them, one the smallest alone; what a call costs
+    whatever it updates is in none of the rates.
+    """
+    everything = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    ordered = sorted(everything, key=lambda parameter: parameter.nbytes)
+    parts = [ordered, ordered[: (len(ordered) + 1) // 2], ordered[:1]]
+    measured = [[_updated(name, optimizer, part, clock) for part in parts] for _ in range(repeats + 1)][1:]
+    sizes = [(len(part), sum(parameter.nbytes for parameter in part)) for part in parts]
+    return [
+        _rates(sizes, [median(one[part][i] for one in measured) for part in range(len(parts))])
+        for i in range(len(clock.names))
+    ]
 
-    def drop_unit(self, index: int) -> None:
-        """Drop the gradients of one unit: after all are updated, as they take up memory until then."""
-        self._units[index].zero_grad(set_to_none=True)
 
-    def updates(self, index: int) -> bool:
-        """Whether a unit owns any parameter that is trained."""
-        return self._units[index] is not None
+def _updated(name: str, optimizer: Any, part: list[Any], clock: Clock) -> tuple[float, ...]:
+    """Return what updating some parameters takes, with the state that they have."""
+    own = OPTIMIZERS[name](part)
+    own.state = optimizer.state
+    for parameter in part:
+        parameter.grad = torch.zeros_like(parameter)
+    piece = clock.start(("part", len(part)))
+    own.step()
+    own.zero_grad(set_to_none=True)
+    piece = clock.end(piece)
+    clock.finish()
+    return clock.seconds(piece)
 
-    def state_bytes(self, index: int) -> int:
-        """Return what the optimizer keeps for one unit, after a first update."""
-        optimizer = self._units[index]
-        if optimizer is None or self._whole is None:
-            return 0
-        kept = [self._whole.state[item] for group in optimizer.param_groups for item in group["params"]]
-        return sum(x.nbytes for state in kept for x in state.values() if isinstance(x, torch.Tensor))
+
+def _rates(sizes: list[tuple[int, int]], seconds: list[float]) -> tuple[float, float]:
+    """Return seconds for each tensor and each byte from what all, the smaller half and one take.
+
+    Examples
+    --------
+    >>> _rates([(4, 1000), (2, 0), (1, 0)], [1.0 + 4 * 0.25 + 1000 * 0.5, 1.5, 1.25])
+    (0.25, 0.5)
+    """
+    (tensors, size), (few, small), _ = sizes
+    for_tensor = max(0.0, (seconds[1] - seconds[2]) / (few - 1)) if few > 1 else 0.0
+    rest = seconds[0] - seconds[1] - for_tensor * (tensors - few)
+    return for_tensor, max(0.0, rest / (size - small)) if size > small else 0.0
+
+
+def shares(owned: Sequence[tuple[int, int]], rates: tuple[float, float]) -> list[float]:
+    """Return each layer's share of one update, by the tensors and bytes that it owns; they add up to one.
+
+    Examples
+    --------
+    >>> shares([(1, 0), (1, 100), (0, 0)], (1.0, 0.02))
+    [0.25, 0.75, 0.0]
+    """
+    for_tensor, for_byte = rates if any(rates) else (0.0, 1.0)
+    parts = [for_tensor * tensors + for_byte * size for tensors, size in owned]
+    total = sum(parts)
+    return [part / total if total else 0.0 for part in parts]

@@ -1,0 +1,149 @@
+"""Find what a training step of its user's own trains: whatever modules and optimizers run in it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as modules
+from torch.optim import optimizer as optimizers
+
+from mpsim.errors import MpsimError
+from mpsim.workload.step import Step
+
+__all__ = ["discovered"]
+
+
+@contextlib.contextmanager
+def discovered(step: Callable[[Any], Any], batch: Any) -> Iterator[Step]:
+    """Run a step once to find what it trains, and yield it; afterwards models and optimizers are as before.
+
+    Parameters
+    ----------
+    step : callable
+        ``step(batch)`` does forward, loss, backward and update.
+    batch : object
+        What it is called with.
+
+    Raises
+    ------
+    MpsimError
+        It calls no module with parameters.
+
+    Examples
+    --------
+    >>> model = nn.Linear(2, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> def step(batch):
+    ...     model(batch).mean().backward()
+    ...     optimizer.step()
+    ...     optimizer.zero_grad()
+    >>> before = model.weight.tolist()
+    >>> with discovered(step, torch.ones(4, 2)) as found:
+    ...     found.model is model, found.optimizer is optimizer
+    (True, True)
+    >>> model.weight.tolist() == before
+    True
+    """
+    found = _Found()
+    with found.watching():
+        step(batch)
+    found.restore()
+    if not found.roots:
+        raise MpsimError("the step calls no module with parameters: there is no layer to place")
+    try:
+        yield Step(_one(found.roots), lambda: _discard(step(batch)), _together(found.optimizers), own=True)
+    finally:
+        found.restore()
+
+
+def _discard(result: Any) -> None:
+    return None
+
+
+class _Found:
+    """The outermost modules that run, and the optimizers, with their state as it was first seen."""
+
+    def __init__(self) -> None:
+        self.roots: list[nn.Module] = []
+        self.optimizers: list[Any] = []
+        self._depth = 0
+        self._tensors: list[tuple[Any, Any, Any]] = []
+        self._states: list[Any] = []
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        handles = [
+            modules.register_module_forward_pre_hook(self._enter),
+            modules.register_module_forward_hook(self._leave, always_call=True),
+            optimizers.register_optimizer_step_pre_hook(self._updates),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def restore(self) -> None:
+        with torch.no_grad():
+            for tensor, value, gradient in self._tensors:
+                tensor.copy_(value)
+                tensor.grad = gradient
+        for optimizer, state in zip(self.optimizers, self._states, strict=True):
+            optimizer.load_state_dict(copy.deepcopy(state))
+
+    def _enter(self, module: nn.Module, inputs: Any) -> None:
+        self._depth += 1
+        held = {id(one) for root in self.roots for one in root.modules()}
+        if self._depth > 1 or id(module) in held or next(module.parameters(), None) is None:
+            return
+        self.roots.append(module)
+        for tensor in (*module.parameters(), *module.buffers()):
+            if not isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+                self._tensors.append((tensor, tensor.detach().clone(), tensor.grad))
+
+    def _leave(self, *_: Any) -> None:
+        self._depth -= 1
+
+    def _updates(self, optimizer: Any, *_: Any) -> None:
+        if not any(optimizer is one for one in self.optimizers):
+            self.optimizers.append(optimizer)
+            self._states.append(copy.deepcopy(optimizer.state_dict()))
+
+
+def _one(roots: list[nn.Module]) -> nn.Module:
+    """Return the one module that runs, or one that holds them all, each by its class."""
+    if len(roots) == 1:
+        return roots[0]
+    names = [type(root).__name__ for root in roots]
+    return nn.ModuleDict(
+        {
+            name if names.count(name) == 1 else f"{name}{names[:i].count(name) + 1}": root
+            for i, (name, root) in enumerate(zip(names, roots, strict=True))
+        }
+    )
+
+
+class _Several:
+    """What is asked of an optimizer, of several."""
+
+    def __init__(self, those: list[Any]) -> None:
+        self.state = _States(those)
+
+
+class _States:
+    def __init__(self, those: list[Any]) -> None:
+        self.those = those
+
+    def get(self, parameter: Any, default: Any) -> Any:
+        return next((one.state[parameter] for one in self.those if parameter in one.state), default)
+
+
+def _together(found: list[Any]) -> Any:
+    if not found:
+        return None
+    return found[0] if len(found) == 1 else _Several(found)

@@ -1,0 +1,60 @@
+"""How far a trace has come."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+__all__ = ["Rounds"]
+
+
+class Rounds:
+    """A bar over the rounds of all points, each as long as its micro-batch is large, that says the time left.
+
+    It shows in a terminal or a notebook once a trace has taken two seconds.
+
+    Parameters
+    ----------
+    name : str
+        The model's.
+    points : sequence of (int, int)
+        Micro-batch and tensor-parallel size of each.
+    rounds : int
+        Of each point.
+
+    Examples
+    --------
+    >>> with Rounds("mine", [(4, 1), (8, 2)], 3) as rounds:
+    ...     rounds.at(4, 1, print)
+    mine: micro-batch 4, tp=1
+    """
+
+    def __init__(self, name: str, points: Sequence[tuple[int, int]], rounds: int) -> None:
+        self.name, self.points, self.rounds = name, points, rounds
+        self._weight = 0.0
+        self._bar: Any = None
+
+    def __enter__(self) -> Rounds:
+        from tqdm.auto import tqdm
+
+        shown = sys.stderr.isatty() or "ipykernel" in sys.modules
+        total = self.rounds * sum(size / ranks for size, ranks in self.points)
+        form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+        self._bar = tqdm(total=total, disable=not shown, delay=2, leave=False, desc=self.name, bar_format=form)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def at(self, size: int, ranks: int, say: Callable[[str], None] | None) -> None:
+        """A point begins."""
+        self._weight = size / ranks
+        text = f"{self.name}: micro-batch {size}, tp={ranks}"
+        self._bar.set_description_str(text, refresh=False)
+        if say is not None:
+            say(text)
+
+    def one(self) -> None:
+        """A round is done."""
+        self._bar.update(self._weight)
