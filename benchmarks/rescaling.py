@@ -87,7 +87,7 @@ def predicted(source: Row, target: str) -> float:
     cost = replace(layer.costs[0], flops=round(source.flops), fidelity=Fidelity.MEASURED)
     precision = Precision(name=source.dtype, compute="float32")
     work = replace(Workload.chain("w", [replace(layer, costs=(cost,))]), precision=precision)
-    return sum(median_s(rescaled(work, source.device, target).layers[0].costs[0])[:3])
+    return sum(median_s(rescaled(work, source.device, target).layers[0].costs[0].samples)[:3])
 
 
 def by_bound(source: Row, target: str) -> float:

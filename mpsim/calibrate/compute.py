@@ -131,7 +131,7 @@ def _layers(workload: Workload, layers_s: Mapping[str, float]) -> tuple[float, f
         _check_seconds(f"layer {name!r}", seconds)
         if name not in by_name:
             raise MpsimError(f"workload {workload.name!r} has no layer {name!r}{did_you_mean(name, by_name)}")
-        modelled_s += sum(median_s(cost_at(by_name[name], workload.microbatch))[:3])
+        modelled_s += sum(median_s(cost_at(by_name[name], workload.microbatch).samples)[:3])
     if not modelled_s:
         raise MpsimError(
             f"{', '.join(layers_s) or 'no layers'}: no time in the workload to hold against a measured one"

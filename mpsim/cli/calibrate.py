@@ -29,9 +29,9 @@ __all__ = ["calibrate"]
 def calibrate(logs: tuple[str, ...], topology: str, as_json: bool, output: str, **given: Any) -> None:
     """Fit what collectives cost on TOPOLOGY to what LOG... measured, and write it into a topology file.
 
-    LOG is the output of a program of nccl-tests, or a result of mpsim emulate. The ranks of a log are taken to be the
-    topology's first devices. Several kinds of collectives and numbers of ranks make several curves, each fitted to all
-    logs of its kind.
+    LOG is the output of a program of nccl-tests or rccl-tests (text, JSON, CSV), or a result of mpsim emulate. The
+    ranks of a log are taken to be the topology's first devices. Several kinds of collectives and numbers of ranks make
+    several curves, each fitted to all logs of its kind.
 
     With --compute, WORKLOAD has roofline costs (mpsim trace --analytical), and the devices get the speed at which they
     come to one measured step, or to measured layers.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 from mpsim.cli.answer import OUTPUTS, Answer, available, collectives_topology, coordinates, give, stage_layers
 from mpsim.cli.baseline import baseline_of, baseline_option, without_baseline
 from mpsim.cli.output import DOCUMENTS, PICTURES, check_apart, json_option, output_option
-from mpsim.cli.planning import plan_of, plan_options
+from mpsim.cli.planning import host_speed_option, plan_of, plan_options
 from mpsim.cli.read import read_pair
 from mpsim.cli.scaling import by_type_of, scaling_options, unchecked_option
 from mpsim.cli.trials import trial_options, trials_of
@@ -22,6 +23,7 @@ from mpsim.program.lower import lower
 from mpsim.program.stages import microbatch_size
 from mpsim.simulate import simulate as simulate_plan
 from mpsim.simulate import simulate_collectives
+from mpsim.simulate.launching import launch_bound
 from mpsim.topology.spec import parse_topology
 
 __all__ = ["simulate"]
@@ -37,6 +39,7 @@ __all__ = ["simulate"]
 @click.option("--collective", default="all_reduce", show_default=True, metavar="KIND", help="Of --collectives.")
 @scaling_options
 @unchecked_option
+@host_speed_option
 @trial_options
 @baseline_option
 @click.option("--processes", type=int, default=1, show_default=True, metavar="N", help="That share the trials.")
@@ -75,9 +78,9 @@ def _plan(inputs: tuple[str, ...], given: dict[str, Any]) -> Answer:
     trials = trials_of(given, batch, workload.dataset_samples)
     run = partial(
         simulate_plan, workload, topology, trials=trials.count, rng=trials.seed, variability=trials.variability,
-        by_type=by_type, unchecked=given["unchecked"], processes=given["processes"],
+        by_type=by_type, unchecked=given["unchecked"], host_speed=given["host_speed"], processes=given["processes"],
     )  # fmt: skip
-    lowering = lower(workload, topology, plan, by_type=by_type)
+    lowering = lower(workload, topology, plan, by_type=by_type, host_speed=given["host_speed"])
     baseline = baseline_of(given["baseline"], workload, batch, plan.ranks, partial(run, spans=False))
     result = run(plan, baseline=baseline)
     if given["save_plan"]:
@@ -85,6 +88,9 @@ def _plan(inputs: tuple[str, ...], given: dict[str, Any]) -> Answer:
     notes = []
     if plan.ranks < devices:
         notes.append(f"the plan uses {plan.ranks} of {devices} devices: give --dp, --pp, --tp or --strategy for more")
+    if result.launch == "eager":
+        graphs = run(replace(plan, launch="graphs"), baseline=baseline, spans=False)
+        result = replace(result, caveats=(*result.caveats, *launch_bound(result, graphs)))
     return Answer(
         result=without_baseline(result) if given["baseline"] == "none" else result,
         notes=tuple(notes),
@@ -94,7 +100,7 @@ def _plan(inputs: tuple[str, ...], given: dict[str, Any]) -> Answer:
 
 
 def _collectives(inputs: tuple[str, ...], given: dict[str, Any]) -> Answer:
-    text, notes = collectives_topology(inputs, given, (("baseline", "one"),))
+    text, notes = collectives_topology(inputs, given, (("baseline", "one"), ("host_speed", 1.0)))
     topology = parse_topology(text)
     trials = trials_of(given, 0, 0)
     result = simulate_collectives(

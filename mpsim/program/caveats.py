@@ -1,10 +1,16 @@
-"""What may make a prediction wrong, in a phrase each: what was scaled and by how much, what nobody measured."""
+"""What may make a prediction wrong, in a phrase each, what may make it most wrong first.
+
+In this order: a trace that is not the step measured beside it, times of another device, rooflines, costs of links that
+nobody measured; ``mpsim simulate`` adds a plan that hosts hold up (`mpsim.simulate.launching`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mpsim.program.devices import is_analytical
+from mpsim.result.model import Count
 from mpsim.scaling import Scaling
 from mpsim.workload.model import Fidelity, Workload
 from mpsim.workload.trust import check_trust, doubts, in_words
@@ -12,7 +18,7 @@ from mpsim.workload.trust import check_trust, doubts, in_words
 if TYPE_CHECKING:
     from mpsim.program.lower import Lowering
 
-__all__ = ["caveats", "check_point", "scalings"]
+__all__ = ["borrowed", "caveats", "check_point", "scalings"]
 
 
 def used(lowering: Lowering) -> list[Workload]:
@@ -28,7 +34,7 @@ def scalings(lowering: Lowering) -> tuple[Scaling, ...]:
 
 
 def caveats(lowering: Lowering) -> tuple[str, ...]:
-    """Return what may make the prediction of a plan wrong, in a phrase each.
+    """Return what of its costs may make the prediction of a plan wrong, in a phrase each.
 
     Examples
     --------
@@ -41,16 +47,32 @@ def caveats(lowering: Lowering) -> tuple[str, ...]:
     >>> caveats(lower(work, ring(2, link="1GB/s@0", device=Device(name="", speed=0.5)), Plan(dp=2)))
     ("scaled by the devices' speeds in the topology: 0.5",)
     """
-    found = [scaling.text for scaling in scalings(lowering)]
+    doubtful = [text for one in used(lowering) for text in map(in_words, doubts(one, *lowering.costs.point))]
+    found = [f"{Fidelity.DOUBTFUL.value}: {text}" for text in doubtful]
+    found += [scaling.text for scaling in scalings(lowering)]
     speeds = {lowering.topology.devices[device].speed for device in lowering.place}
     if speeds != {1.0}:
         spread = " to ".join(f"{speed:.3g}" for speed in sorted({min(speeds), max(speeds)}))
         found.append(f"scaled by the devices' speeds in the topology: {spread}")
-    for workload in used(lowering):
-        if is_analytical(workload):
-            found.append(f"{Fidelity.ANALYTICAL.value}: rooflines of {workload.device}, not measurements")
-        found += [f"{Fidelity.DOUBTFUL.value}: {in_words(check)}" for check in doubts(workload, *lowering.costs.point)]
+    rooflines = [one.device for one in used(lowering) if is_analytical(one)]
+    found += [f"{Fidelity.ANALYTICAL.value}: rooflines of {name}, not measurements" for name in rooflines]
     return tuple(dict.fromkeys(found))
+
+
+def borrowed(traffic: Iterable[Count]) -> tuple[str, ...]:
+    """Return a phrase for each replacement of costs of links that nobody measured, with what took them.
+
+    Examples
+    --------
+    >>> text = "not measured: nvlink5 as nvlink4, latencies x 1, bandwidths x 2"
+    >>> borrowed([Count(kind="send", axis="pp", transfers=1, payload_bytes=8, link_bytes=8, unmeasured=text)])
+    ('costs of send were not measured: nvlink5 as nvlink4, latencies x 1, bandwidths x 2',)
+    """
+    kinds: dict[str, dict[str, None]] = {}
+    for count in traffic:
+        for text in filter(None, count.unmeasured.split("; ")):
+            kinds.setdefault(text, {})[count.kind] = None
+    return tuple(f"costs of {', '.join(found)} were {text}" for text, found in kinds.items())
 
 
 def check_point(lowering: Lowering, *, unchecked: bool) -> None:

@@ -11,6 +11,7 @@ from mpsim.units import format_bytes, format_duration
 __all__ = ["caution", "format_percent", "short_notes", "summary"]
 
 MOST_DEVICES = 16  # A table of more says less than its extremes.
+_MOST_CAVEATS = 3  # Of more, a line says that there are more.
 
 _FIDELITY = {
     "measured": "every layer time was measured at the size used",
@@ -18,7 +19,7 @@ _FIDELITY = {
     "scaled": "some layer times stand for another device than they were measured on",
     "analytical": "some layer times are a roofline estimate, not a measurement",
     "given": "some times were given by hand, not measured",
-    "doubtful": "the trace's layers do not sum to the step that was measured beside them",
+    "doubtful": "the trace is not the step that was measured beside it",
 }
 
 
@@ -54,6 +55,7 @@ def summary(result: Result) -> str:
     """
     facts = [
         ("step", _step(result)),
+        ("back to back", _steady(result)),
         ("throughput", _throughput(result)),
         ("speedup", _speedup(result)),
         ("communication", _communication(result)),
@@ -73,11 +75,11 @@ def summary(result: Result) -> str:
         " costs were not measured for: extrapolated"
         for count in beyond
     ]
-    blocks += short_notes(result.notes)
+    blocks += [f"caution: {text}" for text in result.caveats[_MOST_CAVEATS:]] + short_notes(result.notes)
     return "\n\n".join(blocks)
 
 
-def caution(caveats: Sequence[str], most: int = 3) -> str:
+def caution(caveats: Sequence[str], most: int = _MOST_CAVEATS) -> str:
     """Return the line that comes before all others where something may make an answer wrong.
 
     Examples
@@ -109,6 +111,13 @@ def _step(result: Result) -> str:
     return text
 
 
+def _steady(result: Result) -> str:
+    """Return the step of many, where hosts that run ahead make it another than one alone."""
+    return (
+        f"{format_duration(result.steady_s)} a step" if result.launch == "eager" and result.steady_s is not None else ""
+    )
+
+
 def _throughput(result: Result) -> str:
     if not result.global_batch:
         return ""
@@ -135,14 +144,15 @@ def _mean_device(result: Result) -> str:
     whole = result.step_s * len(result.devices)
     if not whole:
         return ""
-    sums = {"compute": 0.0, "exposed communication": 0.0}
+    sums: dict[str, float] = {}
     for device in result.devices:
         idle = {"idle": device.idle_s}
         if device.bubble_s is not None:
             # Where transfers fill part of the bubble, the idle part of it is all that can be listed beside them.
             bubble_s = min(device.bubble_s, device.idle_s)
             idle = {"idle in the bubble": bubble_s, "other idle": device.idle_s - bubble_s}
-        parts = {"compute": device.compute_s, "exposed communication": device.exposed_communication_s} | idle
+        parts = {"compute": device.compute_s, "exposed communication": device.exposed_communication_s}
+        parts |= ({"exposed launch": device.exposed_launch_s} if result.launch == "eager" else {}) | idle
         sums |= {name: sums.get(name, 0.0) + seconds for name, seconds in parts.items()}
     return ", ".join(f"{name} {format_percent(seconds / whole)}" for name, seconds in sums.items())
 
@@ -204,6 +214,7 @@ _Column = tuple[str, Callable[[DeviceUse], float], Callable[[float], str]]
 _COLUMNS: tuple[_Column, ...] = (
     ("compute", lambda device: device.compute_s, format_duration),
     ("exposed comm.", lambda device: device.exposed_communication_s, format_duration),
+    ("exposed launch", lambda device: device.exposed_launch_s, format_duration),
     ("idle", lambda device: device.idle_s, format_duration),
     ("bubble", lambda device: device.bubble_s or 0.0, format_duration),
     ("peak memory", lambda device: device.memory.peak_bytes, format_bytes),
@@ -214,6 +225,7 @@ _COLUMNS: tuple[_Column, ...] = (
 def _columns(result: Result) -> list[_Column]:
     """Return the columns of which something is known."""
     unknown = {"bubble"} if any(device.bubble_s is None for device in result.devices) else set()
+    unknown |= set() if result.launch == "eager" else {"exposed launch"}
     if not _knows_memory(result):
         unknown |= {"peak memory", "capacity"}
     return [column for column in _COLUMNS if column[0] not in unknown]

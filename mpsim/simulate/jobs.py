@@ -11,7 +11,8 @@ from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
 from mpsim.plan.model import Plan, check_size
-from mpsim.program.caveats import caveats, check_point
+from mpsim.program.account import account_traffic
+from mpsim.program.caveats import borrowed, caveats, check_point
 from mpsim.program.devices import scaled_by_type
 from mpsim.program.lower import Lowering, lower
 from mpsim.program.model import Program, Stream, Task, Timing
@@ -259,6 +260,6 @@ def _result(one: _Laid, ends: Sequence[float]) -> JobResult:
         least_step_s=min(lasted),
         most_step_s=max(lasted),
         steps=len(ends),
-        caveats=caveats(one.lowering),
+        caveats=(*caveats(one.lowering), *borrowed(account_traffic(one.program))),
         notes=one.lowering.costs.remarks(one.lowering.topology.devices[device] for device in one.place),
     )

@@ -11,10 +11,12 @@ from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
 from mpsim.plan.model import Plan, check_size
 from mpsim.program.account import account_devices, account_traffic, spans_of
-from mpsim.program.caveats import caveats, check_point, scalings
+from mpsim.program.caveats import borrowed, caveats, check_point, scalings
 from mpsim.program.devices import scaled_by_type
 from mpsim.program.draws import Draw, Seed, Variability, seed_of
 from mpsim.program.lower import lower
+from mpsim.program.model import Program
+from mpsim.program.repeat import in_a_row
 from mpsim.program.stages import microbatch_size
 from mpsim.result.model import Result, Spans
 from mpsim.result.statistics import middle
@@ -26,6 +28,9 @@ from mpsim.workload.model import Workload
 
 __all__ = ["Label", "play", "simulate"]
 
+# By the third step a host has run as far ahead as it ever will.
+_STEPS = 4
+
 
 class Label(NamedTuple):
     """What a result says of where it comes from."""
@@ -36,6 +41,7 @@ class Label(NamedTuple):
     baseline: str = ""
     fidelity: str = "given"
     measured_on: str = ""
+    launch: str = ""
     caveats: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     scalings: tuple[Scaling, ...] = ()
@@ -54,6 +60,7 @@ def simulate(
     speed: float | None = None,
     unchecked: bool = False,
     baseline: Result | None = None,
+    host_speed: float = 1.0,
     processes: int = 1,
     spans: bool = True,
 ) -> Result:
@@ -79,6 +86,8 @@ def simulate(
         Take a trace whose layers miss the step that was measured beside them by more than 15 %.
     baseline : Result, optional
         What the speedup compares with; None: the fastest way to run the same global batch on one of the devices.
+    host_speed : float
+        How many times as fast hosts launch as those of the traces.
     processes : int
         Processes that share the trials.
     spans : bool
@@ -107,7 +116,7 @@ def simulate(
     """
     check_size(plan)
     by_type = scaled_by_type(workload, topology, by_type, rescale=rescale, speed=speed)
-    lowering = lower(workload, topology, plan, by_type=by_type)
+    lowering = lower(workload, topology, plan, by_type=by_type, host_speed=host_speed)
     check_point(lowering, unchecked=unchecked)
     batch = microbatch_size(workload, plan) * plan.microbatches * plan.dp
     if baseline is not None and baseline.global_batch != batch:
@@ -132,6 +141,7 @@ def simulate(
             baseline=name,
             fidelity=lowering.fidelity.value,
             measured_on=workload.device,
+            launch="eager" if lowering.launches else plan.launch,
             caveats=caveats(lowering),
             notes=lowering.costs.remarks(topology.devices[device] for device in lowering.place),
             scalings=scalings(lowering),
@@ -145,6 +155,13 @@ def _check_finite(step_s: float) -> None:
     """Times of 1e308 s each are finite, their sum is not."""
     if not math.isfinite(step_s):
         raise MpsimError(f"the step lasts {step_s} s, more than a number holds: check the costs, speeds and bandwidths")
+
+
+def _steady_s(program: Program, topology: Topology) -> float:
+    """Return by how much the last of several steps in a row ends later than the one before it."""
+    steps, firsts = in_a_row(program, _STEPS)
+    end_s = replay(steps, topology).end_s
+    return max(end_s[firsts[-1] :]) - max(end_s[firsts[-2] : firsts[-1]])
 
 
 def play(
@@ -177,7 +194,9 @@ def play(
         timing, free = replay(program, topology), replay(program, topology, free=True)
         _check_finite(timing.step_s)
         uses = account_devices(program, topology, place, timing, free)
+        steady_s = _steady_s(program, topology) if label.launch == "eager" else timing.step_s
         ran = spans_of(program, place, timing) if spans else Spans()
+    traffic = account_traffic(program)
     return Result(
         workload=label.workload,
         plan=label.plan,
@@ -185,7 +204,8 @@ def play(
         baseline=label.baseline,
         fidelity=label.fidelity,
         measured_on=label.measured_on,
-        caveats=label.caveats,
+        launch=label.launch,
+        caveats=(*label.caveats, *borrowed(traffic)),
         notes=label.notes,
         scalings=label.scalings,
         topology=topology.name,
@@ -194,9 +214,10 @@ def play(
         trial_step_s=tuple(steps) or (timing.step_s,),
         trials=trials,
         deterministic=draw is None,
+        steady_s=steady_s,
         free_step_s=free.step_s,
         baseline_step_s=baseline_step_s,
         devices=uses,
-        traffic=account_traffic(program),
+        traffic=traffic,
         spans=ran,
     )

@@ -7,6 +7,7 @@ columns, a hundredfold apart; whoever asks for one that is not known gets an err
 from __future__ import annotations
 
 import csv
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -23,6 +24,7 @@ from mpsim.topology.wire import Wire
 __all__ = [
     "CatalogDevice",
     "CatalogLink",
+    "alike",
     "device",
     "device_names",
     "is_network",
@@ -170,9 +172,17 @@ class CatalogLink:
     source: str
     note: str = ""
 
+    @property
+    def family(self) -> str:
+        """What is before the number of its generation: ``nvlink`` of ``nvlink4``."""
+        return re.split(r"_?v?\d", self.name)[0]
+
 
 # How the scope of links between nodes begins.
 _BETWEEN_NODES = ("NIC port", "per GPU", "TCP", "TPU pod to pod")
+
+# Of those, by which GPUs of different nodes reach each other's memory.
+_REMOTE_MEMORY = ("NIC port", "per GPU")
 
 _Row = TypeVar("_Row", CatalogDevice, CatalogLink)
 
@@ -279,6 +289,21 @@ def is_network(name: str) -> bool:
     """
     row = _links().get(name.lower())
     return row is not None and row.scope.startswith(_BETWEEN_NODES)
+
+
+def alike(name: str, other: str) -> bool:
+    """Whether two links of the catalog are of one kind: one family, or both network cards that write remote memory.
+
+    Examples
+    --------
+    >>> alike("nvlink5", "nvlink4"), alike("ib_hdr", "efa_v2_p5"), alike("eth_10g", "ib_ndr"), alike("xgmi", "mine")
+    (True, True, False, False)
+    """
+    known = _links()
+    if name.lower() not in known or other.lower() not in known:
+        return False
+    mine, its = known[name.lower()], known[other.lower()]
+    return mine.family == its.family or all(one.scope.startswith(_REMOTE_MEMORY) for one in (mine, its))
 
 
 def wire(name: str, latency: str = "effective") -> Wire:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+from mpsim.errors import MpsimError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Example"]
+__all__ = ["Example", "on_device"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +26,8 @@ class Example:
         Positional arguments of ``model(...)``.
     keywords : mapping
         Keyword arguments.
-    target : torch.Tensor or None
-        What the loss compares the output with.
+    target : object
+        What the loss compares the output with: a tensor, or several in any containers.
     loss : callable or None
         ``loss(output, target)``, a scalar; where None, the output's ``.loss``, or else the mean of its
         floating-point tensors, stands in.
@@ -42,8 +44,52 @@ class Example:
     model: torch.nn.Module
     inputs: tuple[Any, ...]
     keywords: Mapping[str, Any] = field(default_factory=dict)
-    target: torch.Tensor | None = None
+    target: Any = None
     loss: Callable[[Any, Any], torch.Tensor] | None = None
     tensor_parallel: Mapping[str, str] = field(default_factory=dict)
     shard: Callable[[torch.nn.Module, int], None] | None = None
     dataset_samples: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.inputs, tuple | list):
+            found = type(self.inputs).__name__
+            raise MpsimError(f"inputs of an Example is a {found}, expected a tuple of arguments: write inputs=(x,)")
+        if not isinstance(self.keywords, Mapping):
+            found = type(self.keywords).__name__
+            raise MpsimError(f"keywords of an Example is a {found}, expected a dict of arguments")
+        if self.loss is not None and not callable(self.loss):
+            found = type(self.loss).__name__
+            raise MpsimError(f"loss is a {found}, expected a function loss(output, target)")
+
+
+def on_device(example: Example, device: str | torch.device) -> Example:
+    """Return the example with its model, arguments and target on a device.
+
+    The model itself is moved. Batches may be nested in any way; an object whose tensors cannot be seen is moved by its
+    own ``to``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> on_device(Example(model=torch.nn.Linear(1, 1), inputs=(torch.ones(1, 1),)), "cpu").inputs[0].device.type
+    'cpu'
+    """
+    import torch
+
+    from mpsim.workload.nested import Done, map_values, parts_of
+
+    def move(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            moved = value.to(device)
+            return value if moved is value else moved.detach().requires_grad_(value.requires_grad)
+        opaque = not parts_of(value) and callable(getattr(value, "to", None)) and not isinstance(value, type)
+        return value.to(device) if opaque else value
+
+    done: Done = {}  # a tensor that is both input and target is moved once
+    return replace(
+        example,
+        model=example.model.to(device),
+        inputs=tuple(map_values(move, item, done) for item in example.inputs),
+        keywords={name: map_values(move, item, done) for name, item in example.keywords.items()},
+        target=map_values(move, example.target, done),
+    )

@@ -16,7 +16,7 @@ from mpsim.workload.holdings import held_by, owners
 from mpsim.workload.judge import PlainStep, differences, judging
 from mpsim.workload.layers import Fidelity, Parameter, Samples, ShardCollective
 from mpsim.workload.measure import Round, measure, samples_of
-from mpsim.workload.model import StepCheck
+from mpsim.workload.model import Precision, StepCheck
 from mpsim.workload.roofline import Roofline
 from mpsim.workload.state import from_one_seed, put_back
 from mpsim.workload.step import Step
@@ -73,6 +73,10 @@ class Point:
     optimizer_bytes: list[int] = field(default_factory=list)
     collectives: list[list[ShardCollective]] = field(default_factory=list)
     fidelity: Fidelity = Fidelity.MEASURED
+    precision: Precision = Precision()
+    device: str = "given"
+    clock: str = "given"
+    optimizer: str = ""
     notes: list[str] = field(default_factory=list)
 
 
@@ -188,6 +192,8 @@ def measured_point(
             step, calls, clock, accumulating, repeats=repeats, warmup=max(0, warmup - 1), inputs=inputs, each=each
         )
         _times(point, rounds, step, optimizer, clock, inputs)
+        point.clock = clock.names[0]
+        point.optimizer = type(step.optimizer).__name__.lower() if step.own else optimizer
         point.check = StepCheck(
             microbatch=microbatch,
             whole_s=tuple(_digits(one.whole_s) for one in rounds),
@@ -276,18 +282,3 @@ def _times(point: Point, rounds: list[Round], step: Step, optimizer: str, clock:
         point.host = lists[1]
     elif len(lists) > 1:
         point.wall = lists[1]
-
-
-def on_device(example, device):
-    from dataclasses import replace
-
-    from torch.utils import _pytree as pytree
-
-    move = lambda v: v.to(device) if isinstance(v, torch.Tensor) else v
-    return replace(
-        example,
-        model=example.model.to(device),
-        inputs=pytree.tree_map(move, tuple(example.inputs)),
-        keywords=pytree.tree_map(move, dict(example.keywords)),
-        target=pytree.tree_map(move, example.target),
-    )

@@ -1,6 +1,7 @@
 """Whose times a device is given: refused, rescaled by rooflines, or sped by a factor; by hand, and over the catalog."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -195,3 +196,23 @@ def test_host_times_stay():
     cost: Cost = replace(work.layers[0].costs[0], host=Samples(**dict.fromkeys(TIMES, (0.5,))))
     work = replace(work, layers=(replace(work.layers[0], costs=(cost,)),))
     assert rescaled(work, H100, A100).layers[0].costs[0].host == cost.host
+
+
+def test_a_trace_with_two_clocks_is_rescaled_and_launched():
+    """Kernels take as long as on the other device, hosts what they took; `host_speed` is what changes theirs."""
+    work, plan = load_workload(Path(__file__).parents[2] / "workloads" / "gpt2.h200.json"), Plan(pp=2, batch=1)
+
+    def seconds(*kinds: str, on: str, **given) -> float:
+        result = simulate(work, boxes(on), plan, **given)
+        assert result.launch == "eager"
+        spans = result.spans
+        rows = zip(spans.kind, spans.start_s, spans.end_s, strict=True)
+        return sum(end - start for kind, start, end in rows if kind in kinds)
+
+    there = {"on": H100, "rescale": "roofline"}
+    assert seconds("launch", **there) == pytest.approx(seconds("launch", on="H200-SXM-141GB"))
+    assert seconds("launch", **there, host_speed=2) == pytest.approx(seconds("launch", **there) / 2)
+    assert seconds("forward", "backward", **there) > seconds("forward", "backward", on="H200-SXM-141GB")
+    assert (
+        simulate(work, boxes(H100), plan, rescale="roofline").caveats[0].startswith("scaled from NVIDIA H200 to H100")
+    )

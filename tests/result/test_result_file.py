@@ -63,15 +63,30 @@ def test_the_golden_file_of_version_3_says_what_was_chosen_and_what_is_beyond():
     assert result.step_s == max(result.spans.end_s)
 
 
+def test_the_golden_file_of_version_4_has_hosts_and_more_holders_of_memory():
+    result = load_result(DATA / "result-4.json")
+    assert (result.launch, result.step_s, result.steady_s) == ("eager", 2.1895480000000003, 1.9395480000000003)
+    first, second = (device.memory for device in result.devices)
+    assert result.devices[0].exposed_launch_s > 0
+    assert (first.workspace_bytes, first.reserved_bytes) == (64 * 2**20, 68 * 2**20)
+    assert (second.master_bytes, second.transients_bytes) == (512, 512)
+    assert result.spans.kind[:2] == ("launch", "forward")
+
+
 def test_the_golden_file_of_version_4_says_what_may_make_it_wrong():
     result = load_result(DATA / "result-4.json")
     assert result.fidelity == "doubtful"
     assert result.caveats == (
+        "doubtful: layers sum to 1.12 of the whole step at micro-batch 1",
         result.scalings[0].text,
-        "doubtful: layers sum to 1.12 of the whole step at micro-batch 2",
+        f"costs of send were {result.traffic[0].unmeasured}",
     )
     assert (result.scalings[0].low, result.scalings[0].high) == (0.25, 0.75)
     assert result.notes == ("nothing reads parameter b.spare",)
+
+
+def test_older_files_know_no_steady_step():
+    assert load_result(DATA / "result-3.json").steady_s is None
 
 
 @given(

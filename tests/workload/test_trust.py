@@ -7,9 +7,10 @@ import pytest
 from mpsim import Job, MpsimError, Plan, parse_topology, show_workload, simulate, simulate_jobs, summary, sweep
 from mpsim.workload.layers import Cost, Fidelity, Samples
 from mpsim.workload.model import Layer, StepCheck, Workload
-from mpsim.workload.trust import doubts
+from mpsim.workload.trust import doubts, in_words
 
 TOPOLOGY = parse_topology("switch:4,link=inf@0")
+GIVEN = Layer.given("a", forward_s=1.0, backward_s=2.0, parameter_bytes=1024)
 
 
 def traced(*ratios: tuple[int, float]) -> Workload:
@@ -79,6 +80,37 @@ def test_jobs_refuse_too():
         simulate_jobs([job], TOPOLOGY)
     (result,) = simulate_jobs([job], TOPOLOGY, unchecked=True)
     assert result.caveats == ("doubtful: layers sum to 1.5 of the whole step at micro-batch 1",)
+
+
+def test_a_step_that_is_not_the_plain_one_is_doubtful_however_well_its_times_agree():
+    check = StepCheck(
+        microbatch=1, whole_s=(1.0,), layers_s=(1.0,), differences=("2 gradients missing", "loss 1, not 2")
+    )
+    work = replace(traced((1, 1.0), (2, 1.0)), checks=(check, StepCheck(microbatch=2, whole_s=(1.0,), layers_s=(1.0,))))
+    result = simulate(work, TOPOLOGY, Plan())
+    assert result.fidelity == "doubtful"
+    phrase = "what was watched is not the plain step at micro-batch 1: 2 gradients missing and 1 more"
+    assert result.caveats == (f"doubtful: {phrase}",)
+    assert simulate(work, TOPOLOGY, Plan(batch=2)).fidelity == "measured"
+    assert show_workload(work).count(": doubtful") == 1
+    both = replace(check, layers_s=(1.1,))
+    assert in_words(both) == f"layers sum to 1.1 of the whole step at micro-batch 1, and {phrase}"
+
+
+def test_what_may_make_an_answer_most_wrong_comes_first():
+    """A doubtful trace, then its scaling, then links that nobody measured."""
+    work = replace(traced((1, 1.1)), device="NVIDIA H200")
+    work = replace(work, layers=(replace(work.layers[0], shards=(GIVEN.shard(),)),))
+    result = simulate(work, parse_topology("dgx_b200"), Plan(dp=2), rescale="roofline")
+    assert [phrase.split(" ")[0] for phrase in result.caveats] == ["doubtful:", "scaled", "costs"]
+    assert summary(result).splitlines()[0] == f"caution: {'; '.join(result.caveats)}"
+
+
+def test_more_than_a_line_holds_is_said_below():
+    result = replace(simulate(traced((1, 1.0)), TOPOLOGY, Plan()), caveats=("a", "b", "c", "d", "e"))
+    lines = summary(result).splitlines()
+    assert lines[0] == "caution: a; b; c; and 2 more"
+    assert [line for line in lines[1:] if line.startswith("caution: ")] == ["caution: d", "caution: e"]
 
 
 def test_what_a_trace_says_is_repeated():
