@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mpsim.workload.example import output_tensors
 from mpsim.workload.watch import BACKWARD, FORWARD, Graph
 
-__all__ = ["Account", "LayerAccount", "Value", "tensors_in"]
+__all__ = ["Account", "LayerAccount", "Value"]
 
 _CASTS = ("aten::_to_copy", "aten::to", "aten::clone", "aten::contiguous")
 _SHAPE_ONLY = ("_like", "new_empty", "new_zeros", "new_ones", "new_full", "sym_size", "_assert_tensor_metadata")
@@ -176,7 +177,7 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
 
     def returned(self, output: Any) -> None:
         """Mark what the model returned; `dropped` names what in it is no tensor and holds some, such as a cache."""
-        for tensor in tensors_in(output, self.dropped):
+        for tensor in output_tensors(output, self.dropped):
             value = self._value(tensor)
             if value is not None:
                 value.output = True
@@ -397,34 +398,6 @@ class _Memory:
 
     def _gradient_bytes(self) -> int:
         return sum(p.grad.nbytes for p in self.parameters.values() if p.grad is not None and not p.grad.is_sparse)
-
-
-def tensors_in(output: Any, dropped: dict[str, None] | None = None, depth: int = 0) -> Iterator[Any]:
-    """Yield the tensors of an output: of containers, mappings, and the attributes of plain objects.
-
-    What only a method could give out, such as a cache of keys and values, is dropped: `dropped` names its class.
-
-    Examples
-    --------
-    >>> from types import SimpleNamespace
-    >>> [tuple(one.shape) for one in tensors_in({"a": [torch.ones(1)], "b": SimpleNamespace(c=torch.ones(2))})]
-    [(1,), (2,)]
-    """
-    if isinstance(output, torch.Tensor):
-        yield output
-    elif isinstance(output, Mapping):
-        for item in output.values():
-            yield from tensors_in(item, dropped, depth + 1)
-    elif isinstance(output, tuple | list | set):
-        for item in output:
-            yield from tensors_in(item, dropped, depth + 1)
-    elif hasattr(output, "__dict__") and not isinstance(output, torch.nn.Module | type) and depth < 8:
-        if any(callable(getattr(output, name, None)) for name in ("update", "reset", "crop")):
-            if dropped is not None:
-                dropped[type(output).__name__] = None
-            return
-        for item in vars(output).values():
-            yield from tensors_in(item, dropped, depth + 1)
 
 
 def _tensors(item: Any) -> Iterator[Any]:
