@@ -29,6 +29,7 @@ from mpsim.workload.model import Layer, Workload
 from mpsim.workload.show import show_workload
 
 try:
+    from mpsim.calibrate.compute import calibrate_compute
     from mpsim.simulate import Job, simulate, simulate_collectives, simulate_jobs
     from mpsim.sweep import sweep
 except ModuleNotFoundError as error:
@@ -57,6 +58,7 @@ __all__ = [
     "Variability",
     "Workload",
     "calibrate",
+    "calibrate_compute",
     "draw",
     "load_plan",
     "load_result",
@@ -91,7 +93,7 @@ def __getattr__(name: str) -> Any:
         return _emulate(name)
     if name == "plotting":
         return import_module("mpsim.result.plotting")
-    if name in ("simulate", "simulate_collectives", "sweep"):
+    if name in ("calibrate_compute", "simulate", "simulate_collectives", "sweep"):
         raise MpsimError(f"mpsim.{name} needs simpy, which is not installed: pip install simpy")
     raise AttributeError(f"module 'mpsim' has no attribute {name!r}")
 

@@ -8,6 +8,7 @@ import pytest
 from mpsim import Plan, load_workload, parse_topology, simulate
 from mpsim.workload.costs import measured_microbatches
 from mpsim.workload.model import Fidelity
+from mpsim.workload.trust import doubts
 
 FOLDER = Path(__file__).parent.parent / "workloads"
 FILES = sorted(FOLDER.glob("*.json"))
@@ -92,7 +93,7 @@ def test_it_can_be_split(path, schedule):
     result = simulate(workload, TOPOLOGY, plan, spans=False)
     work = sum(median(c.samples.forward_s) for layer in workload.layers for c in layer.costs[:1])
     assert result.step_s > 4 * work / 2
-    assert result.fidelity == "measured"
+    assert result.fidelity == ("doubtful" if doubts(workload, size) else "measured")
 
 
 def test_a_cut_through_the_unet_sends_every_skip_tensor():

@@ -95,7 +95,9 @@ def collectives_topology(
         An option that speaks of a workload or plan, or no topology and no number of devices.
     """
     said = [name for name in PLAN_OPTIONS if given[name] is not None]
-    said += [name.replace("_", "-") for name in ("costs", "save_plan") if given[name]]
+    said += [
+        name.replace("_", "-") for name in ("costs", "rescale", "speed", "unchecked", "save_plan") if given.get(name)
+    ]
     said += [name.replace("_", "-") for name, default in others if given[name] != default]
     if said:
         raise MpsimError(f"--collectives has no workload to split: leave out --{said[0]}")
@@ -136,7 +138,7 @@ def _as_dict(answer: Answer) -> dict[str, Any]:
     found = result_to_dict(answer.result) | dict(answer.coordinates)
     if answer.stages:
         found["stages"] = [list(layers) for layers in answer.stages]
-    return found | {"notes": list(answer.notes)}
+    return found | {"notes": [*answer.result.notes, *answer.notes]}
 
 
 def _as_text(answer: Answer) -> str:

@@ -1,4 +1,4 @@
-"""``mpsim calibrate``: what collectives cost on a topology, from logs of nccl-tests or results of real runs."""
+"""``mpsim calibrate``: what collectives cost on a topology, or how fast its devices are, from what was measured."""
 
 from __future__ import annotations
 
@@ -7,30 +7,52 @@ from typing import Any
 import click
 
 from mpsim.cli.output import DOCUMENTS, check_kept, json_option, output_option, print_json, tell
+from mpsim.cli.read import read_workload
+from mpsim.cli.types import SECONDS
+from mpsim.errors import MpsimError
 from mpsim.topology.file import save_topology
 from mpsim.topology.spec import parse_topology
+from mpsim.units import duration, format_duration
 
 __all__ = ["calibrate"]
 
 
 @click.command()
-@click.argument("logs", nargs=-1, required=True, metavar="LOG...")
+@click.argument("logs", nargs=-1, metavar="LOG...")
 @click.option("--topology", required=True, metavar="TOPOLOGY", help="A file or a builder; its links need types.")
+@click.option("--compute", metavar="WORKLOAD", help="No LOG: the devices' speed, from roofline costs of one of them.")
+@click.option("--step", type=SECONDS, help="Of --compute: the step that was measured, under --plan.")
+@click.option("--plan", metavar="FILE", help="Of --step: the plan that was run.")
+@click.option("--layer", multiple=True, metavar="NAME=TIME", help="Of --compute: a layer's forward and backward.")
 @json_option
 @output_option("-o", "--output", what="Write the topology with its costs.", suffixes=DOCUMENTS, required=True)
-def calibrate(logs: tuple[str, ...], topology: str, as_json: bool, output: str) -> None:
+def calibrate(logs: tuple[str, ...], topology: str, as_json: bool, output: str, **given: Any) -> None:
     """Fit what collectives cost on TOPOLOGY to what LOG... measured, and write it into a topology file.
 
     LOG is the output of a program of nccl-tests or rccl-tests (text, JSON, CSV), or a result of mpsim emulate. The
     ranks of a log are taken to be the topology's first devices. Several kinds of collectives and numbers of ranks make
     several curves, each fitted to all logs of its kind.
 
+    With --compute, WORKLOAD has roofline costs (mpsim trace --analytical), and the devices get the speed at which they
+    come to one measured step, or to measured layers.
+
     \b
       all_reduce_perf -b 1K -e 1G -f 2 -g 8 > all_reduce_perf.log
       mpsim calibrate all_reduce_perf.log --topology switch:8,link=nvlink4 -o node.json
       mpsim simulate --collectives 64MiB node.json --algorithm auto
+      mpsim calibrate --compute gpt2.a100.json --step "350 ms" --plan plan.json --topology dgx_a100 -o node.json
     """
-    check_kept([output], (*logs, topology))
+    check_kept([output], tuple(filter(None, (*logs, topology, given["compute"], given["plan"]))))
+    if given["compute"]:
+        _compute(logs, topology, as_json, output, given)
+        return
+    said = [name for name in ("step", "plan", "layer") if given[name]]
+    if said:
+        raise MpsimError(f"--{said[0]} is of --compute WORKLOAD, which is missing: name roofline costs")
+    if not logs:
+        raise MpsimError(
+            "LOG... is missing: name logs of nccl-tests, or --compute WORKLOAD; see mpsim calibrate --help"
+        )
     from mpsim.calibrate import calibrate as fit
     from mpsim.calibrate import read_log
     from mpsim.calibrate.text import calibration_text, calibration_to_dict
@@ -44,3 +66,37 @@ def calibrate(logs: tuple[str, ...], topology: str, as_json: bool, output: str) 
     else:
         click.echo(calibration_text(found))
     tell(f"wrote {output}")
+
+
+def _compute(logs: tuple[str, ...], topology: str, as_json: bool, output: str, given: dict[str, Any]) -> None:
+    from mpsim.calibrate.compute import calibrate_compute
+    from mpsim.plan.model import load_plan
+
+    if logs:
+        raise MpsimError(f"--compute takes no LOG, got {logs[0]!r}: calibrate collectives first, and give its topology")
+    if given["step"] is not None and not given["plan"]:
+        raise MpsimError("--step needs --plan FILE: the plan that was run (mpsim simulate --save-plan writes one)")
+    found = calibrate_compute(
+        read_workload(given["compute"]),
+        parse_topology(topology),
+        step_s=given["step"],
+        plan=load_plan(given["plan"]) if given["plan"] else None,
+        layers_s=dict(map(_layer, given["layer"])) if given["layer"] else None,
+    )
+    save_topology(output, found.topology)
+    shown = {name: getattr(found, name) for name in ("device", "speed", "measured_s", "modelled_s", "source")}
+    if as_json:
+        print_json(shown)
+    else:
+        click.echo(
+            f"{found.device}: speed {found.speed:.4g} of its roofline; {found.source} took"
+            f" {format_duration(found.measured_s)}, the roofline says {format_duration(found.modelled_s)}"
+        )
+    tell(f"wrote {output}")
+
+
+def _layer(text: str) -> tuple[str, float]:
+    name, equals, time = text.rpartition("=")
+    if not (name and equals and time):
+        raise MpsimError(f"--layer {text!r}: write NAME=TIME, as in 'h.0=19.6 ms'")
+    return name, duration(time, f"--layer {name}")

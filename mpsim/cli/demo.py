@@ -44,5 +44,6 @@ def _commands(where: Path, cluster: str) -> list[list[str]]:
         ["trace", "mnist-mlp", "--batch", "1024,2048,4096,8192", "--tensor", "1,2,4", "-o", workload],
         ["sweep", workload, cluster, "--batch", "8192", "-o", table],
         ["plot", table, "-o", picture],
-        ["simulate", workload, cluster, *hybrid, "--plot", str(where / "timeline.png")],
+        # What a busy machine measured may contradict itself by a little: the answer says so, and the demo goes on.
+        ["simulate", workload, cluster, *hybrid, "--unchecked", "--plot", str(where / "timeline.png")],
     ]

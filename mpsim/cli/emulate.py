@@ -13,7 +13,8 @@ import click
 from mpsim.cli.answer import OUTPUTS, Answer, available, collectives_topology, coordinates, give, stage_layers
 from mpsim.cli.output import DOCUMENTS, PICTURES, check_apart, json_option, output_option, tell
 from mpsim.cli.planning import plan_of, plan_options
-from mpsim.cli.read import costs_by_type, read_pair
+from mpsim.cli.read import read_pair
+from mpsim.cli.scaling import by_type_of, scaling_options
 from mpsim.cli.trials import trial_options, trials_of
 from mpsim.cli.types import Sizes
 from mpsim.documents import made_now
@@ -58,7 +59,7 @@ _DISTURBED = 0.02
 )
 @click.option("--collectives", type=Sizes(), help="No workload: exchange these collectives, one after another.")
 @click.option("--collective", default="all_reduce", show_default=True, metavar="KIND", help="Of --collectives.")
-@click.option("--costs", multiple=True, metavar="TYPE=FILE", help="The workload traced on a type of device.")
+@scaling_options
 @trial_options
 @click.option("--medians", is_flag=True, help="Of --compute replay: every layer at its median in every trial.")
 @click.option("--model", metavar="MODEL", help="Of --compute real: what the workload was traced from, if not its name.")
@@ -100,7 +101,7 @@ def _plan(inputs: tuple[str, ...], given: dict[str, Any]) -> tuple[Answer, Emula
     plan = plan_of(given, workload, available(given["devices"], len(topology.devices)))
     if given["links"] and plan.ranks == 1:
         raise MpsimError(f"--links {given['links']!r}: the plan has one rank, and no links to measure; leave it out")
-    by_type = costs_by_type(given["costs"], topology)
+    by_type = by_type_of(given, workload, topology)
     lowering = fastest_cut(lower(workload, topology, plan, by_type=by_type))
     batch = microbatch_size(workload, plan) * plan.microbatches * plan.dp
     trials = trials_of(given, batch, workload.dataset_samples)

@@ -10,6 +10,7 @@ import click
 from mpsim.cli.output import check_kept, tell
 from mpsim.cli.planning import plan_of, plan_options
 from mpsim.cli.read import read_pair
+from mpsim.cli.scaling import by_type_of, scaling_options
 from mpsim.errors import MpsimError
 from mpsim.program.lower import lower
 from mpsim.simulate.cutting import fastest_cut
@@ -22,6 +23,7 @@ __all__ = ["export"]
 @click.argument("topology")
 @plan_options
 @click.option("--devices", type=int, metavar="N", help="Use no more than the topology's first N; by default all.")
+@scaling_options
 @click.option(
     "-o", "--output", required=True, metavar="PREFIX", help="Write PREFIX.0.et, PREFIX.1.et, … and the groups."
 )
@@ -31,7 +33,7 @@ def export(workload: str, topology: str, output: str, **given: Any) -> None:
     What the format has no place for is listed. See docs/interchange.md.
 
     \b
-      mpsim export mlp.json ring:4,link=nvlink4 --pp 4 --microbatches 8 -o step
+      mpsim export mlp.json ring:4,link=eth_10g --pp 4 --microbatches 8 -o step
     """
     from mpsim.cli.answer import available
     from mpsim.interchange.chakra_export import export_files, save_chakra
@@ -41,7 +43,8 @@ def export(workload: str, topology: str, output: str, **given: Any) -> None:
     work, graph = read_pair(workload, topology)
     check_kept(export_files(output, len(graph.devices)), (workload, topology))
     plan = plan_of(given, work, available(given["devices"], len(graph.devices)))
-    losses = save_chakra(output, fastest_cut(lower(work, graph, plan)).program(), graph)
+    by_type = by_type_of(given, work, graph)
+    losses = save_chakra(output, fastest_cut(lower(work, graph, plan, by_type=by_type)).program(), graph)
     for line in losses.lines:
         tell(f"not in the traces: {line}")
     last = f" to {output}.{len(graph.devices) - 1}.et" if len(graph.devices) > 1 else ""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from mpsim.cli.output import json_option, print_json, table_text
 from mpsim.cli.read import read_workload
+from mpsim.cli.scaling import rescale_option, speed_option, unchecked_option
 from mpsim.errors import MpsimError
 from mpsim.plan.model import load_plan
+from mpsim.result.text import caution, short_notes
 from mpsim.simulate.jobs import Job, JobResult, simulate_jobs
 from mpsim.topology.spec import parse_topology
 from mpsim.units import format_duration
@@ -22,8 +25,11 @@ __all__ = ["jobs"]
 @click.argument("topology")
 @click.argument("names", nargs=-1, required=True, metavar="WORKLOAD=PLAN...")
 @click.option("--steps", type=int, default=8, show_default=True, metavar="N", help="That every job does at least.")
+@rescale_option
+@speed_option
+@unchecked_option
 @json_option
-def jobs(topology: str, names: tuple[str, ...], steps: int, as_json: bool) -> None:
+def jobs(topology: str, names: tuple[str, ...], steps: int, as_json: bool, **given: Any) -> None:
     """Predict the steps of jobs that train at once on TOPOLOGY, on devices of their own, and share its links.
 
     WORKLOAD is a file that mpsim trace wrote, PLAN one that mpsim simulate --save-plan did. A plan that places nothing
@@ -34,11 +40,13 @@ def jobs(topology: str, names: tuple[str, ...], steps: int, as_json: bool) -> No
       mpsim simulate bert.json cluster.json --dp 4 --place 1,3,5,7 --save-plan b.json
       mpsim jobs cluster.json gpt2.json=a.json bert.json=b.json
     """
-    found = simulate_jobs(_read(names), parse_topology(topology), steps=steps)
+    found = simulate_jobs(_read(names), parse_topology(topology), steps=steps, **given)
     if as_json:
         print_json({"jobs": [asdict(one) | {"slowdown": one.slowdown} for one in found]})
     else:
-        click.echo(_table(found))
+        said = [f"{one.name}: {phrase}" for one in found for phrase in one.caveats]
+        told = [f"{one.name}: {text}" for one in found for text in one.notes]
+        click.echo("\n".join([caution(said) + _table(found), *short_notes(told)]))
 
 
 def _read(names: tuple[str, ...]) -> list[Job]:

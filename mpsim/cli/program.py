@@ -27,7 +27,7 @@ COMMANDS = {
     "validate": "Hold predictions against real runs.",
     "plot": "Draw results, sweeps and topologies.",
     "topology": "Write a topology file from a builder.",
-    "calibrate": "Fit what collectives cost on a topology to logs of nccl-tests.",
+    "calibrate": "Fit what collectives cost, or how fast devices are, to what was measured.",
     "import": "Read what other tools wrote: Chakra, ASTRA-sim, torch.profiler.",
     "export": "Write a plan's program for other tools: Chakra.",
 }
@@ -138,7 +138,7 @@ def cli(context: click.Context) -> None:
 
     \b
       mpsim trace mnist-mlp --batch 1024,2048,4096,8192 -o mlp.json
-      mpsim sweep mlp.json switch:8,link=nvlink4,device=H100-SXM5-80GB --batch 8192
+      mpsim sweep mlp.json switch:8,link=eth_10g,memory=4GiB --batch 8192
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())

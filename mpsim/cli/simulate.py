@@ -12,7 +12,8 @@ from mpsim.cli.answer import OUTPUTS, Answer, available, collectives_topology, c
 from mpsim.cli.baseline import baseline_of, baseline_option, without_baseline
 from mpsim.cli.output import DOCUMENTS, PICTURES, check_apart, json_option, output_option
 from mpsim.cli.planning import host_speed_option, plan_of, plan_options
-from mpsim.cli.read import costs_by_type, read_pair
+from mpsim.cli.read import read_pair
+from mpsim.cli.scaling import by_type_of, scaling_options, unchecked_option
 from mpsim.cli.trials import trial_options, trials_of
 from mpsim.cli.types import Sizes
 from mpsim.documents import made_now
@@ -37,7 +38,8 @@ __all__ = ["simulate"]
 )
 @click.option("--collectives", type=Sizes(), help="No workload: replay these collectives, one after another.")
 @click.option("--collective", default="all_reduce", show_default=True, metavar="KIND", help="Of --collectives.")
-@click.option("--costs", multiple=True, metavar="TYPE=FILE", help="The workload traced on a type of device.")
+@scaling_options
+@unchecked_option
 @host_speed_option
 @trial_options
 @baseline_option
@@ -51,11 +53,14 @@ def simulate(inputs: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Predict one way of splitting WORKLOAD over TOPOLOGY.
 
     WORKLOAD is a file that mpsim trace wrote; TOPOLOGY a file, or a builder such as
-    switch:8,link=nvlink4,device=H100-SXM5-80GB. With --collectives there is no workload, and TOPOLOGY may be left out.
+    switch:8,link=nvlink4,device=H100-SXM5-80GB. Devices of another type than the traced one need --rescale, --speed
+    or --costs; those without a type are taken to be like it. With --collectives there is no workload, and TOPOLOGY
+    may be left out.
 
     \b
-      mpsim simulate mlp.json ring:4,link=nvlink4 --pp 4 --microbatches 8
-      mpsim simulate gpt2.json nodes:2,per_node=4,inside=nvlink4,between=ib_ndr --dp 2 --tp 4 --batch 64
+      mpsim simulate mlp.json switch:8,link=eth_10g,memory=4GiB --pp 4 --microbatches 8
+      mpsim simulate gpt2.h100.json dgx_h100:2 --dp 4 --tp 4 --batch 64
+      mpsim simulate gpt2.a100.json dgx_h100:2 --dp 4 --tp 4 --batch 64 --rescale roofline
       mpsim simulate --collectives 2600,33024,131584,803840 --algorithm ring --devices 4 --trials 8
     """
     check_apart(given, *OUTPUTS, inputs=inputs)
@@ -69,12 +74,12 @@ def _plan(inputs: tuple[str, ...], given: dict[str, Any]) -> Answer:
     workload, topology = read_pair(*inputs)
     devices = available(given["devices"], len(topology.devices))
     plan = plan_of(given, workload, devices)
-    by_type = costs_by_type(given["costs"], topology)
+    by_type = by_type_of(given, workload, topology)
     batch = microbatch_size(workload, plan) * plan.microbatches * plan.dp
     trials = trials_of(given, batch, workload.dataset_samples)
     run = partial(
         simulate_plan, workload, topology, trials=trials.count, rng=trials.seed, variability=trials.variability,
-        by_type=by_type, processes=given["processes"], host_speed=given["host_speed"],
+        by_type=by_type, unchecked=given["unchecked"], host_speed=given["host_speed"], processes=given["processes"],
     )  # fmt: skip
     lowering = fastest_cut(lower(workload, topology, plan, by_type=by_type, host_speed=given["host_speed"]))
     baseline = baseline_of(given["baseline"], workload, batch, plan.ranks, partial(run, spans=False))
@@ -85,7 +90,8 @@ def _plan(inputs: tuple[str, ...], given: dict[str, Any]) -> Answer:
     if plan.ranks < devices:
         notes.append(f"the plan uses {plan.ranks} of {devices} devices: give --dp, --pp, --tp or --strategy for more")
     if result.launch == "eager":
-        notes += launch_bound(result, run(replace(plan, launch="graphs"), baseline=baseline, spans=False))
+        graphs = run(replace(plan, launch="graphs"), baseline=baseline, spans=False)
+        result = replace(result, caveats=(*result.caveats, *launch_bound(result, graphs)))
     return Answer(
         result=without_baseline(result) if given["baseline"] == "none" else result,
         notes=tuple(notes),
@@ -95,7 +101,7 @@ def _plan(inputs: tuple[str, ...], given: dict[str, Any]) -> Answer:
 
 
 def _collectives(inputs: tuple[str, ...], given: dict[str, Any]) -> Answer:
-    text, notes = collectives_topology(inputs, given, (("baseline", "one"),))
+    text, notes = collectives_topology(inputs, given, (("baseline", "one"), ("host_speed", 1.0)))
     topology = parse_topology(text)
     trials = trials_of(given, 0, 0)
     result = simulate_collectives(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,8 @@ from mpsim.cli.baseline import baseline_of, baseline_option
 from mpsim.cli.output import TABLES, json_option, output_option, print_json, tell
 from mpsim.cli.planning import host_speed_option
 from mpsim.cli.progress import progress_bar
-from mpsim.cli.read import costs_by_type, read_pair
+from mpsim.cli.read import read_pair
+from mpsim.cli.scaling import by_type_of, scaling_options, unchecked_option
 from mpsim.cli.trials import trial_options, trials_of
 from mpsim.cli.types import BYTES, NUMBERS
 from mpsim.errors import MpsimError
@@ -38,8 +40,9 @@ __all__ = ["sweep"]
 @click.option("--algorithm", default="ring", show_default=True, metavar="NAME", help="Of the collectives.")
 @click.option("--runtime", default="ideal", show_default=True, metavar="NAME", help="How messages behave.")
 @click.option("--launch", default="", metavar="NAME", help=f"Of hosts: {', '.join(LAUNCHES)}; by default as traced.")
+@scaling_options
+@unchecked_option
 @host_speed_option
-@click.option("--costs", multiple=True, metavar="TYPE=FILE", help="The workload traced on a type of device.")
 @trial_options
 @baseline_option
 @click.option("--processes", type=int, metavar="N", help="By default one for each processor.")
@@ -51,7 +54,8 @@ def sweep(workload: str, topology: str, as_json: bool, **given: Any) -> None:
     """Predict every way of splitting WORKLOAD over up to --devices of TOPOLOGY, and rank them.
 
     \b
-      mpsim sweep gpt2.json switch:8,link=nvlink4,device=H100-SXM5-80GB --batch 64 -o gpt2.csv
+      mpsim sweep mlp.json switch:8,link=eth_10g,memory=4GiB --batch 8192 -o mlp.csv
+      mpsim sweep gpt2.h100.json dgx_h100 --batch 64 -o gpt2.csv
       mpsim plot gpt2.csv -o gpt2.png
     """
     if given["output"]:
@@ -70,19 +74,19 @@ def sweep(workload: str, topology: str, as_json: bool, **given: Any) -> None:
     if as_json:
         print_json(_as_dict(found))
     else:
-        click.echo(f"{found.rows[0]['workload']} | {found.rows[0]['topology']} | batch {given['batch']}\n")
-        click.echo(table(found, given["top"]))
+        head = f"{found.rows[0]['workload']} | {found.rows[0]['topology']} | batch {given['batch']}\n"
+        click.echo(table(found, given["top"], head=head))
         click.echo(f"\n{found.planned} plans, {_count(found.processes, 'process', 'processes')}")
 
 
 def _prepared(workload_path: str, topology_text: str, given: dict[str, Any]) -> Callable[[], SweepResult]:
     """Return the sweep with everything read and checked, ready to be run."""
     workload, topology = read_pair(workload_path, topology_text)
-    by_type = costs_by_type(given["costs"], topology)
+    by_type = by_type_of(given, workload, topology)
     batch, trials = given["batch"], trials_of(given, max(given["batch"], 1), workload.dataset_samples)
     shared: dict[str, Any] = {
         "trials": trials.count, "rng": trials.seed, "variability": trials.variability, "by_type": by_type,
-        "host_speed": given["host_speed"],
+        "unchecked": given["unchecked"], "host_speed": given["host_speed"],
     }  # fmt: skip
     n_devices = min(given["devices"] or len(topology.devices), len(topology.devices))
     one = partial(simulate_plan, workload, topology, spans=False, **shared)
@@ -107,7 +111,7 @@ def _finished(found: SweepResult, baseline: str) -> SweepResult:
     if baseline != "none":
         return found
     empty = dict.fromkeys(("speedup", "baseline", "baseline_step_s"))
-    return SweepResult(rows=tuple(row | empty for row in found.rows), planned=found.planned, processes=found.processes)
+    return replace(found, rows=tuple(row | empty for row in found.rows))
 
 
 def _interrupted(found: SweepResult, output: str | None) -> click.ClickException | click.exceptions.Exit:
@@ -139,6 +143,8 @@ def _as_dict(found: SweepResult) -> dict[str, Any]:
         "plans_not_run": sum(count for _, count in found.reasons),
         "plans_too_large": len(found.too_large),
         "processes": found.processes,
+        "caveats": list(found.caveats),
+        "notes": list(found.notes),
         "best": found.best,
         "rows": list(found.rows),
     }

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -158,27 +159,19 @@ def _roofline(name: str | None, precision_name: str = "") -> DeviceSpec | None:
     """Return the roofline of a device of the catalog, its products at the rate of a precision."""
     if name is None:
         return None
+    from mpsim.program.rescaling import roofline_of
     from mpsim.topology.catalog import device
     from mpsim.workload.precision import precision, product_rate, watched_dtype
-    from mpsim.workload.roofline import DeviceSpec
 
-    one = device(name)
-    dtypes = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8")
-    peaks = {dtype: peak for dtype in dtypes if (peak := one.peak_or_none(dtype)) is not None}
-    known: dict[str, Any] = {} if one.matmul_fraction is None else {"matmul_fraction": one.matmul_fraction}
-    if precision_name:
-        chosen = precision(precision_name)
-        peaks[chosen.compute] = one.peak_flop_per_s(product_rate(chosen))
-        if chosen.compute != watched_dtype(chosen):
-            known["linear_dtype"] = chosen.compute
-            one.peak_flop_per_s(watched_dtype(chosen))
-    return DeviceSpec(
-        name=one.name,
-        peak_flops_per_s=peaks,
-        memory_bytes_per_s=one.memory_bandwidth_bytes_per_s,
-        memory_bytes=one.usable_memory_bytes or one.memory_bytes,
-        **known,
-    )
+    spec = roofline_of(name)
+    if not precision_name:
+        return spec
+    one, chosen = device(name), precision(precision_name)
+    peaks = {**spec.peak_flops_per_s, chosen.compute: one.peak_flop_per_s(product_rate(chosen))}
+    if chosen.compute == watched_dtype(chosen):
+        return replace(spec, peak_flops_per_s=peaks)
+    one.peak_flop_per_s(watched_dtype(chosen))
+    return replace(spec, peak_flops_per_s=peaks, linear_dtype=chosen.compute)
 
 
 def _default_name(workload: Workload, device: str | None) -> str:

@@ -18,6 +18,8 @@ from mpsim.emulate.recipes import recipes
 from mpsim.errors import MpsimError, unknown
 from mpsim.plan.model import Plan
 from mpsim.program.account import account_devices, account_traffic, spans_of
+from mpsim.program.caveats import caveats, scalings
+from mpsim.program.devices import scaled_by_type
 from mpsim.program.draws import Draw, Seed, Variability, seed_of
 from mpsim.program.lower import Lowering, lower
 from mpsim.program.model import Timing
@@ -80,6 +82,8 @@ def emulate(
     draws: bool = True,
     variability: Variability | None = None,
     by_type: Mapping[str, Workload] | None = None,
+    rescale: str | None = None,
+    speed: float | None = None,
     baseline: Result | None = None,
     warm_ups: int = 1,
 ) -> Emulation:
@@ -113,6 +117,8 @@ def emulate(
         Stragglers; links have the jitter that they have.
     by_type : mapping of str to Workload, optional
         The same model traced on other types of device.
+    rescale, speed
+        What makes costs of one device stand for others, as in `mpsim.simulate`.
     baseline : Result, optional
         What the speedup compares with; None: nothing.
     warm_ups : int
@@ -123,6 +129,7 @@ def emulate(
     MpsimError
         A plan that cannot be run, too many processes, or a process that failed.
     """
+    by_type = scaled_by_type(workload, topology, by_type, rescale=rescale, speed=speed)
     lowering = lower(workload, topology, plan, by_type=by_type)
     variability = variability or Variability()
     _check(plan, trials, warm_ups, variability)
@@ -143,6 +150,8 @@ def emulate(
         plan=plan.text,
         global_batch=batch,
         fidelity="measured" if compute == "real" else lowering.fidelity.value,
+        caveats=() if compute == "real" else caveats(lowering),
+        scalings=() if compute == "real" else scalings(lowering),
         baseline=baseline.plan if baseline else "",
         baseline_step_s=baseline.step_s if baseline else 0.0,
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from mpsim.errors import MpsimError
-from mpsim.topology.model import Topology
+from mpsim.topology.model import Device, Topology
 from mpsim.workload.costs import cost_at
 from mpsim.workload.model import Cost, Fidelity, Workload
+from mpsim.workload.trust import doubts, remarks
 
 __all__ = ["Costs", "weakest"]
 
@@ -30,8 +31,8 @@ class Costs:
     ) -> None:
         self.workload = workload
         self.by_type = by_type
-        self._point = (microbatch, tensor_parallel)
-        self._tables: dict[str, list[Cost]] = {}
+        self.point = (microbatch, tensor_parallel)
+        self._tables: dict[str | None, list[Cost]] = {}
         names = [layer.name for layer in workload.layers]
         for kind, other in by_type.items():
             if [layer.name for layer in other.layers] != names:
@@ -40,28 +41,31 @@ class Costs:
                     f" {len(names)} of {workload.name!r}: trace the same model at the same --depth"
                 )
 
-    def measured_on(self, device_type: str) -> bool:
-        """Return whether the costs used for a type of device come from such a device, as far as names tell."""
-        workload = self.by_type.get(device_type, self.workload)
-        model = device_type.split("-")[0].lower()
-        return device_type in self.by_type or model in workload.device.lower()
+    def workload_of(self, device_type: str) -> Workload:
+        """Return the workload whose costs a type of device is given."""
+        return self.by_type.get(device_type, self.workload)
+
+    def remarks(self, devices: Iterable[Device]) -> tuple[str, ...]:
+        """Return what the traces whose costs these devices are given have to say in words."""
+        used = map(self.workload_of, dict.fromkeys(device.type for device in devices))
+        return tuple(dict.fromkeys(text for workload in used for text in remarks(workload)))
 
     def of(self, device_type: str) -> list[Cost]:
         """Return the cost of every layer on a type of device."""
-        key = device_type if device_type in self.by_type else ""
+        key = device_type if device_type in self.by_type else None
         if key not in self._tables:
-            workload = self.by_type[key] if key else self.workload
-            self._tables[key] = [cost_at(layer, *self._point) for layer in workload.layers]
+            layers = self.workload_of(device_type).layers
+            self._tables[key] = [cost_at(layer, *self.point) for layer in layers]
         return self._tables[key]
 
 
 def weakest(costs: Costs, topology: Topology, place: tuple[int, ...]) -> Fidelity:
-    """Return the weakest fidelity that a plan uses: of its costs, and of scaling them to its devices.
-
-    A cost measured on one type of device that stands for another is scaled, be it by the factor 1.
-    """
+    """Return the weakest fidelity that a plan uses: of its costs, its devices' speeds, and its traces' own checks."""
     nodes = [topology.devices[device] for device in place]
-    used = {cost.fidelity for node in nodes for cost in costs.of(node.type)}
-    if any(node.speed != 1.0 or not costs.measured_on(node.type) for node in nodes):
+    types = {node.type for node in nodes}
+    used = {cost.fidelity for kind in types for cost in costs.of(kind)}
+    if any(node.speed != 1.0 for node in nodes):
         used.add(Fidelity.SCALED)
+    if any(doubts(costs.workload_of(kind), *costs.point) for kind in types):
+        used.add(Fidelity.DOUBTFUL)
     return Fidelity.weakest(*used)

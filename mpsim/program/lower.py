@@ -22,6 +22,7 @@ from mpsim.plan.runtimes import resolve_runtime
 from mpsim.plan.schedules import Operation, check_rows, resolve_schedule
 from mpsim.program.balancing import Scales
 from mpsim.program.costs import Costs, weakest
+from mpsim.program.devices import check_devices, for_costs
 from mpsim.program.draws import Draw
 from mpsim.program.emitter import Emitter
 from mpsim.program.model import Program
@@ -130,11 +131,13 @@ def lower(
     Raises
     ------
     MpsimError
-        Too few devices, a cost that was never measured, rows that are no schedule, more stages than layers, a trace
-        with one clock where the plan says how to launch.
+        Too few devices, a device that the costs were not measured on, a cost that was never measured, rows that are no
+        schedule, more stages than layers, a trace with one clock where the plan says how to launch.
     """
     place = plan.place(len(topology.devices))
     costs = Costs(workload, by_type or {}, microbatch_size(workload, plan), plan.tp)
+    check_devices(costs, (topology.devices[device] for device in place))
+    topology = for_costs(topology, costs)
     routes = Routes(topology)
     stages = cut(costs, routes, plan, place)
     rows = resolve_schedule(plan.schedule)(plan.pp, plan.microbatches)

@@ -14,8 +14,8 @@ __all__ = ["load_result", "save_result"]
 
 _NOUN, _VERSION = "result", 4
 # Version 2 lets a real run say that it has no step on free links, version 3 says which algorithm was chosen for
-# collectives and how many went beyond what was measured, version 4 has hosts that launch, steps back to back, and more
-# holders of memory; each older file is one of the next version as it stands.
+# collectives and how many went beyond what was measured, version 4 has hosts that launch, steps back to back, more
+# holders of memory, and what may make it wrong; each older file is one of the next version as it stands.
 _UPGRADES = dict.fromkeys((1, 2, 3), lambda body: body)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mpsim.result.model import HOLDERS, Count, DeviceUse, Result
@@ -42,7 +43,12 @@ def summary_row(result: Result) -> dict[str, Any]:
     >>> row["step_s"], row["communication_overhead_fraction"], row["speedup"]
     (2.0, 0.25, None)
     """
-    row = _identity(result) | {"n_devices": len(result.devices)} | _step(result) | _fractions(result)
+    row = (
+        _identity(result)
+        | {"caveats": "; ".join(result.caveats) or None, "n_devices": len(result.devices)}
+        | _step(result)
+        | _fractions(result)
+    )
     row["highest_peak_memory_bytes"] = max(result.peak_memory_bytes, default=0)
     row["fits"] = result.fits
     row |= {f"{axis}_payload_bytes": _payload(result, axis) for axis in _AXES}
@@ -69,6 +75,8 @@ def result_to_dict(result: Result) -> dict[str, Any]:
     """
     over = interval(result)
     body = _identity(result) | _step(result) | _fractions(result)
+    body |= {"caveats": list(result.caveats), "scalings": [asdict(one) for one in result.scalings]}
+    body["notes"] = list(result.notes)
     del body["step_p5_s"], body["step_p95_s"]
     body["trial_step_s"] = {"median": over.median_s, "p5": over.low_s, "p95": over.high_s}
     body["peak_memory_bytes"] = list(result.peak_memory_bytes)

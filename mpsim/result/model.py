@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mpsim.documents import Provenance
+from mpsim.scaling import Scaling
 
 __all__ = ["HOLDERS", "Count", "DeviceUse", "MemoryUse", "Result", "Spans"]
 
@@ -180,6 +181,13 @@ class Result:
         Its step on the same global batch; 0 if there is none.
     fidelity : str
         The weakest that was used.
+    caveats : tuple of str
+        What may make it wrong, in a phrase each, the worst first: costs that are doubtful, scaled, analytical or of
+        links that nobody measured, and hosts that hold devices up.
+    notes : tuple of str
+        What the traces have to say in words.
+    scalings : tuple of Scaling
+        By what costs were scaled that stand for another device than they were measured on.
     devices : tuple of DeviceUse
         Those of the plan, in the topology's order.
     traffic : tuple of Count
@@ -205,6 +213,9 @@ class Result:
     baseline: str = ""
     baseline_step_s: float = 0.0
     fidelity: str = "given"
+    caveats: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    scalings: tuple[Scaling, ...] = ()
     devices: tuple[DeviceUse, ...] = ()
     traffic: tuple[Count, ...] = ()
     spans: Spans = Spans()

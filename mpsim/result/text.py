@@ -8,9 +8,10 @@ from mpsim.result.model import DeviceUse, Result
 from mpsim.result.statistics import interval, quantile
 from mpsim.units import format_bytes, format_duration
 
-__all__ = ["format_percent", "summary"]
+__all__ = ["caution", "format_percent", "short_notes", "summary"]
 
 MOST_DEVICES = 16  # A table of more says less than its extremes.
+_MOST_CAVEATS = 3  # Of more, a line says that there are more.
 
 _FIDELITY = {
     "measured": "every layer time was measured at the size used",
@@ -18,7 +19,7 @@ _FIDELITY = {
     "scaled": "some layer times stand for another device than they were measured on",
     "analytical": "some layer times are a roofline estimate, not a measurement",
     "given": "some times were given by hand, not measured",
-    "doubtful": "some layer times do not add up to the step that was measured with them",
+    "doubtful": "the trace is not the step that was measured beside it",
 }
 
 
@@ -66,25 +67,40 @@ def summary(result: Result) -> str:
         ("runtime", _runtime(result)),
     ]
     head = f"{result.workload} | {result.plan} | {result.topology}"
-    blocks = [head, "\n".join(f"{name:<16}{text}" for name, text in facts if text)]
+    blocks = [caution(result.caveats) + head, "\n".join(f"{name:<16}{text}" for name, text in facts if text)]
     blocks += [_table(rows) for rows in (_traffic_rows(result), _device_rows(result)) if rows]
-    blocks += [f"note: {line}" for line in _unmeasured(result)]
     beyond = [count for count in result.traffic if count.beyond]
     blocks += [
         f"warning: {count.beyond:,} of {count.transfers:,} {count.kind} are of sizes or over ranks that the topology's"
         " costs were not measured for: extrapolated"
         for count in beyond
     ]
+    blocks += [f"caution: {text}" for text in result.caveats[_MOST_CAVEATS:]] + short_notes(result.notes)
     return "\n\n".join(blocks)
 
 
-def _unmeasured(result: Result) -> list[str]:
-    """Return a line for each replacement of costs that nobody measured, with what took them."""
-    kinds: dict[str, dict[str, None]] = {}
-    for count in result.traffic:
-        for text in filter(None, count.unmeasured.split("; ")):
-            kinds.setdefault(text, {})[count.kind] = None
-    return [f"costs of {', '.join(found)} were {text}" for text, found in kinds.items()]
+def caution(caveats: Sequence[str], most: int = _MOST_CAVEATS) -> str:
+    """Return the line that comes before all others where something may make an answer wrong.
+
+    Examples
+    --------
+    >>> caution(["analytical: rooflines of T4, not measurements"]), caution([])
+    ('caution: analytical: rooflines of T4, not measurements\\n', '')
+    """
+    more = [f"and {len(caveats) - most} more"] if len(caveats) > most else []
+    return f"caution: {'; '.join([*caveats[:most], *more])}\n" if caveats else ""
+
+
+def short_notes(notes: Sequence[str], most: int = 3) -> list[str]:
+    """Return what a trace has to say, a line each, and no more than a few.
+
+    Examples
+    --------
+    >>> short_notes(["a cache dropped"])
+    ['note: a cache dropped']
+    """
+    lines = [f"note: {text if len(text) <= 160 else text[:159] + '…'}" for text in notes[:most]]
+    return [*lines, f"note: and {len(notes) - most} more; mpsim show has them"] if len(notes) > most else lines
 
 
 def _step(result: Result) -> str:

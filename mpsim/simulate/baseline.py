@@ -6,30 +6,32 @@ from collections.abc import Iterator, Sequence
 
 from mpsim.errors import MpsimError
 from mpsim.program.costs import Costs
+from mpsim.program.devices import has_costs
 from mpsim.program.lower import Lowering
 from mpsim.program.stages import microbatch_size
 from mpsim.program.times import RankTimes, medians
 from mpsim.workload.costs import measured_microbatches, median_s
 from mpsim.workload.model import Cost
+from mpsim.workload.trust import refused
 
 __all__ = ["one_device"]
 
 
-def one_device(lowering: Lowering, batch: int) -> tuple[str, float]:
+def one_device(lowering: Lowering, batch: int, *, unchecked: bool = False) -> tuple[str, float]:
     """Return the name and the step, in seconds, of the fastest way to run the batch on one of the topology's devices.
 
     The device works through the batch in equal micro-batches and updates once; of the measured sizes that divide the
-    batch, and the plan's own, the fastest counts. Whether the model fits on it is not asked. ``("", 0.0)`` where the
-    whole layers were never measured.
+    batch, and the plan's own, the fastest counts. Sizes at which the trace misses its own step by too much do not,
+    unless `unchecked`. Whether the model fits on it is not asked. ``("", 0.0)`` where no whole layers were measured.
     """
-    steps = list(_steps(lowering, batch))
+    steps = list(_steps(lowering, batch, unchecked))
     if not steps:
         return "", 0.0
     seconds, device, size = min(steps)
     return f"one {device}, {batch // size} × micro-batch {size}", seconds
 
 
-def _steps(lowering: Lowering, batch: int) -> Iterator[tuple[float, str, int]]:
+def _steps(lowering: Lowering, batch: int, unchecked: bool) -> Iterator[tuple[float, str, int]]:
     """Yield seconds, device and micro-batch size of each way to run the batch on one device."""
     workload = lowering.workload
     sizes = {*measured_microbatches(workload), microbatch_size(workload, lowering.plan)}
@@ -37,6 +39,8 @@ def _steps(lowering: Lowering, batch: int) -> Iterator[tuple[float, str, int]]:
     for size in sorted(size for size in sizes if batch % size == 0):
         costs = Costs(workload, lowering.costs.by_type, size, 1)
         for node in nodes.values():
+            if not has_costs(costs, node) or (not unchecked and refused(costs.workload_of(node.type), size)):
+                continue
             try:
                 layers = costs.of(node.type)
             except MpsimError:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
 from mpsim.plan.model import Plan, check_size
-from mpsim.program.lower import lower
+from mpsim.program.account import account_traffic
+from mpsim.program.caveats import borrowed, caveats, check_point
+from mpsim.program.devices import scaled_by_type
+from mpsim.program.lower import Lowering, lower
 from mpsim.program.model import Program, Stream, Task, Timing
 from mpsim.simulate.cutting import fastest_cut
 from mpsim.topology.model import Topology
@@ -25,11 +28,15 @@ _MOST_ROUNDS = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What one of several jobs trains, and how; a plan that names no devices gets the first that are free."""
+    """What one of several jobs trains, and how; a plan that names no devices gets the first that are free.
+
+    `by_type` has the same model as traced on other types of device.
+    """
 
     name: str
     workload: Workload
     plan: Plan
+    by_type: Mapping[str, Workload] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +56,10 @@ class JobResult:
         The shortest and the longest of them: jobs drift past each other.
     steps : int
         How many those were.
+    caveats : tuple of str
+        What may make them wrong, in a phrase each.
+    notes : tuple of str
+        What the job's traces have to say in words.
     """
 
     name: str
@@ -59,6 +70,8 @@ class JobResult:
     least_step_s: float
     most_step_s: float
     steps: int
+    caveats: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def slowdown(self) -> float:
@@ -70,12 +83,24 @@ class _Laid(NamedTuple):
     """A job with its devices, and one step of it."""
 
     job: Job
-    place: tuple[int, ...]
+    lowering: Lowering
     program: Program
     alone_s: float
 
+    @property
+    def place(self) -> tuple[int, ...]:
+        return self.lowering.place
 
-def simulate_jobs(jobs: Sequence[Job], topology: Topology, *, steps: int = 8) -> tuple[JobResult, ...]:
+
+def simulate_jobs(
+    jobs: Sequence[Job],
+    topology: Topology,
+    *,
+    steps: int = 8,
+    rescale: str | None = None,
+    speed: float | None = None,
+    unchecked: bool = False,
+) -> tuple[JobResult, ...]:
     """Predict the steps of jobs that run at once on devices of their own and share the topology's links.
 
     All begin at the same moment and begin each next step when the last one is over, every time at its median. Each
@@ -87,6 +112,8 @@ def simulate_jobs(jobs: Sequence[Job], topology: Topology, *, steps: int = 8) ->
         Their names differ, and so do their devices.
     steps : int
         That every job does at least.
+    rescale, speed, unchecked
+        As in `simulate`, for every job.
 
     Whether each fits its devices' memory `simulate` says of it alone.
 
@@ -108,7 +135,7 @@ def simulate_jobs(jobs: Sequence[Job], topology: Topology, *, steps: int = 8) ->
     """
     if steps < 1:
         raise MpsimError(f"steps is {steps}, expected 1 or more")
-    laid = _lay(jobs, topology)
+    laid = _lay([_scaled(job, topology, rescale, speed) for job in jobs], topology, unchecked)
     slowest_s = max(one.alone_s for one in laid)
     counts = [steps * math.ceil(slowest_s / one.alone_s) for one in laid]
     for _ in range(_MOST_ROUNDS):
@@ -127,7 +154,14 @@ def simulate_jobs(jobs: Sequence[Job], topology: Topology, *, steps: int = 8) ->
     return tuple(_result(one, times[:count]) for one, times, count in zip(laid, ends, done, strict=True))
 
 
-def _lay(jobs: Sequence[Job], topology: Topology) -> list[_Laid]:
+def _scaled(job: Job, topology: Topology, rescale: str | None, speed: float | None) -> Job:
+    try:
+        return replace(job, by_type=scaled_by_type(job.workload, topology, job.by_type, rescale=rescale, speed=speed))
+    except MpsimError as error:
+        raise MpsimError(f"job {job.name!r}: {error}") from None
+
+
+def _lay(jobs: Sequence[Job], topology: Topology, unchecked: bool) -> list[_Laid]:
     if not jobs:
         raise MpsimError("no jobs: name at least one")
     names = [job.name for job in jobs]
@@ -151,21 +185,22 @@ def _lay(jobs: Sequence[Job], topology: Topology) -> list[_Laid]:
                 )
             owner |= dict.fromkeys(free, job.name)
             job = replace(job, plan=replace(job.plan, devices=tuple(free)))
-        found.append(_one(job, topology))
+        found.append(_one(job, topology, unchecked))
     return found
 
 
-def _one(job: Job, topology: Topology) -> _Laid:
+def _one(job: Job, topology: Topology, unchecked: bool) -> _Laid:
     check_size(job.plan)
     try:
-        lowering = fastest_cut(lower(job.workload, topology, job.plan))
+        lowering = fastest_cut(lower(job.workload, topology, job.plan, by_type=job.by_type))
+        check_point(lowering, unchecked=unchecked)
         program = lowering.program()
         alone_s = replay(program, topology).step_s
     except MpsimError as error:
         raise MpsimError(f"job {job.name!r}: {error}") from None
     if not 0 < alone_s < math.inf:
         raise MpsimError(f"job {job.name!r}: its step lasts {alone_s} s, so that no number of steps fills any time")
-    return _Laid(job, lowering.place, program, alone_s)
+    return _Laid(job, lowering, program, alone_s)
 
 
 def _check_tasks(laid: Sequence[_Laid], counts: Sequence[int]) -> None:
@@ -226,4 +261,6 @@ def _result(one: _Laid, ends: Sequence[float]) -> JobResult:
         least_step_s=min(lasted),
         most_step_s=max(lasted),
         steps=len(ends),
+        caveats=(*caveats(one.lowering), *borrowed(account_traffic(one.program))),
+        notes=one.lowering.costs.remarks(one.lowering.topology.devices[device] for device in one.place),
     )

@@ -43,12 +43,12 @@ def launch_bound(eager: Result, graphs: Result) -> list[str]:
     >>> one = {"workload": "mlp", "topology": "one", "plan": "dp=1", "free_step_s": 2.0}
     >>> eager = Result(**one, step_s=2.5, trial_step_s=(2.5,), steady_s=2.0)
     >>> launch_bound(eager, Result(**one, step_s=1.0, trial_step_s=(1.0,), steady_s=1.0))
-    ['launch-bound: hosts take 2 s to launch a step of 1 s, back to back; with --launch graphs a step takes 1 s']
+    ['launch-bound: hosts take 2 s to launch a step of 1 s, back to back (with --launch graphs one step takes 1 s)']
     """
     if not is_launch_bound(eager, graphs):
         return []
     return [
         f"launch-bound: hosts take {format_duration(eager.steady_s or 0.0)} to launch a step of"
-        f" {format_duration(graphs.steady_s or 0.0)}, back to back; with --launch graphs a step takes"
-        f" {format_duration(graphs.step_s)}"
+        f" {format_duration(graphs.steady_s or 0.0)}, back to back (with --launch graphs one step takes"
+        f" {format_duration(graphs.step_s)})"
     ]

@@ -11,6 +11,8 @@ from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
 from mpsim.plan.model import Plan, check_size
 from mpsim.program.account import account_devices, account_traffic, spans_of
+from mpsim.program.caveats import borrowed, caveats, check_point, scalings
+from mpsim.program.devices import scaled_by_type
 from mpsim.program.draws import Draw, Seed, Variability, seed_of
 from mpsim.program.lower import lower
 from mpsim.program.model import Program
@@ -18,6 +20,7 @@ from mpsim.program.repeat import in_a_row
 from mpsim.program.stages import microbatch_size
 from mpsim.result.model import Result, Spans
 from mpsim.result.statistics import middle
+from mpsim.scaling import Scaling
 from mpsim.simulate.baseline import one_device
 from mpsim.simulate.cutting import fastest_cut
 from mpsim.simulate.trials import ProgramOf, trial_steps
@@ -40,6 +43,9 @@ class Label(NamedTuple):
     fidelity: str = "given"
     measured_on: str = ""
     launch: str = ""
+    caveats: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    scalings: tuple[Scaling, ...] = ()
 
 
 def simulate(
@@ -51,6 +57,9 @@ def simulate(
     rng: Seed = 0,
     variability: Variability | None = None,
     by_type: Mapping[str, Workload] | None = None,
+    rescale: str | None = None,
+    speed: float | None = None,
+    unchecked: bool = False,
     baseline: Result | None = None,
     host_speed: float = 1.0,
     processes: int = 1,
@@ -71,6 +80,11 @@ def simulate(
         Link jitter and stragglers.
     by_type : mapping of str to Workload, optional
         The same model traced on other types of device.
+    rescale, speed
+        What makes costs of one device stand for others, see `mpsim.program.devices.scaled_by_type`; without either
+        a trace on other devices is refused.
+    unchecked : bool
+        Take a trace whose layers miss the step that was measured beside them by more than 15 %.
     baseline : Result, optional
         What the speedup compares with; None: the fastest way to run the same global batch on one of the topology's
         devices.
@@ -103,13 +117,15 @@ def simulate(
     39.0
     """
     check_size(plan)
+    by_type = scaled_by_type(workload, topology, by_type, rescale=rescale, speed=speed)
     lowering = lower(workload, topology, plan, by_type=by_type, host_speed=host_speed)
+    check_point(lowering, unchecked=unchecked)
     batch = microbatch_size(workload, plan) * plan.microbatches * plan.dp
     if baseline is not None and baseline.global_batch != batch:
         raise MpsimError(
             f"baseline has a global batch of {baseline.global_batch}, the plan {batch}: a speedup needs equal ones"
         )
-    name, seconds = (baseline.plan, baseline.step_s) if baseline else one_device(lowering, batch)
+    name, seconds = (baseline.plan, baseline.step_s) if baseline else one_device(lowering, batch, unchecked=unchecked)
     return play(
         fastest_cut(lowering).program,
         topology,
@@ -128,6 +144,9 @@ def simulate(
             fidelity=lowering.fidelity.value,
             measured_on=workload.device,
             launch="eager" if lowering.launches else plan.launch,
+            caveats=caveats(lowering),
+            notes=lowering.costs.remarks(topology.devices[device] for device in lowering.place),
+            scalings=scalings(lowering),
         ),
         global_batch=batch,
         baseline_step_s=seconds,
@@ -179,6 +198,7 @@ def play(
         uses = account_devices(program, topology, place, timing, free)
         steady_s = _steady_s(program, topology) if label.launch == "eager" else timing.step_s
         ran = spans_of(program, place, timing) if spans else Spans()
+    traffic = account_traffic(program)
     return Result(
         workload=label.workload,
         plan=label.plan,
@@ -187,6 +207,9 @@ def play(
         fidelity=label.fidelity,
         measured_on=label.measured_on,
         launch=label.launch,
+        caveats=(*label.caveats, *borrowed(traffic)),
+        notes=label.notes,
+        scalings=label.scalings,
         topology=topology.name,
         global_batch=global_batch,
         step_s=timing.step_s,
@@ -197,6 +220,6 @@ def play(
         free_step_s=free.step_s,
         baseline_step_s=baseline_step_s,
         devices=uses,
-        traffic=account_traffic(program),
+        traffic=traffic,
         spans=ran,
     )

@@ -23,7 +23,9 @@ _FINALISTS = 3
 _Score = tuple[bool, float]
 
 
-def best_placed(workload: Workload, topology: Topology, plan: Plan, by_type: Mapping[str, Workload]) -> Plan:
+def best_placed(
+    workload: Workload, topology: Topology, plan: Plan, by_type: Mapping[str, Workload], host_speed: float = 1.0
+) -> Plan:
     """Return the plan on the devices on which it fits and its step is the shortest, of `placements`.
 
     Each is replayed once, its stages balanced, until 30,000 tasks were replayed; the best three are cut anew where
@@ -51,7 +53,7 @@ def best_placed(workload: Workload, topology: Topology, plan: Plan, by_type: Map
     left, found, errors = _MOST_TASKS, [], []
     for place in places:
         try:
-            lowering = lower(workload, topology, replace(plan, devices=place), by_type=by_type)
+            lowering = lower(workload, topology, replace(plan, devices=place), by_type=by_type, host_speed=host_speed)
             score, tasks = _score(lowering)
         except MpsimError as error:
             errors.append(error)

@@ -33,7 +33,7 @@ def _columns_of(kind: type, *others: str) -> tuple[str, ...]:
     return tuple(name for name in COLUMNS if name in others or type(_EMPTY.get(name)) is kind)
 
 
-TEXTS = _columns_of(str, "strategy", "schedule", "algorithm", "reason", "baseline")
+TEXTS = _columns_of(str, "strategy", "schedule", "algorithm", "reason", "baseline", "caveats")
 FLAGS = _columns_of(bool, "fits", "tie")
 COUNTS = _columns_of(int, "rank", "dp", "pp", "tp", "microbatches", "microbatch_size")
 
@@ -52,6 +52,8 @@ class SweepResult:
         Plans in the grid; more than there are rows if the sweep was interrupted.
     processes : int
         That were used; the rows do not depend on it.
+    notes : tuple of str
+        What the traces have to say in words; not in a table's file.
 
     Examples
     --------
@@ -62,6 +64,7 @@ class SweepResult:
     rows: tuple[Row, ...]
     planned: int
     processes: int = field(default=1, compare=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -77,6 +80,12 @@ class SweepResult:
     def best(self) -> Row | None:
         """The fastest plan that is not known to overflow a memory; None if there is none."""
         return self.ranked[0] if self.ranked else None
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What may make the ranked plans wrong, in a phrase each, those of the fastest first."""
+        phrases = (phrase for row in self.ranked for phrase in (row["caveats"] or "").split("; ") if phrase)
+        return tuple(dict.fromkeys(phrases))
 
     @property
     def too_large(self) -> list[Row]:

@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpsim.errors import MpsimError
 from mpsim.plan.model import MIB, Plan
 from mpsim.plan.schedules import Schedule, resolve_schedule
 from mpsim.program.costs import Costs
+from mpsim.program.devices import check_devices, scaled_by_type
 from mpsim.program.draws import Seed, Variability, seed_of
 from mpsim.program.laying import check_algorithm
 from mpsim.result.frames import summary_row
@@ -42,6 +43,7 @@ class _Job:
     seed: int
     variability: Variability | None
     by_type: Mapping[str, Workload]
+    unchecked: bool
     host_speed: float
     baseline: Result | None
 
@@ -64,6 +66,9 @@ def sweep(
     rng: Seed = 0,
     variability: Variability | None = None,
     by_type: Mapping[str, Workload] | None = None,
+    rescale: str | None = None,
+    speed: float | None = None,
+    unchecked: bool = False,
     baseline: Result | None = None,
     processes: int | None = None,
     progress: Progress | None = None,
@@ -83,7 +88,7 @@ def sweep(
         Restrict the grid; see `mpsim.sweep.grid.candidates` for what None stands for.
     bucket_bytes, algorithm, runtime, launch, host_speed
         Of every plan.
-    trials, rng, variability, by_type
+    trials, rng, variability, by_type, rescale, speed, unchecked
         As in `simulate`; all plans meet the same draws.
     baseline : Result, optional
         What speedups compare with; None: the fastest way to run the batch on one of the topology's devices.
@@ -120,7 +125,9 @@ def sweep(
     for schedule in schedules or ():
         resolve_schedule(schedule)
     check_algorithm("all_reduce", algorithm)
-    Costs(workload, by_type or {}, workload.microbatch, 1)
+    by_type = scaled_by_type(workload, topology, by_type, rescale=rescale, speed=speed)
+    costs = Costs(workload, by_type, workload.microbatch, 1)
+    check_devices(costs, topology.devices)  # any of them may be chosen
     if baseline is not None and baseline.global_batch != batch:
         raise MpsimError(
             f"baseline has a global batch of {baseline.global_batch}, the sweep {batch}: a speedup needs equal ones"
@@ -135,11 +142,14 @@ def sweep(
         trials=trials,
         seed=seed_of(rng),
         variability=variability,
-        by_type=by_type or {},
+        by_type=by_type,
+        unchecked=unchecked,
         host_speed=host_speed,
         baseline=baseline,
     )
-    return _run(job, grid, min(processes or os.cpu_count() or 1, len(grid)), progress or (lambda done, total: None))
+    workers = min(processes or os.cpu_count() or 1, len(grid))
+    found = _run(job, grid, workers, progress or (lambda done, total: None))
+    return replace(found, notes=costs.remarks(topology.devices))
 
 
 def _each(microbatches: Sequence[int] | None, tensor: Sequence[int] | None) -> Iterator[tuple[str, int]]:
@@ -217,7 +227,7 @@ def _row(job: _Job, candidate: Candidate) -> Row:
     """Return the row of one plan, or why it cannot be run."""
     row: Row = dict.fromkeys(COLUMNS) | _coordinates(job, candidate)
     try:
-        plan = best_placed(job.workload, job.topology, candidate.plan(job.base), job.by_type)
+        plan = best_placed(job.workload, job.topology, candidate.plan(job.base), job.by_type, job.host_speed)
         result = simulate(
             job.workload,
             job.topology,
@@ -226,6 +236,7 @@ def _row(job: _Job, candidate: Candidate) -> Row:
             rng=job.seed,
             variability=job.variability,
             by_type=job.by_type,
+            unchecked=job.unchecked,
             host_speed=job.host_speed,
             baseline=job.baseline,
             spans=False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mpsim.result.text import format_percent
+from mpsim.result.text import caution, format_percent, short_notes
 from mpsim.sweep.model import Row, SweepResult
 from mpsim.units import format_bytes, format_duration
 
@@ -14,7 +14,7 @@ __all__ = ["table"]
 MOST_REASONS = 6
 
 
-def table(result: SweepResult, top: int = 10) -> str:
+def table(result: SweepResult, top: int = 10, head: str = "") -> str:
     """Return the fastest plans that fit, and, in a line each, what became of the others.
 
     Parameters
@@ -23,6 +23,8 @@ def table(result: SweepResult, top: int = 10) -> str:
         What was found.
     top : int
         Plans to list; 0: all.
+    head : str
+        What stands above, under the line that says what may make the table wrong.
 
     Examples
     --------
@@ -30,7 +32,10 @@ def table(result: SweepResult, top: int = 10) -> str:
     interrupted: 0 of 2 plans were tried
     no plan can be run
     """
-    blocks = [] if result.complete else [f"interrupted: {len(result.rows)} of {result.planned} plans were tried"]
+    above = caution(result.caveats) + head
+    blocks = [above.removesuffix("\n") + "\n"] if above else []
+    if not result.complete:
+        blocks.append(f"interrupted: {len(result.rows)} of {result.planned} plans were tried")
     ranked = result.ranked
     shown = ranked[:top] if top else ranked
     if shown:
@@ -38,7 +43,7 @@ def table(result: SweepResult, top: int = 10) -> str:
         blocks.append(_ranked_line(result, len(shown)))
     else:
         blocks.append("no plan can be run" if not result.too_large else "no plan fits")
-    blocks += _too_large(result) + _reasons(result)
+    blocks += _too_large(result) + _reasons(result) + short_notes(result.notes)
     return "\n".join(blocks)
 
 

@@ -57,6 +57,8 @@ class CatalogDevice:
 
     Attributes
     ----------
+    reported : str
+        What drivers and PyTorch call it, brand words left out, separated by ``;``, where that is not its name.
     memory_bytes : int
         The data sheet's GB as 1e9 bytes: a little less than most cards report.
     usable_memory_bytes : int or None
@@ -74,6 +76,7 @@ class CatalogDevice:
     """
 
     name: str
+    reported: str = ""
     vendor: str
     year: int
     form: str

@@ -2,7 +2,7 @@
 
 By hand, a device may take its memory from the catalog or as text, and a link its bandwidth and latency::
 
-    {"schema": "mpsim.topology/3", "name": "two boxes", "switches": ["sw"],
+    {"schema": "mpsim.topology/4", "name": "two boxes", "switches": ["sw"],
      "devices": [{"name": "a", "device": "A100-SXM4-40GB"}, {"name": "b", "memory": "24 GiB", "speed": 0.5}],
      "links": [{"source": "a", "target": "sw", "both_ways": true, "bandwidth": "50 GB/s", "latency": "2 us"},
                {"source": "b", "target": "sw", "both_ways": true, "link": "eth_10g@25us"}]}
@@ -24,10 +24,10 @@ from mpsim.topology.model import Device, Link, Topology
 
 __all__ = ["load_topology", "save_topology"]
 
-_VERSION = 3
-# Version 2 lets a device say what its send buffer holds, version 3 which switches reduce and what collectives cost;
-# each older file is one of the next version as it stands.
-_UPGRADES = dict.fromkeys((1, 2), lambda body: body)
+_VERSION = 4
+# Version 2 lets a device say what its send buffer holds, version 3 which switches reduce and what collectives cost,
+# version 4 what a device's speed is of; each older file is one of the next version as it stands.
+_UPGRADES = dict.fromkeys((1, 2, 3), lambda body: body)
 _Fields = dict[str, Any]
 _Found = TypeVar("_Found")
 
@@ -46,7 +46,7 @@ class _Written:
 
 
 def save_topology(path: str | Path, topology: Topology) -> None:
-    """Write a topology as ``mpsim.topology/3``, whole or not at all.
+    """Write a topology as ``mpsim.topology/4``, whole or not at all.
 
     Raises
     ------
@@ -104,6 +104,7 @@ _OF_DEVICE = (
     "memory",
     "memory_bytes",
     "speed",
+    "speed_of",
     "send_buffer_bytes",
     "post_s",
     "hop_s",

@@ -27,6 +27,9 @@ class Device:
         What a plan may use of it; 0 if unknown (then nothing can be said about fitting).
     speed : float
         Relative to the device that the workload was measured on: 2.0 halves every time.
+    speed_of : str
+        ``""``: `speed` holds for all costs; ``roofline``: it is what the device makes of its own roofline costs, as
+        measured (`mpsim calibrate --compute`), and costs that were measured do not mind.
     send_buffer_bytes : int
         What its system holds of a message on its way out (a socket's send buffer): a runtime that waits for a send
         goes on once no more than that is left. 0: when the last byte has left.
@@ -42,6 +45,7 @@ class Device:
     type: str = ""
     memory_bytes: int = 0
     speed: float = 1.0
+    speed_of: str = ""
     send_buffer_bytes: int = 0
     post_s: float = 0.0
     hop_s: float = 0.0
@@ -59,6 +63,8 @@ class Device:
             raise MpsimError(f"device {self.name!r}: send_buffer_bytes is {self.send_buffer_bytes}, expected 0 or more")
         if not (math.isfinite(self.speed) and self.speed > 0):
             raise MpsimError(f"device {self.name!r}: speed is {self.speed}, expected more than 0")
+        if self.speed_of not in ("", "roofline"):
+            raise MpsimError(f"device {self.name!r}: speed_of is {self.speed_of!r}, expected 'roofline' or nothing")
         if self.memory_bytes < 0:
             raise MpsimError(f"device {self.name!r}: memory_bytes is {self.memory_bytes}, expected 0 or more")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mpsim.documents import Provenance
 from mpsim.errors import MpsimError, did_you_mean
+from mpsim.scaling import Scaling
 from mpsim.workload.layers import Cost, Fidelity, Gradient, Layer, Parameter, Samples, Shard, ShardCollective
 from mpsim.workload.tensors import DTYPE_BYTES, Tensor, TensorShard, check_count, check_dtype
 
@@ -133,6 +134,8 @@ class Workload:
         Sum of layers against whole steps.
     notes : tuple of str
         What a reader must know of the trace: parameters that nothing reads, caches dropped, wrappers taken off.
+    scaling : Scaling or None
+        Where its times stand for another device than `device`: which, and by what they were multiplied.
     provenance : Provenance
         How the file was made.
 
@@ -155,6 +158,7 @@ class Workload:
     dataset_samples: int = 0
     checks: tuple[StepCheck, ...] = ()
     notes: tuple[str, ...] = ()
+    scaling: Scaling | None = None
     provenance: Provenance = Provenance()
 
     def __post_init__(self) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from mpsim.units import format_bytes, format_duration
 from mpsim.workload.costs import cost_at, median_s
-from mpsim.workload.model import Cost, Layer, Workload
+from mpsim.workload.model import Cost, Layer, StepCheck, Workload
+from mpsim.workload.trust import doubts, refused, remarks
 
 __all__ = ["fed_bytes", "output_bytes", "show_workload", "workload_to_dict"]
 
@@ -127,11 +128,23 @@ def _notes(workload: Workload) -> list[str]:
         notes.append(
             f"micro-batch {check.microbatch}{shard}: sum of layers / whole step = {check.ratio:.3f}"
             f" (whole step {format_duration(median(check.whole_s))}, {len(check.whole_s)} repetitions)"
+            f"{_verdict(workload, check)}"
         )
     crossing = [tensor for tensor in workload.tensors if tensor.producer and len(tensor.consumers) > 1]
     if crossing:
         notes.append(f"{len(crossing)} tensors are read by more than one layer")
+    if workload.scaling is not None:
+        notes.append(workload.scaling.text)
+    notes += [f"note: {text}" for text in remarks(workload)]
     return notes if len(notes) > 1 else []
+
+
+def _verdict(workload: Workload, check: StepCheck) -> str:
+    """Return what follows of a check for predictions."""
+    point = check.microbatch, check.tensor_parallel
+    if check in refused(workload, *point):
+        return ": refused without --unchecked"
+    return ": doubtful" if check in doubts(workload, *point) else ""
 
 
 def workload_to_dict(workload: Workload) -> dict[str, Any]:
@@ -156,6 +169,7 @@ def workload_to_dict(workload: Workload) -> dict[str, Any]:
         "threads": workload.threads,
         "optimizer": workload.optimizer,
         "dataset_samples": workload.dataset_samples,
+        "notes": list(remarks(workload)),
         **totals,
         "totals": totals,
         "layers": layers,

@@ -110,9 +110,17 @@ def test_baselines(mpsim) -> None:
 
 def test_a_workload_for_each_type(mpsim) -> None:
     box = "switch:2,link=eth_10g,type=fast*1+slow*1"
-    alone = printed(mpsim("simulate", HAND, box, "--pp", "2", "--json"))
-    both = printed(mpsim("simulate", HAND, box, "--pp", "2", "--costs", f"slow={HAND}", "--json"))
+    costs = ("--costs", f"fast={HAND}", "--costs", f"slow={HAND}")
+    alone = printed(mpsim("simulate", HAND, "switch:2,link=eth_10g", "--pp", "2", "--json"))
+    both = printed(mpsim("simulate", HAND, box, "--pp", "2", *costs, "--json"))
     assert both["step_s"] == alone["step_s"]
+    refused = mpsim("simulate", HAND, box, "--pp", "2", *costs[:2])
+    assert refused.exit_code == 2
+    assert "times of a desk, device 'd1' is of type slow" in refused.stderr
+    half = printed(mpsim("simulate", HAND, box, "--pp", "2", *costs[:2], "--speed", "0.5", "--json"))
+    assert half["step_s"] > both["step_s"]
+    assert half["caveats"] == ["scaled from a desk to slow by speed: times × 2"]
+    assert half["scalings"][0]["median"] == 2.0
 
 
 def test_collectives_say_what_they_took(mpsim) -> None:

@@ -66,10 +66,23 @@ def test_the_golden_file_of_version_3_says_what_was_chosen_and_what_is_beyond():
 def test_the_golden_file_of_version_4_has_hosts_and_more_holders_of_memory():
     result = load_result(DATA / "result-4.json")
     assert (result.launch, result.step_s, result.steady_s) == ("eager", 2.1895480000000003, 1.9395480000000003)
-    first = result.devices[0]
-    assert first.exposed_launch_s > 0
-    assert (first.memory.workspace_bytes, first.memory.reserved_bytes) == (64 * 2**20, 68 * 2**20)
+    first, second = (device.memory for device in result.devices)
+    assert result.devices[0].exposed_launch_s > 0
+    assert (first.workspace_bytes, first.reserved_bytes) == (64 * 2**20, 68 * 2**20)
+    assert (second.master_bytes, second.transients_bytes) == (512, 512)
     assert result.spans.kind[:2] == ("launch", "forward")
+
+
+def test_the_golden_file_of_version_4_says_what_may_make_it_wrong():
+    result = load_result(DATA / "result-4.json")
+    assert result.fidelity == "doubtful"
+    assert result.caveats == (
+        "doubtful: layers sum to 1.12 of the whole step at micro-batch 1",
+        result.scalings[0].text,
+        f"costs of send were {result.traffic[0].unmeasured}",
+    )
+    assert (result.scalings[0].low, result.scalings[0].high) == (0.25, 0.75)
+    assert result.notes == ("nothing reads parameter b.spare",)
 
 
 def test_older_files_know_no_steady_step():
@@ -112,7 +125,7 @@ def edited(tmp_path, pipeline, change) -> Path:
         (lambda body: body["spans"]["devices"].__setitem__(0, [4]), r"span '0F0' is on device 4, the result has 4"),
         (lambda body: body["spans"]["devices"].__setitem__(0, [-2]), r"span '0F0' is on device -2, the result has 4"),
         (lambda body: body["spans"]["end_s"].__setitem__(0, -1.0), r"span '0F0' runs from 0.0 s to -1.0 s"),
-        (lambda body: body.update(fidelity="foo"), r"unknown fidelity 'foo'; known: analytical, doubtful"),
+        (lambda body: body.update(fidelity="foo"), r"unknown fidelity 'foo'; known: analytical, doubtful, given"),
         (lambda body: body.update(global_batch=-1), r"global_batch is -1 and trials \d+, expected 0 and 1 or more"),
         (lambda body: device(body).update(compute_s=9.0), r"device 'gpu0' add up to .* s, the step is .* s"),
         (lambda body: device(body).update(bubble_s=-1.0), r"device 'gpu0' holds -1.0, expected seconds"),

@@ -43,7 +43,7 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     topology = nodes(2, per_node=2, inside="nvlink4", between="ib_ndr", device="H100-SXM5-80GB")
     save_topology(tmp_path / "nodes.json", topology)
     assert load_topology(tmp_path / "nodes.json") == topology
-    assert json.loads((tmp_path / "nodes.json").read_text())["schema"] == "mpsim.topology/3"
+    assert json.loads((tmp_path / "nodes.json").read_text())["schema"] == "mpsim.topology/4"
     assert "ring" in BUILDERS
 
 
@@ -104,7 +104,7 @@ def _device(**fields):
         (_device(name="b"), "two nodes named 'b'"),
         (lambda body: body.update(devices=[]), "has no devices"),
         (lambda body: body.update(devices=["a"]), "devices[0]"),
-        (lambda body: body.update(schema="mpsim.topology/4"), "this mpsim reads up to mpsim.topology/3"),
+        (lambda body: body.update(schema="mpsim.topology/5"), "this mpsim reads up to mpsim.topology/4"),
         (lambda body: body.update(schema="mpsim.workload/1"), "is a workload"),
         (lambda body: body.update(lnks=[]), "unknown field 'lnks'; did you mean 'links'"),
     ],
@@ -146,6 +146,11 @@ def test_version_3_has_costs_and_switches_that_reduce():
     assert cost.regimes[0].launch_s == 2.0**-17
     first = topology.devices[0]
     assert (first.post_s, first.hop_s, first.overlap_slowdown) == (2.0**-12, 2.0**-13, 1.25)
+
+
+def test_version_4_has_speeds_of_rooflines():
+    found = load_topology(GOLDEN.with_name("topology-4.json")).devices
+    assert [(one.speed, one.speed_of) for one in found[:2]] == [(0.875, "roofline"), (1.0, "")]
 
 
 def test_switches_that_reduce_are_kept_and_must_exist(tmp_path):

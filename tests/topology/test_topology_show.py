@@ -101,6 +101,7 @@ def test_the_object_has_everything_and_is_json():
         "type": "T4",
         "memory_bytes": memory,
         "speed": 2.0,
+        "speed_of": "",
         "send_buffer_bytes": 0,
         "post_s": 0.0,
         "hop_s": 0.0,

@@ -92,7 +92,7 @@ def test_later_micro_batches_add_to_gradients():
 
 def test_missing_peak_is_named():
     spec = DeviceSpec(name="odd", peak_flops_per_s={"bfloat16": 1e12}, memory_bytes_per_s=1e12)
-    with pytest.raises(MpsimError, match=r"device .odd. has no peak for float32, .* only for bfloat16"):
+    with pytest.raises(MpsimError, match=r"device 'odd' has no peak for float32, .* only for bfloat16"):
         _samples(spec)
 
 

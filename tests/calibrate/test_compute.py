@@ -1,0 +1,94 @@
+"""A device's speed beside its roofline: from one measured step or layer, back to exactly what was measured."""
+
+from dataclasses import replace
+
+import pytest
+
+from mpsim import (
+    Layer,
+    MpsimError,
+    Plan,
+    Workload,
+    calibrate_compute,
+    parse_topology,
+    save_plan,
+    save_workload,
+    simulate,
+)
+from mpsim.workload.model import Fidelity
+
+BOX = parse_topology("chain:4,link=1GB/s@1ms,device=T4")
+
+
+def roofline(fidelity: Fidelity = Fidelity.ANALYTICAL) -> Workload:
+    layers = [Layer.given(name, forward_s=1.0, backward_s=2.0, parameter_bytes=400_000_000) for name in "abcd"]
+    layers = [replace(one, costs=(replace(one.costs[0], fidelity=fidelity),)) for one in layers]
+    return replace(Workload.chain("w", layers, activation_bytes=10_000_000), device="T4")
+
+
+@pytest.mark.parametrize("speed", [0.3, 0.77, 1.0, 1.9, 5.0])
+@pytest.mark.parametrize("plan", [Plan(), Plan(pp=4, microbatches=8), Plan(dp=2, pp=2, microbatches=3, batch=6)])
+def test_a_step_gives_its_speed_back(speed, plan):
+    """What a speed in the topology makes the step, calibration finds again, communication and bubbles and all."""
+    fast = replace(BOX, devices=tuple(replace(one, speed=speed, speed_of="roofline") for one in BOX.devices))
+    step_s = simulate(roofline(), fast, plan).step_s
+    found = calibrate_compute(roofline(), BOX, step_s=step_s, plan=plan)
+    assert found.speed == pytest.approx(speed, rel=1e-7)
+    assert simulate(roofline(), found.topology, plan).step_s == pytest.approx(step_s, rel=1e-8)
+    assert "of the roofline of T4: a step under" in found.topology.provenance.source
+
+
+def test_layers_by_hand():
+    found = calibrate_compute(roofline(), BOX, layers_s={"b": 4.0, "c": 8.0})
+    assert (found.speed, found.modelled_s, found.measured_s) == (0.5, 6.0, 12.0)
+    result = simulate(roofline(), found.topology, Plan())
+    assert (result.step_s, result.fidelity) == (24.0, "analytical")
+    assert "scaled by the devices' speeds in the topology: 0.5" in result.caveats
+
+
+def test_costs_that_were_measured_do_not_mind():
+    found = calibrate_compute(roofline(), BOX, layers_s={"b": 4.0})
+    measured = simulate(roofline(Fidelity.MEASURED), found.topology, Plan())
+    assert (measured.step_s, measured.fidelity, measured.caveats) == (12.0, "measured", ())
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"layers_s": {"e": 1.0}}, "no layer 'e'"),
+        ({"layers_s": {"a": 0.0}}, "measured layer 'a' is 0.0 s"),
+        ({"layers_s": {}}, "no time in the workload"),
+        ({"step_s": 1.0}, "either a measured step with its plan, or measured layers"),
+        ({}, "either a measured step"),
+        ({"step_s": float("nan"), "plan": Plan()}, "measured step is nan"),
+        ({"step_s": 0.1, "plan": Plan(dp=4)}, "its communication alone takes"),
+    ],
+)
+def test_what_cannot_be(how, message):
+    with pytest.raises(MpsimError, match=message):
+        calibrate_compute(roofline(), BOX, **how)
+
+
+def test_other_costs_and_other_devices():
+    with pytest.raises(MpsimError, match="no roofline costs to calibrate"):
+        calibrate_compute(roofline(Fidelity.MEASURED), BOX, layers_s={"a": 1.0})
+    with pytest.raises(MpsimError, match="devices of type L4, the costs are of T4"):
+        calibrate_compute(roofline(), parse_topology("ring:2,link=eth_10g,device=L4"), layers_s={"a": 1.0})
+
+
+def test_from_the_command_line(tmp_path):
+    from click.testing import CliRunner
+
+    from mpsim.cli.program import cli
+
+    save_workload(tmp_path / "w.json", roofline())
+    save_plan(tmp_path / "p.json", Plan(pp=2))
+    box, out = "chain:4,link=1GB/s@1ms,device=T4", str(tmp_path / "out.json")
+    words = ["calibrate", "--compute", str(tmp_path / "w.json"), "--topology", box, "-o", out]
+    done = CliRunner().invoke(cli, [*words, "--layer", "a=4 s"])
+    assert (done.exit_code, done.stdout.split(";")[0]) == (0, "T4: speed 0.75 of its roofline")
+    assert CliRunner().invoke(cli, [*words, "--step", "24.2 s", "--plan", str(tmp_path / "p.json")]).exit_code == 0
+    for more in (["--step", "1 s"], ["--layer", "a"], ["--layer", "a=4"], ["a.log", "--layer", "a=4 s"], []):
+        refused = CliRunner().invoke(cli, [*words, *more])
+        assert refused.exit_code == 2, more
+        assert refused.stderr.count("\n") == 1
