@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mpsim.workload.account import Account
+from mpsim.workload.account import Account, memory_of, norm
 from mpsim.workload.watch import taking_over
 
 __all__ = ["PlainStep", "differences", "judging"]
@@ -30,6 +30,8 @@ class PlainStep:
         Of the parameters that got a gradient.
     saved_bytes : int
         Kept for backward: unique storages without parameters and buffers.
+    sparse : list of str
+        The parameters whose gradient is sparse.
 
     Examples
     --------
@@ -40,7 +42,7 @@ class PlainStep:
     loss: float = float("nan")
     gradient_norms: dict[str, float] = field(default_factory=dict)
     saved_bytes: int = 0
-    strangers: int = 0  # bytes of leaves that got a gradient and are no parameters of the model
+    sparse: list[str] = field(default_factory=list)
 
 
 @contextlib.contextmanager
@@ -56,16 +58,13 @@ def judging(parameters: Mapping[str, Any], buffers: Mapping[str, Any]) -> Iterat
     (48, ['bias', 'weight'])
     """
     state = (*parameters.values(), *buffers.values())
-    own = {tensor.untyped_storage()._cdata for tensor in state if not tensor.is_sparse}
+    own = {storage._cdata for tensor in state for storage in memory_of(tensor)}
     found, kept, running = PlainStep(), dict[int, Any](), [True]
 
     def keep(tensor: Any) -> Any:
-        try:
-            storage = tensor.untyped_storage()
-        except (NotImplementedError, RuntimeError):  # a sparse tensor has no storage of its own
-            return tensor
-        if storage._cdata not in own and storage._cdata not in kept:
-            kept[storage._cdata] = storage
+        for storage in memory_of(tensor):
+            if storage._cdata not in own:
+                kept[storage._cdata] = storage
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
@@ -81,9 +80,9 @@ def judging(parameters: Mapping[str, Any], buffers: Mapping[str, Any]) -> Iterat
             found.loss = float(root.detach()) if root.numel() == 1 else math.nan
         original(tensors, *rest, **how)
         if outermost:
-            found.gradient_norms = {
-                name: norm(parameter.grad) for name, parameter in parameters.items() if parameter.grad is not None
-            }
+            made = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
+            found.gradient_norms = {name: norm(gradient) for name, gradient in made.items()}
+            found.sparse = [name for name, gradient in made.items() if gradient.is_sparse]
 
     hooks.__enter__()
     try:
@@ -92,12 +91,6 @@ def judging(parameters: Mapping[str, Any], buffers: Mapping[str, Any]) -> Iterat
     finally:
         if running:
             hooks.__exit__(None, None, None)
-
-
-def norm(gradient: Any) -> float:
-    """Return the length of a gradient, sparse or dense."""
-    dense = gradient.coalesce().values() if gradient.is_sparse else gradient
-    return float(torch.linalg.vector_norm(dense.detach().float() if not dense.is_complex() else dense.detach()))
 
 
 def differences(plain: PlainStep, account: Account) -> tuple[str, ...]:

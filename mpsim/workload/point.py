@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import nn
+from torch.utils import _pytree as pytree
 
 from mpsim.errors import MpsimError
 from mpsim.workload.account import Account, LayerAccount, Value
 from mpsim.workload.clock import clock_for
+from mpsim.workload.example import Example
 from mpsim.workload.holdings import held_by, owners
 from mpsim.workload.judge import PlainStep, differences, judging
 from mpsim.workload.layers import Fidelity, Parameter, Samples, ShardCollective
@@ -76,7 +80,7 @@ class Point:
     notes: list[str] = field(default_factory=list)
 
 
-def described(calls: Sequence[Call], account: Account, model: torch.nn.Module, microbatch: int) -> Point:
+def described(calls: Sequence[Call], account: Account, model: nn.Module, microbatch: int) -> Point:
     """Return a point without times: what an account found, and which layer holds what.
 
     Examples
@@ -103,6 +107,12 @@ def described(calls: Sequence[Call], account: Account, model: torch.nn.Module, m
         values=account.values,
     )
     _note_unread(point, parameters, account)
+    if account.strangers:
+        count, size = len(account.strangers), sum(account.strangers.values())
+        point.notes.append(
+            f"{count} parameter{'s' * (count > 1)} of {size} bytes that the step trains are not the model's, as where a"
+            " loss has its own: they are in no layer; make the loss a module of the model"
+        )
     for name in account.dropped:
         point.notes.append(f"{name} in the model's output is no tensor: it was dropped, and goes to no other layer")
     return point
@@ -165,15 +175,23 @@ def measured_point(
         There is no layer, the loss is not finite, or the model takes another path each time.
     """
     model = step.model
-    with put_back(model) as restore:
+    compiled = any(hasattr(one, "_orig_mod") or one._compiled_call_impl is not None for one in model.modules())
+    eager = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
+    with eager, put_back(model, feeds.values()) as restore:
         if not step.own and not model.training:
             model.train()
+        if _is_lazy(model):
+            step()
+            _drop_gradients(model)
         calls, plain = _plain(step, depth)
         restore()
         account = _accounted(step, calls, feeds)
         restore()
         point = described(calls, account, model, microbatch)
+        if compiled:
+            point.notes.append("measured as the model is written, without torch.compile: layers are seen one by one")
         parameters = dict(model.named_parameters())
+        _check_sparse(plain, step, optimizer)
         trained = [parameters[name] for names in point.owned for name in names if parameters[name].requires_grad]
         if not step.own and trained:
             step.optimizer = OPTIMIZERS[optimizer](trained)
@@ -183,10 +201,17 @@ def measured_point(
             i: [parameters[name] for name in names if name in plain.gradient_norms]
             for i, names in enumerate(point.owned)
         }
+
+        def again() -> None:
+            restore.again()
+            from_one_seed()
+
+        again()
         inputs = _can_repeat(step, calls, point)
         rounds = measure(
-            step, calls, clock, accumulating, repeats=repeats, warmup=max(0, warmup - 1), inputs=inputs, each=each
-        )
+            step, calls, clock, accumulating, repeats=repeats, warmup=max(0, warmup - 1), inputs=inputs, again=again,
+            each=each,
+        )  # fmt: skip
         _times(point, rounds, step, optimizer, clock, inputs)
         point.check = StepCheck(
             microbatch=microbatch,
@@ -199,16 +224,37 @@ def measured_point(
     return point
 
 
+def _check_sparse(plain: PlainStep, step: Step, optimizer: str) -> None:
+    if plain.sparse and not step.own and optimizer.startswith("adam"):
+        raise MpsimError(
+            f"the gradient of {plain.sparse[0]!r} is sparse, which the optimizer {optimizer} cannot take: trace with"
+            " another optimizer, sgd, or build its Embedding with sparse=False"
+        )
+
+
 def _digits(seconds: float) -> float:
     return float(f"{seconds:.4g}")
+
+
+def _is_lazy(model: nn.Module) -> bool:
+    """Whether there are modules that have yet to learn their sizes, as they do in their first step."""
+    return any(nn.parameter.is_lazy(item) for item in (*model.parameters(), *model.buffers()))
 
 
 def _plain(step: Step, depth: int | str) -> tuple[tuple[Call, ...], PlainStep]:
     """Run a plain step: it tells the layers, and judges."""
     model = step.model
     from_one_seed()
-    with judging(dict(model.named_parameters()), dict(model.named_buffers())) as plain:
-        calls = calls_of(model, step, depth)
+    try:
+        with judging(dict(model.named_parameters()), dict(model.named_buffers())) as plain:
+            calls = calls_of(model, step, depth)
+    except RuntimeError as error:
+        if "saved tensor hooks" not in str(error):
+            raise
+        raise MpsimError(
+            f"{str(error).splitlines()[0]} A trace learns through such hooks what is kept for backward: take the"
+            " derivative by torch.autograd.grad(..., create_graph=True) instead"
+        ) from error
     if step.own and not plain.gradient_norms:
         raise MpsimError("the step left no gradient: it calls no backward, or its backward reaches no parameter")
     if not step.own and plain.gradient_norms and not math.isfinite(plain.loss):
@@ -222,13 +268,23 @@ def _accounted(step: Step, calls: Sequence[Call], feeds: Mapping[str, Any]) -> A
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
     account = Account(len(calls), parameters, buffers, feeds, lambda: counter.flops)
     from_one_seed()
-    with account, counter:
-        Watch(model, calls, account).run(step)
+    try:
+        with account, counter:
+            Watch(model, calls, account).run(step)
+    except MpsimError:
+        raise
+    except Exception as error:  # whatever PyTorch's own machinery raises there
+        if not account.regions:
+            raise
+        raise MpsimError(
+            f"the backward of torch.{next(iter(account.regions))} cannot be watched ({type(error).__name__} in"
+            " PyTorch): a Python if or while can, so write that in its place"
+        ) from error
     _drop_gradients(model)
     return account
 
 
-def _drop_gradients(model: torch.nn.Module) -> None:
+def _drop_gradients(model: nn.Module) -> None:
     for parameter in model.parameters():
         parameter.grad = None
 
@@ -278,12 +334,12 @@ def _times(point: Point, rounds: list[Round], step: Step, optimizer: str, clock:
         point.wall = lists[1]
 
 
-def on_device(example, device):
-    from dataclasses import replace
+def on_device(example: Example, device: str) -> Example:
+    """Return an example whose model and tensors are on a device."""
 
-    from torch.utils import _pytree as pytree
+    def move(value: Any) -> Any:
+        return value.to(device) if isinstance(value, torch.Tensor) else value
 
-    move = lambda v: v.to(device) if isinstance(v, torch.Tensor) else v
     return replace(
         example,
         model=example.model.to(device),
