@@ -8,6 +8,7 @@ Each section says which rows calibrated and which were predicted; none is in bot
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from mpsim.calibrate import Measurement, calibrate
 from mpsim.calibrate.run import geometric_mean_error
 from mpsim.documents import write_text
 from mpsim.program.choice import quickest
+from mpsim.topology.borrowed import with_borrowed
 from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
 from mpsim.topology.spec import parse_topology
@@ -85,6 +87,21 @@ def another_release() -> list[Row]:
     return predict(topology, one_node("h100_sxm", "2.29.2"), "h100_sxm")
 
 
+def borrowed_on_one_node() -> list[Row]:
+    """Predict a machine as a preset would of which nothing had been measured, from the costs of the other."""
+    rows = []
+    for system, donor in (("h100_sxm", "nvlink3"), ("a100_sxm", "nvlink4")):
+        blank = parse_topology(ONE_NODE[system])
+        costs = [cost for cost in parse_topology(ONE_NODE[BY_LINK[donor]].split(":")[0]).costs if cost.link == donor]
+        lent = replace(blank, costs=tuple(with_borrowed(blank, costs)))
+        rows += [*predict(blank, one_node(system), f"{system}, no costs"),
+                 *predict(lent, one_node(system), f"{system}, as {donor}")]  # fmt: skip
+    return rows
+
+
+BY_LINK = {"nvlink3": "a100_sxm", "nvlink4": "h100_sxm"}
+
+
 # Tables that calibrated no preset, and the preset of such a machine.
 AS_SHIPPED = {
     "aws_1xp5_batch": "dgx_h100:1",
@@ -97,6 +114,17 @@ AS_SHIPPED = {
     "aws_2xp3dn": "aws_p3dn:2",
 }
 PROFILED = {"a100_dgx": "dgx_a100:1", "h100_dgx": "dgx_h100:1"}
+
+
+def without_borrowed() -> list[Row]:
+    """Predict from what was measured alone, where a preset has borrowed costs."""
+    rows = []
+    for table, preset in AS_SHIPPED.items():
+        topology = parse_topology(preset)
+        measured = tuple(cost for cost in topology.costs if not cost.unmeasured)
+        if measured != topology.costs:
+            rows += predict(replace(topology, costs=measured), several_nodes(table), table)
+    return rows
 
 
 def as_shipped(costs: str = "") -> list[Row]:
@@ -150,9 +178,14 @@ SHIPPED = (
         " and aws_2xp5 calibrated. Predicted are tables of other machines, none of which calibrated anything. The rows"
         " of vidur are kernel times, in which waiting for the slowest rank is included: below 1 MiB that is most of"
         " them, and the medians jump between 10 and 60 us. i309b_8n_tuned ran with other settings than NCCL's own."
-        " Of the networks of gcp_2xa3mega and aws_2xp3dn nothing was published that a preset could have: what is"
-        " between their nodes is the catalog's.",
+        " Nothing was measured of the networks of gcp_2xa3mega and aws_2xp3dn and of the latter's NVLinks: what these"
+        " cost is borrowed from the nearest links that were measured, here EFA of p5 and NVLink 3, rescaled.",
         as_shipped,
+    ),
+    (
+        "The same without what is borrowed",
+        "Those whose presets have borrowed costs, as they were without: the catalog's where nothing was measured.",
+        without_borrowed,
     ),
     (
         "The same without costs",
@@ -197,6 +230,13 @@ SECTIONS: tuple[tuple[str, str, Callable[[], list[Row]]], ...] = (
         "H100 rows of one node and the 2-node table of one cluster calibrate; 8 nodes of it (tuned otherwise, as its"
         " owner writes) and 4 of another are predicted.",
         two_nodes_to_eight,
+    ),
+    (
+        "One machine as another, rescaled",
+        "What a preset does of whose links nothing was measured, tried where something was: one node of H100 by the"
+        " costs of one of A100 and the other way around, beside the catalog alone. Latencies are rescaled by the"
+        " catalog's, bandwidths by the links'. That rule was chosen on these rows, of three.",
+        borrowed_on_one_node,
     ),
     *SHIPPED,
 )

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from functools import cache
@@ -265,7 +265,7 @@ def read(
     noun: str,
     version: int,
     kind: type,
-    upgrades: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] | None = None,
+    upgrades: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] | None = None,
 ) -> Any:
     """Read a document of any version up to `version`.
 

@@ -12,11 +12,16 @@ from mpsim.workload.model import Fidelity
 FOLDER = Path(__file__).parent.parent / "workloads"
 FILES = sorted(FOLDER.glob("*.json"))
 TOPOLOGY = parse_topology("switch:2,link=eth_10g")
+GPU = {"mnist-mlp", "gpt2", "resnet50", "vit-b16", "llama-1b-bf16"}
 ZOO = {"mnist-mlp", "lenet5", "vgg16", "resnet50", "unet", "bert-base", "gpt2", "vit-b16", "t5-small", "llama"}
 
 
 def test_every_model_of_the_zoo_is_there():
     assert {path.name.split(".")[0] for path in FILES} >= ZOO
+
+
+def test_five_models_are_there_from_a_gpu_too():
+    assert {path.name.split(".")[0] for path in FILES if ".h200." in path.name} == GPU
 
 
 @pytest.fixture(params=FILES, ids=lambda path: path.name)
@@ -40,6 +45,37 @@ def test_every_point_was_checked_against_whole_steps(path):
     workload = load_workload(path)
     points = {(cost.microbatch, cost.tensor_parallel) for cost in workload.layers[0].costs}
     assert {(check.microbatch, check.tensor_parallel) for check in workload.checks} == points
+
+
+def test_those_of_a_gpu_have_two_clocks_and_say_whose(path):
+    workload = load_workload(path)
+    costs = [cost for layer in workload.layers for cost in layer.costs]
+    if ".h200." not in path.name:
+        assert all(cost.host is None and not any(cost.samples.accumulate_s) for cost in costs)
+        return
+    assert workload.device == "NVIDIA H200"
+    assert workload.clock == "cuda-kernel"
+    assert all(cost.host for cost in costs)
+    assert workload.precision.name in ("fp32", "bf16")
+    assert workload.notes
+    assert "h200_steps.json" in workload.provenance.source
+
+
+@pytest.mark.parametrize("name", sorted(GPU))
+def test_the_committed_steps_are_predicted_from_the_workload_too(name):
+    """On one device, as the file of measured steps has it, within what its host times vary by."""
+    from mpsim.validate.steps_file import load_steps
+
+    workload = load_workload(FOLDER / f"{name}.h200.json")
+    one = parse_topology("chain:1,link=eth_10g")
+    for row in load_steps():
+        if row.model == name and row.tensor_parallel == 1:
+            for step in row.steps:
+                plan = Plan(batch=row.microbatch * step.microbatches, microbatches=step.microbatches)
+                result = simulate(workload, one, plan, spans=False)
+                assert result.steady_s == pytest.approx(step.back_to_back_s, rel=0.25)
+                if step.peak_bytes > 2**30:
+                    assert result.peak_memory_bytes[0] == pytest.approx(step.peak_bytes, rel=0.05)
 
 
 def test_the_sum_of_layers_is_near_the_whole_step_at_the_largest_microbatch(path):

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from mpsim.calibrate.measurement import Measurement
 from mpsim.program.choice import quickest
+from mpsim.topology.costs import NOT_MEASURED
 from mpsim.topology.levels import find_levels, outer_link
 from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
@@ -39,7 +40,7 @@ class Gap(NamedTuple):
     def source(self) -> str:
         """What to write where a cost cites its logs."""
         where = "the middle" if self.way == 0.5 else f"{self.way:.2f} of the way"
-        return f"not measured: {where} between {self.inner} and {self.outer}"
+        return f"{NOT_MEASURED}{where} between {self.inner} and {self.outer}"
 
 
 def level_links(routes: Routes) -> dict[str, tuple[int, ...]]:

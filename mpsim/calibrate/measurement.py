@@ -27,6 +27,9 @@ class Measurement:
         As `mpsim.program.collectives.collective` names it.
     ranks : int
         That took part: taken to be the first devices of the topology.
+    places : tuple of int
+        Which ranks they were, if there were others: on a topology with a device for each of those, as many of the first
+        devices must stand as they do.
     bytes : int
         The whole tensor.
     seconds : float
@@ -52,6 +55,7 @@ class Measurement:
     bytes: int
     seconds: float
     source: str = ""
+    places: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"{self.source}: " if self.source else ""

@@ -112,6 +112,7 @@ def calibrate(topology: Topology, measurements: Sequence[Measurement]) -> Calibr
                 f"{one.source}: {one.ranks} ranks, topology {topology.name!r} has {devices} devices: calibrate one of"
                 f" {one.ranks} or more"
             )
+    _check_places(routes, measurements)
     level_of = {n: level_link(routes, range(n)) for n in sorted({one.ranks for one in measurements})}
     redone = {(level_of[one.ranks], one.kind) for one in measurements}
     topology = replace(topology, costs=tuple(c for c in topology.costs if (c.link, c.kind) not in redone))
@@ -120,6 +121,20 @@ def calibrate(topology: Topology, measurements: Sequence[Measurement]) -> Calibr
     provenance = replace(made_now("mpsim.calibrate(topology, measurements)"), source=", ".join(_files(measurements)))
     topology = replace(topology, provenance=provenance)
     return Calibration(topology=topology, residuals=_residuals(topology, measurements))
+
+
+def _check_places(routes: Routes, measurements: Sequence[Measurement]) -> None:
+    """Refuse groups of ranks that cross other links than as many first devices, whose costs they would be taken for."""
+    for places, one in {one.places: one for one in reversed(measurements) if one.places}.items():
+        if max(places) < len(routes.topology.devices):
+            crossed, first = (level_link(routes, ranks) for ranks in (places, range(one.ranks)))
+            if crossed != first:
+                shown = ", ".join(map(str, places[:3])) + (", ..." if len(places) > 3 else "")
+                raise MpsimError(
+                    f"{one.source}: ranks {shown} of its group cross {crossed!r}, the first {one.ranks} devices of"
+                    f" topology {routes.topology.name!r} only {first!r}: give the {one.ranks} devices of one group as"
+                    " --topology, or a log of one group"
+                )
 
 
 def _levels(topology: Topology, points: dict[str, list[Measurement]]) -> Topology:

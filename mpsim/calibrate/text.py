@@ -49,8 +49,10 @@ def calibration_text(calibration: Calibration) -> str:
 def _head(cost: Cost) -> str:
     ranks = f"{cost.least_ranks}" + (f" to {cost.most_ranks}" if cost.most_ranks > cost.least_ranks else "")
     what = f"{cost.kind} ({cost.algorithm}) over {cost.link}, {ranks} ranks"
-    if cost.source.startswith("not measured"):
-        return f"{what}, {cost.source}, at most {100 * cost.error_fraction:.0f} % off if it lies between them"
+    if " between " in cost.unmeasured:
+        return f"{what}, {cost.unmeasured}, at most {100 * cost.error_fraction:.0f} % off if it lies between them"
+    if cost.unmeasured:
+        return f"{what}, {cost.unmeasured}"
     return f"{what}, fit within {100 * cost.error_fraction:.1f} %"
 
 

@@ -21,9 +21,9 @@ __all__ = ["calibrate"]
 def calibrate(logs: tuple[str, ...], topology: str, as_json: bool, output: str) -> None:
     """Fit what collectives cost on TOPOLOGY to what LOG... measured, and write it into a topology file.
 
-    LOG is the output of a program of nccl-tests, or a result of mpsim emulate. The ranks of a log are taken to be the
-    topology's first devices. Several kinds of collectives and numbers of ranks make several curves, each fitted to all
-    logs of its kind.
+    LOG is the output of a program of nccl-tests or rccl-tests (text, JSON, CSV), or a result of mpsim emulate. The
+    ranks of a log are taken to be the topology's first devices. Several kinds of collectives and numbers of ranks make
+    several curves, each fitted to all logs of its kind.
 
     \b
       all_reduce_perf -b 1K -e 1G -f 2 -g 8 > all_reduce_perf.log

@@ -48,7 +48,9 @@ def import_(files: tuple[str, ...], output: str | None, **given: Any) -> None:
       mpsim import profile.json --microbatch 64 -o mlp.json
     """
     check_kept([output] if output else [], (*files, given["topology"], given["groups"]))
-    kind = _kind_of(files)
+    from mpsim.interchange.recognise import kind_of
+
+    kind = kind_of(files[0])
     for name, value in given.items():
         if value is not None and name not in _USED[kind]:
             raise MpsimError(f"--{name.replace('_', '-')} says nothing of {kind}, which {files[0]!r} is: leave it out")
@@ -66,22 +68,6 @@ def import_(files: tuple[str, ...], output: str | None, **given: Any) -> None:
         tell(f"not represented: {line}")
     if output:
         tell(f"wrote {output}")
-
-
-def _kind_of(files: tuple[str, ...]) -> str:
-    suffixes = [suffix.lower() for suffix in Path(files[0]).suffixes]
-    if suffixes and suffixes[-1] in (".yml", ".yaml"):
-        return "an ASTRA-sim network"
-    if ".json" not in suffixes:
-        return "Chakra traces"
-    from mpsim.interchange.chrome import read_json
-
-    found = read_json(files[0])
-    if isinstance(found, dict) and "schemaVersion" in found:
-        return "a Kineto trace"
-    if isinstance(found, dict) and "npus_count" in found and "traceEvents" not in found:
-        return "an ASTRA-sim network"
-    return "a Perfetto trace"
 
 
 def _chakra(files: tuple[str, ...], output: str | None, given: dict[str, Any]) -> tuple[str, Losses]:

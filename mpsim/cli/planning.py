@@ -10,13 +10,13 @@ import click
 
 from mpsim.cli.types import BYTES, NUMBERS
 from mpsim.errors import MpsimError, unknown
-from mpsim.plan.model import Plan, check_size, load_plan
+from mpsim.plan.model import LAUNCHES, Plan, check_size, load_plan
 from mpsim.plan.runtimes import RUNTIMES
 from mpsim.plan.schedules import SCHEDULES
 from mpsim.program.laying import AUTO, algorithm_names, check_algorithm
 from mpsim.workload.model import Workload
 
-__all__ = ["PLAN_OPTIONS", "plan_of", "plan_options"]
+__all__ = ["PLAN_OPTIONS", "host_speed_option", "plan_of", "plan_options"]
 
 _ALGORITHMS = [AUTO, *algorithm_names("all_reduce")]
 _OPTIONS = (
@@ -48,15 +48,27 @@ _OPTIONS = (
     click.option("--algorithm", metavar="NAME", help=f"Of the collectives: {', '.join(_ALGORITHMS)}; by default ring."),
     click.option("--runtime", metavar="NAME", help=f"How messages behave: {', '.join(RUNTIMES)}; by default ideal."),
     click.option(
+        "--launch",
+        metavar="NAME",
+        help=f"How devices' work is launched: {', '.join(LAUNCHES)}; by default eager, where a trace has two clocks.",
+    ),
+    click.option(
         "--place",
         type=NUMBERS,
         help="Which device stands at each rank, as in 0,2,1,3; by default in the topology's order.",
     ),
     click.option("--plan", metavar="FILE", help="A plan file; options beside it change it."),
 )
-PLAN_OPTIONS = ("strategy", "dp", "pp", "tp", "microbatches", "batch", "schedule", "stages", "bucket", "place", "plan")
+PLAN_OPTIONS = (
+    "strategy", "dp", "pp", "tp", "microbatches", "batch", "schedule", "stages", "bucket", "launch", "place", "plan",
+)  # fmt: skip
 
 _FIELDS = {"bucket": "bucket_bytes", "place": "devices"}
+
+host_speed_option = click.option(
+    "--host-speed", type=float, default=1.0, show_default=True, metavar="F",
+    help="How many times as fast hosts launch as where the workload was traced.",
+)  # fmt: skip
 
 
 def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,7 +88,7 @@ def plan_of(given: dict[str, Any], workload: Workload, n_devices: int) -> Plan:
     """
     _refuse_empty(given)
     base = load_plan(given["plan"]) if given["plan"] else Plan()
-    names = ("dp", "pp", "tp", "microbatches", "batch", "schedule", "bucket", "algorithm", "runtime", "place")
+    names = ("dp", "pp", "tp", "microbatches", "batch", "schedule", "bucket", "algorithm", "runtime", "launch", "place")
     changes = {_FIELDS.get(name, name): given[name] for name in names if given[name] is not None}
     if given["batch"] is not None and given["batch"] < 1:
         raise MpsimError(f"--batch is {given['batch']}, expected 1 or more samples")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 from mpsim.cli.answer import OUTPUTS, Answer, available, collectives_topology, coordinates, give, stage_layers
 from mpsim.cli.baseline import baseline_of, baseline_option, without_baseline
 from mpsim.cli.output import DOCUMENTS, PICTURES, check_apart, json_option, output_option
-from mpsim.cli.planning import plan_of, plan_options
+from mpsim.cli.planning import host_speed_option, plan_of, plan_options
 from mpsim.cli.read import costs_by_type, read_pair
 from mpsim.cli.trials import trial_options, trials_of
 from mpsim.cli.types import Sizes
@@ -21,6 +22,7 @@ from mpsim.program.lower import lower
 from mpsim.program.stages import microbatch_size
 from mpsim.simulate import simulate as simulate_plan
 from mpsim.simulate import simulate_collectives
+from mpsim.simulate.launching import launch_bound
 from mpsim.topology.spec import parse_topology
 
 __all__ = ["simulate"]
@@ -35,6 +37,7 @@ __all__ = ["simulate"]
 @click.option("--collectives", type=Sizes(), help="No workload: replay these collectives, one after another.")
 @click.option("--collective", default="all_reduce", show_default=True, metavar="KIND", help="Of --collectives.")
 @click.option("--costs", multiple=True, metavar="TYPE=FILE", help="The workload traced on a type of device.")
+@host_speed_option
 @trial_options
 @baseline_option
 @click.option("--processes", type=int, default=1, show_default=True, metavar="N", help="That share the trials.")
@@ -70,9 +73,9 @@ def _plan(inputs: tuple[str, ...], given: dict[str, Any]) -> Answer:
     trials = trials_of(given, batch, workload.dataset_samples)
     run = partial(
         simulate_plan, workload, topology, trials=trials.count, rng=trials.seed, variability=trials.variability,
-        by_type=by_type, processes=given["processes"],
+        by_type=by_type, processes=given["processes"], host_speed=given["host_speed"],
     )  # fmt: skip
-    lowering = lower(workload, topology, plan, by_type=by_type)
+    lowering = lower(workload, topology, plan, by_type=by_type, host_speed=given["host_speed"])
     baseline = baseline_of(given["baseline"], workload, batch, plan.ranks, partial(run, spans=False))
     result = run(plan, baseline=baseline)
     if given["save_plan"]:
@@ -80,6 +83,8 @@ def _plan(inputs: tuple[str, ...], given: dict[str, Any]) -> Answer:
     notes = []
     if plan.ranks < devices:
         notes.append(f"the plan uses {plan.ranks} of {devices} devices: give --dp, --pp, --tp or --strategy for more")
+    if result.launch == "eager":
+        notes += launch_bound(result, run(replace(plan, launch="graphs"), baseline=baseline, spans=False))
     return Answer(
         result=without_baseline(result) if given["baseline"] == "none" else result,
         notes=tuple(notes),

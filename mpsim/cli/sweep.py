@@ -10,11 +10,13 @@ import click
 
 from mpsim.cli.baseline import baseline_of, baseline_option
 from mpsim.cli.output import TABLES, json_option, output_option, print_json, tell
+from mpsim.cli.planning import host_speed_option
 from mpsim.cli.progress import progress_bar
 from mpsim.cli.read import costs_by_type, read_pair
 from mpsim.cli.trials import trial_options, trials_of
 from mpsim.cli.types import BYTES, NUMBERS
 from mpsim.errors import MpsimError
+from mpsim.plan.model import LAUNCHES
 from mpsim.plan.schedules import SCHEDULES
 from mpsim.simulate import simulate as simulate_plan
 from mpsim.sweep import SweepInterrupted, SweepResult, save_sweep, table
@@ -35,6 +37,8 @@ __all__ = ["sweep"]
 @click.option("--bucket", type=BYTES, default="25 MiB", show_default=True, help="Gradients all-reduced at once.")
 @click.option("--algorithm", default="ring", show_default=True, metavar="NAME", help="Of the collectives.")
 @click.option("--runtime", default="ideal", show_default=True, metavar="NAME", help="How messages behave.")
+@click.option("--launch", default="", metavar="NAME", help=f"Of hosts: {', '.join(LAUNCHES)}; by default as traced.")
+@host_speed_option
 @click.option("--costs", multiple=True, metavar="TYPE=FILE", help="The workload traced on a type of device.")
 @trial_options
 @baseline_option
@@ -78,6 +82,7 @@ def _prepared(workload_path: str, topology_text: str, given: dict[str, Any]) -> 
     batch, trials = given["batch"], trials_of(given, max(given["batch"], 1), workload.dataset_samples)
     shared: dict[str, Any] = {
         "trials": trials.count, "rng": trials.seed, "variability": trials.variability, "by_type": by_type,
+        "host_speed": given["host_speed"],
     }  # fmt: skip
     n_devices = min(given["devices"] or len(topology.devices), len(topology.devices))
     one = partial(simulate_plan, workload, topology, spans=False, **shared)
@@ -90,7 +95,7 @@ def _prepared(workload_path: str, topology_text: str, given: dict[str, Any]) -> 
             return sweep_plans(
                 workload, topology, batch=batch, devices=given["devices"], microbatches=given["microbatches"],
                 schedules=schedules, tensor=given["tensor"], bucket_bytes=given["bucket"],
-                algorithm=given["algorithm"], runtime=given["runtime"], baseline=baseline,
+                algorithm=given["algorithm"], runtime=given["runtime"], launch=given["launch"], baseline=baseline,
                 processes=given["processes"], progress=progress, **shared,
             )  # fmt: skip
 

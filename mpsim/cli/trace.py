@@ -6,7 +6,7 @@ import io
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,8 @@ from mpsim.cli.types import NUMBERS
 from mpsim.errors import MpsimError
 
 if TYPE_CHECKING:
-    from mpsim.workload.analytical import DeviceSpec
     from mpsim.workload.model import Workload
+    from mpsim.workload.roofline import DeviceSpec
 
 __all__ = ["trace"]
 
@@ -40,7 +40,19 @@ __all__ = ["trace"]
     help="Measured repetitions, every one of them stored.",
 )
 @click.option("--warmup", type=int, default=2, show_default=True, metavar="N", help="Repetitions before, not stored.")
-@click.option("--optimizer", default="adamw", show_default=True, metavar="NAME", help="adamw, adam, momentum or sgd.")
+@click.option(
+    "--optimizer",
+    default="adamw",
+    show_default=True,
+    metavar="NAME",
+    help="adamw, adam, momentum, sgd or sparse-adam.",
+)
+@click.option(
+    "--precision",
+    metavar="NAME",
+    help="fp32, tf32, bf16, fp16, bf16-mixed or fp16-mixed, or with --analytical fp8-mixed, mxfp8-mixed or"
+    " nvfp4-mixed; by default as the model is.",
+)
 @click.option("--threads", type=int, default=1, show_default=True, metavar="N", help="Compute threads on a CPU.")
 @click.option("--device", metavar="cpu|cuda", help="By default CUDA where there is one, else the CPU.")
 @click.option("--analytical", metavar="NAME", help="Do not run: roofline of a device of the catalog, for large models.")
@@ -49,17 +61,21 @@ __all__ = ["trace"]
 def trace(model: str | None, only_list: bool, as_json: bool, **given: Any) -> None:
     """Run MODEL's training step here, layer by layer, and write what it costs.
 
-    MODEL is a name of the zoo (--list), or package.module:factory, called with the batch size.
+    MODEL is a name of the zoo (--list), package.module:factory, called with the batch size, or hf:PATH, a folder with
+    a config.json of transformers on this machine: the model is built with random weights.
 
     \b
       mpsim trace mnist-mlp --batch 1024,2048,4096,8192 -o mlp.json
       mpsim trace gpt2 --set n_layer=4 --batch 1,2,4 --tensor 1,2 -o gpt2-4.json
+      mpsim trace hf:Llama-3-8B --set num_hidden_layers=2 --set seq=256 --precision bf16
     """
     if only_list:
         _list(as_json)
         return
     if model is None:
-        raise MpsimError("trace takes a MODEL: mpsim trace --list has the zoo, your own is package.module:factory")
+        raise MpsimError(
+            "trace takes a MODEL: mpsim trace --list has the zoo, your own is package.module:factory or hf:PATH"
+        )
     if not given["output"]:
         check_output("workload.json", "the current folder", DOCUMENTS)
     workload = _traced(model, given)
@@ -97,9 +113,8 @@ def _traced(model: str, given: dict[str, Any]) -> Workload:
 
     depth = _depth(given["depth"])
     source = resolve_model(model, parse_overrides(given["sizes"]))
-    analytical = _roofline(given["analytical"])
-    bar, done = _progress()
-    with _one_line_of_errors(done):
+    analytical = _roofline(given["analytical"], given["precision"] or "")
+    with _one_line_of_errors():
         return trace_model(
             source,
             microbatches=given["batch"],
@@ -111,13 +126,13 @@ def _traced(model: str, given: dict[str, Any]) -> Workload:
             threads=given["threads"],
             device=given["device"],
             analytical=analytical,
-            progress=bar,
+            precision=given["precision"],
         )
 
 
 @contextmanager
-def _one_line_of_errors(done: Callable[[], None]) -> Iterator[None]:
-    """Hold back what PyTorch logs and prints: of a model that it cannot export it prints pages, we say one line."""
+def _one_line_of_errors() -> Iterator[None]:
+    """Hold back what PyTorch logs and prints: of a model that it cannot run it prints pages, we say one line."""
     said = io.StringIO()
     logging.disable(logging.CRITICAL)
     try:
@@ -128,7 +143,6 @@ def _one_line_of_errors(done: Callable[[], None]) -> Iterator[None]:
         raise
     finally:
         logging.disable(logging.NOTSET)
-        done()
         sys.stderr.write(said.getvalue())
 
 
@@ -140,18 +154,24 @@ def _depth(text: str) -> int | str:
     return int(text)
 
 
-def _roofline(name: str | None) -> DeviceSpec | None:
-    """Return the roofline of a device of the catalog."""
+def _roofline(name: str | None, precision_name: str = "") -> DeviceSpec | None:
+    """Return the roofline of a device of the catalog, its products at the rate of a precision."""
     if name is None:
         return None
     from mpsim.topology.catalog import device
+    from mpsim.workload.precision import precision, product_rate, watched_dtype
+    from mpsim.workload.roofline import DeviceSpec
 
     one = device(name)
-    from mpsim.workload.analytical import DeviceSpec
-
-    dtypes = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "int8")
-    peaks = {dtype: peak for dtype in dtypes if (peak := _peak(one, dtype))}
-    known = {} if one.matmul_fraction is None else {"matmul_fraction": one.matmul_fraction}
+    dtypes = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8")
+    peaks = {dtype: peak for dtype in dtypes if (peak := one.peak_or_none(dtype)) is not None}
+    known: dict[str, Any] = {} if one.matmul_fraction is None else {"matmul_fraction": one.matmul_fraction}
+    if precision_name:
+        chosen = precision(precision_name)
+        peaks[chosen.compute] = one.peak_flop_per_s(product_rate(chosen))
+        if chosen.compute != watched_dtype(chosen):
+            known["linear_dtype"] = chosen.compute
+            one.peak_flop_per_s(watched_dtype(chosen))
     return DeviceSpec(
         name=one.name,
         peak_flops_per_s=peaks,
@@ -159,26 +179,6 @@ def _roofline(name: str | None) -> DeviceSpec | None:
         memory_bytes=one.usable_memory_bytes or one.memory_bytes,
         **known,
     )
-
-
-def _peak(one: Any, dtype: str) -> float:
-    try:
-        return float(one.peak_flop_per_s(dtype))
-    except MpsimError:
-        return 0.0
-
-
-def _progress() -> tuple[Callable[[str], None], Callable[[], None]]:
-    """Return what says on a terminal's stderr what is measured, on one line, and what clears that line."""
-    terminal = sys.stderr
-    if not terminal.isatty():
-        return lambda text: None, lambda: None
-
-    def write(text: str) -> None:
-        terminal.write(f"\r\033[K{text}")
-        terminal.flush()
-
-    return write, lambda: write("")
 
 
 def _default_name(workload: Workload, device: str | None) -> str:

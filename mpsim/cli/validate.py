@@ -21,6 +21,9 @@ from mpsim.validate.cases import GRIDS, cases_on
 from mpsim.validate.exchanges import EXCHANGES, Exchanged, validate_exchanges
 from mpsim.validate.model import summarize
 from mpsim.validate.run import validate_emulated
+from mpsim.validate.steps import StepComparison, summarize_steps, validate_steps
+from mpsim.validate.steps_file import COMMITTED, load_steps
+from mpsim.validate.steps_text import steps_table
 from mpsim.validate.text import exchange_table
 from mpsim.workload.file import load_workload
 
@@ -33,7 +36,7 @@ def validate(context: click.Context) -> None:
     """Hold predictions against what really happens."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
-    elif find_spec("torch") is None:
+    elif context.invoked_subcommand != "steps" and find_spec("torch") is None:
         raise MpsimError("a real run needs PyTorch, which is not installed: pip install 'mpsim[trace]'")
 
 
@@ -97,6 +100,34 @@ def collectives(quick: bool, fabric: str | None, progress: bool | None, as_json:
             keep=lambda rows: save_rows(output, Exchanged, rows) if output else None,
         )  # fmt: skip
     print_json({"rows": [asdict(row) for row in rows]}) if as_json else click.echo(exchange_table(rows))
+
+
+@validate.command()
+@click.argument("file", required=False)
+@json_option
+@output_option("-o", "--output", what="Write a row for each step (.csv).", suffixes=(".csv",))
+def steps(file: str | None, as_json: bool, output: str | None) -> None:
+    """Predict steps of one device from their own units' host and device times, beside the steps that were measured.
+
+    FILE is one of measured steps, by default those of an H200 that come with mpsim; nothing is run.
+
+    \b
+      mpsim validate steps
+      mpsim validate steps mine.json --json
+    """
+    rows = validate_steps(load_steps(file or COMMITTED))
+    if output:
+        save_rows(output, StepComparison, rows)
+        tell(f"wrote {output}")
+    if as_json:
+        print_json({"all": [asdict(one) for one in summarize_steps(rows)], "rows": [_step_row(row) for row in rows]})
+    else:
+        click.echo(steps_table(rows))
+
+
+def _step_row(row: StepComparison) -> dict[str, Any]:
+    errors = ("steady", "step", "peak", "reserved")
+    return asdict(row) | {f"{one}_error_fraction": getattr(row, f"{one}_error_fraction") for one in errors}
 
 
 def _fabric(name: str | None) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from mpsim.emulate.capture.cut import Cut
 from mpsim.emulate.parts import Part
 from mpsim.plan.partition import balance
 from mpsim.workload.clock import Clock, clock_for
-from mpsim.workload.graph import Cut
 
 __all__ = ["measured_boundaries", "untouched"]
 
@@ -49,7 +49,7 @@ def measured_boundaries(
     Examples
     --------
     >>> from mpsim.workload.example import Example
-    >>> from mpsim.workload.graph import capture
+    >>> from mpsim.emulate.capture.cut import capture
     >>> model = nn.Sequential(nn.Linear(2000, 2000), nn.Linear(2000, 20), nn.Linear(20, 20))
     >>> cut = capture(Example(model=model, inputs=(torch.ones(8, 2000),)))
     >>> len(measured_boundaries(cut, model, {"input": torch.ones(8, 2000)}, 2))  # Most likely (1,).
@@ -66,12 +66,12 @@ def measured_boundaries(
 
 @contextlib.contextmanager
 def untouched(part: Part) -> Iterator[None]:
-    """Leave running statistics and the generator of random numbers as they were; drop gradients.
+    """Leave what a forward moves and the generator of random numbers as they were; drop gradients.
 
     Examples
     --------
     >>> from mpsim.workload.example import Example
-    >>> from mpsim.workload.graph import capture
+    >>> from mpsim.emulate.capture.cut import capture
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     >>> part = Part(capture(Example(model=model, inputs=(torch.ones(3, 2),))), model, range(2))
     >>> with untouched(part):
@@ -79,14 +79,16 @@ def untouched(part: Part) -> Iterator[None]:
     >>> int(model[1].num_batches_tracked)
     0
     """
-    saved = {name: buffer.detach().clone() for name, buffer in part.buffers.items()}
+    moved = {name: part.parameters[name] for name in part.cut.moved if name in part.parameters}
+    held = moved | part.buffers
+    saved = {name: tensor.detach().clone() for name, tensor in held.items()}
     try:
         with torch.random.fork_rng():
             yield
     finally:
         for name, value in saved.items():
             with torch.no_grad():
-                part.buffers[name].copy_(value)
+                held[name].copy_(value)
         part.drop_gradients()
 
 

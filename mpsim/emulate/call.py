@@ -13,12 +13,12 @@ from torch.autograd.function import once_differentiable
 from torch.utils import _pytree as pytree
 
 from mpsim.emulate.batches import join
+from mpsim.emulate.capture.cut import Cut
 from mpsim.emulate.flight import Flight
 from mpsim.emulate.parts import Part
 from mpsim.emulate.pipeline import Message, play
 from mpsim.errors import MpsimError
 from mpsim.plan.schedules import Operation
-from mpsim.workload.graph import Cut
 
 __all__ = ["Call", "Chunk", "Split", "run", "sum_gradients"]
 
@@ -85,7 +85,7 @@ class Call:
     --------
     >>> from mpsim.emulate.parts import make_parts
     >>> from mpsim.workload.example import Example
-    >>> from mpsim.workload.graph import capture
+    >>> from mpsim.emulate.capture.cut import capture
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
     >>> cut = capture(Example(model=model, inputs=(torch.ones(3, 4),)), with_loss=False)
     >>> split = Split(cut=cut, parts=make_parts(cut, model, (1,)))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mpsim.emulate.capture.piece import Piece, backward, forward
 from mpsim.errors import MpsimError
-from mpsim.workload.run import Piece, backward, forward
 
 if TYPE_CHECKING:
     from mpsim.emulate.parts import Part
@@ -35,7 +35,7 @@ class Flight:
     --------
     >>> from mpsim.emulate.parts import make_parts
     >>> from mpsim.workload.example import Example
-    >>> from mpsim.workload.graph import capture
+    >>> from mpsim.emulate.capture.cut import capture
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
     >>> (part,) = make_parts(capture(Example(model=model, inputs=(torch.ones(3, 4),))), model, ())
     >>> flight = part.start({}, {"input": torch.ones(3, 4)})
@@ -98,7 +98,7 @@ class Flight:
         """
         for layer in reversed(range(first, last)):
             if kind == "backward":
-                backward(self._take(layer), self._gradients, self._trained(layer), lambda again=False: None)
+                backward(self._take(layer), self._gradients, self._trained(layer))
             elif kind == "backward_input":
                 self._backward_input(layer)
             else:

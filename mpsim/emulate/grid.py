@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from mpsim.emulate.call import sum_gradients
+from mpsim.emulate.capture.cut import Cut
 from mpsim.emulate.meeting import Meeting
 from mpsim.emulate.parts import Part, make_parts
 from mpsim.emulate.pipeline import Rows
 from mpsim.emulate.replica import Line
 from mpsim.plan.model import Plan
-from mpsim.workload.graph import Cut
 
 __all__ = ["Grid"]
 
@@ -40,7 +40,7 @@ class Grid:
     --------
     >>> from mpsim.plan.schedules import gpipe
     >>> from mpsim.workload.example import Example
-    >>> from mpsim.workload.graph import capture
+    >>> from mpsim.emulate.capture.cut import capture
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
     >>> cut = capture(Example(model=model, inputs=(torch.ones(3, 4),)))
     >>> grid = Grid(Plan(dp=2, pp=2), [(cut, model)], (1,), ["cpu"] * 4)

@@ -1,8 +1,8 @@
 """A part of a model that runs: consecutive units of a cut, on a device of its own, several micro-batches in flight.
 
-The units are those of :func:`mpsim.workload.graph.capture`, which cuts the graph of ``torch.export``. PyTorch's own
-``torch.distributed.pipelining.pipeline`` cuts the same graph, and the tests hold the two against each other; it is not
-used here because a part must do what it does not: relay a skip connection over every boundary on its way, as the
+The units are those of :func:`mpsim.emulate.capture.cut.capture`, which cuts the graph of ``torch.export``. PyTorch's
+own ``torch.distributed.pipelining.pipeline`` cuts the same graph, and the tests hold the two against each other; it is
+not used here because a part must do what it does not: relay a skip connection over every boundary on its way, as the
 predicted plan does (there, it goes from its maker to its reader directly), hold the loss inside the last part, and
 run unit by unit, so that the gradients of one are exchanged while the next is at work. (PyTorch 2.13's also cannot
 run what it makes of a Llama from transformers: its rotary embedding loses an input.)
@@ -21,12 +21,13 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from mpsim.emulate.capture.cut import Cut, Unit
+from mpsim.emulate.capture.piece import forward
 from mpsim.emulate.flight import Flight
+from mpsim.errors import MpsimError
 from mpsim.plan.partition import stage_slices
-from mpsim.workload.graph import Cut, Unit
-from mpsim.workload.run import forward
 
-__all__ = ["Crossing", "Part", "crossing_tensors", "make_parts"]
+__all__ = ["Crossing", "Part", "crossing_tensors", "make_parts", "refuse_shared_state"]
 
 
 class Part:
@@ -65,7 +66,7 @@ class Part:
     Examples
     --------
     >>> from mpsim.workload.example import Example
-    >>> from mpsim.workload.graph import capture
+    >>> from mpsim.emulate.capture.cut import capture
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> cut = capture(Example(model=model, inputs=(torch.ones(3, 4),)))
     >>> first, last = make_parts(cut, model, (1,))
@@ -202,6 +203,43 @@ def make_parts(
     )
 
 
+def refuse_shared_state(cut: Cut, slices: Sequence[range], apart: bool, chunks: int) -> None:
+    """Refuse parts of which one moves, in its forward, what another reads.
+
+    Parameters
+    ----------
+    cut : Cut
+        The whole model.
+    slices : sequence of range
+        The layers of each part.
+    apart : bool
+        Whether each part has state of its own.
+    chunks : int
+        How many of them are in flight: what is shared holds only if there is but one.
+
+    Raises
+    ------
+    MpsimError
+        There is such state.
+
+    Examples
+    --------
+    >>> refuse_shared_state(Cut(units=(), feeds=(), outputs=(), loss=""), [], True, 2)
+    """
+    for name in cut.moved if apart or chunks > 1 else ():
+        held = [layers for layers in slices for i in layers if _holds(cut.units[i], name)]
+        if held and held[0] != held[-1]:
+            first, last = (next(i for i in part if _holds(cut.units[i], name)) for part in (held[0], held[-1]))
+            raise MpsimError(
+                f"forward moves {name} in place, which layers {cut.units[first].name} and {cut.units[last].name} of"
+                " different parts hold: cut so that one part has both" + ("" if apart else ", or use one chunk")
+            )
+
+
+def _holds(unit: Unit, name: str) -> bool:
+    return name in unit.parameters or name in unit.buffers
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crossing:
     """A tensor that crosses a boundary.
@@ -230,7 +268,7 @@ def crossing_tensors(cut: Cut, model: nn.Module, feeds: Mapping[str, Any]) -> di
     Examples
     --------
     >>> from mpsim.workload.example import Example
-    >>> from mpsim.workload.graph import capture
+    >>> from mpsim.emulate.capture.cut import capture
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> cut = capture(Example(model=model, inputs=(torch.ones(3, 4),)))
     >>> crossing_tensors(cut, model, {"input": torch.ones(3, 4)})["relu"]

@@ -15,12 +15,13 @@ from typing import Any
 import torch
 
 from mpsim.emulate.balancing import untouched
+from mpsim.emulate.capture.check import check
+from mpsim.emulate.capture.cut import capture
 from mpsim.emulate.execute import Asleep
-from mpsim.emulate.parts import Part, crossing_tensors
+from mpsim.emulate.parts import Part, crossing_tensors, refuse_shared_state
 from mpsim.errors import MpsimError
 from mpsim.program.script import Collective, Compute, Receive, Send, Step
-from mpsim.workload.example import Example
-from mpsim.workload.graph import capture, flat_inputs
+from mpsim.workload.example import Example, flat_inputs
 from mpsim.workload.source import resolve_model
 from mpsim.workload.update import OPTIMIZERS
 
@@ -104,6 +105,10 @@ class Running:
                 f"the model falls into {len(names)} layers, the workload has {len(recipe.layers)}:"
                 f" {_first_difference(names, recipe.layers)}; trace it again"
             )
+        if recipe.tp == 1:  # a shard goes on with its own partial sums, and is not the model
+            cut = check(cut, example)
+            elsewhere = [range(recipe.first), range(recipe.last, len(names))]
+            refuse_shared_state(cut, [range(recipe.first, recipe.last), *elsewhere], True, 1)
         self.feeds = {name: value for name, value in zip(cut.feeds, flat_inputs(example), strict=True) if name}
         self.crossing = crossing_tensors(cut, example.model, self.feeds)
         self.part = Part(cut, example.model, range(recipe.first, recipe.last))

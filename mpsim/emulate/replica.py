@@ -40,7 +40,7 @@ class Line:
     >>> from mpsim.emulate.parts import make_parts
     >>> from mpsim.plan.schedules import gpipe
     >>> from mpsim.workload.example import Example
-    >>> from mpsim.workload.graph import capture
+    >>> from mpsim.emulate.capture.cut import capture
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
     >>> cut = capture(Example(model=model, inputs=(torch.ones(3, 4),)))
     >>> line = Line(make_parts(cut, model, (1,)), 0)

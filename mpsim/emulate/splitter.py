@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,13 +15,14 @@ from torch.utils import _pytree as pytree
 from mpsim.emulate.balancing import measured_boundaries
 from mpsim.emulate.batches import batch_size, chunk_sizes, cut_leaf
 from mpsim.emulate.call import Call, Chunk, Split, run
+from mpsim.emulate.capture.check import checked_capture
+from mpsim.emulate.capture.cut import Cut
 from mpsim.emulate.device import Device
-from mpsim.emulate.parts import Part, make_parts
+from mpsim.emulate.parts import Part, make_parts, refuse_shared_state
 from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan
 from mpsim.units import format_bytes
-from mpsim.workload.example import Example
-from mpsim.workload.graph import Cut, capture, flat_inputs
+from mpsim.workload.example import Example, flat_inputs
 from mpsim.workload.source import arguments_of
 
 __all__ = ["ModelSplitter"]
@@ -34,15 +36,18 @@ class ModelSplitter:
     They are those of the model, and so are the gradients that go back through them, into the model's own parameters.
 
     The model is captured on the first batch of each shape (``torch.export``), in the mode that it is in, training or
-    evaluation; hooks on its modules do not run. On CUDA devices its parameters are moved to where they are used.
+    evaluation; hooks on its modules do not run. One step of the capture is then held against one of the model: output,
+    the gradient of each parameter, state that moves. A model of which they differ is refused. On CUDA devices its
+    parameters are moved to where they are used.
     What depends on the whole batch is computed on each chunk: batch normalisation in training normalises over a chunk,
-    as in GPipe. An output that holds no entry for each sample is averaged over the chunks if it is one number, such
-    as a loss. Random numbers (dropout) are drawn in another order than the model draws them.
+    as in GPipe, and what a forward moves is moved by each chunk. An output that holds no entry for each sample is
+    averaged over the chunks if it is one number, such as a loss. Random numbers (dropout) are drawn in another order
+    than the model draws them.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Any that ``torch.export`` can capture and that has a unit of weights for each device.
+        Any that ``torch.export`` can capture and that has a layer for each device. A cache in its output becomes None.
     num_devices : int
         Parts; the plan's stages where a plan is given, the number of `devices` where those are.
     plan : Plan
@@ -55,12 +60,13 @@ class ModelSplitter:
     example : tensor, tuple or dict of tensors
         A batch, to split the model now and not at the first one.
     depth : int or "auto"
-        How many modules deep the units lie; see :func:`mpsim.workload.grouping.group_nodes`.
+        How many modules deep the units lie; see :class:`mpsim.workload.layering.Layering`.
 
     Raises
     ------
     MpsimError
-        Fewer units than devices, a batch that does not divide, a model that cannot be exported.
+        Fewer units than devices, a batch that does not divide, a model that cannot be exported, or that computes
+        something else than what was exported of it.
 
     Examples
     --------
@@ -102,7 +108,8 @@ class ModelSplitter:
         self._lock = threading.Lock()
         if example is not None:
             positional, keywords = arguments_of(example)
-            self._split(self._chunks(positional, keywords)[0])
+            cut = self._chunks(positional, keywords)
+            self._split(cut[0], len(cut))
 
     def __call__(self, *inputs: Any, **keywords: Any) -> Any:
         """Run a batch; see :meth:`forward`."""
@@ -123,13 +130,13 @@ class ModelSplitter:
             The batch does not divide into chunks, or the model cannot be captured for it.
         """
         chunks = self._chunks(inputs, keywords)
-        call = Call(tuple(self._split(chunk) for chunk in chunks), chunks, self.model, self._lock)
+        call = Call(tuple(self._split(chunk, len(chunks)) for chunk in chunks), chunks, self.model, self._lock)
         for split in dict.fromkeys(call.splits):
             _refresh(self.model, split.parts)
         whole = dict(zip(call.cut.feeds, pytree.tree_leaves((inputs, keywords, None)), strict=True))
         made = run(call)
         leaves = [made.get(name, whole.get(name)) if name else constant for name, constant in call.cut.leaves]
-        return pytree.tree_unflatten(leaves, call.cut.structure)
+        return call.cut.form.rebuild(leaves)
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -164,16 +171,19 @@ class ModelSplitter:
             made.append(Chunk(samples=size, inputs=positional, keywords=named))
         return made
 
-    def _split(self, chunk: Chunk) -> Split:
+    def _split(self, chunk: Chunk, chunks: int) -> Split:
         """Return the split for a chunk's shape and the model's present mode, capturing it if it is new."""
         if self._storage() != self._held:
             self._splits.clear()  # weights were replaced: parts would go on with the old ones
         trained = tuple(item.requires_grad for item in self.model.parameters())
-        key = (chunk.form, trained, tuple(module.training for module in self.model.modules()))
+        modes = tuple(module.training for module in self.model.modules())
+        key = (chunk.form, trained, modes, torch.is_grad_enabled())
         if key not in self._splits:
             self._splits[key] = self._make(chunk)
             self._held = self._storage()  # on CUDA devices the weights have moved
         self._latest = self._splits[key]
+        apart = len(set(self.devices)) > 1
+        refuse_shared_state(self._latest.cut, [part.layers for part in self._latest.parts], apart, chunks)
         return self._latest
 
     def _storage(self) -> list[Any]:
@@ -183,8 +193,12 @@ class ModelSplitter:
         for whole, own in zip(self._whole.modules(), self.model.modules(), strict=True):
             whole.training = own.training
         example = Example(model=self._whole, inputs=chunk.inputs, keywords=chunk.keywords)
+        gradients = torch.is_grad_enabled()
         with torch.inference_mode(False):
-            cut = capture(example, self.depth, with_loss=False)
+            cut = checked_capture(example, self.depth, with_loss=False, with_gradients=gradients)
+        if cut.form.dropped and self._latest is None:
+            what = ", ".join(cut.form.dropped)
+            warnings.warn(f"{type(self.model).__name__} returns a {what}: in parts it returns None there", stacklevel=4)
         self._check_units(cut)
         boundaries = self._cut_at(cut, example)
         parts = make_parts(cut, self._whole, boundaries, self.devices, state=_state_of(self.model))

@@ -13,15 +13,17 @@ from torch.utils import _pytree as pytree
 
 from mpsim.emulate.balancing import measured_boundaries, untouched
 from mpsim.emulate.batches import micro_batches
+from mpsim.emulate.capture.check import checked_capture
+from mpsim.emulate.capture.cut import capture
 from mpsim.emulate.device import Device
 from mpsim.emulate.grid import Grid
-from mpsim.emulate.parts import Part
+from mpsim.emulate.parts import Part, refuse_shared_state
 from mpsim.emulate.shared_layers import rank_examples
 from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan
+from mpsim.plan.partition import stage_slices
 from mpsim.plan.schedules import Operation, check_rows, resolve_schedule
-from mpsim.workload.example import Example
-from mpsim.workload.graph import capture, flat_inputs
+from mpsim.workload.example import Example, flat_inputs
 from mpsim.workload.source import arguments_of
 
 __all__ = ["ParallelTrainer"]
@@ -210,7 +212,7 @@ class ParallelTrainer:
 
     def _cut(self, example: Example) -> Grid:
         """Capture the model as each tensor-parallel rank has it, for one micro-batch."""
-        cut = capture(example)
+        cut = checked_capture(example)
         if len(cut.units) < self.plan.pp:
             raise MpsimError(
                 f"{type(example.model).__name__} has {len(cut.units)} layers to place, the plan has pp={self.plan.pp}"
@@ -220,6 +222,8 @@ class ParallelTrainer:
         if boundaries is None:
             feeds = _feeds(cut.feeds, example)
             boundaries = measured_boundaries(cut, example.model, feeds, self.plan.pp) if self.plan.pp > 1 else ()
+        apart = len({device.place for device in self._placed}) > 1
+        refuse_shared_state(cut, stage_slices(boundaries, len(cut.units)), apart, self.plan.microbatches)
         shards = [(cut, example.model)]
         if self.plan.tp > 1:
             shards = [(capture(shard), shard.model) for shard in rank_examples(example, self.plan.tp)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mpsim.documents import Provenance
@@ -18,12 +19,16 @@ from mpsim.interchange.chrome import Around, Slice, read_trace, slices
 from mpsim.interchange.kineto_layers import EVALUATE, Layers, layers_of
 from mpsim.interchange.kineto_shapes import gradients_of, tensors_between
 from mpsim.interchange.losses import Losses
+from mpsim.interchange.recognise import is_kineto
 from mpsim.workload.model import Cost, Fidelity, Gradient, Layer, Samples, Shard, Workload
 
 __all__ = ["load_kineto"]
 
 _KERNELS = ("kernel", "gpu_memcpy", "gpu_memset")
 _LAUNCHES = ("cuda_runtime", "cuda_driver")
+# Of profilers before torch 1.12.
+_OLDER = {"Operator": "cpu_op", "Kernel": "kernel", "Runtime": "cuda_runtime", "Memcpy": "gpu_memcpy",
+          "Memset": "gpu_memset"}  # fmt: skip
 _At = tuple[int, str]  # a step and a layer
 
 
@@ -59,11 +64,13 @@ def load_kineto(path: str | Path, *, microbatch: int, depth: int = 1, name: str 
     if depth < 0:
         raise MpsimError(f"depth is {depth}, expected 0 (the whole model is one layer) or more")
     trace = read_trace(path)
-    if trace.get("schemaVersion") != 1:
-        found = trace.get("schemaVersion")
-        what = f"has schemaVersion {found!r}" if found else "is no Kineto trace: it has no schemaVersion"
-        raise MpsimError(f"{path} {what}, mpsim reads 1, which torch.profiler writes")
-    reader = _Reader(slices(trace, path), depth, str(path))
+    version = trace.get("schemaVersion")
+    if version not in (None, 1):
+        raise MpsimError(f"{path} has schemaVersion {version!r}, mpsim reads 1, which torch.profiler writes")
+    # What cuts traces drops it.
+    if version is None and not is_kineto(trace):
+        raise MpsimError(f"{path} is no Kineto trace: it has no schemaVersion, and no event that torch.profiler writes")
+    reader = _Reader(_of_today(slices(trace, path)), depth, str(path))
     layers = reader.workload_layers(microbatch)
     first = reader.layers.steps[0]
     workload = Workload(
@@ -193,6 +200,11 @@ class _Reader:
         if self.kernels and isinstance(properties, list) and properties and isinstance(properties[0], dict):
             return str(properties[0].get("name", "gpu"))
         return "gpu" if self.kernels else "cpu"
+
+
+def _of_today(found: Sequence[Slice]) -> list[Slice]:
+    """Return slices with the names that today's profiler has for their categories."""
+    return [replace(one, category=_OLDER[one.category]) if one.category in _OLDER else one for one in found]
 
 
 def _number(one: Slice, name: str) -> int | None:

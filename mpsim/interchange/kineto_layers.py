@@ -15,8 +15,12 @@ __all__ = ["EVALUATE", "Layers", "layers_of"]
 EVALUATE = "autograd::engine::evaluate_function: "
 _MODULE = "nn.Module: "
 _STEP = "ProfilerStep#"
+_LARGE = 0.5  # Of the forward passes: with a layer of more, no split is twice as fast.
 # Marks that PyTorch makes itself.
-_NOT_LAYERS = (_STEP, "Optimizer.", "##", "DistributedDataParallel", "nccl:", "gloo:", "PyTorch Profiler", "Torch-")
+_NOT_LAYERS = (
+    _STEP, "Optimizer.", "##", "DistributedDataParallel", "FullyShardedDataParallel", "FSDP::", "nccl:", "gloo:",
+    "PyTorch Profiler", "Torch-", "TorchDynamo", "Pregraph",
+)  # fmt: skip
 
 
 @dataclass(slots=True, eq=False)
@@ -120,7 +124,7 @@ def _leaves(roots: Sequence[_Call]) -> set[str]:
 
 
 def _of_modules(roots: Sequence[_Call], depth: int, losses: Losses) -> Layers:
-    """Take the outermost module that took the longest for the model; each of its calls is a step."""
+    """Take the outermost module that took the longest, or what it wraps, for the model; each of its calls is a step."""
     took: dict[str, float] = defaultdict(float)
     for root in roots:
         took[root.name] += root.slice.duration_us
@@ -128,9 +132,40 @@ def _of_modules(roots: Sequence[_Call], depth: int, losses: Losses) -> Layers:
     for name in took:
         if name != model:
             losses.add("modules outside of the model: their times count for no layer", repr(name))
-    calls = [root for root in roots if root.name == model]
-    leaves = _leaves(calls)
-    return Layers([_below(call, depth, leaves) for call in calls], prefix=1)
+    calls, above = _unwrapped([root for root in roots if root.name == model])
+    for name in above:
+        losses.add("wrappers around the model: what they do themselves counts for no layer", repr(name))
+    layers = [_below(call, depth, _leaves(calls)) for call in calls]
+    _note_large(layers, depth, losses)
+    return Layers(layers, prefix=1 + len(above))
+
+
+def _unwrapped(calls: list[_Call]) -> tuple[list[_Call], list[str]]:
+    """Return the calls of the model inside what wraps it, and the names of that.
+
+    A wrapper calls one module, once, which calls others: DistributedDataParallel, a compiled module, one's own.
+    """
+    above: list[str] = []
+    while all(len(call.children) == 1 and call.children[0].children for call in calls):
+        inside = [call.children[0] for call in calls]
+        if len({call.name for call in inside}) > 1:
+            break
+        above.append(calls[0].name)
+        calls = inside
+    return calls, above
+
+
+def _note_large(steps: Sequence[Sequence[_Call]], depth: int, losses: Losses) -> None:
+    """Say how a layer that is most of the model could be parted."""
+    took: dict[str, float] = defaultdict(float)
+    parted = {call.name for step in steps for call in step if call.children}
+    for step in steps:
+        for call in step:
+            took[call.name] += call.slice.duration_us
+    largest = max(took, key=took.__getitem__)
+    if depth and largest in parted and took[largest] > _LARGE * sum(took.values()):
+        share = f"{100 * took[largest] / sum(took.values()):.0f} %"
+        losses.add(f"layers inside {largest!r}, {share} of the forward passes: --depth {depth + 1} parts it")
 
 
 def _of_marks(roots: Sequence[_Call], found: Sequence[Slice], depth: int) -> Layers:

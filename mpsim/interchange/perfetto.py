@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from mpsim.errors import MpsimError
 from mpsim.interchange.chrome import Slice, read_trace, slices
 from mpsim.interchange.losses import Losses
-from mpsim.result.lanes import is_transfer
+from mpsim.interchange.recognise import is_ours
+from mpsim.result.lanes import is_launch, is_transfer
 from mpsim.result.model import DeviceUse, MemoryUse, Result, Spans
 
 __all__ = ["load_perfetto"]
@@ -44,9 +45,9 @@ def load_perfetto(path: str | Path) -> tuple[Result, Losses]:
     True
     """
     trace = read_trace(path)
-    about = trace.get("otherData")
-    if not isinstance(about, dict) or not {"workload", "plan", "made_by", "step_s"} <= about.keys():
+    if not is_ours(trace):
         raise MpsimError(f"{path} is no trace of mpsim's: its otherData names no workload, plan and step_s")
+    about = trace["otherData"]
     reader = _Reader(trace, path)
     spans = _spans(reader.found)
     step_s, last_s = about["step_s"], max(spans.end_s, default=0.0)
@@ -197,7 +198,7 @@ def _use(reader: _Reader, device: int, spans: Spans, step_s: float) -> DeviceUse
     """Return where a device's step went: when it computed, and when a transfer of its was under way besides."""
     computed, active = [], []
     for i, devices in enumerate(spans.devices):
-        if device in devices:
+        if device in devices and not is_launch(spans, i):
             interval = (spans.start_s[i], spans.end_s[i])
             active.append(interval)
             if not is_transfer(spans, i):

@@ -7,15 +7,18 @@ from pathlib import Path
 
 from mpsim import documents
 from mpsim.documents import Provenance
-from mpsim.errors import MpsimError
+from mpsim.errors import MpsimError, unknown
 from mpsim.plan.runtimes import resolve_runtime
 from mpsim.plan.schedules import Schedule, resolve_schedule
 from mpsim.units import format_bytes
 
-__all__ = ["Plan", "check_size", "load_plan", "save_plan"]
+__all__ = ["LAUNCHES", "Plan", "check_size", "load_plan", "save_plan"]
 
 MIB = 2**20
+LAUNCHES = ("eager", "graphs")
 _UNSAID = Provenance()
+_VERSION = 2
+_UPGRADES = {1: dict}  # the second version only adds how hosts launch
 # Each is several tasks on every stage: beyond this a replay takes the memory of a large machine.
 MOST_MICROBATCHES = 1_000_000
 
@@ -46,6 +49,9 @@ class Plan:
         Which device of the topology stands at each rank; empty: in the topology's order.
     runtime : str
         How what executes the plan treats its messages: a name of ``RUNTIMES``.
+    launch : str
+        How a host launches what its device runs: ``eager``, one kernel after another, or ``graphs``, all at once and
+        for nothing (CUDA graphs, a compiled step). ``""``: eager, where the trace says what that takes.
 
     Examples
     --------
@@ -65,6 +71,7 @@ class Plan:
     algorithm: str = "ring"
     devices: tuple[int, ...] = ()
     runtime: str = "ideal"
+    launch: str = ""
 
     def __post_init__(self) -> None:
         for name in ("dp", "pp", "tp", "microbatches", "bucket_bytes", "first_bucket_bytes"):
@@ -74,6 +81,8 @@ class Plan:
             raise MpsimError(f"plan: batch is {self.batch}, expected 1 or more samples")
         resolve_schedule(self.schedule)
         resolve_runtime(self.runtime)
+        if self.launch and self.launch not in LAUNCHES:
+            raise unknown("way of launching", self.launch, LAUNCHES)
         parts = self.dp * self.microbatches
         if self.batch % parts:
             raise MpsimError(
@@ -147,6 +156,8 @@ class Plan:
             words.append(f"bucket={format_bytes(self.bucket_bytes)}")
         if self.algorithm != "ring":
             words.append(self.algorithm)
+        if self.launch == "graphs":
+            words.append("graphs")
         return " ".join(words)
 
 
@@ -165,7 +176,7 @@ def check_size(plan: Plan) -> None:
 
 
 def save_plan(path: str | Path, plan: Plan, provenance: Provenance = _UNSAID) -> None:
-    """Write a plan as ``mpsim.plan/1``.
+    """Write a plan as ``mpsim.plan/2``.
 
     Raises
     ------
@@ -174,12 +185,12 @@ def save_plan(path: str | Path, plan: Plan, provenance: Provenance = _UNSAID) ->
     """
     if not isinstance(plan.schedule, str):
         raise MpsimError(f"plan's schedule is the function {plan.schedule_name!r}: register it in SCHEDULES to save it")
-    documents.write(path, "plan", 1, _PlanFile(plan=plan, provenance=provenance))
+    documents.write(path, "plan", _VERSION, _PlanFile(plan=plan, provenance=provenance))
 
 
 def load_plan(path: str | Path) -> Plan:
     """Read a plan of any version ever written."""
-    document: _PlanFile = documents.read(path, "plan", 1, _PlanFile)
+    document: _PlanFile = documents.read(path, "plan", _VERSION, _PlanFile, _UPGRADES)
     return document.plan
 
 

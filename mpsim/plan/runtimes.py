@@ -38,6 +38,10 @@ class Runtime:
         All-reduces as gloo's source has them, whatever the plan's algorithm.
     reduce_bytes_per_s : float
         Received bytes that a rank adds to its own each second, in gloo's collectives.
+    launch_s : float
+        What launching a collective or a message takes a rank's host, where the trace has a host.
+    host_waits : bool
+        Whoever waits for a message or a collective, or hands one over, is the host; otherwise it is the stream.
     """
 
     name: str
@@ -48,6 +52,8 @@ class Runtime:
     collectives_in_flight: int = 0
     gloo_collectives: bool = False
     reduce_bytes_per_s: float = math.inf
+    launch_s: float = 0.0
+    host_waits: bool = False
 
 
 RUNTIMES = {
@@ -58,12 +64,15 @@ RUNTIMES = {
     # torch.distributed over TCP. Notices: gloo/transport/tcp/pair.cc, sendNotifyRecvReady. Two worker threads a
     # process group: ProcessGroupGloo's Options::threads (torch/csrc/distributed/c10d/ProcessGroupGloo.hpp).
     "torch-gloo": Runtime(
-        name="torch-gloo", scripted=True, notices=True, collectives_in_flight=2, gloo_collectives=True
+        name="torch-gloo", scripted=True, notices=True, collectives_in_flight=2, gloo_collectives=True, host_waits=True
     ),
     # torch.distributed over NCCL. A send and its receive are kernels that wait for each other on the communicator of
     # their pair, one stream for both directions, and collectives of a group follow one another
-    # (torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp, pointToPoint and collective). Not yet held against a run.
-    "torch-nccl": Runtime(name="torch-nccl", scripted=True, one_stream_a_pair=True, collectives_in_flight=1),
+    # (torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp, pointToPoint and collective). A rank's host spends 89 us in a
+    # call of all_reduce, as https://github.com/pytorch/pytorch/issues/138773 measured. Not yet held against a run.
+    "torch-nccl": Runtime(
+        name="torch-nccl", scripted=True, one_stream_a_pair=True, collectives_in_flight=1, launch_s=89e-6
+    ),
 }
 
 

@@ -6,10 +6,12 @@ The definitions stand in ``docs/model.md``; each is tested there.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 
-from mpsim.program.model import Program, Timing
+from mpsim.program.allocator import segment_bytes
+from mpsim.program.model import Program, Resident, Timing
 from mpsim.result.model import Count, DeviceUse, MemoryUse, Spans
 from mpsim.topology.model import Topology
 
@@ -17,8 +19,8 @@ __all__ = ["account_devices", "account_traffic", "spans_of"]
 
 _Intervals = list[tuple[float, float]]
 _NONE: _Intervals = []
-# When, which of the tasks (twice its number, one more at its end), and by how many bytes.
-_Change = tuple[float, int, int]
+# When, which of the tasks (twice its number, one more at its end), by how many bytes, and who holds them.
+_Change = tuple[float, int, int, str]
 
 
 def account_devices(
@@ -26,22 +28,21 @@ def account_devices(
 ) -> tuple[DeviceUse, ...]:
     """Return where the step of each device in `place` went; `free` is the replay on free links, of a real run None."""
     step_s = timing.step_s
-    busy, moving = _intervals(program, timing)
+    parts = _parts_of(program, timing)
     bubbles = {} if free is None else _bubbles(program, place, free)
     memory = _memory(program, place, timing)
     uses = []
     for device in sorted(place):
         node = topology.devices[device]
-        compute = _union(busy.get(device, _NONE))
-        compute_s = _in_ulps(_length(compute), step_s)
-        active_s = _in_ulps(_length(_union(compute + moving[device])), step_s) if device in moving else compute_s
+        compute_s, active_s, engaged_s = parts(device)
         uses.append(
             DeviceUse(
                 name=node.name,
                 type=node.type,
                 compute_s=compute_s,
                 exposed_communication_s=active_s - compute_s,
-                idle_s=step_s - active_s,
+                exposed_launch_s=engaged_s - active_s,
+                idle_s=step_s - engaged_s,
                 bubble_s=bubbles.get(device),
                 memory=memory[device],
                 capacity_bytes=node.memory_bytes,
@@ -50,11 +51,57 @@ def account_devices(
     return tuple(uses)
 
 
+def _parts_of(program: Program, timing: Timing) -> Callable[[int], tuple[float, float, float]]:
+    """Return, of a device, for how long it computes; or communicates; or waits for nothing but a launch."""
+    busy, moving = _intervals(program, timing)
+    waits = _launch_waits(program, timing, busy, moving) if any(stream.host for stream in program.streams) else {}
+
+    def parts(device: int) -> tuple[float, float, float]:
+        compute = _union(busy.get(device, _NONE))
+        compute_s = _in_ulps(_length(compute), timing.step_s)
+        active = _union(compute + moving[device]) if device in moving else compute
+        active_s = _in_ulps(_length(active), timing.step_s) if device in moving else compute_s
+        if device not in waits:
+            return compute_s, active_s, active_s
+        return compute_s, active_s, _in_ulps(_length(_union(active + waits[device])), timing.step_s)
+
+    return parts
+
+
+def _launch_waits(
+    program: Program, timing: Timing, busy: dict[int, _Intervals], moving: dict[int, _Intervals]
+) -> dict[int, _Intervals]:
+    """Return for each device when something on it waited for nothing but its launch, or its host alone went on."""
+    hosts = {i: stream.device for i, stream in enumerate(program.streams) if stream.host}
+    slotted = [stream.slots > 0 for stream in program.streams]
+    host_of = [hosts.get(task.streams[0]) for task in program.tasks]
+    free = [0.0] * len(program.streams)
+    waits: dict[int, _Intervals] = {device: [] for device in hosts.values()}
+    for task, end in zip(program.tasks, timing.end_s, strict=True):
+        launches = [i for i in task.after if host_of[i] is not None]
+        if launches:
+            ready = [timing.end_s[i] for i in (*task.after, *task.after_buffered) if host_of[i] is None]
+            since = max(ready + [free[stream] for stream in task.streams if not slotted[stream]], default=0.0)
+            for i in launches:
+                if timing.end_s[i] > since:
+                    waits[host_of[i] or 0].append((since, timing.end_s[i]))
+        for stream in task.streams:
+            free[stream] = end
+    for stream, device in hosts.items():
+        last = max((end for _, end in busy.get(device, _NONE) + moving.get(device, _NONE)), default=0.0)
+        if free[stream] > last:
+            waits[device].append((last, free[stream]))
+    return waits
+
+
 def _bubbles(program: Program, place: Sequence[int], free: Timing) -> dict[int, float]:
-    """Return what of the step on free links each device does not compute."""
-    busy, _ = _intervals(program, free)
-    compute = {device: _length(_union(busy.get(device, _NONE))) for device in place}
-    return {device: free.step_s - _in_ulps(seconds, free.step_s) for device, seconds in compute.items()}
+    """Return what of the step on free links each device neither computes nor waits for a launch."""
+    parts = _parts_of(program, free)
+    return {
+        device: free.step_s - compute_s - (engaged_s - active_s)
+        for device in place
+        for compute_s, active_s, engaged_s in [parts(device)]
+    }
 
 
 def _in_ulps(part: float, whole: float) -> float:
@@ -68,10 +115,11 @@ def _in_ulps(part: float, whole: float) -> float:
 def _intervals(program: Program, timing: Timing) -> tuple[dict[int, _Intervals], dict[int, _Intervals]]:
     """Return for each device when it computed, and when a transfer that it takes part in was under way."""
     device_of = [stream.device for stream in program.streams]
+    host = [stream.host for stream in program.streams]
     busy: dict[int, _Intervals] = {}
     moving: dict[int, _Intervals] = {}
     for task, start, end in zip(program.tasks, timing.start_s, timing.end_s, strict=True):
-        if end > start:
+        if end > start and not host[task.streams[0]]:
             found = busy if task.traffic is None else moving
             for device in {device_of[stream] for stream in task.streams}:
                 found.setdefault(device, []).append((start, end))
@@ -101,41 +149,48 @@ def _length(intervals: _Intervals) -> float:
 
 def _memory(program: Program, place: Sequence[int], timing: Timing) -> dict[int, MemoryUse]:
     """Return what each device held, by holder at its peak, and in all over time."""
-    residents: dict[int, dict[str, int]] = {device: {} for device in place}
-    for device, holder, count in program.residents:
-        residents[device][holder] = residents[device].get(holder, 0) + count
+    residents: dict[int, list[Resident]] = {device: [] for device in place}
+    for resident in program.residents:
+        residents[resident.device].append(resident)
     changes: dict[int, list[_Change]] = {device: [] for device in place}
-    for device, _, count, first, last in program.allocations:
-        if count:
-            changes[device].append((timing.start_s[first], 2 * first, count))
-            changes[device].append((timing.end_s[last], 2 * last + 1, -count))
+    for device, holder, count, first, last in program.allocations:
+        changes[device].append((timing.start_s[first], 2 * first, count, holder))
+        changes[device].append((timing.end_s[last], 2 * last + 1, -count, holder))
     return {device: _memory_use(residents[device], changes[device]) for device in place}
 
 
-def _memory_use(residents: dict[str, int], changes: list[_Change]) -> MemoryUse:
+def _memory_use(residents: Sequence[Resident], changes: list[_Change]) -> MemoryUse:
     """Return one device's memory; changes at one time come in the order of the tasks that make them."""
-    base = sum(residents.values())
-    if not changes:
-        return MemoryUse(
-            **{f"{holder}_bytes": count for holder, count in residents.items()},
-            timeline_s=(0.0,),
-            timeline_bytes=(base,),
-        )
     changes.sort()
-    levels = list(accumulate((count for *_, count in changes), initial=0))
+    held: Counter[str] = Counter()
+    for resident in residents:
+        held[resident.holder] += resident.bytes
+    base = total = sum(held.values())
+    most, at_peak = total, dict(held)
     times, totals = [0.0], [base]
-    for (time_s, *_), level in zip(changes, levels[1:], strict=True):
+    for (time_s, _), together in groupby(changes, lambda change: change[:2]):
+        for *_, count, holder in together:
+            held[holder] += count
+            total += count
+        if total > most:
+            most, at_peak = total, dict(held)
         if time_s == times[-1]:
-            totals[-1] = base + level
+            totals[-1] = total
         else:
             times.append(time_s)
-            totals.append(base + level)
+            totals.append(total)
     return MemoryUse(
-        **{f"{holder}_bytes": count for holder, count in residents.items()},
-        activations_bytes=max(levels),
+        **{f"{holder}_bytes": count for holder, count in at_peak.items()},
+        reserved_bytes=_reserved(residents, most - base),
         timeline_s=tuple(times),
         timeline_bytes=tuple(totals),
     )
+
+
+def _reserved(residents: Sequence[Resident], beside: int) -> int:
+    """Return what a caching allocator takes for what is held throughout, and for so many bytes beside it at most."""
+    reserved = sum(resident.reserved for resident in residents)
+    return reserved + segment_bytes([beside]) if reserved else 0
 
 
 def account_traffic(program: Program) -> tuple[Count, ...]:
@@ -144,14 +199,18 @@ def account_traffic(program: Program) -> tuple[Count, ...]:
     What is no message of its own, such as a notice or the latency behind a message's last byte, does not count.
     """
     found: dict[tuple[str, str, str], list[float]] = {}
+    unmeasured: dict[tuple[str, str, str], dict[str, None]] = {}
     for task in program.tasks:
         traffic = task.traffic
         if traffic is not None and (traffic.rounds or traffic.links):
-            sums = found.setdefault((task.axis, task.kind, traffic.algorithm), [0, 0, 0.0, 0])
+            key = (task.axis, task.kind, traffic.algorithm)
+            sums = found.setdefault(key, [0, 0, 0.0, 0])
             sums[0] += traffic.rounds > 0
             sums[1] += traffic.payload_bytes
             sums[2] += traffic.link_bytes
             sums[3] += traffic.beyond
+            if traffic.unmeasured:
+                unmeasured.setdefault(key, {})[traffic.unmeasured] = None
     return tuple(
         Count(
             axis=axis,
@@ -161,6 +220,7 @@ def account_traffic(program: Program) -> tuple[Count, ...]:
             link_bytes=round(links),
             algorithm=algorithm,
             beyond=int(beyond),
+            unmeasured="; ".join(unmeasured.get((axis, kind, algorithm), ())),
         )
         for (axis, kind, algorithm), (n, payload, links, beyond) in sorted(found.items())
     )

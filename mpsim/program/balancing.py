@@ -67,7 +67,7 @@ class _Clock:
 
     def _seconds(self, device_type: str) -> list[float]:
         if device_type not in self._compute:
-            self._compute[device_type] = [sum(median_s(cost)[:3]) for cost in self._costs.of(device_type)]
+            self._compute[device_type] = [sum(median_s(cost.samples)[:3]) for cost in self._costs.of(device_type)]
         return self._compute[device_type]
 
     def _collectives(self, cost: Cost, group: tuple[int, ...]) -> float:

@@ -99,6 +99,7 @@ def point_to_point(routes: Routes, source: int, target: int, bytes: int, endpoin
         bytes=(float(bytes),) * len(path),
         payload_bytes=bytes,
         beyond=measured is not None and measured.beyond,
+        unmeasured="" if measured is None else measured.unmeasured,
     )
 
 
@@ -171,6 +172,7 @@ def collective(
         rounds=foot.rounds,
         algorithm=chosen if algorithm == AUTO else "",
         beyond=measured is not None and measured.beyond,
+        unmeasured="" if measured is None else measured.unmeasured,
     )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mpsim.plan.runtimes import resolve_runtime
 from mpsim.program.collectives import collective, point_to_point
 from mpsim.program.draws import Draw, delayed
+from mpsim.program.launching import HOST, Hosts
+from mpsim.program.memory import allocations_of
 from mpsim.program.model import Allocation, Program, Resident, Stream, Task, Traffic
 from mpsim.program.stage_emitter import StageEmitter
 from mpsim.program.stages import Tied
@@ -27,13 +30,14 @@ class Emitter:
         self.draw = draw
         self.runtime = resolve_runtime(self.plan.runtime)
         self.tasks: list[Task] = []
-        self.streams: dict[tuple[int, str], int] = {}
+        self.streams: dict[tuple[int, str, bool], int] = {}
         self.traffic: dict[object, Traffic] = {}
         # Sends by what they carry and to whom, and the tasks that wait for them, which may be emitted earlier.
         self.sends: dict[int, int] = {}
         self.receives: list[tuple[int, int]] = []
         self.residents: list[Resident] = []
-        self.allocations: list[Allocation] = []
+        # By device: the tasks that compute.
+        self.ran: dict[int, list[int]] = {}
         self.passes = lowering.passes
         # By (stage, tp rank, bucket) and by (stage, tp rank): the tasks that a reduction or an update waits for.
         self.bucket_ready: dict[tuple[int, int, int], list[int]] = {}
@@ -42,6 +46,8 @@ class Emitter:
         self.tied: dict[tuple[int, int, int], list[int]] = {}
         self.last_backward: dict[int, int] = {}
         self._times: dict[tuple[int, int, int], RankTimes] = {}
+        message_s = self.runtime.launch_s / lowering.host_speed
+        self.hosts = Hosts(lowering.launches, message_s, self._add, lambda device: self.stream(device, HOST, host=True))
 
     def emit(self) -> Program:
         """Return the whole program."""
@@ -54,21 +60,25 @@ class Emitter:
         self._reduce_gradients()
         self._reduce_tied()
         self._update()
-        streams = tuple(Stream(device=device, name=name) for device, name in self.streams)
+        streams = tuple(Stream(device=device, name=name, host=host) for device, name, host in self.streams)
         return Program(
             streams=streams,
             tasks=tuple(self.tasks) if self.draw is None else delayed(self.tasks, self.draw),
             residents=tuple(self.residents),
-            allocations=tuple(self.allocations),
+            allocations=tuple(self._allocations()),
         )
 
     def device(self, d: int, p: int, t: int) -> int:
         """Return the device at a rank."""
         return self.lowering.place[(d * self.plan.pp + p) * self.plan.tp + t]
 
-    def stream(self, device: int, name: str) -> int:
+    def stream(self, device: int, name: str, host: bool = False) -> int:
         """Return the index of a device's stream, made on first use."""
-        return self.streams.setdefault((device, name), len(self.streams))
+        return self.streams.setdefault((device, name, host), len(self.streams))
+
+    def _add(self, task: Task) -> int:
+        self.tasks.append(task)
+        return len(self.tasks) - 1
 
     def times(self, d: int, p: int, t: int) -> RankTimes:
         """Return the layer times of a rank, looked up or drawn once."""
@@ -117,6 +127,8 @@ class Emitter:
         name, count, holders = tied
         group = tuple(self.device(d, p, t) for p in holders)
         ready = [self.last_backward[device] for device in group]
+        for device in group:
+            ready += self.hosts.launch(device, f"tied {name}", stage=holders[0])
         for p in holders:
             ready += self.reduced.get((p, t), [])
         index = self._all_reduce(f"tied {name}", "pp", holders[0], group, count, tuple(ready))
@@ -136,8 +148,17 @@ class Emitter:
         for d in range(plan.dp):
             for p in range(plan.pp):
                 for t in range(plan.tp):
-                    seconds = self.times(d, p, t).optimizer_s
-                    if seconds:
-                        stream = (self.stream(self.device(d, p, t), "compute"),)
-                        after = (*self.reduced.get((p, t), ()), *self.tied.get((d, p, t), ()))
-                        self.tasks.append(Task("update", "optimizer", stream, after, seconds, None, "", p))
+                    times, device = self.times(d, p, t), self.device(d, p, t)
+                    if times.optimizer_s:
+                        launched = self.hosts.launch(device, "update", times.launch_update, stage=p)
+                        stream = (self.stream(device, "compute"),)
+                        after = (*self.reduced.get((p, t), ()), *self.tied.get((d, p, t), ()), *launched)
+                        self.tasks.append(Task("update", "optimizer", stream, after, times.optimizer_s, None, "", p))
+                        self.ran[device].append(len(self.tasks) - 1)
+
+    def _allocations(self) -> Iterator[Allocation]:
+        plan = self.plan
+        for rank, device in enumerate(self.lowering.place):
+            d, p, t = rank // (plan.pp * plan.tp), rank // plan.tp % plan.pp, rank % plan.tp
+            reduced = (*self.reduced.get((p, t), ()), *self.tied.get((d, p, t), ()))
+            yield from allocations_of(self.lowering.stages[p], device, self.tasks, self.ran[device], reduced)

@@ -10,9 +10,11 @@ Every rank ``(d, p, t)`` runs the row of its stage on its compute stream. Around
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
 from mpsim.plan.model import Plan
 from mpsim.plan.runtimes import resolve_runtime
@@ -27,6 +29,7 @@ from mpsim.program.segments import Passes, passes_of
 from mpsim.program.stages import Stage, Tied, cut, microbatch_size, tied_parameters
 from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
+from mpsim.workload.layers import TIMES
 from mpsim.workload.model import Fidelity, Workload
 
 __all__ = ["Lowering", "lower"]
@@ -34,7 +37,10 @@ __all__ = ["Lowering", "lower"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lowering:
-    """A plan as its workload and topology make it: stages, placement and fidelity; `program` makes the tasks."""
+    """A plan as its workload and topology make it: stages, placement and fidelity; `program` makes the tasks.
+
+    Where it `launches`, each rank has a host, which takes what the trace says over `host_speed`.
+    """
 
     workload: Workload
     topology: Topology
@@ -45,6 +51,8 @@ class Lowering:
     costs: Costs
     routes: Routes
     fidelity: Fidelity
+    launches: bool = False
+    host_speed: float = 1.0
 
     def program(self, draw: Draw | None = None) -> Program:
         """Return the program with every time at its median, or as a trial draws it."""
@@ -66,17 +74,22 @@ class Lowering:
     @property
     def random(self) -> bool:
         """Whether any layer that the plan runs has more than one sample to draw from."""
-        types = {self.topology.devices[device].type for device in self.place}
-        samples = (cost.samples for kind in types for cost in self.costs.of(kind))
-        return any(
-            len(set(values)) > 1
-            for s in samples
-            for values in (s.forward_s, s.backward_input_s, s.backward_weight_s, s.optimizer_s)
-        )
+        costs = [cost for kind in self._types for cost in self.costs.of(kind)]
+        samples = [cost.samples for cost in costs] + [cost.host for cost in costs if cost.host and self.launches]
+        return any(len(set(getattr(one, name))) > 1 for one in samples for name in TIMES)
+
+    @property
+    def _types(self) -> set[str]:
+        return {self.topology.devices[device].type for device in self.place}
 
 
 def lower(
-    workload: Workload, topology: Topology, plan: Plan, *, by_type: Mapping[str, Workload] | None = None
+    workload: Workload,
+    topology: Topology,
+    plan: Plan,
+    *,
+    by_type: Mapping[str, Workload] | None = None,
+    host_speed: float = 1.0,
 ) -> Lowering:
     """Cut a workload into a plan's stages and check that the plan can be run.
 
@@ -86,11 +99,14 @@ def lower(
         What is split, over what, and how.
     by_type : mapping of str to Workload, optional
         The same model traced on other types of device.
+    host_speed : float
+        How many times as fast hosts launch as those of the traces.
 
     Raises
     ------
     MpsimError
-        Too few devices, a cost that was never measured, rows that are no schedule, more stages than layers.
+        Too few devices, a cost that was never measured, rows that are no schedule, more stages than layers, a trace
+        with one clock where the plan says how to launch.
     """
     place = plan.place(len(topology.devices))
     costs = Costs(workload, by_type or {}, microbatch_size(workload, plan), plan.tp)
@@ -108,4 +124,22 @@ def lower(
         costs=costs,
         routes=routes,
         fidelity=weakest(costs, topology, place),
+        launches=_launches(costs, plan, {topology.devices[device].type for device in place}, host_speed),
+        host_speed=host_speed,
     )
+
+
+def _launches(costs: Costs, plan: Plan, types: set[str], host_speed: float) -> bool:
+    """Return whether hosts launch: where a trace says what it takes, unless the plan launches by graphs."""
+    if not 0 < host_speed < math.inf:
+        raise MpsimError(
+            f"host speed is {host_speed}, expected more than 0: 1 is the traced machine's, 2 twice as fast"
+        )
+    hosts = [cost.host for kind in sorted(types) for cost in costs.of(kind)]
+    asked = [f"launch={plan.launch}"] if plan.launch else [f"host speed {host_speed:g}"] if host_speed != 1 else []
+    if asked and (None in hosts if plan.launch == "eager" else not any(hosts)):
+        raise MpsimError(
+            f"{asked[0]} needs to know what launching takes, and the trace of {costs.workload.name!r} on"
+            f" {costs.workload.device} has one clock: trace it on a GPU, or leave that out"
+        )
+    return any(hosts) and plan.launch != "graphs"

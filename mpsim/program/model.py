@@ -33,6 +33,8 @@ class Traffic:
         Of a collective, where the model chose it.
     beyond : bool
         Whether its time is by costs measured for other sizes or numbers of ranks.
+    unmeasured : str
+        What its time is by, where nothing was measured of its links.
     """
 
     latency_s: float = 0.0
@@ -43,6 +45,7 @@ class Traffic:
     buffered_bytes: float = 0.0
     algorithm: str = ""
     beyond: bool = False
+    unmeasured: str = ""
 
     def __post_init__(self) -> None:
         if len(self.links) != len(self.bytes):
@@ -69,11 +72,14 @@ class Stream:
     slots : int
         0: its tasks run one at a time, in the program's order. More: so many at once, in the order in which they
         become ready (a wire, a pool of threads).
+    host : bool
+        A thread beside the device: its tasks launch what the device runs, and are no computation of it.
     """
 
     device: int
     name: str
     slots: int = 0
+    host: bool = False
 
     def __post_init__(self) -> None:
         if self.slots < 0:
@@ -120,7 +126,7 @@ class Task(NamedTuple):
 
 
 class Allocation(NamedTuple):
-    """Memory that one device holds from the start of one task to the end of another."""
+    """Memory that one device holds from the start of one task to the end of another; below 0, what it holds less."""
 
     device: int
     holder: str
@@ -130,11 +136,15 @@ class Allocation(NamedTuple):
 
 
 class Resident(NamedTuple):
-    """Memory that one device holds throughout; `holder` as in `MemoryUse`, without ``_bytes``."""
+    """Memory that one device holds throughout; `holder` as in `MemoryUse`, without ``_bytes``.
+
+    `reserved` is what a caching allocator keeps for it; 0 where there is none.
+    """
 
     device: int
     holder: str
     bytes: int
+    reserved: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -27,10 +27,11 @@ _TREES = ("trees", "double_binary_tree", "binary_tree")
 
 
 class Costed(NamedTuple):
-    """How long a collective takes alone, and whether sizes or ranks are beyond those that were measured."""
+    """How long a collective takes alone, whether sizes or ranks are beyond those measured, and what was not at all."""
 
     seconds: float
     beyond: bool
+    unmeasured: str = ""
 
 
 _Picked = tuple[tuple[Cost, Regime], ...]
@@ -96,15 +97,16 @@ def costed(routes: Routes, kind: str, algorithm: str, ranks: tuple[int, ...], by
     # Levels below are met by fewer ranks than all: only their sizes can be beyond.
     low, high = _around(outer, bytes)
     inner = tuple((cost, nearest_regime(cost, bytes)) for cost in costs[:-1])
+    unmeasured = "; ".join(dict.fromkeys(cost.unmeasured for cost in costs if cost.unmeasured))
     if low is high:
-        return Costed(_seconds(routes, kind, algorithm, ranks, (*inner, (outer, low)), bytes), beyond)
+        return Costed(_seconds(routes, kind, algorithm, ranks, (*inner, (outer, low)), bytes), beyond, unmeasured)
     ends = (low.most_bytes, high.least_bytes)
     at = [
         _seconds(routes, kind, algorithm, ranks, (*inner, (outer, regime)), end)
         for regime, end in zip((low, high), ends, strict=True)
     ]
     way = math.log(bytes / ends[0]) / math.log(ends[1] / ends[0])
-    return Costed(math.exp((1 - way) * math.log(at[0]) + way * math.log(at[1])), beyond)
+    return Costed(math.exp((1 - way) * math.log(at[0]) + way * math.log(at[1])), beyond, unmeasured)
 
 
 def _met(routes: Routes, costs: Sequence[Cost], ranks: tuple[int, ...]) -> list[Cost]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from mpsim.program.times import NO_LAUNCH, Launch
+
 __all__ = ["Collective", "Compute", "Receive", "Script", "Send", "Step", "Wait"]
 
 
@@ -16,7 +18,7 @@ class Compute(NamedTuple):
     """Layers ``first..last-1`` of the workload in one pass of one micro-batch, for so many seconds.
 
     `kind` is ``forward``, ``backward``, ``backward_input``, ``backward_weight`` or ``optimizer`` (then `microbatch`
-    is -1).
+    is -1). `launch` is what a device's host does before, where its trace has a host.
     """
 
     name: str
@@ -26,6 +28,7 @@ class Compute(NamedTuple):
     microbatch: int
     first: int
     last: int
+    launch: Launch = NO_LAUNCH
 
 
 class Send(NamedTuple):

@@ -20,9 +20,11 @@ from mpsim.plan.runtimes import resolve_runtime
 from mpsim.program.collectives import collective, point_to_point
 from mpsim.program.draws import Draw, delayed
 from mpsim.program.gloo import gloo_collective, phase_lengths
-from mpsim.program.memory import residents_of
+from mpsim.program.launching import HOST, Hosts
+from mpsim.program.memory import allocations_of, residents_of
 from mpsim.program.model import Allocation, Program, Stream, Task, Traffic
 from mpsim.program.script import Collective, Compute, Receive, Script, Send, Wait
+from mpsim.program.times import Launch
 
 if TYPE_CHECKING:
     from mpsim.plan.runtimes import Runtime
@@ -35,7 +37,6 @@ __all__ = ["emit_scripts", "play_scripts"]
 _ALL_AT_ONCE = 2**31
 # A notice's bytes are too few to count, and it is no message of its own.
 _NOTHING = Traffic(rounds=0)
-_ENDS_ACTIVATIONS = ("backward", "backward_weight")
 
 
 class _Now(NamedTuple):
@@ -91,15 +92,17 @@ def _segment(step: Collective, which: _Which, shown: _Which, count: int, peer: i
 def emit_scripts(lowering: Lowering, scripts: Sequence[Script], draw: Draw | None) -> Program:
     """Return the program that the ranks of a plan make together, with its memory."""
     plan = lowering.plan
-    player = _Player(lowering.routes, resolve_runtime(plan.runtime), plan.algorithm)
+    player = _Player(
+        lowering.routes, resolve_runtime(plan.runtime), plan.algorithm, lowering.launches, lowering.host_speed
+    )
     player.play(scripts)
     passes, residents = lowering.passes, []
     allocations: list[Allocation] = []
     for script in scripts:
         stage = lowering.stages[script.stage]
         residents += residents_of(stage, passes[script.stage].buckets, script.device)
-        for first, last in player.held[script.device].values():
-            allocations.append(Allocation(script.device, "activations", stage.activation_bytes, first, last))
+        ran, reduced = player.ran[script.device], player.reduced[script.device]
+        allocations += allocations_of(stage, script.device, player.tasks, ran, reduced)
     return Program(
         streams=player.stream_list(),
         tasks=tuple(player.tasks) if draw is None else delayed(player.tasks, draw),
@@ -128,10 +131,18 @@ def play_scripts(routes: Routes, scripts: Sequence[Script], runtime: str, algori
 class _Player:
     """Turns steps into tasks, rank by rank."""
 
-    def __init__(self, routes: Routes, runtime: Runtime, algorithm: str) -> None:
+    def __init__(
+        self, routes: Routes, runtime: Runtime, algorithm: str, launches: bool = False, host_speed: float = 1.0
+    ) -> None:
         self.routes, self.runtime, self.algorithm = routes, runtime, algorithm
         self.tasks: list[Task] = []
-        self.streams: dict[tuple[int, str, int], int] = {}
+        self.streams: dict[tuple[int, str, int, bool], int] = {}
+        self.hosts = Hosts(
+            launches,
+            runtime.launch_s / host_speed,
+            lambda task: self._add(task, _Now()),
+            lambda device: self._stream(device, HOST, host=True),
+        )
         self.after: list[list[int]] = []
         self.after_buffered: list[list[int]] = []
         # By message: the task that moves its bytes, the one that ends when they arrive, what its receiver says before.
@@ -143,12 +154,13 @@ class _Player:
         # By rank and group: what its collectives so far end with.
         self.threads: dict[tuple[int, str, tuple[int, ...]], list[_Now]] = {}
         self.traffic: dict[object, Traffic] = {}
-        # By device and micro-batch: the first task that makes its activations, and the last that reads them.
-        self.held: dict[int, dict[int, tuple[int, int]]] = {}
+        # By device: the tasks that compute, and those that reduce its gradients.
+        self.ran: dict[int, list[int]] = {}
+        self.reduced: dict[int, list[int]] = {}
 
     def stream_list(self) -> tuple[Stream, ...]:
         """Return the streams made so far."""
-        return tuple(Stream(device=device, name=name, slots=slots) for device, name, slots in self.streams)
+        return tuple(Stream(device=device, name=name, slots=n, host=host) for device, name, n, host in self.streams)
 
     def play(self, scripts: Sequence[Script]) -> None:
         """Append the tasks of all scripts, then tie the two ends of each message together."""
@@ -163,8 +175,8 @@ class _Player:
             done = dict.fromkeys(self.arrived[-1 - j] if j < 0 else j for j in found)
             self.tasks[i] = self.tasks[i]._replace(after=tuple(done), after_buffered=tuple(dict.fromkeys(rid)))
 
-    def _stream(self, device: int, name: str, slots: int = 0) -> int:
-        return self.streams.setdefault((device, name, slots), len(self.streams))
+    def _stream(self, device: int, name: str, slots: int = 0, host: bool = False) -> int:
+        return self.streams.setdefault((device, name, slots, host), len(self.streams))
 
     def _add(self, task: Task, now: _Now) -> int:
         self.tasks.append(task)
@@ -227,6 +239,7 @@ class _Player:
                 rounds=int(hop.payload_bytes >= 0),
                 buffered_bytes=min(held, hop.bytes),
                 beyond=found.beyond,
+                unmeasured=found.unmeasured,
             )
         return self.traffic[key]
 
@@ -246,25 +259,49 @@ class _Player:
         Tasks stand in the order of its posts, which is the order in which a stream takes what is ready at one moment.
         A message to come has a number below 0 until its sender has been followed too.
         """
-        now = _Now()
+        now = host = _Now()
         ends: dict[int, _Now] = {}
-        compute = (self._stream(script.device, "compute"),)
-        self.held[script.device] = {}
+        device = script.device
+        compute = (self._stream(device, "compute"),)
+        self.ran[device], self.reduced[device] = [], []
         for step in script.steps:
-            match step:
-                case Compute():
-                    now = _Now((self._compute(step, compute, script.device, now),))
-                case Send():
-                    now = self._post(step, script.device, now)
-                    ends[step.key] = _Now((), (self._send(script.device, _hop(step), now),))
-                case Receive():
-                    now = self._post(step, script.device, now)
-                    ends[step.key] = _Now((self._receive(script.device, _hop(step), now),))
-                case Collective():
-                    now = self._post(step, script.device, now)
-                    ends[step.key] = self._join(step, script.device, now)
-                case Wait():
-                    now = now.and_(*(ends[key] for key in step.keys))
+            if isinstance(step, Wait):
+                now = now.and_(*(ends[key] for key in step.keys))
+                host = now if self.runtime.host_waits else host
+                continue
+            if isinstance(step, Compute):
+                now = now.and_(self._launch(step, step.launch, device, host))
+                now = _Now((self._compute(step, compute, device, now),))
+            elif self.hosts.on:
+                seconds = self.routes.topology.devices[device].post_s
+                before = now if self.runtime.host_waits else host
+                launched = self._launch(step, Launch(seconds, 0.0) if seconds else self.hosts.message, device, before)
+                ends[step.key] = self._hand_over(step, device, now.and_(launched))
+            else:
+                now = self._post(step, device, now)
+                ends[step.key] = self._hand_over(step, device, now)
+            host = _Now()
+
+    def _launch(self, step: Compute | Send | Receive | Collective, launch: Launch, device: int, host: _Now) -> _Now:
+        """Launch a step once its host has done its waiting; return what the step waits for."""
+        launched = self.hosts.launch(device, step.name, launch, stage=step.stage, microbatch=step.microbatch)
+        for i in launched:
+            self.after[i] += host.after
+            self.after_buffered[i] += host.after_buffered
+        return _Now(launched)
+
+    def _hand_over(self, step: Send | Receive | Collective, device: int, now: _Now) -> _Now:
+        """Hand a message or a collective to the runtime; return what whoever waits for it waits for."""
+        match step:
+            case Send():
+                return _Now((), (self._send(device, _hop(step), now),))
+            case Receive():
+                return _Now((self._receive(device, _hop(step), now),))
+            case Collective():
+                joined = self._join(step, device, now)
+                if step.microbatch < 0:
+                    self.reduced[device] += [i for i in joined.after if i >= 0]
+                return joined
 
     def _post(self, step: Send | Receive | Collective, device: int, now: _Now) -> _Now:
         """Spend what handing a message or a collective over takes the rank."""
@@ -280,11 +317,7 @@ class _Player:
     def _compute(self, step: Compute, stream: tuple[int, ...], device: int, now: _Now) -> int:
         task = Task(step.name, step.kind, stream, (), step.seconds, None, "", step.stage, step.microbatch)
         index = self._add(task, now)
-        held = self.held[device]
-        if step.kind == "forward":
-            held.setdefault(step.microbatch, (index, index))
-        elif step.kind in _ENDS_ACTIVATIONS and step.microbatch in held:
-            held[step.microbatch] = (held[step.microbatch][0], index)
+        self.ran[device].append(index)
         return index
 
     def _join(self, step: Collective, device: int, now: _Now) -> _Now:

@@ -218,8 +218,9 @@ class _Writer:
         self.reduce_tied()
         if self.times.optimizer_s:
             layers = self.stage.layers
-            seconds = self.times.optimizer_s
-            self.steps.append(Compute("update", "optimizer", seconds, self.p, -1, layers.start, layers.stop))
+            seconds, launch = self.times.optimizer_s, self.times.launch_update
+            step = Compute("update", "optimizer", seconds, self.p, -1, layers.start, layers.stop, launch)
+            self.steps.append(step)
         return Script(
             device=self.device(self.d, self.p, self.t),
             replica=self.d,
@@ -242,7 +243,8 @@ class _Writer:
         first = self.stage.layers.start
         seconds = self.times.seconds(op.kind, op.microbatch, segment.first, segment.last)
         span = (first + segment.first, first + segment.last)
-        self.steps.append(Compute(str(op), _KIND[op.kind], seconds, self.p, op.microbatch, *span))
+        launch = self.times.launch(op.kind, op.microbatch, segment.first, segment.last)
+        self.steps.append(Compute(str(op), _KIND[op.kind], seconds, self.p, op.microbatch, *span, launch))
         for bucket in segment.buckets:
             group = tuple(self.device(d, self.p, self.t) for d in range(self.plan.dp))
             size = self.passes.buckets[bucket].bytes

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from mpsim.plan.schedules import Operation
 from mpsim.program.memory import residents_of
-from mpsim.program.model import Allocation, Task, Traffic
+from mpsim.program.model import Task, Traffic
 from mpsim.program.segments import Segment
+from mpsim.program.times import Launch
 
 if TYPE_CHECKING:
     from mpsim.program.emitter import Emitter
@@ -31,7 +32,6 @@ class StageEmitter:
         self.times = [parent.times(d, p, t) for t in self.ranks]
         self.stage = parent.lowering.stages[p]
         self.passes = parent.passes[p]
-        self.first: dict[int, list[int]] = {}
         self.ports: dict[tuple[str, int], tuple[tuple[int, ...], Traffic]] = {}
 
     def emit(self) -> None:
@@ -44,40 +44,46 @@ class StageEmitter:
         _, kind, k = operation
         is_last = operation == self.passes.last_operation
         segments = self.passes.last[kind] if is_last else self.passes.segments[kind]
-        tasks = self.parent.tasks
-        begin = len(tasks)
         name = str(operation)
+        firsts: list[int] = []
         done: list[int] = []
         for segment in segments:
-            done = self._segment(segment, name, _KIND[kind], k)
-        firsts = range(begin, begin + len(self.ranks))
+            begun, done = self._segment(segment, name, kind, k)
+            firsts = firsts or begun
         if kind == "F":
-            self.first[k] = list(firsts)
             self._receive("F", firsts, k, self.p > 0)
             self._send("F", self.p + 1, k, done)
         if kind in "BI":
             self._receive("B", firsts, k, self.p < self.parent.plan.pp - 1)
             self._send("B", self.p - 1, k, done)
-        if kind in "BW":
-            self._release(k, done)
         if is_last:
             self.parent.last_backward.update(zip(self.group, done, strict=True))
 
-    def _segment(self, segment: Segment, name: str, kind: str, k: int) -> list[int]:
-        """Emit a run of layers on every rank, and what must be exchanged after it; return each rank's last task."""
+    def _segment(self, segment: Segment, name: str, kind: str, k: int) -> tuple[list[int], list[int]]:
+        """Emit a run of layers on every rank, and what must be exchanged after it; return each rank's ends of it."""
         parent, tasks = self.parent, self.parent.tasks
-        done = []
+        begun = []
         for t in self.ranks:
-            seconds = self.times[t].seconds(name[len(str(self.p))], k, segment.first, segment.last)
-            tasks.append(Task(name, kind, self.own[t], (), seconds, None, "", self.p, k))
-            done.append(len(tasks) - 1)
+            which = (kind, k, segment.first, segment.last)
+            launched = self._launch(t, name, k, self.times[t].launch(*which)) if parent.hosts.on else ()
+            tasks.append(
+                Task(name, _KIND[kind], self.own[t], launched, self.times[t].seconds(*which), None, "", self.p, k)
+            )
+            begun.append(len(tasks) - 1)
+            parent.ran.setdefault(self.group[t], []).append(begun[t])
             for bucket in segment.buckets:
-                parent.bucket_ready.setdefault((self.p, t, bucket), []).append(done[-1])
+                launched = self._launch(t, f"bucket {bucket}", -1)
+                parent.bucket_ready.setdefault((self.p, t, bucket), []).extend((begun[t], *launched))
+        done = begun
         for call, count in segment.collectives:
             traffic = parent.collective(call, self.group, count)
-            tasks.append(Task(name, call, self.compute, (), 0.0, traffic, "tp", self.p, k))
+            launched = tuple(i for t in self.ranks for i in self._launch(t, name, k))
+            tasks.append(Task(name, call, self.compute, launched, 0.0, traffic, "tp", self.p, k))
             done = [len(tasks) - 1] * len(self.ranks)
-        return done
+        return begun, done
+
+    def _launch(self, t: int, name: str, k: int, launch: Launch | None = None) -> tuple[int, ...]:
+        return self.parent.hosts.launch(self.group[t], name, launch, stage=self.p, microbatch=k)
 
     def _receive(self, kind: str, firsts: Sequence[int], k: int, received: bool) -> None:
         if received:
@@ -97,7 +103,8 @@ class StageEmitter:
         for t, last in zip(self.ranks, done, strict=True):
             streams, traffic = self._port(kind, to, t)
             name = f"{self.p}{kind}{k}>{to}"
-            parent.tasks.append(Task(name, "send", streams, (last,), 0.0, traffic, "pp", self.p, k))
+            after = (last, *self._launch(t, name, k))
+            parent.tasks.append(Task(name, "send", streams, after, 0.0, traffic, "pp", self.p, k))
             parent.sends[self._key(kind, to, k, t)] = len(parent.tasks) - 1
 
     def _port(self, kind: str, to: int, t: int) -> tuple[tuple[int, ...], Traffic]:
@@ -116,12 +123,6 @@ class StageEmitter:
             count = cut.forward_bytes if kind == "F" else cut.backward_bytes
             self.ports[kind, t] = streams, parent.message(source, target, count)
         return self.ports[kind, t]
-
-    def _release(self, k: int, done: list[int]) -> None:
-        count = self.stage.activation_bytes
-        for t in self.ranks:
-            entry = Allocation(self.group[t], "activations", count, self.first[k][t], done[t])
-            self.parent.allocations.append(entry)
 
     def _reside(self) -> None:
         for device in self.group:

@@ -8,11 +8,13 @@ from typing import NamedTuple
 
 from mpsim.plan.model import Plan
 from mpsim.plan.partition import stage_slices
+from mpsim.program.allocator import on_cuda, update_copies, workspace_bytes
 from mpsim.program.balancing import balanced_boundaries
 from mpsim.program.costs import Costs
 from mpsim.program.crossings import Crossing, crossings, tensor_bytes
 from mpsim.topology.routes import Routes
-from mpsim.workload.model import Cost, Gradient, Workload
+from mpsim.workload.model import Cost, Gradient, Parameter, Workload
+from mpsim.workload.tensors import tensor_bytes as tensor_bytes_of
 
 __all__ = ["Stage", "Tied", "cut", "microbatch_size", "tied_parameters"]
 
@@ -42,8 +44,14 @@ class Stage:
     gradients : tuple of (int, Gradient)
         In the order in which backward completes them, with the layer that completes each; a parameter that two of
         the stage's layers share stands once, where its last contribution is made.
-    parameter_bytes, optimizer_bytes, buffer_bytes : int
-        Held throughout; a tied parameter counts once.
+    parameter_sizes : tuple of int
+        Bytes of each parameter, a tied one once.
+    optimizer_bytes, master_bytes, buffer_bytes, workspace_bytes : int
+        Held throughout; `master_bytes` is the optimizer's copy of the parameters in another type.
+    update_bytes : int
+        What the update takes for a while.
+    cached : bool
+        Whether a caching allocator keeps all that.
     activation_bytes : int
         Kept for backward of one micro-batch, received tensors included.
     output : Crossing or None
@@ -53,9 +61,13 @@ class Stage:
     layers: range
     costs: tuple[Cost, ...]
     gradients: tuple[tuple[int, Gradient], ...]
-    parameter_bytes: int
+    parameter_sizes: tuple[int, ...]
     optimizer_bytes: int
+    master_bytes: int
     buffer_bytes: int
+    workspace_bytes: int
+    update_bytes: int
+    cached: bool
     activation_bytes: int
     output: Crossing | None
 
@@ -98,18 +110,31 @@ def _stage(costs: Costs, layers: range, microbatch: int, tp: int, cuts: list[Cro
     members = [workload.layers[i] for i in layers]
     chosen = tuple(costs.of("")[i] for i in layers)
     shards = [layer.shard(tp) for layer in members]
-    parameters = {p.name: p.bytes for shard in shards for p in shard.parameters}
+    parameters = {p.name: p for shard in shards for p in shard.parameters}
+    gradients = _gradients(workload, layers, tp)
     last = layers.stop == len(workload.layers)
     return Stage(
         layers=layers,
         costs=chosen,
-        gradients=_gradients(workload, layers, tp),
-        parameter_bytes=sum(parameters.values()),
+        gradients=gradients,
+        parameter_sizes=tuple(parameter.bytes for parameter in parameters.values()),
         optimizer_bytes=sum(shard.optimizer_bytes for shard in shards) + _tied_optimizer_bytes(workload, layers, tp),
+        master_bytes=sum(_master_bytes(workload, parameters.get(gradient.parameter)) for _, gradient in gradients),
         buffer_bytes=sum(shard.buffer_bytes for shard in shards),
+        workspace_bytes=workspace_bytes(workload),
+        update_bytes=update_copies(workload) * sum(gradient.bytes for _, gradient in gradients),
+        cached=on_cuda(workload),
         activation_bytes=sum(cost.saved_bytes for cost in chosen) + _received_bytes(workload, layers, microbatch, tp),
         output=None if last else cuts[layers.stop - 1],
     )
+
+
+def _master_bytes(workload: Workload, parameter: Parameter | None) -> int:
+    """Return the bytes of the copy of a parameter that the optimizer updates in its stead; 0 where it has none."""
+    master = workload.precision.master
+    if not master or parameter is None or parameter.dtype == master:
+        return 0
+    return tensor_bytes_of(parameter.shape, master)
 
 
 def _gradients(workload: Workload, layers: range, tp: int) -> tuple[tuple[int, Gradient], ...]:

@@ -10,7 +10,7 @@ from mpsim.result.model import DeviceUse, MemoryUse, Result, Spans
 
 __all__ = ["check_result"]
 
-_FIDELITIES = ("measured", "interpolated", "scaled", "analytical", "given")
+_FIDELITIES = ("measured", "interpolated", "scaled", "analytical", "given", "doubtful")
 # Of the step: what adding three times may leave between their sum and it.
 _ROUNDING = 1e-9
 
@@ -36,7 +36,7 @@ def check_result(result: Result) -> None:
 def _check_times(result: Result) -> None:
     if not result.trial_step_s:
         raise MpsimError("trial_step_s is empty, expected at least one step")
-    for name in ("step_s", "free_step_s", "baseline_step_s"):
+    for name in ("step_s", "steady_s", "free_step_s", "baseline_step_s"):
         if getattr(result, name) is not None:
             _check_seconds(name, getattr(result, name))
     for seconds in result.trial_step_s:
@@ -49,12 +49,12 @@ def _check_seconds(name: str, seconds: float) -> None:
 
 
 def _check_device(device: DeviceUse, step_s: float) -> None:
-    parts = (device.compute_s, device.exposed_communication_s, device.idle_s)
+    parts = (device.compute_s, device.exposed_communication_s, device.exposed_launch_s, device.idle_s)
     for seconds in (*parts, device.bubble_s or 0.0):
         _check_seconds(f"device {device.name!r}", seconds)
     if abs(sum(parts) - step_s) > _ROUNDING * step_s:
         raise MpsimError(
-            f"compute, exposed communication and idle of device {device.name!r} add up to {sum(parts)} s,"
+            f"compute, exposed communication and launch, and idle of device {device.name!r} add up to {sum(parts)} s,"
             f" the step is {step_s} s"
         )
     _check_memory(device.name, device.memory)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from mpsim.result.model import Count, DeviceUse, Result
+from mpsim.result.model import HOLDERS, Count, DeviceUse, Result
 from mpsim.result.statistics import interval
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ __all__ = [
     "trials_frame",
 ]
 
-_HOLDERS = ("parameters", "gradients", "optimizer", "activations", "buffers")
 _AXES = ("dp", "pp", "tp")
 
 
@@ -82,7 +81,7 @@ def result_to_dict(result: Result) -> dict[str, Any]:
 
 def _identity(result: Result) -> dict[str, Any]:
     names = ("workload", "measured_on", "topology", "plan", "runtime", "made_by", "fidelity", "global_batch")
-    return {name: getattr(result, name) for name in names}
+    return {name: getattr(result, name) for name in names} | {"launch": result.launch or "in times"}
 
 
 def _step(result: Result) -> dict[str, Any]:
@@ -97,6 +96,7 @@ def _step(result: Result) -> dict[str, Any]:
         "speedup": result.speedup,
         "baseline": result.baseline or None,
         "baseline_step_s": result.baseline_step_s or None,
+        "steady_s": result.steady_s,
         "free_step_s": result.free_step_s,
         "communication_overhead_s": result.communication_overhead_s,
         "communication_overhead_fraction": result.communication_overhead_fraction,
@@ -105,7 +105,7 @@ def _step(result: Result) -> dict[str, Any]:
 
 def _fractions(result: Result) -> dict[str, float | None]:
     """Return the mean over devices of each part of the step, as a fraction of it; None of what is not known."""
-    parts = ("compute", "exposed_communication", "idle", "bubble")
+    parts = ("compute", "exposed_communication", "exposed_launch", "idle", "bubble")
     return {f"{part}_fraction": _mean_fraction(result, f"{part}_s") for part in parts}
 
 
@@ -123,18 +123,20 @@ def _device(device: DeviceUse, step_s: float) -> dict[str, Any]:
         "type": device.type,
         "compute_s": device.compute_s,
         "exposed_communication_s": device.exposed_communication_s,
+        "exposed_launch_s": device.exposed_launch_s,
         "idle_s": device.idle_s,
         "bubble_s": device.bubble_s,
         "bubble_fraction": None if device.bubble_s is None else device.bubble_s / step_s if step_s else 0.0,
         "peak_memory_bytes": device.memory.peak_bytes,
-        "memory": {f"{holder}_bytes": getattr(device.memory, f"{holder}_bytes") for holder in _HOLDERS},
+        "reserved_memory_bytes": device.memory.reserved_bytes or None,
+        "memory": {f"{holder}_bytes": getattr(device.memory, f"{holder}_bytes") for holder in HOLDERS},
         "capacity_bytes": device.capacity_bytes or None,
         "fits": device.fits,
     }
 
 
 def _count(count: Count) -> dict[str, Any]:
-    names = ("kind", "axis", "transfers", "payload_bytes", "link_bytes", "algorithm", "beyond")
+    names = ("kind", "axis", "transfers", "payload_bytes", "link_bytes", "algorithm", "beyond", "unmeasured")
     return {name: getattr(count, name) for name in names}
 
 
@@ -208,7 +210,7 @@ def devices_frame(result: Result) -> pd.DataFrame:
         row = _device(device, result.step_s)
         name, holders = row.pop("name"), row.pop("memory")
         row = {"device": name} | row | holders
-        for part in ("compute", "exposed_communication", "idle"):
+        for part in ("compute", "exposed_communication", "exposed_launch", "idle"):
             row[f"{part}_fraction"] = row[f"{part}_s"] / result.step_s if result.step_s else 0.0
         rows.append(row)
     frame = pd.DataFrame(rows)
@@ -241,11 +243,11 @@ def traffic_frame(result: Result) -> pd.DataFrame:
     >>> result = Result(workload="mlp", topology="pair", plan="pp=2", step_s=2.0, trial_step_s=(2.0,), free_step_s=1.5,
     ...                 traffic=(sends,))
     >>> traffic_frame(result).values.tolist()
-    [['send', 'pp', 4, 4096, 8192, '', 0]]
+    [['send', 'pp', 4, 4096, 8192, '', 0, '']]
     """
     import pandas as pd
 
-    names = ("kind", "axis", "transfers", "payload_bytes", "link_bytes", "algorithm", "beyond")
+    names = ("kind", "axis", "transfers", "payload_bytes", "link_bytes", "algorithm", "beyond", "unmeasured")
     return pd.DataFrame([_count(count) for count in result.traffic], columns=pd.Index(names))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mpsim.result.model import Spans
 
-__all__ = ["is_transfer", "pack"]
+__all__ = ["is_launch", "is_transfer", "pack"]
 
 
 def is_transfer(spans: Spans, index: int) -> bool:
@@ -20,6 +20,18 @@ def is_transfer(spans: Spans, index: int) -> bool:
     (False, True)
     """
     return bool(spans.axis[index]) or spans.bytes[index] > 0 or len(spans.devices[index]) > 1
+
+
+def is_launch(spans: Spans, index: int) -> bool:
+    """Whether a span is a host's, that launches what its device runs.
+
+    Examples
+    --------
+    >>> spans = Spans(name=("0F0", "0F0"), kind=("launch", "forward"))
+    >>> is_launch(spans, 0), is_launch(spans, 1)
+    (True, False)
+    """
+    return spans.kind[index] == "launch"
 
 
 def pack(starts: Sequence[float], ends: Sequence[float]) -> list[int]:

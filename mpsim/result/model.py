@@ -6,7 +6,12 @@ from dataclasses import dataclass
 
 from mpsim.documents import Provenance
 
-__all__ = ["Count", "DeviceUse", "MemoryUse", "Result", "Spans"]
+__all__ = ["HOLDERS", "Count", "DeviceUse", "MemoryUse", "Result", "Spans"]
+
+
+HOLDERS = (
+    "parameters", "master", "gradients", "optimizer", "activations", "transients", "buffers", "workspace",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,8 +23,8 @@ class Spans:
     name : tuple of str
         Such as ``"0F3"`` (stage 0, forward, micro-batch 3).
     kind : tuple of str
-        ``forward``, ``backward``, ``backward_input``, ``backward_weight``, ``optimizer``, ``compute`` or, of
-        transfers, ``send``, ``all_reduce``, ...
+        ``forward``, ``backward``, ``backward_input``, ``backward_weight``, ``optimizer``, ``compute``, of a host
+        ``launch`` or, of transfers, ``send``, ``all_reduce``, ...
     axis : tuple of str
         Of a transfer ``dp``, ``pp``, ``tp`` or ``""``; of a computation ``""``.
     devices : tuple of tuple of int
@@ -50,27 +55,33 @@ class Spans:
 class MemoryUse:
     """Bytes on one device by holder, at the moment of its peak, and the step function of the total over time.
 
-    ``timeline_s[i]`` is when the total becomes ``timeline_bytes[i]``; the first entry is at 0.
+    ``timeline_s[i]`` is when the total becomes ``timeline_bytes[i]``; the first entry is at 0. `reserved_bytes` is what
+    a caching allocator takes from the device for all of it, 0 where there is none.
     """
 
     parameters_bytes: int = 0
+    master_bytes: int = 0
     gradients_bytes: int = 0
     optimizer_bytes: int = 0
     activations_bytes: int = 0
+    transients_bytes: int = 0
     buffers_bytes: int = 0
+    workspace_bytes: int = 0
+    reserved_bytes: int = 0
     timeline_s: tuple[float, ...] = ()
     timeline_bytes: tuple[int, ...] = ()
 
     @property
     def peak_bytes(self) -> int:
         """The most that the device ever holds."""
-        holders = (self.parameters_bytes, self.gradients_bytes, self.optimizer_bytes)
-        return sum(holders) + self.activations_bytes + self.buffers_bytes
+        return sum(getattr(self, f"{holder}_bytes") for holder in HOLDERS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceUse:
-    """Where one device's step went: ``compute_s + exposed_communication_s + idle_s == step_s``.
+    """Where one device's step went.
+
+    ``compute_s + exposed_communication_s + exposed_launch_s + idle_s == step_s``.
 
     Attributes
     ----------
@@ -80,11 +91,13 @@ class DeviceUse:
         At least one computation runs.
     exposed_communication_s : float
         None runs, and a transfer that this device takes part in is under way.
+    exposed_launch_s : float
+        Neither, and what comes next waits for nothing but its launch; 0 where launching costs nothing.
     idle_s : float
         The rest.
     bubble_s : float or None
-        What of the step on free links the device does not compute; transfers that fill it on real links can make it
-        more than `idle_s`. None of a real run, which has no free links to be repeated on.
+        What of the step on free links the device neither computes nor waits for a launch; transfers that fill it on
+        real links can make it more than `idle_s`. None of a real run, which has no free links to be repeated on.
     memory : MemoryUse
         At its peak.
     capacity_bytes : int
@@ -95,6 +108,7 @@ class DeviceUse:
     type: str = ""
     compute_s: float
     exposed_communication_s: float
+    exposed_launch_s: float = 0.0
     idle_s: float
     bubble_s: float | None = 0.0
     memory: MemoryUse = MemoryUse()
@@ -116,6 +130,8 @@ class Count:
         Of the collectives, where ``auto`` chose it.
     beyond : int
         So many of the transfers took what costs measured for other sizes or numbers of ranks say.
+    unmeasured : str
+        What their times are by, where nothing was measured of their links: what was borrowed from which.
     """
 
     kind: str
@@ -125,6 +141,7 @@ class Count:
     link_bytes: int
     algorithm: str = ""
     beyond: int = 0
+    unmeasured: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +152,9 @@ class Result:
     ----------
     workload, topology, plan, runtime : str
         What was replayed or run; `plan` in one line.
+    launch : str
+        ``eager`` where hosts launch what devices run, ``graphs`` where that costs nothing, ``""`` where it is part of
+        the times, as with one clock.
     measured_on : str
         The device that the workload's times come from.
     made_by : str
@@ -150,6 +170,8 @@ class Result:
         How many trials were asked for.
     deterministic : bool
         Nothing was random, and one replay stands for all trials.
+    steady_s : float or None
+        What a step takes where steps follow one another and hosts run ahead; None where that is not known.
     free_step_s : float or None
         The same trial on free links (infinite bandwidth, no latency); None of a real run, which has no such links.
     baseline : str
@@ -171,12 +193,14 @@ class Result:
     topology: str
     plan: str
     runtime: str = "ideal"
+    launch: str = ""
     made_by: str = "simulate"
     global_batch: int = 0
     step_s: float
     trial_step_s: tuple[float, ...]
     trials: int = 1
     deterministic: bool = False
+    steady_s: float | None = None
     free_step_s: float | None
     baseline: str = ""
     baseline_step_s: float = 0.0

@@ -14,12 +14,12 @@ from typing import Any
 
 from mpsim import documents
 from mpsim.errors import MpsimError
-from mpsim.result.lanes import is_transfer, pack
+from mpsim.result.lanes import is_launch, is_transfer, pack
 from mpsim.result.model import Result
 
 __all__ = ["save_perfetto", "to_perfetto"]
 
-_TRACKS = ("compute", "pp", "tp", "dp", "transfers")
+_TRACKS = ("host", "compute", "pp", "tp", "dp", "transfers")
 
 
 def to_perfetto(result: Result) -> dict[str, Any]:
@@ -84,7 +84,9 @@ def _tracks(result: Result) -> dict[tuple[int, str], list[int]]:
     spans = result.spans
     tracks: dict[tuple[int, str], list[int]] = defaultdict(list)
     for i, devices in enumerate(spans.devices):
-        track = (spans.axis[i] if spans.axis[i] in _TRACKS else "transfers") if is_transfer(spans, i) else "compute"
+        track = "host" if is_launch(spans, i) else "compute"
+        if is_transfer(spans, i):
+            track = spans.axis[i] if spans.axis[i] in _TRACKS else "transfers"
         for device in devices:
             tracks[device, track].append(i)
     return tracks
@@ -103,7 +105,7 @@ def _slices(
     events = []
     for lane in range(used):
         tid = n_threads + lane + 1
-        name = track if track in ("compute", "transfers") else f"{track} transfers"
+        name = track if track in ("host", "compute", "transfers") else f"{track} transfers"
         events.append(_meta(pid, tid, "thread_name", name=name if lane == 0 else f"{name} ({lane + 1})"))
         events.append(_meta(pid, tid, "thread_sort_index", sort_index=tid))
     for i, start, end, lane in zip(indices, starts, ends, lanes, strict=True):

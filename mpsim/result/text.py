@@ -18,6 +18,7 @@ _FIDELITY = {
     "scaled": "some layer times stand for another device than they were measured on",
     "analytical": "some layer times are a roofline estimate, not a measurement",
     "given": "some times were given by hand, not measured",
+    "doubtful": "some layer times do not add up to the step that was measured with them",
 }
 
 
@@ -53,6 +54,7 @@ def summary(result: Result) -> str:
     """
     facts = [
         ("step", _step(result)),
+        ("back to back", _steady(result)),
         ("throughput", _throughput(result)),
         ("speedup", _speedup(result)),
         ("communication", _communication(result)),
@@ -66,6 +68,7 @@ def summary(result: Result) -> str:
     head = f"{result.workload} | {result.plan} | {result.topology}"
     blocks = [head, "\n".join(f"{name:<16}{text}" for name, text in facts if text)]
     blocks += [_table(rows) for rows in (_traffic_rows(result), _device_rows(result)) if rows]
+    blocks += [f"note: {line}" for line in _unmeasured(result)]
     beyond = [count for count in result.traffic if count.beyond]
     blocks += [
         f"warning: {count.beyond:,} of {count.transfers:,} {count.kind} are of sizes or over ranks that the topology's"
@@ -75,12 +78,28 @@ def summary(result: Result) -> str:
     return "\n\n".join(blocks)
 
 
+def _unmeasured(result: Result) -> list[str]:
+    """Return a line for each replacement of costs that nobody measured, with what took them."""
+    kinds: dict[str, dict[str, None]] = {}
+    for count in result.traffic:
+        for text in filter(None, count.unmeasured.split("; ")):
+            kinds.setdefault(text, {})[count.kind] = None
+    return [f"costs of {', '.join(found)} were {text}" for text, found in kinds.items()]
+
+
 def _step(result: Result) -> str:
     over = interval(result)
     text = format_duration(result.step_s)
     if over.width_s:
         text += f"; 5-95 % of trials within {format_duration(over.low_s)} to {format_duration(over.high_s)}"
     return text
+
+
+def _steady(result: Result) -> str:
+    """Return the step of many, where hosts that run ahead make it another than one alone."""
+    return (
+        f"{format_duration(result.steady_s)} a step" if result.launch == "eager" and result.steady_s is not None else ""
+    )
 
 
 def _throughput(result: Result) -> str:
@@ -109,14 +128,15 @@ def _mean_device(result: Result) -> str:
     whole = result.step_s * len(result.devices)
     if not whole:
         return ""
-    sums = {"compute": 0.0, "exposed communication": 0.0}
+    sums: dict[str, float] = {}
     for device in result.devices:
         idle = {"idle": device.idle_s}
         if device.bubble_s is not None:
             # Where transfers fill part of the bubble, the idle part of it is all that can be listed beside them.
             bubble_s = min(device.bubble_s, device.idle_s)
             idle = {"idle in the bubble": bubble_s, "other idle": device.idle_s - bubble_s}
-        parts = {"compute": device.compute_s, "exposed communication": device.exposed_communication_s} | idle
+        parts = {"compute": device.compute_s, "exposed communication": device.exposed_communication_s}
+        parts |= ({"exposed launch": device.exposed_launch_s} if result.launch == "eager" else {}) | idle
         sums |= {name: sums.get(name, 0.0) + seconds for name, seconds in parts.items()}
     return ", ".join(f"{name} {format_percent(seconds / whole)}" for name, seconds in sums.items())
 
@@ -178,6 +198,7 @@ _Column = tuple[str, Callable[[DeviceUse], float], Callable[[float], str]]
 _COLUMNS: tuple[_Column, ...] = (
     ("compute", lambda device: device.compute_s, format_duration),
     ("exposed comm.", lambda device: device.exposed_communication_s, format_duration),
+    ("exposed launch", lambda device: device.exposed_launch_s, format_duration),
     ("idle", lambda device: device.idle_s, format_duration),
     ("bubble", lambda device: device.bubble_s or 0.0, format_duration),
     ("peak memory", lambda device: device.memory.peak_bytes, format_bytes),
@@ -188,6 +209,7 @@ _COLUMNS: tuple[_Column, ...] = (
 def _columns(result: Result) -> list[_Column]:
     """Return the columns of which something is known."""
     unknown = {"bubble"} if any(device.bubble_s is None for device in result.devices) else set()
+    unknown |= set() if result.launch == "eager" else {"exposed launch"}
     if not _knows_memory(result):
         unknown |= {"peak memory", "capacity"}
     return [column for column in _COLUMNS if column[0] not in unknown]

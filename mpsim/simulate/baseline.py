@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mpsim.errors import MpsimError
 from mpsim.program.costs import Costs
 from mpsim.program.lower import Lowering
 from mpsim.program.stages import microbatch_size
+from mpsim.program.times import RankTimes, medians
 from mpsim.workload.costs import measured_microbatches, median_s
+from mpsim.workload.model import Cost
 
 __all__ = ["one_device"]
 
@@ -36,9 +38,30 @@ def _steps(lowering: Lowering, batch: int) -> Iterator[tuple[float, str, int]]:
         costs = Costs(workload, lowering.costs.by_type, size, 1)
         for node in nodes.values():
             try:
-                times = [median_s(cost) for cost in costs.of(node.type)]
+                layers = costs.of(node.type)
             except MpsimError:
                 continue
-            work = sum(forward + inputs + weights for forward, inputs, weights, _ in times)
-            update = sum(optimizer for *_, optimizer in times)
-            yield (work * (batch // size) + update) / node.speed, node.type or "device", size
+            seconds = _computing_s(layers, batch // size) / node.speed
+            if lowering.launches:
+                times = medians(layers, node.speed, lowering.host_speed)
+                seconds = _launching_s(times, len(layers), batch // size)
+            yield seconds, node.type or "device", size
+
+
+def _computing_s(layers: Sequence[Cost], count: int) -> float:
+    """Return what a device of speed 1 takes for so many micro-batches and the update."""
+    times = [median_s(cost.samples) for cost in layers]
+    work = sum(forward + inputs + weights for forward, inputs, weights, *_ in times)
+    update = sum(optimizer for *_, optimizer, _ in times)
+    return work * count + sum(added for *_, added in times) * (count - 1) + update
+
+
+def _launching_s(times: RankTimes, n_layers: int, count: int) -> float:
+    """Return when both a device and its host, that launches all of it, are done with that."""
+    passes = [(kind, k) for k in range(min(count, 2)) for kind in "FB"]
+    parts = [(times.launch(*one, 0, n_layers), times.seconds(*one, 0, n_layers)) for one in passes]
+    host_s = device_s = 0.0
+    for launch, seconds in [*parts, *parts[2:] * (count - 2), (times.launch_update, times.optimizer_s)]:
+        device_s = max(device_s, host_s + launch.lead_s) + seconds
+        host_s += sum(launch)
+    return max(device_s, host_s)

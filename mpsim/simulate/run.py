@@ -13,6 +13,8 @@ from mpsim.plan.model import Plan, check_size
 from mpsim.program.account import account_devices, account_traffic, spans_of
 from mpsim.program.draws import Draw, Seed, Variability, seed_of
 from mpsim.program.lower import lower
+from mpsim.program.model import Program
+from mpsim.program.repeat import in_a_row
 from mpsim.program.stages import microbatch_size
 from mpsim.result.model import Result, Spans
 from mpsim.result.statistics import middle
@@ -22,6 +24,9 @@ from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
 
 __all__ = ["Label", "play", "simulate"]
+
+# By the third step a host has run as far ahead as it ever will.
+_STEPS = 4
 
 
 class Label(NamedTuple):
@@ -33,6 +38,7 @@ class Label(NamedTuple):
     baseline: str = ""
     fidelity: str = "given"
     measured_on: str = ""
+    launch: str = ""
 
 
 def simulate(
@@ -45,6 +51,7 @@ def simulate(
     variability: Variability | None = None,
     by_type: Mapping[str, Workload] | None = None,
     baseline: Result | None = None,
+    host_speed: float = 1.0,
     processes: int = 1,
     spans: bool = True,
 ) -> Result:
@@ -65,6 +72,8 @@ def simulate(
         The same model traced on other types of device.
     baseline : Result, optional
         What the speedup compares with; None: the fastest way to run the same global batch on one of the devices.
+    host_speed : float
+        How many times as fast hosts launch as those of the traces.
     processes : int
         Processes that share the trials.
     spans : bool
@@ -92,7 +101,7 @@ def simulate(
     39.0
     """
     check_size(plan)
-    lowering = lower(workload, topology, plan, by_type=by_type)
+    lowering = lower(workload, topology, plan, by_type=by_type, host_speed=host_speed)
     batch = microbatch_size(workload, plan) * plan.microbatches * plan.dp
     if baseline is not None and baseline.global_batch != batch:
         raise MpsimError(
@@ -116,6 +125,7 @@ def simulate(
             baseline=name,
             fidelity=lowering.fidelity.value,
             measured_on=workload.device,
+            launch="eager" if lowering.launches else plan.launch,
         ),
         global_batch=batch,
         baseline_step_s=seconds,
@@ -126,6 +136,13 @@ def _check_finite(step_s: float) -> None:
     """Times of 1e308 s each are finite, their sum is not."""
     if not math.isfinite(step_s):
         raise MpsimError(f"the step lasts {step_s} s, more than a number holds: check the costs, speeds and bandwidths")
+
+
+def _steady_s(program: Program, topology: Topology) -> float:
+    """Return by how much the last of several steps in a row ends later than the one before it."""
+    steps, firsts = in_a_row(program, _STEPS)
+    end_s = replay(steps, topology).end_s
+    return max(end_s[firsts[-1] :]) - max(end_s[firsts[-2] : firsts[-1]])
 
 
 def play(
@@ -158,6 +175,7 @@ def play(
         timing, free = replay(program, topology), replay(program, topology, free=True)
         _check_finite(timing.step_s)
         uses = account_devices(program, topology, place, timing, free)
+        steady_s = _steady_s(program, topology) if label.launch == "eager" else timing.step_s
         ran = spans_of(program, place, timing) if spans else Spans()
     return Result(
         workload=label.workload,
@@ -166,12 +184,14 @@ def play(
         baseline=label.baseline,
         fidelity=label.fidelity,
         measured_on=label.measured_on,
+        launch=label.launch,
         topology=topology.name,
         global_batch=global_batch,
         step_s=timing.step_s,
         trial_step_s=tuple(steps) or (timing.step_s,),
         trials=trials,
         deterministic=draw is None,
+        steady_s=steady_s,
         free_step_s=free.step_s,
         baseline_step_s=baseline_step_s,
         devices=uses,

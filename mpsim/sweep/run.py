@@ -41,6 +41,7 @@ class _Job:
     seed: int
     variability: Variability | None
     by_type: Mapping[str, Workload]
+    host_speed: float
     baseline: Result | None
 
 
@@ -56,6 +57,8 @@ def sweep(
     bucket_bytes: int = 25 * MIB,
     algorithm: str = "ring",
     runtime: str = "ideal",
+    launch: str = "",
+    host_speed: float = 1.0,
     trials: int = 1,
     rng: Seed = 0,
     variability: Variability | None = None,
@@ -76,7 +79,7 @@ def sweep(
         Devices at most, the topology's first ones; None: all.
     microbatches, schedules, tensor : sequence, optional
         Restrict the grid; see `mpsim.sweep.grid.candidates` for what None stands for.
-    bucket_bytes, algorithm, runtime
+    bucket_bytes, algorithm, runtime, launch, host_speed
         Of every plan.
     trials, rng, variability, by_type
         As in `simulate`; all plans meet the same draws.
@@ -126,11 +129,12 @@ def sweep(
     job = _Job(
         workload=workload,
         topology=topology,
-        base=Plan(batch=batch, bucket_bytes=bucket_bytes, algorithm=algorithm, runtime=runtime),
+        base=Plan(batch=batch, bucket_bytes=bucket_bytes, algorithm=algorithm, runtime=runtime, launch=launch),
         trials=trials,
         seed=seed_of(rng),
         variability=variability,
         by_type=by_type or {},
+        host_speed=host_speed,
         baseline=baseline,
     )
     return _run(job, grid, min(processes or os.cpu_count() or 1, len(grid)), progress or (lambda done, total: None))
@@ -219,6 +223,7 @@ def _row(job: _Job, candidate: Candidate) -> Row:
             rng=job.seed,
             variability=job.variability,
             by_type=job.by_type,
+            host_speed=job.host_speed,
             baseline=job.baseline,
             spans=False,
         )

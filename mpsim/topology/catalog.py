@@ -7,6 +7,7 @@ columns, a hundredfold apart; whoever asks for one that is not known gets an err
 from __future__ import annotations
 
 import csv
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -23,6 +24,7 @@ from mpsim.topology.wire import Wire
 __all__ = [
     "CatalogDevice",
     "CatalogLink",
+    "alike",
     "device",
     "device_names",
     "is_network",
@@ -42,7 +44,9 @@ _PEAK = {
     "bfloat16": "bf16_flop_per_s",
     "float8_e4m3fn": "fp8_flop_per_s",
     "float8_e5m2": "fp8_flop_per_s",
+    "mxfp8": "mxfp8_flop_per_s",
     "float4": "fp4_flop_per_s",
+    "nvfp4": "nvfp4_flop_per_s",
     "int8": "int8_op_per_s",
 }
 
@@ -83,7 +87,9 @@ class CatalogDevice:
     fp16_flop_per_s: float | None = None
     bf16_flop_per_s: float | None = None
     fp8_flop_per_s: float | None = None
+    mxfp8_flop_per_s: float | None = None
     fp4_flop_per_s: float | None = None
+    nvfp4_flop_per_s: float | None = None
     int8_op_per_s: float | None = None
     power_w: float | None = None
     matmul_fraction: float | None = None
@@ -100,7 +106,7 @@ class CatalogDevice:
     note: str = ""
 
     def peak_flop_per_s(self, dtype: str) -> float:
-        """Return the dense peak for a type as PyTorch names it (and ``tf32``, ``float4``).
+        """Return the dense peak for a type as PyTorch names it (and ``tf32``, ``mxfp8``, ``float4``, ``nvfp4``).
 
         Raises
         ------
@@ -112,12 +118,28 @@ class CatalogDevice:
         >>> device("A100-SXM4-80GB").peak_flop_per_s("bfloat16")
         312000000000000.0
         """
-        if dtype not in _PEAK:
-            raise unknown("dtype", dtype, _PEAK)
-        peak: float | None = getattr(self, _PEAK[dtype])
+        peak = self.peak_or_none(dtype)
         if peak is None:
             have = ", ".join(name for name, column in _PEAK.items() if getattr(self, column) is not None)
             raise MpsimError(f"the catalog has no {dtype} peak for {self.name}, it has {have}: choose one of them")
+        return peak
+
+    def peak_or_none(self, dtype: str) -> float | None:
+        """Return the dense peak for a type; None where the catalog has no figure.
+
+        Raises
+        ------
+        MpsimError
+            The type is unknown.
+
+        Examples
+        --------
+        >>> device("A100-SXM4-80GB").peak_or_none("nvfp4") is None
+        True
+        """
+        if dtype not in _PEAK:
+            raise unknown("dtype", dtype, _PEAK)
+        peak: float | None = getattr(self, _PEAK[dtype])
         return peak
 
 
@@ -147,9 +169,17 @@ class CatalogLink:
     source: str
     note: str = ""
 
+    @property
+    def family(self) -> str:
+        """What is before the number of its generation: ``nvlink`` of ``nvlink4``."""
+        return re.split(r"_?v?\d", self.name)[0]
+
 
 # How the scope of links between nodes begins.
 _BETWEEN_NODES = ("NIC port", "per GPU", "TCP", "TPU pod to pod")
+
+# Of those, by which GPUs of different nodes reach each other's memory.
+_REMOTE_MEMORY = ("NIC port", "per GPU")
 
 _Row = TypeVar("_Row", CatalogDevice, CatalogLink)
 
@@ -256,6 +286,21 @@ def is_network(name: str) -> bool:
     """
     row = _links().get(name.lower())
     return row is not None and row.scope.startswith(_BETWEEN_NODES)
+
+
+def alike(name: str, other: str) -> bool:
+    """Whether two links of the catalog are of one kind: one family, or both network cards that write remote memory.
+
+    Examples
+    --------
+    >>> alike("nvlink5", "nvlink4"), alike("ib_hdr", "efa_v2_p5"), alike("eth_10g", "ib_ndr"), alike("xgmi", "mine")
+    (True, True, False, False)
+    """
+    known = _links()
+    if name.lower() not in known or other.lower() not in known:
+        return False
+    mine, its = known[name.lower()], known[other.lower()]
+    return mine.family == its.family or all(one.scope.startswith(_REMOTE_MEMORY) for one in (mine, its))
 
 
 def wire(name: str, latency: str = "effective") -> Wire:

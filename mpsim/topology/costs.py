@@ -21,7 +21,9 @@ from mpsim.errors import MpsimError
 if TYPE_CHECKING:
     from mpsim.topology.model import Link
 
-__all__ = ["Cost", "Regime", "relative_width"]
+__all__ = ["NOT_MEASURED", "Cost", "Regime", "relative_width"]
+
+NOT_MEASURED = "not measured: "  # How the source of such a cost begins.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +87,7 @@ class Cost:
     error_fraction : float
         Geometric mean of how far the fit lies from its own points.
     source : str
-        The logs.
+        The logs; or that it was not measured, and what was put in its place.
     """
 
     link: str
@@ -108,6 +110,11 @@ class Cost:
         if not 2 <= self.least_ranks <= self.most_ranks:
             raise MpsimError(f"{what}: fitted on {self.least_ranks} to {self.most_ranks} ranks, expected 2 or more")
 
+    @property
+    def unmeasured(self) -> str:
+        """What was put in place of a measurement; empty for what was measured."""
+        return self.source if self.source.startswith(NOT_MEASURED) else ""
+
     def covers(self, ranks: int, bytes: float) -> bool:
         """Whether so many ranks and bytes lie within what was measured.
 
@@ -118,7 +125,9 @@ class Cost:
         False
         """
         sizes = self.regimes[0].least_bytes, self.regimes[-1].most_bytes
-        return self.least_ranks <= ranks <= self.most_ranks and sizes[0] <= bytes <= sizes[1]
+        # Of what was not measured no number of ranks is nearer than another.
+        near = bool(self.unmeasured) or self.least_ranks <= ranks <= self.most_ranks
+        return near and sizes[0] <= bytes <= sizes[1]
 
 
 def relative_width(link: Link, reference_bytes_per_s: float) -> float:

@@ -14,6 +14,7 @@ from pathlib import Path
 from mpsim import documents
 from mpsim.documents import Provenance
 from mpsim.errors import MpsimError
+from mpsim.topology.borrowed import with_borrowed
 from mpsim.topology.costs import Cost
 from mpsim.topology.edit import replace_bandwidth
 from mpsim.topology.model import Topology
@@ -72,7 +73,7 @@ def published_bandwidths() -> dict[str, float]:
 
 
 def with_published(topology: Topology, *, required: bool = False) -> Topology:
-    """Return the topology with published costs and bandwidths of those of its links that have any.
+    """Return the topology with published costs and bandwidths of its links, or costs of the nearest that have any.
 
     Parameters
     ----------
@@ -87,9 +88,12 @@ def with_published(topology: Topology, *, required: bool = False) -> Topology:
     """
     reached = published_bandwidths()
     types = {link.type for link in topology.links} & reached.keys()
-    if required and not types:
-        known = ", ".join(sorted(reached))
-        raise MpsimError(f"no costs were published for links of {topology.name!r}, only for {known}: leave out costs")
     for type in sorted(types):
         topology = replace_bandwidth(topology, type, reached[type])
-    return replace(topology, costs=tuple(cost for cost in _published().costs if cost.link in types))
+    costs = tuple(with_borrowed(topology, _published().costs))
+    if required and not costs:
+        known = ", ".join(sorted(reached))
+        raise MpsimError(
+            f"no costs were published for links of {topology.name!r} or their like, only for {known}: leave out costs"
+        )
+    return replace(topology, costs=costs)

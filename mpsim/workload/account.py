@@ -18,9 +18,10 @@ import torch
 from torch.nn import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
+from mpsim.workload.example import output_tensors
 from mpsim.workload.watch import BACKWARD, FORWARD, Graph
 
-__all__ = ["Account", "LayerAccount", "Value", "memory_of", "norm", "tensors_in"]
+__all__ = ["Account", "LayerAccount", "Value", "memory_of", "norm"]
 
 _CASTS = ("aten::_to_copy", "aten::to", "aten::clone", "aten::contiguous")
 _SHAPE_ONLY = ("_like", "new_empty", "new_zeros", "new_ones", "new_full", "sym_size", "_assert_tensor_metadata")
@@ -130,6 +131,7 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
         self._state = _State(parameters, buffers)
         self._maker: dict[int, int] = {}
         self._known: dict[int, dict[tuple[Any, ...], Value]] = {}
+        self._objects: dict[int, tuple[Any, Value]] = {}
         self._watched: dict[int, Any] = {}
         self._memory = _Memory(parameters)
         self._alive: list[Any] = []
@@ -181,7 +183,7 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
 
     def returned(self, output: Any) -> None:
         """Mark what the model returned; `dropped` names what in it is no tensor and holds some, such as a cache."""
-        for tensor in tensors_in(output, self.dropped):
+        for tensor in output_tensors(output, self.dropped):
             for part in _parts(tensor):
                 value = self._value(part)
                 if value is not None:
@@ -285,6 +287,9 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
         if storage is None or storage._cdata not in self._maker:
             return None
         known = self._known.setdefault(storage._cdata, {})
+        held = self._objects.get(id(tensor))
+        if held is not None and held[0]() is tensor and held[1] in known.values():
+            return held[1]
         place = _place(tensor)
         if place not in known:
             known[place] = self._new(self._maker[storage._cdata], "view", tensor, storage)
@@ -317,8 +322,14 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
         self._maker.setdefault(storage._cdata, self._now)
         known = self._known.setdefault(storage._cdata, {})
         place = _place(tensor)
-        if place not in known:
-            known[place] = self._new(self._now, name, tensor, storage)
+        value = known.get(place)
+        if value is None or value.producer != self._now:  # a view that several layers make is each one's own
+            value = self._new(self._now, name, tensor, storage)
+            if place in known:
+                known[(*place, self._now)] = value
+            else:
+                known[place] = value
+        self._objects[id(tensor)] = (weakref.ref(tensor), value)
 
     def _allocated(self, tensor: Any) -> None:
         storage = _storage(tensor)
@@ -411,34 +422,6 @@ class _Memory:
 
     def _gradient_bytes(self) -> int:
         return sum(p.grad.nbytes for p in self.parameters.values() if p.grad is not None and not p.grad.is_sparse)
-
-
-def tensors_in(output: Any, dropped: dict[str, None] | None = None, depth: int = 0) -> Iterator[Any]:
-    """Yield the tensors of an output: of containers, mappings, and the attributes of plain objects.
-
-    What only a method could give out, such as a cache of keys and values, is dropped: `dropped` names its class.
-
-    Examples
-    --------
-    >>> from types import SimpleNamespace
-    >>> [tuple(one.shape) for one in tensors_in({"a": [torch.ones(1)], "b": SimpleNamespace(c=torch.ones(2))})]
-    [(1,), (2,)]
-    """
-    if isinstance(output, torch.Tensor):
-        yield output
-    elif isinstance(output, Mapping):
-        for item in output.values():
-            yield from tensors_in(item, dropped, depth + 1)
-    elif isinstance(output, tuple | list | set):
-        for item in output:
-            yield from tensors_in(item, dropped, depth + 1)
-    elif hasattr(output, "__dict__") and not isinstance(output, torch.nn.Module | type) and depth < 8:
-        if any(callable(getattr(output, name, None)) for name in ("update", "reset", "crop")):
-            if dropped is not None:
-                dropped[type(output).__name__] = None
-            return
-        for item in vars(output).values():
-            yield from tensors_in(item, dropped, depth + 1)
 
 
 def _tensors(item: Any) -> Iterator[Any]:

@@ -7,22 +7,27 @@ Attention is the fused kernel that a GPU runs. Caches and overlap are not modell
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from mpsim.workload.account import Account
+from mpsim.workload.casting import cast, computing, loss_scale, precision_of
 from mpsim.workload.example import Example
 from mpsim.workload.fake import fake_example, fake_mode_of, without_logs
 from mpsim.workload.feeds import feeds_of
 from mpsim.workload.fused import fused_attention
 from mpsim.workload.layers import Fidelity
 from mpsim.workload.measure import ACCUMULATE, Round, Stopwatch, samples_of
+from mpsim.workload.model import Precision
 from mpsim.workload.point import Point, described
+from mpsim.workload.precision import watched_dtype
 from mpsim.workload.roofline import DeviceSpec, Roofline
 from mpsim.workload.sharding import sharded
 from mpsim.workload.source import Source
 from mpsim.workload.step import step_of
 from mpsim.workload.update import optimizer_state_bytes, shares
 from mpsim.workload.watch import UPDATE, Graph, Watch, calls_of
+from mpsim.workload.wrappers import unwrapped
 
 __all__ = ["DeviceSpec", "analytical_point"]
 
@@ -38,7 +43,14 @@ _OPTIMIZER_KERNELS = {
 
 
 def analytical_point(
-    source: Source, microbatch: int, ranks: int, spec: DeviceSpec, *, depth: int | str, optimizer: str
+    source: Source,
+    microbatch: int,
+    ranks: int,
+    spec: DeviceSpec,
+    precision: Precision | None = None,
+    *,
+    depth: int | str,
+    optimizer: str,
 ) -> Point:
     """Return a point of roofline costs; nothing is computed and no memory is needed.
 
@@ -48,9 +60,18 @@ def analytical_point(
         The model cannot be built or run on fake tensors, or has no tensor-parallel form where one was asked for.
     """
     example = fake_example(source, microbatch)
-    if ranks == 1:
-        return _costed(example, microbatch, spec, depth, optimizer)
-    return sharded(example, ranks, lambda local: _costed(local, microbatch, spec, depth, optimizer))
+    example = replace(example, model=unwrapped(example.model)[0])
+    if precision is not None:
+        with fake_mode_of(example):
+            example = cast(example, replace(precision, compute=watched_dtype(precision)))
+
+    def costed(local: Example) -> Point:
+        return _costed(local, microbatch, spec, precision, depth, optimizer)
+
+    point = costed(example) if ranks == 1 else sharded(example, ranks, costed)
+    point.precision = precision or precision_of(example.model)
+    point.optimizer = optimizer
+    return point
 
 
 class _RooflineClock:
@@ -98,17 +119,21 @@ class _Both:
             one.returned(output)
 
 
-def _costed(example: Example, microbatch: int, spec: DeviceSpec, depth: int | str, optimizer: str) -> Point:
+def _costed(
+    example: Example, microbatch: int, spec: DeviceSpec, precision: Precision | None, depth: int | str, optimizer: str
+) -> Point:
     model = example.model
     model.train()
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
     roofline = Roofline(spec)
+    seen = replace(precision, compute=watched_dtype(precision)) if precision is not None else None
+    step = step_of(example, lambda: computing(seen, "cpu"), loss_scale(seen))
     with fake_mode_of(example), fused_attention(), without_logs():
-        calls = calls_of(model, step_of(example, backward=False), depth)
+        calls = calls_of(model, step_of(example, lambda: computing(seen, "cpu"), backward=False), depth)
         account = Account(len(calls), parameters, buffers, feeds_of(example), lambda: roofline.flops)
         stopwatch = Stopwatch(_RooflineClock(roofline), {})
         with account, roofline:
-            Watch(model, calls, _Both(account, stopwatch), inputs=True).run(step_of(example))
+            Watch(model, calls, _Both(account, stopwatch), inputs=True).run(step)
     roofline.check()
     point = described(calls, account, model, microbatch)
     _add_times(point, stopwatch.round(), spec, optimizer, parameters)

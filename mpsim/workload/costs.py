@@ -101,15 +101,16 @@ def _between_samples(low: Samples, high: Samples, part: float) -> Samples:
     return Samples(**{name: blend(name) for name in TIMES})
 
 
-def median_s(cost: Cost) -> tuple[float, float, float, float]:
-    """Return the median forward, backward-input, backward-weight and optimizer seconds of a cost."""
-    samples = cost.samples
-    return (
-        median(samples.forward_s),
-        median(samples.backward_input_s),
-        median(samples.backward_weight_s),
-        median(samples.optimizer_s),
-    )
+def median_s(samples: Samples) -> tuple[float, float, float, float, float]:
+    """Return the median forward, backward-input, backward-weight, optimizer and accumulation seconds of samples.
+
+    Examples
+    --------
+    >>> median_s(Layer.given("a", forward_s=0.5, backward_s=1.0).costs[0].samples)
+    (0.5, 0.5, 0.5, 0.0, 0.0)
+    """
+    forward, inputs, weights, optimizer, accumulate = (median(getattr(samples, name)) for name in TIMES)
+    return forward, inputs, weights, optimizer, accumulate
 
 
 def measured_microbatches(workload: Workload, tensor_parallel: int = 1) -> tuple[int, ...]:

@@ -30,8 +30,6 @@ class PlainStep:
         Of the parameters that got a gradient.
     saved_bytes : int
         Kept for backward: unique storages without parameters and buffers.
-    sparse : list of str
-        The parameters whose gradient is sparse.
 
     Examples
     --------
@@ -42,7 +40,6 @@ class PlainStep:
     loss: float = float("nan")
     gradient_norms: dict[str, float] = field(default_factory=dict)
     saved_bytes: int = 0
-    sparse: list[str] = field(default_factory=list)
 
 
 @contextlib.contextmanager
@@ -80,9 +77,9 @@ def judging(parameters: Mapping[str, Any], buffers: Mapping[str, Any]) -> Iterat
             found.loss = float(root.detach()) if root.numel() == 1 else math.nan
         original(tensors, *rest, **how)
         if outermost:
-            made = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
-            found.gradient_norms = {name: norm(gradient) for name, gradient in made.items()}
-            found.sparse = [name for name, gradient in made.items() if gradient.is_sparse]
+            found.gradient_norms = {
+                name: norm(parameter.grad) for name, parameter in parameters.items() if parameter.grad is not None
+            }
 
     hooks.__enter__()
     try:

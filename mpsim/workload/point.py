@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from mpsim.errors import MpsimError
 from mpsim.workload.account import Account, LayerAccount, Value
 from mpsim.workload.clock import clock_for
-from mpsim.workload.example import Example
 from mpsim.workload.holdings import held_by, owners
 from mpsim.workload.judge import PlainStep, differences, judging
 from mpsim.workload.layers import Fidelity, Parameter, Samples, ShardCollective
 from mpsim.workload.measure import Round, measure, samples_of
-from mpsim.workload.model import StepCheck
+from mpsim.workload.model import Precision, StepCheck
 from mpsim.workload.roofline import Roofline
 from mpsim.workload.state import from_one_seed, put_back
 from mpsim.workload.step import Step
@@ -77,6 +73,10 @@ class Point:
     optimizer_bytes: list[int] = field(default_factory=list)
     collectives: list[list[ShardCollective]] = field(default_factory=list)
     fidelity: Fidelity = Fidelity.MEASURED
+    precision: Precision = Precision()
+    device: str = "given"
+    clock: str = "given"
+    optimizer: str = ""
     notes: list[str] = field(default_factory=list)
 
 
@@ -85,7 +85,7 @@ def described(calls: Sequence[Call], account: Account, model: nn.Module, microba
 
     Examples
     --------
-    >>> model = torch.nn.Linear(4, 2)
+    >>> model = nn.Linear(4, 2)
     >>> account = Account(1, dict(model.named_parameters()), {}, {})
     >>> described([Call("Linear", "", model)], account, model, 3).held
     [['weight', 'bias']]
@@ -175,9 +175,7 @@ def measured_point(
         There is no layer, the loss is not finite, or the model takes another path each time.
     """
     model = step.model
-    compiled = any(hasattr(one, "_orig_mod") or one._compiled_call_impl is not None for one in model.modules())
-    eager = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
-    with eager, put_back(model, feeds.values()) as restore:
+    with put_back(model, feeds.values()) as restore:
         if not step.own and not model.training:
             model.train()
         if _is_lazy(model):
@@ -188,10 +186,7 @@ def measured_point(
         account = _accounted(step, calls, feeds)
         restore()
         point = described(calls, account, model, microbatch)
-        if compiled:
-            point.notes.append("measured as the model is written, without torch.compile: layers are seen one by one")
         parameters = dict(model.named_parameters())
-        _check_sparse(plain, step, optimizer)
         trained = [parameters[name] for names in point.owned for name in names if parameters[name].requires_grad]
         if not step.own and trained:
             step.optimizer = OPTIMIZERS[optimizer](trained)
@@ -213,6 +208,8 @@ def measured_point(
             each=each,
         )  # fmt: skip
         _times(point, rounds, step, optimizer, clock, inputs)
+        point.clock = clock.names[0]
+        point.optimizer = type(step.optimizer).__name__.lower() if step.own else optimizer
         point.check = StepCheck(
             microbatch=microbatch,
             whole_s=tuple(_digits(one.whole_s) for one in rounds),
@@ -222,14 +219,6 @@ def measured_point(
         for parameter in parameters.values():
             parameter.grad = None
     return point
-
-
-def _check_sparse(plain: PlainStep, step: Step, optimizer: str) -> None:
-    if plain.sparse and not step.own and optimizer.startswith("adam"):
-        raise MpsimError(
-            f"the gradient of {plain.sparse[0]!r} is sparse, which the optimizer {optimizer} cannot take: trace with"
-            " another optimizer, sgd, or build its Embedding with sparse=False"
-        )
 
 
 def _digits(seconds: float) -> float:
@@ -332,18 +321,3 @@ def _times(point: Point, rounds: list[Round], step: Step, optimizer: str, clock:
         point.host = lists[1]
     elif len(lists) > 1:
         point.wall = lists[1]
-
-
-def on_device(example: Example, device: str) -> Example:
-    """Return an example whose model and tensors are on a device."""
-
-    def move(value: Any) -> Any:
-        return value.to(device) if isinstance(value, torch.Tensor) else value
-
-    return replace(
-        example,
-        model=example.model.to(device),
-        inputs=pytree.tree_map(move, tuple(example.inputs)),
-        keywords=pytree.tree_map(move, dict(example.keywords)),
-        target=pytree.tree_map(move, example.target),
-    )

@@ -10,9 +10,7 @@ and the making of eight- and four-bit operands are not modelled.
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -21,7 +19,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass_type
 
 from mpsim.errors import MpsimError
-from mpsim.workload.flops import Count, formula, looks_like_products
+from mpsim.workload.flops import looks_like_products
+from mpsim.workload.operators import Operator, learn, moved_bytes, tensors_of
 
 __all__ = ["DeviceSpec", "Roofline"]
 
@@ -97,43 +96,11 @@ class DeviceSpec:
         return max(compute_s, moved_bytes / self.memory_bytes_per_s) + self.kernel_floor_s
 
 
-# Namespaces whose operators make no kernel, or a collective's, which is no layer's.
-_SILENT = {"prim", "profiler", "c10d", "_c10d_functional", "c10d_functional", "_dtensor"}
-_NO_KERNEL = ("empty", "new_empty", "_empty", "_unsafe_view", "record_stream", "_coalesced_")
-_QUESTIONS_OF_VALUES = {"equal", "item", "_local_scalar_dense", "is_nonzero", "allclose"}
-# Of what they write they read nothing before.
-_WRITE_ONLY = {"copy_", "zero_", "fill_", "normal_", "uniform_", "bernoulli_", "random_", "exponential_", "geometric_"}
-_WRITE_ONLY |= {"cauchy_", "log_normal_", "_foreach_zero_", "_foreach_copy_"}
-# Of a table they read only the rows that are looked up …
-_LOOKUPS = {"embedding", "index", "_unsafe_index", "gather", "index_select", "take", "_embedding_bag"}
-_LOOKUPS |= {"_embedding_bag_forward_only", "embedding_renorm_"}
-# … and write only those that are given.
-_SCATTERS = {"index_put_", "_index_put_impl_", "_unsafe_index_put_", "index_add_", "index_copy_", "scatter_", "put_"}
-_SCATTERS |= {"scatter_add_", "scatter_reduce_", "index_reduce_"}
 # Which function they run, or how often, values decide: on fake tensors each function is charged once.
 _BY_VALUES = {"cond", "while_loop", "scan", "associative_scan", "map_impl"}
 _LINEAR = {"mm", "addmm", "_addmm_activation", "linear", "mkldnn_linear", "_grouped_mm"}
 _HALF = ("bfloat16", "float16")
 _COMPLEX = {"complex32": "float16", "complex64": "float32", "complex128": "float64"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Operator:
-    """What is known of an operator before it is called."""
-
-    name: str
-    count: Count | None
-    free: bool
-    remembered: bool  # whether alike arguments cost alike
-    composite: bool  # whether it is made of other operators, which are charged
-    read: tuple[bool, ...]  # of each argument, by position …
-    written: tuple[bool, ...]
-    keywords: Mapping[str, int]  # … or by name
-    fresh: bool  # whether the result is new memory
-
-    @property
-    def word(self) -> str:
-        return self.name.partition("::")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +150,7 @@ class Roofline(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped her
         self.kernels = 0
         self.uncounted: dict[str, int] = {}
         self._unpriced = 0
-        self._operators: dict[Any, _Operator] = {}
+        self._operators: dict[Any, Operator] = {}
         self._charges: dict[Any, _Charge] = {}
 
     def check(self) -> None:
@@ -206,7 +173,7 @@ class Roofline(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped her
         kwargs = kwargs or {}
         operator = self._operators.get(func)
         if operator is None:
-            operator = self._operators[func] = _learn(func)
+            operator = self._operators[func] = learn(func)
         if isinstance(func, torch._ops.HigherOrderOperator):
             result = self._higher_order(func, operator, args, kwargs)
         elif operator.free:
@@ -222,11 +189,11 @@ class Roofline(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped her
             self._charge(operator, func, args, kwargs, result)
         return result
 
-    def _higher_order(self, func: Any, operator: _Operator, args: Any, kwargs: Any) -> Any:
+    def _higher_order(self, func: Any, operator: Operator, args: Any, kwargs: Any) -> Any:
         """Run an operator that takes functions, with what these do charged as often as they are run."""
         if operator.count is not None:
             return func(*args, **kwargs)
-        if operator.name in _BY_VALUES and any(hasattr(item, "fake_mode") for item in _tensors([*args])):
+        if operator.name in _BY_VALUES and any(hasattr(item, "fake_mode") for item in tensors_of([*args])):
             self.uncounted[operator.name] = self.uncounted.get(operator.name, 0) + 1
         return func(*map(self._charging, args), **{name: self._charging(item) for name, item in kwargs.items()})
 
@@ -240,7 +207,7 @@ class Roofline(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped her
 
         return run
 
-    def _charge(self, operator: _Operator, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    def _charge(self, operator: Operator, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         key = (func, _key(args), _key(kwargs.values()), *kwargs) if operator.remembered else None
         try:
             charge = self._charges.get(key)
@@ -257,7 +224,7 @@ class Roofline(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped her
             self.uncounted[charge.uncounted] = self.uncounted.get(charge.uncounted, 0) + 1
             self._unpriced += charge.unpriced
 
-    def _cost(self, operator: _Operator, args: Any, kwargs: Any, result: Any) -> _Charge:
+    def _cost(self, operator: Operator, args: Any, kwargs: Any, result: Any) -> _Charge:
         flops, uncounted = 0, operator.name if operator.count is None and looks_like_products(operator.name) else ""
         if operator.count is not None:
             try:
@@ -274,66 +241,16 @@ class Roofline(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped her
         unpriced = 0
         if flops and dtype not in self.spec.peak_flops_per_s:
             work, unpriced, uncounted = 0, flops, f"{operator.name} in {dtype}"
-        return _Charge(
-            flops, self.spec.seconds(work, _moved_bytes(operator, args, kwargs, result), dtype), uncounted, unpriced
-        )
+        try:
+            moved = moved_bytes(operator, args, kwargs, result)
+        except Exception:  # sizes that depend on values that are not there
+            moved, uncounted = 0, uncounted or operator.name
+        return _Charge(flops, self.spec.seconds(work, moved, dtype), uncounted, unpriced)
 
 
 @cache
 def _is_wrapper(kind: Any) -> bool:
     return kind is not torch.Tensor and is_traceable_wrapper_subclass_type(kind)
-
-
-def _learn(func: Any) -> _Operator:
-    """Return what an operator's schema says of what it costs."""
-    count = formula(func)
-    if isinstance(func, torch._ops.HigherOrderOperator):
-        return _Operator(func.name(), count, count is None, True, False, (), (), {}, True)
-    schema, tags = func._schema, set(func.tags)
-    arguments, word = schema.arguments, schema.name.partition("::")[2]
-    written = tuple(bool(item.alias_info and item.alias_info.is_write) for item in arguments)
-    aliases = any(item.alias_info is not None for item in schema.returns)
-    composite = count is None and _is_composite(func)
-    is_view = torch.Tag.inplace_view in tags or (aliases and not any(written) and not composite)
-    depends = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & tags
-    return _Operator(
-        name=schema.name,
-        count=count,
-        free=is_view or _makes_no_kernel(schema, any(written)),
-        remembered=not depends and not any(re.match("cu_?m?_?seq", item.name) for item in arguments),
-        composite=composite,
-        read=tuple(
-            not (writes and (word in _WRITE_ONLY or item.kwarg_only))
-            for writes, item in zip(written, arguments, strict=True)
-        ),
-        written=written,
-        keywords={item.name: at for at, item in enumerate(arguments)},
-        fresh=not aliases,
-    )
-
-
-def _makes_no_kernel(schema: Any, writes: bool) -> bool:
-    """Whether it is an allocation, a collective, or a question about a tensor that does not read it."""
-    namespace, _, word = schema.name.partition("::")
-    if namespace in _SILENT or word.startswith(_NO_KERNEL):
-        return True
-    makes = any("Tensor" in str(item.type) for item in schema.returns)
-    return not (makes or writes or word in _QUESTIONS_OF_VALUES)
-
-
-def _is_composite(func: Any) -> bool:
-    """Whether it is made of others: such an operator comes here only where autograd is off (inference mode)."""
-    known = torch._C._dispatch_has_kernel(func.name())
-    return bool(known and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
-
-
-def _tensors(value: Any) -> Iterator[Any]:
-    """Yield the tensors of an argument or a result."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
 
 
 def _key(values: Any) -> tuple[Any, ...]:
@@ -347,7 +264,7 @@ def _key(values: Any) -> tuple[Any, ...]:
                 key += (value.dtype, value.shape, value.stride())
         elif isinstance(value, list | tuple):
             key.append(_key(value))
-        elif value is None or isinstance(value, int | float | bool | str | torch.dtype):
+        elif value is None or isinstance(value, int | float | str | torch.dtype | torch.SymInt | torch.SymFloat):
             key.append(value)
         else:
             key.append(type(value))
@@ -356,50 +273,6 @@ def _key(values: Any) -> tuple[Any, ...]:
 
 def _dtype(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """Return in what an operation computes: the first floating type among its arguments."""
-    kinds = [item.dtype for item in _tensors([*args, *kwargs.values()])]
+    kinds = [item.dtype for item in tensors_of([*args, *kwargs.values()])]
     floating = [kind for kind in kinds if kind.is_floating_point or kind.is_complex]
     return str((floating or kinds or [""])[0]).removeprefix("torch.")
-
-
-def _bytes(value: Any) -> int:
-    """Bytes that the tensors of a value occupy: what is expanded is one and the same memory."""
-    return sum(map(_tensor_bytes, _tensors(value)))
-
-
-def _tensor_bytes(tensor: Any) -> int:
-    try:
-        if tensor.layout is torch.strided:
-            sizes = zip(tensor.shape, tensor.stride(), strict=True)
-            return int(math.prod(size for size, stride in sizes if stride or not size) * tensor.itemsize)
-        if tensor.layout is torch.sparse_coo:
-            return int(tensor._values().nbytes + tensor._indices().nbytes)
-        return int(tensor.numel() * tensor.itemsize)
-    except Exception:  # a size that depends on values that are not there
-        return 0
-
-
-def _moved_bytes(operator: _Operator, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> int:
-    """Bytes read and written; of a table that is looked up or scattered into, only the rows that are."""
-    table = next(_tensors(args), None)
-    fresh = _bytes(result) if operator.fresh else 0
-    if operator.word in _LOOKUPS and table is not None:
-        rest = _bytes(list(args[1:])) + _bytes(list(kwargs.values()))
-        return min(_bytes(table), _looked_up(operator.word, table, args, fresh)) + rest + fresh
-    if operator.word in _SCATTERS and table is not None:
-        rest = _bytes(list(args[1:])) + _bytes(list(kwargs.values()))
-        return rest + 2 * min(_bytes(table), rest)
-    moved = fresh
-    places = [*enumerate(args), *((operator.keywords.get(name, -1), value) for name, value in kwargs.items())]
-    for at, value in places:
-        size = _bytes(value)
-        if not size:
-            continue
-        known = 0 <= at < len(operator.read)
-        moved += size * ((operator.read[at] + operator.written[at]) if known else 1)
-    return moved
-
-
-def _looked_up(word: str, table: Any, args: Sequence[Any], fresh: int) -> int:
-    if word.startswith("_embedding_bag"):
-        return int(args[1].numel() * math.prod(table.shape[1:]) * table.itemsize)
-    return fresh

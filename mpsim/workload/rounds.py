@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 __all__ = ["Rounds"]
@@ -26,34 +26,39 @@ class Rounds:
     Examples
     --------
     >>> with Rounds("mine", [(4, 1), (8, 2)], 3) as rounds:
-    ...     rounds.at(4, 1, print)
-    mine: micro-batch 4, tp=1
+    ...     rounds.at(4, 1)
+    ...     rounds.one()
     """
 
     def __init__(self, name: str, points: Sequence[tuple[int, int]], rounds: int) -> None:
         self.name, self.points, self.rounds = name, points, rounds
         self._weight = 0.0
+        self._shown = True
         self._bar: Any = None
+
+    def unseen(self) -> Rounds:
+        """Show nothing."""
+        self._shown = False
+        return self
 
     def __enter__(self) -> Rounds:
         from tqdm.auto import tqdm
 
-        shown = sys.stderr.isatty() or "ipykernel" in sys.modules
+        file = sys.__stderr__ or sys.stderr  # where messages of the model's own are held back, the bar still shows
+        shown = self._shown and (file.isatty() or "ipykernel" in sys.modules)
         total = self.rounds * sum(size / ranks for size, ranks in self.points)
         form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-        self._bar = tqdm(total=total, disable=not shown, delay=2, leave=False, desc=self.name, bar_format=form)
+        self._bar = tqdm(total=total, disable=not shown, delay=2, leave=False, file=file, bar_format=form)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def at(self, size: int, ranks: int, say: Callable[[str], None] | None) -> None:
+    def at(self, size: int, ranks: int) -> None:
         """A point begins."""
         self._weight = size / ranks
-        text = f"{self.name}: micro-batch {size}, tp={ranks}"
-        self._bar.set_description_str(text, refresh=False)
-        if say is not None:
-            say(text)
+        shard = f", tp={ranks}" if ranks > 1 else ""
+        self._bar.set_description_str(f"{self.name}: micro-batch {size}{shard}", refresh=False)
 
     def one(self) -> None:
         """A round is done."""

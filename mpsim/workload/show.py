@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from mpsim.units import format_bytes, format_duration
-from mpsim.workload.costs import cost_at
+from mpsim.workload.costs import cost_at, median_s
 from mpsim.workload.model import Cost, Layer, Workload
 
 __all__ = ["fed_bytes", "output_bytes", "show_workload", "workload_to_dict"]
@@ -55,7 +55,9 @@ def show_workload(workload: Workload, microbatch: int | None = None, tensor_para
     size = microbatch or workload.microbatch
     rows = [_row(workload, layer, cost_at(layer, size, tensor_parallel), tensor_parallel) for layer in workload.layers]
     table = [_COLUMNS, *rows, _total_row(workload, size, tensor_parallel)]
-    widths = [max(len(row[i]) for row in table) for i in range(len(_COLUMNS))]
+    if any(cost_at(layer, size, tensor_parallel).host for layer in workload.layers):
+        table = [(*row, cell) for row, cell in zip(table, _launches(workload, size, tensor_parallel), strict=True)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines = [
         "  ".join(
             cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
@@ -64,6 +66,13 @@ def show_workload(workload: Workload, microbatch: int | None = None, tensor_para
     ]
     lines.insert(1, "  ".join("─" * width for width in widths))
     return "\n".join(line.rstrip() for line in [_head(workload, size, tensor_parallel), "", *lines, *_notes(workload)])
+
+
+def _launches(workload: Workload, size: int, tensor_parallel: int) -> list[str]:
+    """Return a column of what launching each layer's passes and update takes a host."""
+    hosts = [cost_at(layer, size, tensor_parallel).host for layer in workload.layers]
+    times = [sum(median_s(host)[:4]) if host else 0.0 for host in hosts]
+    return ["launching", *(format_duration(seconds) for seconds in (*times, sum(times)))]
 
 
 def _head(workload: Workload, size: int, tensor_parallel: int) -> str:

@@ -1,9 +1,8 @@
-"""What to trace, at any micro-batch: a zoo model, a user's factory, or a module with a batch that can be resized."""
+"""What to trace, at any micro-batch: a zoo model, a factory, a configuration, or a module with a batch."""
 
 from __future__ import annotations
 
-import importlib
-import os
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -11,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from mpsim.errors import MpsimError, did_you_mean
 from mpsim.workload.example import Example
+from mpsim.workload.own_module import imported_factory, names_factory
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Source", "arguments_of", "module_source", "resolve_model"]
+__all__ = ["Source", "arguments_of", "labelled", "module_source", "resolve_model", "source_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,15 +46,16 @@ class Source:
 
 
 def resolve_model(text: str, overrides: Mapping[str, Any] | None = None) -> Source:
-    """Return the model that a zoo name or ``package.module:factory`` stands for.
+    """Return the model that a zoo name, ``package.module:factory`` or ``hf:PATH`` stands for.
 
     Parameters
     ----------
     text : str
         A factory is called with the batch size and the overrides; it returns an Example, or
-        ``(model, inputs)``, or ``(model, inputs, target, loss)``.
+        ``(model, inputs)``, ``(model, inputs, target)``, ``(model, inputs, loss)`` or
+        ``(model, inputs, target, loss)``. A path leads to a config.json of transformers.
     overrides : mapping
-        Sizes of a zoo model, or keyword arguments of a factory.
+        Sizes of a zoo model, keyword arguments of a factory, or fields of a configuration.
 
     Raises
     ------
@@ -71,9 +72,13 @@ def resolve_model(text: str, overrides: Mapping[str, Any] | None = None) -> Sour
     mpsim.errors.MpsimError: unknown model 'gtp2'; did you mean 'gpt2'? (or package.module:factory for your own)
     """
     chosen = dict(overrides or {})
-    label = text + (f"[{','.join(f'{key}={_text(value)}' for key, value in chosen.items())}]" if chosen else "")
+    label = labelled(text, chosen)
+    if text.startswith("hf:") and not names_factory(text):  # a module of one's own that is called hf comes first
+        from mpsim.workload.huggingface import path_source
+
+        return path_source(text.partition(":")[2], chosen)
     if ":" in text:
-        factory = _import(text)
+        factory = imported_factory(text)
         return Source(name=label, build=lambda batch: _example(factory(batch, **chosen), text))
     from mpsim.workload.zoo import ZOO
 
@@ -89,41 +94,52 @@ def resolve_model(text: str, overrides: Mapping[str, Any] | None = None) -> Sour
     )
 
 
+def labelled(name: str, overrides: Mapping[str, Any]) -> str:
+    """Return a model's name with what was changed of it.
+
+    Examples
+    --------
+    >>> labelled("mlp", {"widths": (8, 4), "bias": True})
+    'mlp[widths=8,4,bias=True]'
+    """
+    return name + (f"[{','.join(f'{key}={_text(value)}' for key, value in overrides.items())}]" if overrides else "")
+
+
 def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _import(text: str) -> Callable[..., Any]:
-    module_name, _, attribute = text.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise MpsimError(f"cannot import {module_name!r} of {text!r}: no module named {error.name!r}") from None
-    except Exception as error:  # a user's module may fail in any way
-        raise MpsimError(f"importing {module_name!r} failed: {type(error).__name__}: {error}") from error
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        raise MpsimError(f"{module_name} has no factory {attribute!r}{did_you_mean(attribute, known)}")
-    return factory  # type: ignore[no-any-return]
-
-
 def _example(made: Any, what: str) -> Example:
     """Return what a factory made as an Example."""
+    import torch
+
     if isinstance(made, Example):
         return made
-    if isinstance(made, tuple) and len(made) in (2, 4):
-        model, inputs, target, loss = (*made, None, None)[:4]
-        positional, keywords = arguments_of(inputs)
-        return Example(model=model, inputs=positional, keywords=keywords, target=target, loss=loss)
-    found = f"a tuple of {len(made)}" if isinstance(made, tuple) else type(made).__name__
-    raise MpsimError(f"{what} returned {found}, expected an Example, (model, inputs), or (model, inputs, target, loss)")
+    if not (isinstance(made, tuple) and len(made) in (2, 3, 4)):
+        found = f"a tuple of {len(made)}" if isinstance(made, tuple) else type(made).__name__
+        raise MpsimError(f"{what} returned {found}, expected an Example or (model, inputs[, target][, loss])")
+    model, inputs, target, loss = (*made, None, None)[:4]
+    if not isinstance(model, torch.nn.Module):
+        raise MpsimError(f"{what} returned a {type(model).__name__} as model, expected a torch.nn.Module")
+    if len(made) == 3 and callable(target) and not isinstance(target, torch.Tensor):
+        loss, target = _of_output(target), None
+    positional, keywords = arguments_of(inputs)
+    return Example(model=model, inputs=positional, keywords=keywords, target=target, loss=loss)
+
+
+def _of_output(loss: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+    """Return a loss given without a target as ``loss(output, target)``: it may take the output alone."""
+    try:
+        inspect.signature(loss).bind(None, None)
+    except TypeError:
+        return lambda output, _: loss(output)
+    except ValueError:  # a built-in without a signature
+        pass
+    return loss
 
 
 def arguments_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return positional and keyword arguments of a batch: a tensor, a tuple of them, or a dict of them.
+    """Return positional and keyword arguments of a batch: one argument, a tuple or list of them, or a mapping.
 
     Examples
     --------
@@ -132,7 +148,63 @@ def arguments_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """
     if isinstance(batch, Mapping):
         return (), dict(batch)
-    return (tuple(batch) if isinstance(batch, tuple | list) else (batch,)), {}
+    # A named tuple, a packed sequence among them, is a batch of a type of its own, as a dataclass is.
+    several = isinstance(batch, tuple | list) and not hasattr(batch, "_fields")
+    return (tuple(batch) if several else (batch,)), {}
+
+
+def source_of(model: Any, batch: Any, example: Mapping[str, Any], name: str | None, asked: int | None = None) -> Source:
+    """Return the source for whatever a caller of :func:`mpsim.trace` hands over.
+
+    Parameters
+    ----------
+    model : torch.nn.Module, transformers.PretrainedConfig, callable, Source or str
+        A module with its batch; a model of transformers, or its configuration, without one; a factory; a name.
+    batch : object
+        The arguments of a module's forward; for all others the number of samples, None for the model's own.
+    example : mapping
+        Other fields of :class:`Example`, for a module.
+    name : str
+        For the workload.
+    asked : int
+        The one micro-batch size that is asked for, if it is one.
+
+    Raises
+    ------
+    MpsimError
+        Nothing that can be traced, or a batch that does not go with it.
+
+    Examples
+    --------
+    >>> source_of("gpt2", 2, {}, None).default_batch
+    2
+    """
+    import torch
+
+    if isinstance(model, str):
+        model = resolve_model(model)
+    if isinstance(model, Source):
+        chosen = factory_source(model.build, model.default_batch if batch is None else batch, name or model.name)
+        return replace(chosen, dataset_samples=model.dataset_samples)
+    if isinstance(model, type) and issubclass(model, torch.nn.Module):
+        raise MpsimError(f"model is the class {model.__name__}: give one made of it, {model.__name__}(...)")
+    if _fits_itself(model, batch):
+        from mpsim.workload.huggingface import transformers_source
+
+        return source_of(transformers_source(model, name), batch, example, name)
+    if isinstance(model, torch.nn.Module):
+        return module_source(model, batch, example, name or type(model).__name__, asked)
+    if callable(model):
+        return factory_source(model, batch, name or str(getattr(model, "__name__", "model")))
+    raise MpsimError(f"model is a {type(model).__name__}: give a torch.nn.Module, a factory, or a zoo name")
+
+
+def _fits_itself(model: Any, batch: Any) -> bool:
+    """Whether a model's configuration says what a batch of it is: one of transformers, given without a batch."""
+    transformers = sys.modules.get("transformers")
+    if transformers is None or not (batch is None or isinstance(batch, int)):
+        return False
+    return isinstance(model, transformers.PreTrainedModel | transformers.PretrainedConfig)
 
 
 def factory_source(factory: Callable[[int], Any], batch: int | None, name: str) -> Source:
@@ -143,30 +215,35 @@ def factory_source(factory: Callable[[int], Any], batch: int | None, name: str) 
     >>> factory_source(lambda batch: None, 8, "mine").default_batch
     8
     """
-    if not (batch is None or (isinstance(batch, int) and batch >= 1)):
-        raise MpsimError(f"batch is {batch!r}: with a factory give the number of samples, 1 or more")
-    build = lambda size: _example(factory(size), name)  # noqa: E731
-    return Source(name=name, build=build, default_batch=batch or 1)
+    if batch is not None and (not isinstance(batch, int) or isinstance(batch, bool)):
+        raise MpsimError(f"batch is a {type(batch).__name__}: with a factory or a name give the number of samples")
+    if batch is not None and batch < 1:
+        raise MpsimError(f"batch is {batch}: give the number of samples, 1 or more")
+    return Source(name=name, build=lambda size: _example(factory(size), name), default_batch=batch or 1)
 
 
-def module_source(model: torch.nn.Module, batch: Any, example: Mapping[str, Any], name: str) -> Source:
-    """Return the source for a module and one batch, which is sliced or repeated along its first dimension.
+def module_source(
+    model: torch.nn.Module, batch: Any, example: Mapping[str, Any], name: str, asked: int | None = None
+) -> Source:
+    """Return the source for a module and one batch, whose samples are taken in part or several times.
 
     Parameters
     ----------
     model : torch.nn.Module
         Shared by all examples.
-    batch : tensor, tuple or dict of tensors
-        The arguments of its forward; the first tensor's first dimension is the batch size.
+    batch : object
+        The arguments of its forward: one, a tuple or list of several, or a mapping by name; tensors nested in any way.
     example : mapping
         Other fields of :class:`Example`: target, loss, tensor_parallel.
     name : str
         For the workload.
+    asked : int
+        The one micro-batch size that is asked for, if it is one: see :func:`mpsim.workload.batch.samples_of`.
 
     Raises
     ------
     MpsimError
-        The batch holds no tensor with a first dimension.
+        Nothing in the batch says how many samples it holds.
 
     Examples
     --------
@@ -175,30 +252,28 @@ def module_source(model: torch.nn.Module, batch: Any, example: Mapping[str, Any]
     >>> source.default_batch, source.build(6).inputs[0].shape
     (4, torch.Size([6, 2]))
     """
-    import torch
+    from mpsim.workload.batch import samples_of
 
+    if batch is None:
+        raise MpsimError(f"{name} has no batch: give the arguments of its forward, as in trace(model, x)")
     inputs, keywords = arguments_of(batch)
-    tensors = [item for item in (*inputs, *keywords.values()) if isinstance(item, torch.Tensor)]
-    if not tensors or tensors[0].dim() == 0 or tensors[0].shape[0] == 0:
-        raise MpsimError(
-            "batch has no tensor whose first dimension could be the batch size: give a tensor, a tuple or a dict of"
-            " tensors, or a factory f(batch_size) -> Example"
-        )
-    samples = int(tensors[0].shape[0])
     whole = Example(model=model, inputs=inputs, keywords=keywords, **example)
-    return Source(name=name, build=lambda size: _resized(whole, samples, size), default_batch=samples)
+    found = samples_of(*inputs, *keywords.values(), asked=asked)
+    if not found:
+        raise MpsimError(
+            f"batch ({type(batch).__name__}) holds no tensor whose first dimension could be the number of samples:"
+            " give microbatches=(n,), or a factory f(batch_size) -> Example"
+        )
+    return Source(name=name, build=lambda size: _resized(whole, found, size), default_batch=found)
 
 
 def _resized(example: Example, samples: int, size: int) -> Example:
-    def resize(value: Any) -> Any:
-        if not hasattr(value, "shape") or value.dim() == 0 or value.shape[0] != samples or size == samples:
-            return value
-        repeats = -(-size // samples)
-        return value.repeat(repeats, *[1] * (value.dim() - 1))[:size]
+    """Return the example with `size` samples of its `samples`."""
+    from mpsim.workload.batch import resized
 
+    before = (*example.inputs, *example.keywords.values(), example.target)
+    *arguments, target = resized(before, samples, size)
+    inputs, values = arguments[: len(example.inputs)], arguments[len(example.inputs) :]
     return replace(
-        example,
-        inputs=tuple(resize(item) for item in example.inputs),
-        keywords={key: resize(item) for key, item in example.keywords.items()},
-        target=resize(example.target),
+        example, inputs=tuple(inputs), keywords=dict(zip(example.keywords, values, strict=True)), target=target
     )

@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from mpsim.workload.example import Example
-from mpsim.workload.export import default_loss
+from mpsim.workload.example import Example, default_loss
 
 __all__ = ["Step", "step_of"]
 

@@ -27,8 +27,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from mpsim.errors import MpsimError
 from mpsim.workload.collective_recorder import CollectiveRecorder, RecordedCollective, watch_modules
-from mpsim.workload.example import Example
-from mpsim.workload.graph import default_loss
+from mpsim.workload.example import Example, default_loss
 from mpsim.workload.parallel_styles import parallel_styles
 from mpsim.workload.vocabulary import LocalEmbedding, local_loss, sharded_loss
 

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mpsim.errors import MpsimError
 from mpsim.workload.allocator import keep_freed_memory
+from mpsim.workload.precision import precision as precision_named
 from mpsim.workload.rounds import Rounds
-from mpsim.workload.source import Source, factory_source, module_source, resolve_model
+from mpsim.workload.source import Source, source_of
 
 if TYPE_CHECKING:
     import torch
 
     from mpsim.workload.analytical import DeviceSpec
     from mpsim.workload.example import Example
-    from mpsim.workload.model import Tensor, Workload
+    from mpsim.workload.model import Precision, Tensor, Workload
+    from mpsim.workload.own_step import StepSource
     from mpsim.workload.point import Point
 
-__all__ = ["trace"]
+__all__ = ["build", "trace"]
 
 
 def trace(
-    model: torch.nn.Module | Callable[[int], Any] | Source | str,
+    model: torch.nn.Module | Callable[[Any], Any] | Source | str,
     batch: Any = None,
     *,
     name: str | None = None,
@@ -35,27 +37,30 @@ def trace(
     repeats: int = 7,
     warmup: int = 2,
     optimizer: str = "adamw",
+    precision: str | None = None,
     threads: int = 1,
     device: str | None = None,
-    target: torch.Tensor | None = None,
+    target: Any = None,
     loss: Callable[[Any, Any], torch.Tensor] | None = None,
     tensor_parallel: Mapping[str, str] | None = None,
     dataset_samples: int = 0,
     analytical: DeviceSpec | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: bool = True,
 ) -> Workload:
     """Measure a model's training step on this machine, layer by layer.
 
-    The model runs: forward, loss, backward and optimizer step, whole and layer by layer, interleaved and
-    repeated. Its weights are as before afterwards (the optimizer runs with a learning rate of zero).
+    The model runs as it is, eagerly: forward, loss, backward and update, unwatched and watched in turn. Everything is
+    given back as it was found: parameters, buffers, gradients, modes, generators of random numbers, optimizers.
 
     Parameters
     ----------
     model : torch.nn.Module, callable, Source or str
-        A module; a factory ``f(batch_size) -> Example``, ``(model, inputs)`` or ``(model, inputs, target, loss)``;
-        a zoo name or ``package.module:factory``.
-    batch : tensor, tuple or dict of tensors, int or None
-        With a module: its arguments, sliced or repeated along the first dimension for other micro-batches.
+        A module; a factory ``f(batch_size)`` that returns an Example, ``(model, inputs)``, ``(model, inputs, target)``
+        or ``(model, inputs, target, loss)``; a training step of one's own, ``step(batch)``, which does forward, loss,
+        backward and update; a zoo name, ``package.module:factory`` or ``hf:PATH``.
+    batch : object
+        With a module: its arguments, nested in any way, some of whose samples are taken for other micro-batches.
+        With a training step: an iterable of batches, such as a DataLoader; the first is taken.
         Otherwise the number of samples, None for the model's default.
     name : str
         The workload's name.
@@ -64,36 +69,40 @@ def trace(
     tensor : sequence of int
         Tensor-parallel sizes to measure, one of them 1.
     depth : int or "auto"
-        How many modules deep the layers lie (see :func:`mpsim.workload.grouping.group_nodes`).
+        How many modules deep the layers lie (see :class:`mpsim.workload.layering.Layering`).
     repeats, warmup : int
         Repetitions kept, and rounds before them that are not.
     optimizer : str
-        ``adamw``, ``adam``, ``momentum`` or ``sgd``.
+        ``adamw``, ``adam``, ``momentum``, ``sgd`` or ``sparse-adam``; a training step has its own.
+    precision : str
+        ``fp32``, ``tf32``, ``bf16``, ``fp16``, ``bf16-mixed`` or ``fp16-mixed``, and with `analytical` ``fp8-mixed``,
+        ``mxfp8-mixed`` or ``nvfp4-mixed``; by default as the model is.
     threads : int
         Compute threads on a CPU. With one, times are this thread's processor time, which other programs do not
         disturb; with more, the other threads' work is not on that clock and times are wall times.
     device : str
-        Such as ``"cuda"``; CUDA where there is one, else the CPU.
+        Such as ``"cuda"``; CUDA where there is one, else the CPU. A training step runs where its model is.
     target, loss
-        With a module: labels, and ``loss(output, target)``.
+        With a module: labels, nested in any way, and ``loss(output, target)``.
     tensor_parallel : mapping of str to str
         With a module: see :class:`Example`.
     dataset_samples : int
         Samples in one epoch.
     analytical : DeviceSpec
         Do not run: cost every operation by this device's roofline. For models too large for the device.
-    progress : callable
-        Called with a line of text before each measurement.
+    progress : bool
+        Whether a bar shows how far it has come, in a terminal or a notebook, once it has taken two seconds.
 
     Returns
     -------
     Workload
-        Raw samples of every layer; ``checks`` has the sum of layers against the whole step.
+        Raw samples of every layer; ``checks`` has the sum of layers against the plain step, and what else differs.
+        Ctrl-C ends with the points that are whole, and says so in its notes.
 
     Raises
     ------
     MpsimError
-        The model cannot be exported or sharded, does not fit the device, or its loss is not finite.
+        The model does not run, cannot be sharded, does not fit the device, or its loss is not finite.
 
     Examples
     --------
@@ -104,35 +113,55 @@ def trace(
     (['0', '2'], 576)
     """
     _need_torch()
-    example = {"target": target, "loss": loss, "tensor_parallel": tensor_parallel or {}}
-    source = _source(model, batch, example, name)
-    source = replace(source, name=name or source.name)
-    sizes = tuple(dict.fromkeys(microbatches or (source.default_batch,)))
+    types = precision_named(precision) if precision is not None else None
     shards = tuple(dict.fromkeys(tensor))
-    _check_request(sizes, shards, repeats, warmup, threads)
-    where = _device(device)
-    reference = source.default_batch if source.default_batch in sizes else max(sizes)
-    rounds = Rounds(source.name, [(size, ranks) for ranks in shards for size in sizes], repeats + max(0, warmup - 1))
-    if analytical is not None:
-        from mpsim.workload.analytical import analytical_point
-
-        def point(size: int, ranks: int) -> Point:
-            return analytical_point(source, size, ranks, analytical, depth=depth, optimizer=optimizer)
+    source: Source | StepSource
+    if _is_own_step(model, batch):
+        source = _own_source(model, batch, microbatches, name, shards, types, analytical)
+        default, where = source.samples, "its own device"
     else:
+        example = {"target": target, "loss": loss, "tensor_parallel": tensor_parallel or {}}
+        source = source_of(model, batch, example, name, _only(microbatches))
+        source = replace(source, name=name or source.name)
+        default, where = source.default_batch, _device(device)
+    sizes = tuple(dict.fromkeys(microbatches or (default,)))
+    _check_request(sizes, shards, repeats, warmup, threads)
+    rounds = Rounds(source.name, [(size, ranks) for ranks in shards for size in sizes], repeats + max(0, warmup - 1))
+    how = {"depth": depth, "optimizer": optimizer, "threads": threads, "repeats": repeats, "warmup": warmup}
+    if analytical is not None:
+        point = _analytical(source, analytical, types, depth, optimizer)
+    elif isinstance(source, Source):
         _check_fits(source, min(sizes), where, optimizer)
-
-        def point(size: int, ranks: int) -> Point:
-            return _measured(
-                source, size, ranks, where, depth=depth, optimizer=optimizer, threads=threads, repeats=repeats,
-                warmup=warmup, each=rounds.one,
-            )  # fmt: skip
-
-    with _threads(threads), keep_freed_memory(), rounds:
-        points = _whole_points(point, rounds, progress)
+        point = _measuring(source, where, types, each=rounds.one, **how)
+    else:
+        point = _measuring_own(source, each=rounds.one, **how)
+    with _threads(threads), keep_freed_memory(), rounds if progress else rounds.unseen():
+        points = _whole_points(point, rounds)
     at = {one.microbatch for one in points if one.tensor_parallel == 1}
-    reference = reference if reference in at else max(at)
+    reference = default if default in at else max(at)
     tensors = _tensors(source, points, reference)
-    return _workload(source, points, tensors, reference, where, threads, optimizer, dataset_samples, analytical)
+    return _workload(source, points, tensors, reference, threads, dataset_samples, analytical)
+
+
+def _is_own_step(model: Any, batch: Any) -> bool:
+    """Whether a callable comes with batches to call it with, and not with a number of samples."""
+    import torch
+
+    plain = isinstance(model, str | Source | torch.nn.Module | type) or not callable(model)
+    return not plain and batch is not None and not isinstance(batch, int | float) and isinstance(batch, Iterable)
+
+
+def _own_source(
+    step: Any, loader: Any, microbatches: Sequence[int] | None, name: str | None, shards: Sequence[int],
+    types: Precision | None, analytical: DeviceSpec | None,
+) -> StepSource:  # fmt: skip
+    from mpsim.workload.own_step import step_source
+
+    asked = {"tensor": tuple(shards) != (1,), "precision": types is not None, "analytical": analytical is not None}
+    for what, given in asked.items():
+        if given:
+            raise MpsimError(f"{what} was asked of a training step of your own, which runs as it is: give its model")
+    return step_source(step, loader, microbatches=microbatches, name=name)
 
 
 def _need_torch() -> None:
@@ -142,19 +171,9 @@ def _need_torch() -> None:
         raise MpsimError("tracing a model needs PyTorch, which is not installed: pip install 'mpsim[trace]'") from None
 
 
-def _source(model: Any, batch: Any, example: Mapping[str, Any], name: str | None) -> Source:
-    import torch
-
-    if isinstance(model, str):
-        model = resolve_model(model)
-    if isinstance(model, Source):
-        chosen = factory_source(model.build, batch or model.default_batch, model.name)
-        return replace(chosen, dataset_samples=model.dataset_samples)
-    if isinstance(model, torch.nn.Module):
-        return module_source(model, batch, example, name or type(model).__name__)
-    if callable(model):
-        return factory_source(model, batch, name or str(getattr(model, "__name__", "model")))
-    raise MpsimError(f"model is a {type(model).__name__}: give a torch.nn.Module, a factory, or a zoo name")
+def _only(microbatches: Sequence[int] | None) -> int | None:
+    """Return the one micro-batch size that was asked for: what the batch holds, where nothing else says."""
+    return microbatches[0] if microbatches is not None and len(microbatches) == 1 else None
 
 
 def _check_request(sizes: Sequence[int], shards: Sequence[int], repeats: int, warmup: int, threads: int) -> None:
@@ -184,13 +203,11 @@ def _device(device: str | None) -> str:
     return device
 
 
-def _whole_points(
-    point: Callable[[int, int], Point], rounds: Rounds, progress: Callable[[str], None] | None
-) -> list[Point]:
+def _whole_points(point: Callable[[int, int], Point], rounds: Rounds) -> list[Point]:
     """Return all points, or where Ctrl-C ends it those that are whole, so far as they make a workload."""
     points: list[Point] = []
     for size, ranks in rounds.points:
-        rounds.at(size, ranks, progress)
+        rounds.at(size, ranks)
         try:
             points.append(point(size, ranks))
         except KeyboardInterrupt:
@@ -202,23 +219,92 @@ def _whole_points(
     return points
 
 
-def _measured(source: Source, size: int, ranks: int, where: str, **how: Any) -> Point:
+def _analytical(
+    source: Source | StepSource, spec: DeviceSpec, types: Precision | None, depth: int | str, optimizer: str
+) -> Callable[[int, int], Point]:
+    from mpsim.workload.analytical import analytical_point
+
+    assert isinstance(source, Source)
+    return lambda size, ranks: _explained(
+        f"{source.name} at micro-batch {size}, tp={ranks} cannot be costed",
+        lambda _: analytical_point(source, size, ranks, spec, types, depth=depth, optimizer=optimizer),
+    )
+
+
+def _measuring(source: Source, where: str, types: Precision | None, **how: Any) -> Callable[[int, int], Point]:
+    """Return what measures a point of a model."""
+    from mpsim.workload.casting import as_found, cast, check_runs, computing, loss_scale, precision_of, products
+    from mpsim.workload.example import on_device
     from mpsim.workload.feeds import feeds_of
-    from mpsim.workload.point import measured_point, on_device
+    from mpsim.workload.machine import device_name
+    from mpsim.workload.point import measured_point
     from mpsim.workload.sharding import sharded
     from mpsim.workload.step import step_of
+    from mpsim.workload.wrappers import eagerly, unwrapped
 
-    def measured(example: Example) -> Point:
-        return measured_point(step_of(example), feeds_of(example), size, **how)
+    if types is not None:
+        check_runs(types, where)
 
+    def measured(example: Example, size: int) -> Point:
+        step = step_of(example, lambda: computing(types, where), loss_scale(types))
+        return measured_point(step, feeds_of(example), size, **how)
+
+    def point(size: int, ranks: int, running: list[Any]) -> Point:
+        example = build(source, size)
+        model, notes = unwrapped(example.model)
+        running.append(model)
+        with as_found(model), eagerly(), products(types):
+            example = on_device(replace(example, model=model), where)
+            example = cast(example, types) if types is not None else example
+            found = measured(example, size) if ranks == 1 else sharded(example, ranks, lambda e: measured(e, size))
+            found.precision = types or precision_of(model)
+        found.device = device_name(where)
+        found.notes[:0] = notes
+        return found
+
+    return lambda size, ranks: _explained(
+        f"{source.name} at micro-batch {size}, tp={ranks} failed on {where}",
+        lambda running: point(size, ranks, running),
+    )
+
+
+def _measuring_own(source: StepSource, **how: Any) -> Callable[[int, int], Point]:
+    """Return what measures a point of a training step of its user's own."""
+    from mpsim.workload.casting import precision_of
+    from mpsim.workload.discover import discovered
+    from mpsim.workload.example import Example
+    from mpsim.workload.feeds import feeds_of
+    from mpsim.workload.machine import device_name
+    from mpsim.workload.point import measured_point
+    from mpsim.workload.wrappers import eagerly
+
+    def point(size: int, running: list[Any]) -> Point:
+        batch = source.batch_of(size)
+        several = isinstance(batch, tuple | list)
+        feeds = feeds_of(Example(model=None, inputs=tuple(batch) if several else (batch,)))
+        with eagerly(), discovered(source.step, batch) as step:
+            running.append(step.model)
+            found = measured_point(step, feeds, size, **how)
+            found.precision = precision_of(step.model)
+            parameter = next(step.model.parameters())
+            found.device = device_name(str(parameter.device))
+        return found
+
+    what = f"{source.name} at micro-batch"
+    return lambda size, _: _explained(f"{what} {size} failed", lambda running: point(size, running))
+
+
+def _explained(what: str, make: Callable[[list[Any]], Point]) -> Point:
+    """Make a point, or say in one line where in the user's model it failed, and why; `make` notes the model."""
+    from mpsim.workload.refusal import cause_of
+
+    running: list[Any] = [None]
     try:
-        example = on_device(build(source, size), where)
-        return measured(example) if ranks == 1 else sharded(example, ranks, measured)
+        return make(running)
     except MpsimError:
         raise
-    except Exception as error:  # such as memory that runs out
-        what = f"{source.name} at micro-batch {size}, tp={ranks} failed on {where}"
-        raise MpsimError(f"{what}: {type(error).__name__}: {_first_line(error)}") from error
+    except Exception as error:  # a user's model may fail in any way
+        raise MpsimError(f"{what}: {cause_of(error, running[-1])}") from error
 
 
 def build(source: Source, size: int) -> Example:
@@ -227,11 +313,14 @@ def build(source: Source, size: int) -> Example:
     Examples
     --------
     >>> import torch
+    >>> from mpsim.workload.source import factory_source
     >>> source = factory_source(lambda n: (torch.nn.Linear(1, 1), torch.ones(n, 1)), 1, "mine")
     >>> bool(build(source, 1).model.weight == build(source, 2).model.weight)
     True
     """
     import torch
+
+    from mpsim.workload.refusal import cause_of
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -240,13 +329,7 @@ def build(source: Source, size: int) -> Example:
         except MpsimError:
             raise
         except Exception as error:  # a user's factory may fail in any way
-            raise MpsimError(
-                f"{source.name} cannot be built for {size} samples: {type(error).__name__}: {_first_line(error)}"
-            ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+            raise MpsimError(f"{source.name} cannot be built for {size} samples: {cause_of(error)}") from error
 
 
 def _check_fits(source: Source, size: int, device: str, optimizer: str) -> None:
@@ -274,7 +357,7 @@ def _check_fits(source: Source, size: int, device: str, optimizer: str) -> None:
         )
 
 
-def _tensors(source: Source, points: list[Point], reference: int) -> tuple[Tensor, ...]:
+def _tensors(source: Source | StepSource, points: list[Point], reference: int) -> tuple[Tensor, ...]:
     """Return the tensors between layers, their batch dimensions by the shapes at another micro-batch."""
     from mpsim.workload.assemble import tensors_of
     from mpsim.workload.fake import shape_point
@@ -285,40 +368,37 @@ def _tensors(source: Source, points: list[Point], reference: int) -> tuple[Tenso
     for point in points:
         if point.tensor_parallel == 1 and point.microbatch != reference:
             return tensors_of(whole, point, shards)
-    try:
-        return tensors_of(whole, shape_point(source, 2 * reference, whole), shards)
-    except Exception:  # it cannot be built, or is another model, at a size that nobody asked for
-        return tensors_of(whole, None, shards)
+    if isinstance(source, Source):
+        with contextlib.suppress(Exception):  # it cannot be built, or is another model, at a size nobody asked for
+            return tensors_of(whole, shape_point(source, 2 * reference, whole), shards)
+    return tensors_of(whole, None, shards)
 
 
 def _workload(
-    source: Source,
+    source: Source | StepSource,
     points: list[Point],
     tensors: tuple[Tensor, ...],
     reference: int,
-    device: str,
     threads: int,
-    optimizer: str,
     dataset_samples: int,
     analytical: DeviceSpec | None,
 ) -> Workload:
     from mpsim.workload.assemble import layers_of
-    from mpsim.workload.clock import clock_for
-    from mpsim.workload.machine import device_name, provenance
+    from mpsim.workload.machine import provenance
     from mpsim.workload.model import Workload
 
-    kind = device.split(":")[0]
-    run = analytical is None
+    first, run = points[0], analytical is None
     return Workload(
         name=source.name,
         layers=layers_of(points),
         tensors=tensors,
         microbatch=reference,
-        device=device_name(device) if analytical is None else analytical.name,
-        clock=clock_for(kind, threads).names[0] if run else "given",
-        threads=threads if run and kind == "cpu" else 0,
-        optimizer=optimizer,
-        dataset_samples=dataset_samples or source.dataset_samples,
+        device=first.device if analytical is None else analytical.name,
+        clock=first.clock if run else "given",
+        threads=threads if run and first.clock in ("thread-cpu", "wall") else 0,
+        optimizer=first.optimizer,
+        precision=first.precision,
+        dataset_samples=dataset_samples or getattr(source, "dataset_samples", 0),
         checks=tuple(replace(p.check, tensor_parallel=p.tensor_parallel) for p in points if p.check is not None),
         notes=tuple(dict.fromkeys(note for point in points for note in point.notes)),
         provenance=provenance(source.name),

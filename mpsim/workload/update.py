@@ -10,6 +10,7 @@ import torch
 
 from mpsim.errors import unknown
 from mpsim.workload.clock import Clock
+from mpsim.workload.sparse_adam import AdamOfSparse
 
 __all__ = ["OPTIMIZERS", "optimizer_state_bytes", "shares", "state_bytes", "update_rates"]
 
@@ -19,9 +20,10 @@ OPTIMIZERS: dict[str, Callable[[Iterable[Any]], Any]] = {
     "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.0),
     "momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.0, momentum=0.9),
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.0),
+    "sparse-adam": AdamOfSparse,
 }
 # (tensors of the parameter's size, bytes beside them) that each keeps for one parameter tensor.
-_STATE = {"adam": (2, 4), "adamw": (2, 4), "momentum": (1, 0), "sgd": (0, 0)}
+_STATE = {"adam": (2, 4), "adamw": (2, 4), "momentum": (1, 0), "sgd": (0, 0), "sparse-adam": (2, 4)}
 
 
 def optimizer_state_bytes(optimizer: str, parameter_bytes: int, tensors: int = 1) -> int:
@@ -56,7 +58,8 @@ def state_bytes(optimizer: Any, parameters: Sequence[Any]) -> int:
     (36, [1.0, 1.0, 1.0, 1.0])
     """
     kept = [optimizer.state.get(parameter, {}) for parameter in parameters]
-    return sum(item.nbytes for state in kept for item in state.values() if isinstance(item, torch.Tensor))
+    states = [item for state in kept for item in state.values() if isinstance(item, torch.Tensor)]
+    return sum(item.numel() * item.element_size() for item in states)  # of a sparse one as if it were dense
 
 
 def update_rates(name: str, optimizer: Any, clock: Clock, repeats: int = 5) -> list[tuple[float, float]]:
@@ -65,6 +68,8 @@ def update_rates(name: str, optimizer: Any, clock: Clock, repeats: int = 5) -> l
     One call updates all parameters, one the smaller half of them, one the smallest alone; what a call costs
     whatever it updates is in none of the rates.
     """
+    if isinstance(optimizer, AdamOfSparse):  # whose parts are by the kind of their gradients
+        return [(0.0, 1.0)] * len(clock.names)
     everything = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     ordered = sorted(everything, key=lambda parameter: parameter.nbytes)
     parts = [ordered, ordered[: (len(ordered) + 1) // 2], ordered[:1]]

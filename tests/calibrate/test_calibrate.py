@@ -34,11 +34,11 @@ HEAD = """# nThread 1 nGpus 1 minBytes 1024 maxBytes 1048576 step: 2(factor) war
 """
 
 
-def log_text(points, n: int, ranks: bool = True) -> str:
+def log_text(points, n: int, ranks: bool = True, twice: int = 2) -> str:
     told = "\n".join(f"#  Rank {i:2} Group  0 Pid 99 on host device {i:2} [0x{i:02}] GPU" for i in range(n))
     rows = [
         f"{size:12} {size // 4:12}     float     sum      -1 {us:8.2f} {size / us / 1e3:7.2f}"
-        f" {size / us / 1e3 * 2 * (n - 1) / n:7.2f}      0 {us:8.2f}    0.00    0.00      0"
+        f" {size / us / 1e3 * twice * (n - 1) / n:7.2f}      0      N/A     N/A     N/A    N/A"
         for size, us in points
     ]
     return HEAD.format(ranks=told if ranks else "") + "\n".join(rows) + "\n# Avg bus bandwidth    : 41.9\n"
@@ -108,7 +108,10 @@ def test_ranks_follow_from_the_bandwidths_where_no_line_tells_them(tmp_path, n):
         (lambda text: text.replace("22.50", "1e400"), "a.log:11: 2048 bytes in inf us"),
         (lambda text: text.replace("22.50", "1e-300"), "a.log:11: 2048 bytes in 1e-300 us"),
         (lambda text: text.replace("22.50", "nan"), "a.log:11: 2048 bytes in nan us"),
-        (lambda text: text.replace("     0    22.50", "     3    22.50"), "a.log:11: 3 values came out wrong"),
+        (
+            lambda text: text.replace("22.50    0.09    0.09      0", "22.50    0.09    0.09      3"),
+            "a.log:11: 3 values came out wrong",
+        ),
         (lambda text: text.replace("  Rank  0", "  Rank  2"), "go to 2 and tell no rank 0: the log was cut"),
     ],
 )
@@ -125,7 +128,8 @@ def test_a_log_of_several_runs_has_tables_of_their_own_kinds_and_ranks(tmp_path)
     path = tmp_path / "runs.log"
     runs = [("all_reduce", 4), ("all_gather", 8), ("all_gather", 2)]
     text = "".join(
-        f"$ sweep gather_perf {kind}_perf\n# Collective test starting: {kind}_perf\n{log_text([(2**20, 9.0)], n)}"
+        f"$ sweep gather_perf {kind}_perf\n# Collective test starting: {kind}_perf\n"
+        f"{log_text([(2**20, 9.0)], n, twice=1 + (kind == 'all_reduce'))}"
         f"# Collective test concluded: {kind}_perf\n"
         for kind, n in runs
     )
@@ -214,7 +218,7 @@ def test_what_made_the_times_is_found_again():
 
 def test_links_of_one_type_that_are_not_alike_keep_their_proportion():
     """Single and double NVLinks of a DGX-1, all at 0.8 of what is thought."""
-    thought = parse_topology("dgx1_v100")
+    thought = parse_topology("dgx1_v100:costs=none")
     links = [replace(one, bandwidth_bytes_per_s=0.8 * one.bandwidth_bytes_per_s) for one in thought.links]
     slow = replace(thought, links=tuple(links))
     found = calibrate(thought, truth(slow, [8]))

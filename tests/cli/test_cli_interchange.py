@@ -63,7 +63,7 @@ def test_a_perfetto_trace_becomes_a_result_again(mpsim) -> None:
         (("import", "a.yml", "b.yml"), "one is read at a time"),
         (("import", "k.json"), "give --microbatch"),
         (("import", "k.json", "--microbatch", "4", "--ranks", "2"), "--ranks says nothing of a Kineto trace"),
-        (("import", "o.json"), "is no trace of mpsim's"),
+        (("import", "o.json"), "o.json is a Chrome trace of neither torch.profiler nor mpsim"),
         (("export", HAND, RING, "-o", "nowhere/x"), "there is no folder 'nowhere'"),
         (("export", HAND, RING, "--pp", "8", "-o", "x"), "8 devices"),
         (("export", HAND, RING, *PLAN, "-o", "."), "'.' is a folder: name what stands before .0.et too, as in step"),

@@ -95,6 +95,44 @@ def test_ones_own_model_that_fails_is_one_line(mpsim, factory, message) -> None:
     assert not Path("w.json").exists()
 
 
+TINY = {
+    "model_type": "gpt2",
+    "n_embd": 8,
+    "n_layer": 3,
+    "n_head": 2,
+    "vocab_size": 20,
+    "n_positions": 8,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def test_a_configuration_of_transformers_is_traced_by_its_folder(mpsim) -> None:
+    Path("Tiny-GPT").mkdir()
+    Path("Tiny-GPT/config.json").write_text(json.dumps(TINY))
+    result = mpsim(
+        "trace", "hf:Tiny-GPT", "--set", "num_hidden_layers=1", "--batch", "2", "--repeats", "1", "--device", "cpu"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == "wrote Tiny-GPT-num_hidden_layers=1.cpu.json\n"
+    assert package.load_workload("Tiny-GPT-num_hidden_layers=1.cpu.json").name == "Tiny-GPT[num_hidden_layers=1]"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("hf:meta-llama/Llama-3-8B",), "nothing is fetched from the hub: download the model's config.json"),
+        (("mnist-mlp", "--precision", "bf61"), "unknown precision 'bf61'; did you mean 'bf16'?"),
+        ((), "package.module:factory or hf:PATH"),
+    ],
+)
+def test_what_cannot_be_traced_is_one_line(mpsim, words, message) -> None:
+    result = mpsim("trace", *words)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert message in line
+
+
 def test_without_pytorch_it_says_what_to_install(mpsim, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     for words in ((), ("--analytical", "H100-SXM5-80GB")):

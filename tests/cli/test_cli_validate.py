@@ -67,3 +67,23 @@ def test_without_a_command_it_says_what_there_is(mpsim):
     assert result.exit_code == 0
     assert "collectives" in result.stdout
     assert "emulated" in result.stdout
+
+
+def test_measured_steps_are_predicted_without_running_anything(mpsim):
+    printed = mpsim("validate", "steps").stdout
+    assert "device-bound, back to back" in printed
+    found = json.loads(mpsim("validate", "steps", "--json", "-o", "steps.csv").stdout)
+    assert len(found["rows"]) == 32
+    assert Path("steps.csv").read_text().count("\n") == 33
+    assert {row["bound"] for row in found["rows"]} == {"device", "launch"}
+
+
+def test_a_launch_bound_plan_says_what_graphs_would_give(mpsim):
+    words = ("simulate", TRACES / "gpt2.h200.json", "chain:1,link=1GB/s@0", "--batch", "1")
+    eager = mpsim(*words).stdout
+    assert "launch-bound: hosts take" in eager
+    assert "exposed launch" in eager
+    assert "back to back" in eager
+    graphs = mpsim(*words, "--launch", "graphs").stdout
+    assert "launch-bound" not in graphs
+    assert "launch-bound" not in mpsim(*words[:-1], "8").stdout

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from mpsim.emulate import Device
+from mpsim.emulate.capture.cut import capture
 from mpsim.emulate.parts import make_parts
 from mpsim.errors import MpsimError
 from mpsim.workload.example import Example
-from mpsim.workload.graph import capture
 
 
 def test_parts_are_allocated_and_released():

@@ -146,7 +146,7 @@ def test_collectives_of_every_kind_and_of_odd_sizes():
 )
 def test_parts_that_compute_make_the_loss_of_the_whole(plan):
     from mpsim import trace
-    from mpsim.workload.export import default_loss
+    from mpsim.workload.example import default_loss
     from mpsim.workload.source import resolve_model
 
     source = resolve_model("gpt2", {"n_layer": 2, "hidden": 64, "n_head": 2, "vocab": 100, "seq": 16})

@@ -14,6 +14,7 @@ from torch import nn
 from torch.distributed.pipelining import SplitPoint, pipeline
 from zoo_sizes import SMALL
 
+from mpsim.emulate.capture.cut import capture
 from mpsim.emulate.parts import crossing_tensors, make_parts
 from mpsim.emulate.pipeline import play
 from mpsim.emulate.splitter import ModelSplitter
@@ -21,8 +22,7 @@ from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan
 from mpsim.plan.schedules import parse_rows
 from mpsim.workload import zoo
-from mpsim.workload.example import Example
-from mpsim.workload.graph import capture, flat_inputs
+from mpsim.workload.example import Example, flat_inputs
 
 
 @pytest.fixture(autouse=True)

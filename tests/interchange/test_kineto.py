@@ -150,6 +150,38 @@ def test_what_a_checkpoint_runs_again_is_backward(trace, tmp_path):
     assert workload.layers[0].costs[0].samples.backward_input_s == pytest.approx((54e-6, 81e-6))
 
 
+@pytest.mark.parametrize("wrappers", [("DistributedDataParallel_0",), ("Trainer_0", "OptimizedModule_0")])
+def test_what_wraps_the_model_is_no_layer(trace, tmp_path, wrappers):
+    plain, _ = load_kineto(trace.save(tmp_path / "k.json"), microbatch=8)
+    for at in (1000, 2000):
+        for i, name in enumerate(wrappers):
+            trace.module(name, at - len(wrappers) + i, 102)
+    wrapped, losses = load_kineto(trace.save(tmp_path / "k.json"), microbatch=8)
+    assert wrapped.layers == plain.layers
+    (line,) = (line for line in losses.lines if line.startswith("wrappers around the model"))
+    assert line.endswith(f"{len(wrappers)}, the first '{wrappers[0]}'")
+
+
+def test_a_layer_that_is_most_of_the_model_is_said_to_be_parted_by_depth(trace, tmp_path):
+    for at in (1000, 2000):
+        trace.module("Trainer_0", at - 10, 130).module("Loss_0", at + 108, 6)
+    workload, losses = load_kineto(trace.save(tmp_path / "k.json"), microbatch=8)
+    assert [layer.name for layer in workload.layers] == ["Net_0", "Loss_0"]
+    assert "layers inside 'Net_0', 94 % of the forward passes: --depth 2 parts it" in losses.lines
+    deeper, losses = load_kineto(trace.save(tmp_path / "k.json"), microbatch=8, depth=2)
+    assert [layer.name for layer in deeper.layers] == ["Net_0.Linear_0", "Net_0.ReLU_0", "Loss_0"]
+    assert not any("--depth" in line for line in losses.lines)
+
+
+def test_a_trace_is_known_by_its_events(trace, tmp_path):
+    """Without its first keys, as a list of events alone, and with the categories of profilers before torch 1.12."""
+    whole, _ = load_kineto(trace.save(tmp_path / "k.json"), microbatch=8)
+    older = [one | {"cat": {"cpu_op": "Operator"}.get(one["cat"], one["cat"])} for one in trace.events]
+    for held in ({"traceEvents": trace.events}, trace.events, {"traceEvents": older}):
+        (tmp_path / "k.json").write_text(json.dumps(held))
+        assert load_kineto(tmp_path / "k.json", microbatch=8)[0].layers == whole.layers
+
+
 @pytest.mark.parametrize(
     ("events", "more", "options", "message"),
     [

@@ -30,7 +30,7 @@ def test_spans_are_columns_in_the_file(tmp_path, pipeline):
     save_result(tmp_path / "r.json", pipeline)
     body = json.loads((tmp_path / "r.json").read_text())
     assert next(iter(body)) == "schema"
-    assert body["schema"] == "mpsim.result/3"
+    assert body["schema"] == "mpsim.result/4"
     assert {len(column) for column in body["spans"].values()} == {len(pipeline.spans)}
 
 
@@ -61,6 +61,19 @@ def test_the_golden_file_of_version_3_says_what_was_chosen_and_what_is_beyond():
     (count,) = result.traffic
     assert (count.kind, count.algorithm, count.transfers, count.beyond) == ("all_reduce", "ring", 2, 1)
     assert result.step_s == max(result.spans.end_s)
+
+
+def test_the_golden_file_of_version_4_has_hosts_and_more_holders_of_memory():
+    result = load_result(DATA / "result-4.json")
+    assert (result.launch, result.step_s, result.steady_s) == ("eager", 2.1895480000000003, 1.9395480000000003)
+    first = result.devices[0]
+    assert first.exposed_launch_s > 0
+    assert (first.memory.workspace_bytes, first.memory.reserved_bytes) == (64 * 2**20, 68 * 2**20)
+    assert result.spans.kind[:2] == ("launch", "forward")
+
+
+def test_older_files_know_no_steady_step():
+    assert load_result(DATA / "result-3.json").steady_s is None
 
 
 @given(
@@ -99,7 +112,7 @@ def edited(tmp_path, pipeline, change) -> Path:
         (lambda body: body["spans"]["devices"].__setitem__(0, [4]), r"span '0F0' is on device 4, the result has 4"),
         (lambda body: body["spans"]["devices"].__setitem__(0, [-2]), r"span '0F0' is on device -2, the result has 4"),
         (lambda body: body["spans"]["end_s"].__setitem__(0, -1.0), r"span '0F0' runs from 0.0 s to -1.0 s"),
-        (lambda body: body.update(fidelity="foo"), r"unknown fidelity 'foo'; known: analytical, given"),
+        (lambda body: body.update(fidelity="foo"), r"unknown fidelity 'foo'; known: analytical, doubtful"),
         (lambda body: body.update(global_batch=-1), r"global_batch is -1 and trials \d+, expected 0 and 1 or more"),
         (lambda body: device(body).update(compute_s=9.0), r"device 'gpu0' add up to .* s, the step is .* s"),
         (lambda body: device(body).update(bubble_s=-1.0), r"device 'gpu0' holds -1.0, expected seconds"),
@@ -111,7 +124,7 @@ def edited(tmp_path, pipeline, change) -> Path:
         ),
         (lambda body: body.update(step="x"), r"unknown field 'step'; did you mean 'step_s'\?"),
         (lambda body: body.update(schema="mpsim.workload/1"), r"is a workload .*, expected a result"),
-        (lambda body: body.update(schema="mpsim.result/4"), r"reads up to mpsim.result/3: upgrade mpsim"),
+        (lambda body: body.update(schema="mpsim.result/5"), r"reads up to mpsim.result/4: upgrade mpsim"),
     ],
 )
 def test_a_file_that_no_result_can_have_made_is_refused(tmp_path, pipeline, change, message):

@@ -126,6 +126,7 @@ def test_trials_traffic_and_memory_frames(noisy):
             "link_bytes": 48 * 4 * MIB,
             "algorithm": "",
             "beyond": 0,
+            "unmeasured": "",
         }
     ]
     memory = memory_frame(noisy)
@@ -144,6 +145,7 @@ def test_frames_of_a_result_with_nothing_in_it():
         "link_bytes",
         "algorithm",
         "beyond",
+        "unmeasured",
     ]
 
 

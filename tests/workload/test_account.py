@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from mpsim.workload.account import Account, memory_of, norm, tensors_in
+from mpsim.workload.account import Account, memory_of, norm
 from mpsim.workload.example import Example
 from mpsim.workload.feeds import feeds_of
 from mpsim.workload.judge import differences, judging
@@ -318,15 +318,3 @@ def test_memory_behind_what_vmap_wraps():
 def test_norms_of_sparse_and_complex_gradients():
     assert norm(torch.sparse_coo_tensor([[0, 0, 1]], [3.0, 0.0, 4.0], (4,))) == 5.0
     assert norm(torch.tensor([3 + 4j])) == 5.0
-
-
-def test_caches_in_outputs_are_dropped_and_named():
-    class Cache:
-        def __init__(self):
-            self.keys = torch.ones(1)
-
-        def update(self): ...
-
-    dropped = {}
-    assert list(tensors_in({"cache": Cache(), "n": 3}, dropped)) == []
-    assert list(dropped) == ["Cache"]

@@ -32,7 +32,7 @@ SOURCE = Source(name="two", build=_two_layers)
 
 
 def _samples(spec, optimizer="sgd"):
-    return analytical_point(SOURCE, 4, 1, spec, depth="auto", optimizer=optimizer).measured.samples
+    return analytical_point(SOURCE, 4, 1, spec, depth="auto", optimizer=optimizer).samples
 
 
 def test_matrix_products_at_half_the_peak():
@@ -84,14 +84,22 @@ def test_state_and_shapes_are_those_of_the_measured_model():
         assert (here.costs[0].saved_bytes, here.costs[0].flops) == (there.costs[0].saved_bytes, there.costs[0].flops)
 
 
+def test_later_micro_batches_add_to_gradients():
+    first, second = _samples(MEMORY)
+    assert first.accumulate_s == (3 * 4 * 8 * 4 / 8,)  # reads both, writes one
+    assert second.accumulate_s == (3 * 4 * 4 * 2 / 8,)
+
+
 def test_missing_peak_is_named():
     spec = DeviceSpec(name="odd", peak_flops_per_s={"bfloat16": 1e12}, memory_bytes_per_s=1e12)
-    with pytest.raises(MpsimError, match="device 'odd' has no peak for float32, only for bfloat16"):
+    with pytest.raises(MpsimError, match=r"device .odd. has no peak for float32, .* only for bfloat16"):
         _samples(spec)
 
 
 def test_shapes_alone():
-    assert shape_point(SOURCE, 6, "auto").account.shapes["linear"] == ((6, 4), "float32")
+    like = analytical_point(SOURCE, 4, 1, COMPUTE, depth="auto", optimizer="sgd")
+    (between,) = [value for value in shape_point(SOURCE, 6, like).values if value.producer == 0 and value.readers]
+    assert (between.shape, between.dtype) == ((6, 4), "float32")
 
 
 @pytest.mark.parametrize("field", [{"memory_bytes_per_s": 0.0}, {"matmul_fraction": -1.0}])

@@ -22,7 +22,6 @@ def test_a_plain_step_by_hand():
     assert plain.loss == 3.0
     assert plain.gradient_norms == {"weight": pytest.approx((6 * 0.5**2) ** 0.5)}
     assert plain.saved_bytes == 2 * 3 * 4  # the input; the weight is the model's own
-    assert plain.sparse == []
 
 
 def test_parameters_and_buffers_are_not_kept_and_one_storage_counts_once():
@@ -66,11 +65,6 @@ def test_step_without_backward_leaves_hooks_as_they_were():
     assert plain.gradient_norms == {}
     with torch.autograd.graph.disable_saved_tensors_hooks("none may be left"):
         pass
-
-
-def test_sparse_gradients_are_named():
-    model = nn.Embedding(5, 2, sparse=True)
-    assert judged(model, lambda: model(torch.tensor([1, 1])).sum().backward()).sparse == ["weight"]
 
 
 def account(loss=1.0, saved=100, norms=None, listed=("a", "b")):

@@ -15,7 +15,7 @@ from traced_models.timm_models import TIMM
 from mpsim.errors import MpsimError
 
 REFUSED = {  # what cannot be traced, and what the one line must say
-    "23 sparse_gradients": "'0.weight' is sparse, which the optimizer adamw cannot take.*sgd",
+    "23 sparse_gradients": "does not support sparse gradients.*sgd or sparse-adam",
     "functorch_gradient_in_forward": r"torch.func.*hooks.*torch\.autograd\.grad",
     "branch_by_cond": "the backward of torch.cond cannot be watched",
     "llama flex attention": "FlexAttention does not support backward on CPU",

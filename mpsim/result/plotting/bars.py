@@ -32,7 +32,7 @@ __all__ = ["breakdown", "memory"]
 
 
 def breakdown(results: Result | Sequence[Result], *, ax: Axes | None = None) -> Figure:
-    """Draw where the step goes: compute, exposed communication, bubble and other idle, as fractions of it.
+    """Draw where the step goes: compute, exposed communication and launch, bubble and other idle, as fractions of it.
 
     Parameters
     ----------
@@ -84,14 +84,17 @@ def _breakdown_title(results: Result | Sequence[Result], plans: list[Result]) ->
 
 
 def _parts(device: DeviceUse) -> tuple[float, ...]:
-    """Return compute, exposed communication, bubble and other idle, in seconds; of a real run all idle is other."""
+    """Return the seconds of each of ``PART_COLOURS``; of a real run all idle is other."""
     bubble_s = min(device.bubble_s or 0.0, device.idle_s)
-    return device.compute_s, device.exposed_communication_s, bubble_s, device.idle_s - bubble_s
+    idle = (bubble_s, device.idle_s - bubble_s)
+    return device.compute_s, device.exposed_communication_s, device.exposed_launch_s, *idle
 
 
 def _stack(ax: Axes, shares: np.ndarray, notes: list[str]) -> None:
     left = np.zeros(len(shares))
     for (part, colour), share in zip(PART_COLOURS.items(), shares.T, strict=True):
+        if part == "exposed launch" and not share.any():
+            continue
         bars = ax.barh(range(len(shares)), share, left=left, color=colour, label=part, height=0.8)
         if len(shares) <= 32:
             texts = [f"{100 * value:.0f} %" if value >= 0.06 else "" for value in share]

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.collections import PolyCollection
 
 from mpsim.errors import MpsimError
-from mpsim.result.lanes import is_transfer
+from mpsim.result.lanes import is_launch, is_transfer
 from mpsim.result.model import Result
 from mpsim.result.plotting.style import (
     AXIS_COLOURS,
@@ -104,6 +104,8 @@ def _boxes(result: Result) -> dict[str, list[Box]]:
     boxes: dict[str, list[Box]] = defaultdict(list)
     spans = result.spans
     for i, devices in enumerate(spans.devices):
+        if is_launch(spans, i):  # a host's, and its device waits or works meanwhile
+            continue
         transfer = is_transfer(spans, i)
         upper, height = lanes[spans.axis[i]] if transfer else (_TOP, _COMPUTE)
         label = f"{spans.axis[i]} transfer".strip() if transfer else spans.kind[i]
@@ -183,6 +185,6 @@ def _middles(result: Result) -> list[int]:
     spans = result.spans
     passes: dict[tuple[int, str, int, int], list[int]] = defaultdict(list)
     for i, microbatch in enumerate(spans.microbatch):
-        if microbatch >= 0 and not is_transfer(spans, i):
+        if microbatch >= 0 and not (is_transfer(spans, i) or is_launch(spans, i)):
             passes[spans.devices[i][0], spans.kind[i], spans.stage[i], microbatch].append(i)
     return [pieces[(len(pieces) - 1) // 2] for pieces in passes.values()]

@@ -55,15 +55,19 @@ AXIS_COLOURS = {"pp": SKY, "dp": VERMILION, "tp": GREEN, "": "#555555"}
 PART_COLOURS = {
     "compute": BLUE,
     "exposed communication": VERMILION,
+    "exposed launch": YELLOW,
     "idle in the bubble": "#BBBBBB",
     "other idle": "#E6E6E6",
 }
 HOLDER_COLOURS = {
     "parameters": BLUE,
+    "master": "#7FB2D5",
     "gradients": GREEN,
     "optimizer": PURPLE,
     "activations": ORANGE,
+    "transients": YELLOW,
     "buffers": SKY,
+    "workspace": GREY,
 }
 SUFFIXES = ("png", "svg", "pdf")
 

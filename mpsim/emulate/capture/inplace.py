@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from mpsim.emulate.capture.grouping import Group
+from mpsim.emulate.capture.refusal import place_of_node
 from mpsim.errors import MpsimError
-from mpsim.workload.grouping import Group
 
-__all__ = ["make_functional_across"]
+__all__ = ["changes_first_argument", "make_functional_across"]
 
 
 def make_functional_across(graph: fx.Graph, groups: list[Group]) -> None:
@@ -29,11 +30,21 @@ def make_functional_across(graph: fx.Graph, groups: list[Group]) -> None:
     home = {node: i for i, group in enumerate(groups) for node in group.nodes}
     order = {node: i for i, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
-        if node in home and _changes_first_argument(node):
+        if node in home and changes_first_argument(node):
             _rewrite(node, home, order)
 
 
-def _changes_first_argument(node: Any) -> bool:
+def changes_first_argument(node: Any) -> bool:
+    """Whether an operation works in place.
+
+    Examples
+    --------
+    >>> graph = fx.Graph()
+    >>> x = graph.placeholder("x")
+    >>> ops = torch.ops.aten
+    >>> [changes_first_argument(graph.call_function(one, (x,))) for one in (ops.relu_.default, ops.relu.default)]
+    [True, False]
+    """
     if not isinstance(node.target, torch._ops.OpOverload) or not node.args or not isinstance(node.args[0], fx.Node):
         return False
     alias = node.target._schema.arguments[0].alias_info
@@ -54,9 +65,10 @@ def _rewrite(node: Any, home: dict[Any, int], order: dict[Any, int]) -> None:
     stale = [item for item in family if item is not first and item is not node]
     if any(order[user] > order[node] for item in stale for user in item.users if user is not node):
         raise MpsimError(
-            f"{node.target} changes in place a tensor that other layers see through a view: use the form that does not"
+            f"{node.target} changes in place a tensor that other layers see through a view{place_of_node(node)}:"
+            " use the form that makes a new one"
         )
-    node.target = _functional(node.target)
+    node.target = _functional(node)
     first.replace_all_uses_with(node, delete_user_cb=lambda user: order[user] > order[node])
 
 
@@ -93,9 +105,13 @@ def _aliases(origin: Any) -> set[Any]:
     return found
 
 
-def _functional(target: Any) -> Any:
+def _functional(node: Any) -> Any:
+    target = node.target
     name = target._schema.name.removeprefix("aten::").removesuffix("_")
     overload = getattr(getattr(torch.ops.aten, name, None), target._overloadname, None)
     if overload is None:
-        raise MpsimError(f"{target} changes another layer's tensor in place and has no form that makes a new one")
+        raise MpsimError(
+            f"{target} changes another layer's tensor in place{place_of_node(node)}, and has no form that makes"
+            " a new one: write it otherwise"
+        )
     return overload

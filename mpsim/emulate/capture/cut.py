@@ -1,4 +1,4 @@
-"""From a model to its units: export the training step, divide its graph, make each unit a module of its own.
+"""From a model to its units: export the training step, divide its graph, make each layer a module of its own.
 
 The graph is that of ``torch.export`` (training form: ATen operations with autograd, each with the modules it was
 called in) of forward and loss together, so that the loss is the last unit's work. Every unit becomes a
@@ -15,13 +15,16 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from mpsim.emulate.capture.export import export_step
+from mpsim.emulate.capture.form import Form
+from mpsim.emulate.capture.grouping import Group, Layers, group_nodes
+from mpsim.emulate.capture.inplace import make_functional_across
+from mpsim.emulate.capture.refusal import place_of_node
+from mpsim.emulate.capture.regions import cut_regions
 from mpsim.errors import MpsimError
 from mpsim.workload.example import Example
-from mpsim.workload.export import default_loss, export_step
-from mpsim.workload.grouping import Group, group_nodes
-from mpsim.workload.inplace import make_functional_across
 
-__all__ = ["Cut", "Unit", "capture", "default_loss", "flat_inputs"]
+__all__ = ["Cut", "Unit", "capture"]
 
 _NO_LOSS = "the loss does not depend on the model: check loss= and the batch"
 
@@ -65,9 +68,10 @@ class Cut:
     Attributes
     ----------
     units : tuple of Unit
-        In execution order; the last makes the loss.
+        In execution order; one whose operations nobody reads is empty.
     feeds : tuple of str
-        The values fed to the model, in the order of :func:`flat_inputs`; ``""`` for what no unit reads.
+        The values fed to the model, in the order of :func:`mpsim.workload.example.flat_inputs`; ``""`` for what no
+        unit reads.
     target : tuple of str
         Those of the feeds that only the loss reads.
     outputs : tuple of str
@@ -76,8 +80,10 @@ class Cut:
         The value that backward starts from; empty in a cut of the forward alone.
     leaves : tuple of (str, object)
         What the model returns, flattened: the name of a value, or an empty name and a constant.
-    structure : torch.utils._pytree.TreeSpec
+    form : Form
         How the leaves make up what the model returns.
+    moved : tuple of str
+        The parameters and buffers that a forward moves, as far as that is known; see `mpsim.emulate.capture.check`.
 
     Examples
     --------
@@ -91,18 +97,8 @@ class Cut:
     outputs: tuple[str, ...]
     loss: str
     leaves: tuple[tuple[str, Any], ...] = ()
-    structure: Any = None
-
-
-def flat_inputs(example: Example) -> list[Any]:
-    """Return the example's inputs, keywords and target as a flat list, in the order of a cut's feeds.
-
-    Examples
-    --------
-    >>> flat_inputs(Example(model=None, inputs=(1,), keywords={"mask": 2}, target=3))
-    [1, 2, 3]
-    """
-    return list(pytree.tree_leaves((tuple(example.inputs), dict(example.keywords), example.target)))
+    form: Form = Form()
+    moved: tuple[str, ...] = ()
 
 
 def capture(example: Example, depth: int | str = "auto", *, with_loss: bool = True) -> Cut:
@@ -113,9 +109,9 @@ def capture(example: Example, depth: int | str = "auto", *, with_loss: bool = Tr
     example : Example
         The model in training mode, a batch and the loss.
     depth : int or "auto"
-        See :func:`mpsim.workload.grouping.group_nodes`.
+        See :class:`mpsim.workload.layering.Layering`.
     with_loss : bool
-        False for the forward alone: the last unit makes the last of the outputs.
+        False for the forward alone.
 
     Returns
     -------
@@ -134,10 +130,13 @@ def capture(example: Example, depth: int | str = "auto", *, with_loss: bool = Tr
     >>> [(unit.name, unit.inputs, unit.outputs) for unit in cut.units]
     [('0', ('input',), ('relu',)), ('2', ('relu',), ('linear_1', 'mean'))]
     """
-    graph = export_step(example, with_loss=with_loss)
+    exported = export_step(example, with_loss=with_loss)
+    graph = exported.graph
     names = _name_feeds(graph, example)
-    groups = group_nodes(graph.graph, example.model, "model", depth)
-    groups = [group for group in groups if group.nodes]
+    layers = Layers.of_graph(graph, example.model, exported.calls, depth)
+    cut_regions(graph, layers)
+    groups = group_nodes(graph.graph, layers)
+    _refuse_transforms(groups, example.model)
     make_functional_across(graph.graph, groups)
     output = next(node for node in graph.graph.nodes if node.op == "output")
     first, *returned = pytree.tree_leaves(output.args)
@@ -147,9 +146,9 @@ def capture(example: Example, depth: int | str = "auto", *, with_loss: bool = Tr
     results = [item for item in dict.fromkeys(returned) if _is_made(item) and item is not loss]
     units = _units(graph, groups, example.model, names, (*((loss,) if with_loss else ()), *results))
     feeds = tuple(names.get(node, "") for node in graph.graph.nodes if node.op == "placeholder")
-    if loss is not None and loss.name not in units[-1].outputs:
-        units = _drop_after(units, loss.name)
     known = {name for unit in units for name in unit.outputs}
+    if loss is not None and loss.name not in known:
+        raise MpsimError(_NO_LOSS)
     return Cut(
         units=units,
         feeds=feeds,
@@ -157,8 +156,23 @@ def capture(example: Example, depth: int | str = "auto", *, with_loss: bool = Tr
         outputs=tuple(item.name for item in results if item.name in known),
         loss=loss.name if loss is not None else "",
         leaves=tuple(_leaf(item, names, graph) for item in returned),
-        structure=graph.graph._codegen.pytree_info.out_spec.child(1),
+        form=exported.form,
     )
+
+
+def _refuse_transforms(groups: list[Group], model: nn.Module) -> None:
+    """Refuse to cut inside of ``torch.vmap`` and its like: what one layer opens another would have to close."""
+    inside = [(i, node) for i, group in enumerate(groups) for node in group.nodes if _is_of_a_transform(node)]
+    if len({i for i, _ in inside}) > 1:
+        place = next(filter(None, (place_of_node(node) for _, node in inside)), "")
+        raise MpsimError(
+            f"{type(model).__name__} cannot be split: several layers are called in one transform of torch.func, such as"
+            f" vmap{place}: call them without it, or each in one of its own"
+        )
+
+
+def _is_of_a_transform(node: Any) -> bool:
+    return str(getattr(node.target, "__module__", "")).startswith("torch._functorch")
 
 
 def _is_made(item: Any) -> bool:
@@ -172,14 +186,6 @@ def _leaf(item: Any, names: dict[Any, str], graph: fx.GraphModule) -> tuple[str,
     if item.op == "get_attr":  # a model may return a parameter
         return "", operator.attrgetter(item.target)(graph)
     return names.get(item, item.name), None
-
-
-def _drop_after(units: tuple[Unit, ...], loss: str) -> tuple[Unit, ...]:
-    """Put the unit that makes the loss last: what runs after it reads nothing of it."""
-    last = next((unit for unit in units if loss in unit.outputs), None)
-    if last is None:
-        raise MpsimError(_NO_LOSS)
-    return (*(unit for unit in units if unit is not last), last)
 
 
 def _name_feeds(graph: fx.GraphModule, example: Example) -> dict[Any, str]:

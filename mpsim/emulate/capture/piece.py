@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from mpsim.workload.graph import Cut, Unit
+from mpsim.emulate.capture.cut import Cut, Unit
 
 __all__ = ["Piece", "backward", "forward", "run_step"]
-
-Mark = Callable[..., None]  # mark() notes the moment; mark(True) repeats the last one: no work, no time
 
 
 @dataclass(slots=True)
@@ -36,11 +34,11 @@ class Piece:
     outputs: list[tuple[str, Any]]
 
 
-def forward(unit: Unit, values: dict[str, Any], mark: Mark = lambda again=False: None) -> Piece:
+def forward(unit: Unit, values: dict[str, Any]) -> Piece:
     """Run one unit forward, adding its outputs to `values`.
 
     Inputs are detached from the units that made them. A floating-point input requires a gradient where its
-    producer could use one; the model's own inputs never do. `mark` is called right before and after the work.
+    producer could use one; the model's own inputs never do.
     """
     arguments, inputs = [], []
     for name in unit.inputs:
@@ -49,40 +47,30 @@ def forward(unit: Unit, values: dict[str, Any], mark: Mark = lambda again=False:
             value = value.detach().requires_grad_()
             inputs.append((name, value))
         arguments.append(value)
-    run = unit.module.forward
-    mark()
-    results = run(*arguments)
-    mark()
+    results = unit.module.forward(*arguments)
     values.update(zip(unit.outputs, results, strict=True))
     outputs = [(name, value) for name, value in zip(unit.outputs, results, strict=True) if value.requires_grad]
     return Piece(inputs=inputs, outputs=outputs)
 
 
-def backward(
-    piece: Piece, gradients: dict[str, list[Any]], parameters: Sequence[Any], mark: Mark, accumulate: bool = True
-) -> None:
+def backward(piece: Piece, gradients: dict[str, list[Any]], parameters: Sequence[Any]) -> None:
     """Run one unit backward with the gradients that its consumers sent, adding those it sends itself.
 
-    Gradients of several consumers are summed here, as a device would on receiving them. With `accumulate`,
-    the parameters' gradients are made and stored as well; without, only those for inputs.
+    Gradients of several consumers are summed here, as a device would on receiving them; those of the parameters are
+    added to what they have.
     """
     received = [(value, gradients.pop(name)) for name, value in piece.outputs if name in gradients]
-    wanted = [*(value for _, value in piece.inputs), *(parameters if accumulate else ())]
+    wanted = [*(value for _, value in piece.inputs), *parameters]
     names = [name for name, _ in piece.inputs]
     piece.inputs, piece.outputs = [], []
     if not received or not wanted:
-        mark(True)
-        mark(True)
         return
-    mark()
     results = torch.autograd.grad(
         [value for value, _ in received], wanted, [_sum(parts) for _, parts in received], allow_unused=True
     )
-    for parameter, gradient in zip(parameters if accumulate else (), results[len(names) :], strict=True):
+    for parameter, gradient in zip(parameters, results[len(names) :], strict=True):
         if gradient is not None:
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-    del received, wanted
-    mark()
     for name, gradient in zip(names, results, strict=False):
         if gradient is not None:
             gradients.setdefault(name, []).append(gradient)
@@ -99,9 +87,8 @@ def run_step(
     cut: Cut,
     feeds: Mapping[str, Any],
     parameters: Mapping[str, Any],
-    mark: Mark = lambda again=False: None,
-    accumulate: bool = True,
-) -> dict[str, Any]:
+    starts: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run every unit forward, then every unit backward in reverse order.
 
     Parameters
@@ -111,21 +98,21 @@ def run_step(
     feeds : mapping of str to torch.Tensor
         The model's inputs by name.
     parameters : mapping of str to torch.Tensor
-        The model's parameters by name; with `accumulate` their ``.grad`` is added to.
-    mark : callable
-        Called before and after each unit's forward, then before and after each unit's backward.
-    accumulate : bool
-        Whether parameters get gradients.
+        The model's parameters by name; their ``.grad`` is added to.
+    starts : mapping of str to torch.Tensor
+        The gradients that backward starts from, by the value's name; none: the loss's own, 1.
 
     Returns
     -------
     dict of str to torch.Tensor
         Every value that was made, by name.
+    dict of str to torch.Tensor
+        The gradients for those feeds that require one.
 
     Examples
     --------
+    >>> from mpsim.emulate.capture.cut import capture
     >>> from mpsim.workload.example import Example
-    >>> from mpsim.workload.graph import capture
     >>> model = torch.nn.Linear(2, 1, bias=False)
     >>> cut = capture(Example(model=model, inputs=(torch.ones(1, 2),)))
     >>> _ = run_step(cut, {"input": torch.ones(1, 2)}, dict(model.named_parameters()))
@@ -133,9 +120,9 @@ def run_step(
     [[1.0, 1.0]]
     """
     values = dict(feeds)
-    pieces = [forward(unit, values, mark) for unit in cut.units]
-    gradients: dict[str, list[Any]] = {cut.loss: [None]}
+    pieces = [forward(unit, values) for unit in cut.units]
+    gradients = {name: [gradient] for name, gradient in (starts or {cut.loss: None}).items()}
     for unit, piece in zip(reversed(cut.units), reversed(pieces), strict=True):
         own = [parameters[name] for name in unit.parameters if parameters[name].requires_grad]
-        backward(piece, gradients, own, mark, accumulate)
-    return values
+        backward(piece, gradients, own)
+    return values, {name: _sum(parts) for name, parts in gradients.items() if name in feeds}
