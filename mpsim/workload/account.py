@@ -124,7 +124,6 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
         self.kept_by: dict[int, int] = {}
         self.dropped: dict[str, None] = {}
         self.strangers: dict[int, int] = {}  # parameters that get a gradient and are not the model's, and their bytes
-        self.regions: dict[str, None] = {}  # operators that take functions, such as cond
         self._flops, self._counted = flops, 0
         self._phase, self._now = "", 0
         self._parameters = parameters
@@ -240,8 +239,6 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
                     for part in _parts(tensor):
                         self._allocated(part)
             return result
-        if isinstance(func, torch._ops.HigherOrderOperator):
-            self.regions[_name(func)] = None
         given = list(_tensors(args)) + (list(_tensors(kwargs)) if kwargs else [])
         name = _name(func)
         written = _written(func, args, kwargs) if getattr(func, "_schema", None) else []

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -24,6 +27,9 @@ from mpsim.workload.update import OPTIMIZERS, shares, state_bytes, update_rates
 from mpsim.workload.watch import Call, Watch, calls_of
 
 __all__ = ["Point", "described", "measured_point"]
+
+
+_REGIONS = ("cond", "while_loop", "scan", "associative_scan", "map")  # operators that take functions
 
 
 @dataclass(slots=True, kw_only=True)
@@ -234,16 +240,8 @@ def _plain(step: Step, depth: int | str) -> tuple[tuple[Call, ...], PlainStep]:
     """Run a plain step: it tells the layers, and judges."""
     model = step.model
     from_one_seed()
-    try:
-        with judging(dict(model.named_parameters()), dict(model.named_buffers())) as plain:
-            calls = calls_of(model, step, depth)
-    except RuntimeError as error:
-        if "saved tensor hooks" not in str(error):
-            raise
-        raise MpsimError(
-            f"{str(error).splitlines()[0]} A trace learns through such hooks what is kept for backward: take the"
-            " derivative by torch.autograd.grad(..., create_graph=True) instead"
-        ) from error
+    with _causes(), judging(dict(model.named_parameters()), dict(model.named_buffers())) as plain:
+        calls = calls_of(model, step, depth)
     if step.own and not plain.gradient_norms:
         raise MpsimError("the step left no gradient: it calls no backward, or its backward reaches no parameter")
     if not step.own and plain.gradient_norms and not math.isfinite(plain.loss):
@@ -257,20 +255,31 @@ def _accounted(step: Step, calls: Sequence[Call], feeds: Mapping[str, Any]) -> A
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
     account = Account(len(calls), parameters, buffers, feeds, lambda: counter.flops)
     from_one_seed()
-    try:
-        with account, counter:
-            Watch(model, calls, account).run(step)
-    except MpsimError:
-        raise
-    except Exception as error:  # whatever PyTorch's own machinery raises there
-        if not account.regions:
-            raise
-        raise MpsimError(
-            f"the backward of torch.{next(iter(account.regions))} cannot be watched ({type(error).__name__} in"
-            " PyTorch): a Python if or while can, so write that in its place"
-        ) from error
+    with _causes(), account, counter:
+        Watch(model, calls, account).run(step)
     _drop_gradients(model)
     return account
+
+
+@contextlib.contextmanager
+def _causes() -> Iterator[None]:
+    """Name what cannot be watched, where PyTorch says so in words of its own machinery."""
+    try:
+        yield
+    except Exception as error:  # whatever that raises
+        if "saved tensor hooks" in str(error):
+            raise MpsimError(
+                f"{str(error).splitlines()[0]} A trace learns through such hooks what is kept for backward: take the"
+                " derivative by torch.autograd.grad(..., create_graph=True) instead"
+            ) from error
+        files = {Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)}
+        regions = [file.stem for file in files if file.parent.name == "_higher_order_ops" and file.stem in _REGIONS]
+        if regions:
+            raise MpsimError(
+                f"torch.{regions[0]} cannot be watched ({type(error).__name__} in PyTorch): Python's own if, while and"
+                " for can, so write that in its place"
+            ) from error
+        raise
 
 
 def _drop_gradients(model: nn.Module) -> None:

@@ -86,10 +86,12 @@ class Restore:
     def _copy_back(tensors: list[tuple[Any, Any]]) -> None:
         with torch.no_grad():
             for tensor, value in tensors:
-                if tensor.layout is not torch.strided or tensor.shape != value.shape:
+                if tensor.layout is not torch.strided or tensor.is_nested:
                     tensor.data = value.clone()
-                else:
-                    tensor.copy_(value)
+                    continue
+                if tensor.shape != value.shape:  # in its own memory: others may share it
+                    tensor.data = tensor.data.resize_(value.shape)
+                tensor.copy_(value)
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from mpsim.errors import MpsimError
 REFUSED = {  # what cannot be traced, and what the one line must say
     "23 sparse_gradients": "does not support sparse gradients.*sgd or sparse-adam",
     "functorch_gradient_in_forward": r"torch.func.*hooks.*torch\.autograd\.grad",
-    "branch_by_cond": "the backward of torch.cond cannot be watched",
+    "branch_by_cond": r"torch\.cond cannot be watched.*if, while",
     "llama flex attention": "FlexAttention does not support backward on CPU",
 }
 FAST_CONTROLS = (
