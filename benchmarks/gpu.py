@@ -4,7 +4,7 @@ The most important models come first, each trace and each row is written as soon
 that would end after the limit: whatever is done is kept if the run is cut off. For each model it leaves
 
 - ``MODEL.GPU.json``, a workload with two clocks;
-- a row in ``steps.GPU.json`` for each (micro-batch, tensor shard): the layers' times out of the trace, and plain steps of
+- a row in ``steps.GPU.json`` for each (micro-batch, tensor shard): the layers' times by the trace, and plain steps of
   1, 2, 4 and 8 micro-batches with gradients accumulated and one update: wall time between two synchronizations, back
   to back, the launching thread's time of each phase, memory at its peak; and each of two pipeline stages alone;
 - ``gpu.md``, the table of both.

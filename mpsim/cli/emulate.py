@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from mpsim.plan.model import save_plan
 from mpsim.program.lower import lower
 from mpsim.program.stages import microbatch_size
 from mpsim.result.text import format_percent
+from mpsim.simulate.cutting import fastest_cut
 from mpsim.topology.spec import parse_topology
 
 if TYPE_CHECKING:
@@ -99,7 +101,7 @@ def _plan(inputs: tuple[str, ...], given: dict[str, Any]) -> tuple[Answer, Emula
     if given["links"] and plan.ranks == 1:
         raise MpsimError(f"--links {given['links']!r}: the plan has one rank, and no links to measure; leave it out")
     by_type = costs_by_type(given["costs"], topology)
-    lowering = lower(workload, topology, plan, by_type=by_type)
+    lowering = fastest_cut(lower(workload, topology, plan, by_type=by_type))
     batch = microbatch_size(workload, plan) * plan.microbatches * plan.dp
     trials = trials_of(given, batch, workload.dataset_samples)
     from mpsim.emulate.run import emulate as run_plan
@@ -107,7 +109,7 @@ def _plan(inputs: tuple[str, ...], given: dict[str, Any]) -> tuple[Answer, Emula
     run = run_plan(
         workload,
         topology,
-        plan,
+        replace(plan, boundaries=lowering.boundaries),
         trials=trials.count,
         compute=given["compute"],
         model=model,
@@ -118,6 +120,7 @@ def _plan(inputs: tuple[str, ...], given: dict[str, Any]) -> tuple[Answer, Emula
         variability=trials.variability,
         by_type=by_type,
     )
+    run = replace(run, result=replace(run.result, plan=plan.text))
     if given["save_plan"]:
         save_plan(given["save_plan"], plan, made_now(""))
     return (

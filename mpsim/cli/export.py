@@ -12,6 +12,7 @@ from mpsim.cli.planning import plan_of, plan_options
 from mpsim.cli.read import read_pair
 from mpsim.errors import MpsimError
 from mpsim.program.lower import lower
+from mpsim.simulate.cutting import fastest_cut
 
 __all__ = ["export"]
 
@@ -40,7 +41,7 @@ def export(workload: str, topology: str, output: str, **given: Any) -> None:
     work, graph = read_pair(workload, topology)
     check_kept(export_files(output, len(graph.devices)), (workload, topology))
     plan = plan_of(given, work, available(given["devices"], len(graph.devices)))
-    losses = save_chakra(output, lower(work, graph, plan).program(), graph)
+    losses = save_chakra(output, fastest_cut(lower(work, graph, plan)).program(), graph)
     for line in losses.lines:
         tell(f"not in the traces: {line}")
     last = f" to {output}.{len(graph.devices) - 1}.et" if len(graph.devices) > 1 else ""

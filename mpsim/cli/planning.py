@@ -42,7 +42,7 @@ _OPTIONS = (
     click.option(
         "--stages",
         metavar="L,L,…",
-        help="First layer of each stage but the first, by name or index; by default balanced on measured time.",
+        help="First layer of each stage but the first, by name or index; by default where the step is shortest.",
     ),
     click.option("--bucket", type=BYTES, help="Gradients all-reduced at once; by default '25 MiB', as in PyTorch."),
     click.option("--algorithm", metavar="NAME", help=f"Of the collectives: {', '.join(_ALGORITHMS)}; by default ring."),

@@ -22,6 +22,7 @@ from mpsim.program.lower import lower
 from mpsim.program.stages import microbatch_size
 from mpsim.simulate import simulate as simulate_plan
 from mpsim.simulate import simulate_collectives
+from mpsim.simulate.cutting import fastest_cut
 from mpsim.simulate.launching import launch_bound
 from mpsim.topology.spec import parse_topology
 
@@ -75,7 +76,7 @@ def _plan(inputs: tuple[str, ...], given: dict[str, Any]) -> Answer:
         simulate_plan, workload, topology, trials=trials.count, rng=trials.seed, variability=trials.variability,
         by_type=by_type, processes=given["processes"], host_speed=given["host_speed"],
     )  # fmt: skip
-    lowering = lower(workload, topology, plan, by_type=by_type, host_speed=given["host_speed"])
+    lowering = fastest_cut(lower(workload, topology, plan, by_type=by_type, host_speed=given["host_speed"]))
     baseline = baseline_of(given["baseline"], workload, batch, plan.ranks, partial(run, spans=False))
     result = run(plan, baseline=baseline)
     if given["save_plan"]:

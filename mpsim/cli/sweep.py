@@ -30,7 +30,7 @@ __all__ = ["sweep"]
 @click.argument("workload")
 @click.argument("topology")
 @click.option("--batch", type=int, required=True, metavar="B", help="Samples in a step: the same for every plan.")
-@click.option("--devices", type=int, metavar="N", help="Up to so many, the topology's first; by default all.")
+@click.option("--devices", type=int, metavar="N", help="Up to so many of the topology's; by default all.")
 @click.option("--microbatches", type=NUMBERS, help="By default every count whose micro-batch was measured, 8 at most.")
 @click.option("--schedules", metavar="NAME,NAME,…", help=f"By default all: {', '.join(SCHEDULES)}.")
 @click.option("--tensor", type=NUMBERS, help="Tensor-parallel sizes; by default all.")

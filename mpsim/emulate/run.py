@@ -89,6 +89,8 @@ def emulate(
     ----------
     workload, topology, plan
         What is split, over what, and how. The plan's runtime is not asked: what runs is torch.distributed over gloo.
+        Stages that it leaves open are balanced; `simulate` cuts where its replay is fastest: name the boundaries to
+        compare the two.
     trials : int
         Steps that are run and measured.
     compute : {"replay", "real"}

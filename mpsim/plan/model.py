@@ -39,7 +39,7 @@ class Plan:
     schedule : str or callable
         A name of ``SCHEDULES``, or a function ``(stages, microbatches) -> rows``.
     boundaries : tuple of int or None
-        The first layer of each stage but the first; None balances the stages on measured time.
+        The first layer of each stage but the first; None: `mpsim.simulate` cuts where the step is the shortest.
     bucket_bytes, first_bucket_bytes : int
         Gradients are all-reduced in buckets that are closed once they hold this much, the first one sooner, as
         PyTorch's DistributedDataParallel does (https://docs.pytorch.org/docs/stable/notes/ddp.html).

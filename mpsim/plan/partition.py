@@ -1,36 +1,38 @@
-"""Cut a list of layers into contiguous stages, so that the costliest stage costs least."""
+"""Cut a list of layers into contiguous stages: the costliest as cheap as can be, or all of them together."""
 
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mpsim.errors import MpsimError
 
-__all__ = ["balance", "check_boundaries", "stage_slices"]
+__all__ = ["Table", "balance", "cheapest", "check_boundaries", "stage_slices"]
 
-_Cost = Callable[[int, int, int], float]
-_Combine = Callable[[float, float], float]
-_Solution = tuple[float, tuple[int, ...]]
+Table = NDArray[np.float64]
+_Combine = Callable[[Any, Any], Any]
+_MOST = 1e300
 
 
-def balance(n_layers: int, n_stages: int, cost: _Cost) -> tuple[int, ...]:
+def balance(costs: Sequence[Table]) -> tuple[int, ...]:
     """Return the boundaries of the contiguous partition whose costliest stage is cheapest.
 
-    Exact, by dynamic programming over (stage, first layer), O(stages · layers²) calls of `cost`
-    (the linear partition problem; torchgpipe's block partition solves the same one,
-    https://arxiv.org/abs/2004.09910). Of all such partitions it is the most even one, with the least sum of squares:
-    one layer that outweighs the rest shall not leave the rest unbalanced.
+    Exact, by dynamic programming over (stage, first layer), O(stages · layers²) (the linear partition problem;
+    torchgpipe's block partition solves the same one, https://arxiv.org/abs/2004.09910). Of all such partitions it is
+    the most even one, with the least sum of squares: one layer that outweighs the rest shall not leave the rest
+    unbalanced.
 
     Parameters
     ----------
-    n_layers, n_stages : int
-        Every stage gets at least one layer.
-    cost : callable
-        ``cost(stage, first, last)``: seconds of `stage` with the layers ``first..last-1``.
+    costs : sequence of array of shape (layers + 1, layers + 1)
+        Of each stage the seconds that it takes with the layers ``first..last-1`` at ``[first, last]``; what stands
+        where ``last`` is no more than ``first`` is not looked at, as every stage gets a layer. Stages that are alike
+        may share an array: then it is looked at once.
 
     Returns
     -------
@@ -44,40 +46,74 @@ def balance(n_layers: int, n_stages: int, cost: _Cost) -> tuple[int, ...]:
 
     Examples
     --------
-    >>> times = [9, 1, 1, 1, 1]
-    >>> balance(5, 3, lambda stage, first, last: sum(times[first:last]))
+    >>> total = np.cumsum([0, 9, 1, 1, 1, 1])
+    >>> balance([total - total[:, None]] * 3)
     (1, 3)
     """
-    if n_stages > n_layers:
+    costs = _checked(costs)
+    most, _ = _solve(costs, np.maximum)
+    return _solve(_each(costs, lambda cost: np.where(cost <= most, _scaled(cost, most) ** 2, np.inf)), np.add)[1]
+
+
+def cheapest(costs: Sequence[Table], room: float) -> tuple[int, ...]:
+    """Return the boundaries whose stages cost least in all, the costliest no more than `room` times what it must.
+
+    Parameters
+    ----------
+    costs : sequence of array
+        As of `balance`.
+    room : float
+        1: the costliest stage as cheap as can be; ``inf``: as it comes.
+
+    Examples
+    --------
+    >>> first, second = np.full((4, 4), 9.0), np.full((4, 4), 9.0)
+    >>> first[0, 1:3], second[1:3, 3] = (2, 4), (5, 4)
+    >>> cheapest([first, second], room=1.0), cheapest([first, second], room=1.25)
+    ((2,), (1,))
+    """
+    costs = _checked(costs)
+    most, _ = _solve(costs, np.maximum)
+    return _solve(_each(costs, lambda cost: np.where(cost <= most * room, _scaled(cost, most), np.inf)), np.add)[1]
+
+
+def _checked(costs: Sequence[Table]) -> list[Table]:
+    """Return the costs with infinity for stages without layers, and for no other."""
+    size = len(costs[0])
+    if len(costs) > size - 1:
         raise MpsimError(
-            f"{n_layers} layers cannot make {n_stages} stages: lower pp, or trace the model with a finer --depth"
+            f"{size - 1} layers cannot make {len(costs)} stages: lower pp, or trace the model with a finer --depth"
         )
-    cost = cache(cost)
-    most, _ = _solve(n_layers, n_stages, cost, max)
-
-    def squared(stage: int, first: int, last: int) -> float:
-        seconds = cost(stage, first, last)
-        return seconds * seconds if seconds <= most else math.inf
-
-    return _solve(n_layers, n_stages, squared, operator.add)[1]
+    edges = np.arange(size)
+    return _each(costs, lambda cost: np.where(edges > edges[:, None], np.minimum(cost, _MOST), np.inf))
 
 
-def _solve(n_layers: int, n_stages: int, cost: _Cost, combine: _Combine) -> _Solution:
+def _each(costs: Sequence[Table], change: Callable[[Table], Table]) -> list[Table]:
+    """Change every array, one that stands for several stages once."""
+    changed = {id(cost): cost for cost in costs}
+    changed = {key: change(cost) for key, cost in changed.items()}
+    return [changed[id(cost)] for cost in costs]
+
+
+def _scaled(cost: Table, most: float) -> Table:
+    """Return the costs over a power of two, which rounds nothing: squares and sums of them are finite."""
+    return np.ldexp(cost, -math.frexp(most)[1])
+
+
+def _solve(costs: Sequence[Table], combine: _Combine) -> tuple[float, tuple[int, ...]]:
     """Return the least of the stages' combined costs, and the boundaries that give it."""
-    last = n_stages - 1
-    after: dict[int, _Solution] = {first: (cost(last, first, n_layers), ()) for first in range(last, n_layers)}
-    for stage in range(last - 1, -1, -1):
-        limit = n_layers - (last - stage)
-        starts = range(stage, limit) if stage else range(1)
-        after = {first: _best_cut(stage, range(first + 1, limit + 1), after, cost, combine) for first in starts}
-    return after[0]
-
-
-def _best_cut(stage: int, cuts: range, after: dict[int, _Solution], cost: _Cost, combine: _Combine) -> _Solution:
-    """Return the best way to go on from where `stage` starts, the layer before the first of `cuts`."""
-    first = cuts.start - 1
-    score, cut = min((combine(cost(stage, first, cut), after[cut][0]), cut) for cut in cuts)
-    return score, (cut, *after[cut][1])
+    rows = np.arange(len(costs[0]))
+    after = costs[-1][:, -1]
+    choices = []
+    for cost in costs[-2::-1]:
+        score = combine(cost, after)
+        choices.append(score.argmin(axis=1))
+        after = score[rows, choices[-1]]
+    boundaries, first = [], 0
+    for choice in reversed(choices):
+        first = int(choice[first])
+        boundaries.append(first)
+    return float(after[0]), tuple(boundaries)
 
 
 def check_boundaries(boundaries: tuple[int, ...], n_layers: int) -> None:

@@ -11,14 +11,16 @@ Every rank ``(d, p, t)`` runs the row of its stage on its compute stream. Around
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
 from mpsim.plan.model import Plan
 from mpsim.plan.runtimes import resolve_runtime
 from mpsim.plan.schedules import Operation, check_rows, resolve_schedule
+from mpsim.program.balancing import Scales
 from mpsim.program.costs import Costs, weakest
 from mpsim.program.draws import Draw
 from mpsim.program.emitter import Emitter
@@ -26,7 +28,7 @@ from mpsim.program.model import Program
 from mpsim.program.script_emitter import emit_scripts
 from mpsim.program.scripts import scripts
 from mpsim.program.segments import Passes, passes_of
-from mpsim.program.stages import Stage, Tied, cut, microbatch_size, tied_parameters
+from mpsim.program.stages import Stage, Tied, cut, microbatch_size, scales_of, tied_parameters
 from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
 from mpsim.workload.layers import TIMES
@@ -60,6 +62,29 @@ class Lowering:
             if resolve_runtime(self.plan.runtime).scripted:
                 return emit_scripts(self, scripts(self, draw), draw)
             return Emitter(self, draw).emit()
+
+    @property
+    def boundaries(self) -> tuple[int, ...]:
+        """The first layer of each stage but the first."""
+        return tuple(stage.layers.start for stage in self.stages[1:])
+
+    @property
+    def scales(self) -> Scales:
+        """What weighs the stages that the workload could be cut into."""
+        return scales_of(self.costs, self.routes, self.plan, self.place)
+
+    def least_step_s(self, scales: Scales) -> Callable[[tuple[int, ...]], float]:
+        """Return what tells of boundaries how long a step takes at least; of split backward passes it knows nothing."""
+        if any(operation.kind == "W" for row in self.rows for operation in row):
+            return lambda boundaries: 0.0
+        # How many micro-batches each stage has at most taken forward and not yet back.
+        in_flight = [max(accumulate(1 if operation.kind == "F" else -1 for operation in row)) for row in self.rows]
+        return lambda boundaries: scales.least_step_s(boundaries, in_flight)
+
+    def cut_at(self, boundaries: tuple[int, ...]) -> Lowering:
+        """Return the same plan with other stages."""
+        plan = replace(self.plan, boundaries=boundaries)
+        return replace(self, stages=tuple(cut(self.costs, self.routes, plan, self.place)))
 
     @property
     def passes(self) -> list[Passes]:

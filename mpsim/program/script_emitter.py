@@ -46,10 +46,10 @@ class _Now(NamedTuple):
     after_buffered: tuple[int, ...] = ()
 
     def and_(self, *others: _Now) -> _Now:
-        """Return both, and these."""
+        """Return both, and these, each once: what many collectives wait for would be counted over and over."""
         return _Now(
-            (*self.after, *(i for other in others for i in other.after)),
-            (*self.after_buffered, *(i for other in others for i in other.after_buffered)),
+            tuple(dict.fromkeys((*self.after, *(i for other in others for i in other.after)))),
+            tuple(dict.fromkeys((*self.after_buffered, *(i for other in others for i in other.after_buffered)))),
         )
 
 

@@ -9,14 +9,14 @@ from typing import NamedTuple
 from mpsim.plan.model import Plan
 from mpsim.plan.partition import stage_slices
 from mpsim.program.allocator import on_cuda, update_copies, workspace_bytes
-from mpsim.program.balancing import balanced_boundaries
+from mpsim.program.balancing import Scales, balanced_boundaries
 from mpsim.program.costs import Costs
 from mpsim.program.crossings import Crossing, crossings, tensor_bytes
 from mpsim.topology.routes import Routes
 from mpsim.workload.model import Cost, Gradient, Parameter, Workload
 from mpsim.workload.tensors import tensor_bytes as tensor_bytes_of
 
-__all__ = ["Stage", "Tied", "cut", "microbatch_size", "tied_parameters"]
+__all__ = ["Stage", "Tied", "cut", "microbatch_size", "scales_of", "tied_parameters"]
 
 
 def microbatch_size(workload: Workload, plan: Plan) -> int:
@@ -100,9 +100,14 @@ def cut(costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...]) -> lis
     cuts = crossings(workload, microbatch, tp)
     boundaries = plan.boundaries
     if boundaries is None:
-        boundaries = balanced_boundaries(costs, routes, plan, place, cuts)
+        boundaries = balanced_boundaries(Scales(costs, routes, plan, place, cuts))
     slices = stage_slices(boundaries, len(workload.layers))
     return [_stage(costs, layers, microbatch, tp, cuts) for layers in slices]
+
+
+def scales_of(costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...]) -> Scales:
+    """Return what weighs the stages that a workload can be cut into."""
+    return Scales(costs, routes, plan, place, crossings(costs.workload, microbatch_size(costs.workload, plan), plan.tp))
 
 
 def _stage(costs: Costs, layers: range, microbatch: int, tp: int, cuts: list[Crossing]) -> Stage:

@@ -16,7 +16,7 @@ __all__ = ["one_device"]
 
 
 def one_device(lowering: Lowering, batch: int) -> tuple[str, float]:
-    """Return the name and the step, in seconds, of the fastest way to run the batch on one of the plan's devices.
+    """Return the name and the step, in seconds, of the fastest way to run the batch on one of the topology's devices.
 
     The device works through the batch in equal micro-batches and updates once; of the measured sizes that divide the
     batch, and the plan's own, the fastest counts. Whether the model fits on it is not asked. ``("", 0.0)`` where the
@@ -33,7 +33,7 @@ def _steps(lowering: Lowering, batch: int) -> Iterator[tuple[float, str, int]]:
     """Yield seconds, device and micro-batch size of each way to run the batch on one device."""
     workload = lowering.workload
     sizes = {*measured_microbatches(workload), microbatch_size(workload, lowering.plan)}
-    nodes = {(node.type, node.speed): node for node in (lowering.topology.devices[i] for i in lowering.place)}
+    nodes = {(node.type, node.speed): node for node in lowering.topology.devices}
     for size in sorted(size for size in sizes if batch % size == 0):
         costs = Costs(workload, lowering.costs.by_type, size, 1)
         for node in nodes.values():

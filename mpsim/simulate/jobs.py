@@ -13,6 +13,7 @@ from mpsim.garbage import collector_paused
 from mpsim.plan.model import Plan, check_size
 from mpsim.program.lower import lower
 from mpsim.program.model import Program, Stream, Task, Timing
+from mpsim.simulate.cutting import fastest_cut
 from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
 
@@ -157,7 +158,7 @@ def _lay(jobs: Sequence[Job], topology: Topology) -> list[_Laid]:
 def _one(job: Job, topology: Topology) -> _Laid:
     check_size(job.plan)
     try:
-        lowering = lower(job.workload, topology, job.plan)
+        lowering = fastest_cut(lower(job.workload, topology, job.plan))
         program = lowering.program()
         alone_s = replay(program, topology).step_s
     except MpsimError as error:

@@ -19,6 +19,7 @@ from mpsim.program.stages import microbatch_size
 from mpsim.result.model import Result, Spans
 from mpsim.result.statistics import middle
 from mpsim.simulate.baseline import one_device
+from mpsim.simulate.cutting import fastest_cut
 from mpsim.simulate.trials import ProgramOf, trial_steps
 from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
@@ -71,7 +72,8 @@ def simulate(
     by_type : mapping of str to Workload, optional
         The same model traced on other types of device.
     baseline : Result, optional
-        What the speedup compares with; None: the fastest way to run the same global batch on one of the devices.
+        What the speedup compares with; None: the fastest way to run the same global batch on one of the topology's
+        devices.
     host_speed : float
         How many times as fast hosts launch as those of the traces.
     processes : int
@@ -109,7 +111,7 @@ def simulate(
         )
     name, seconds = (baseline.plan, baseline.step_s) if baseline else one_device(lowering, batch)
     return play(
-        lowering.program,
+        fastest_cut(lowering).program,
         topology,
         lowering.place,
         trials=trials,

@@ -20,6 +20,7 @@ from mpsim.program.laying import check_algorithm
 from mpsim.result.frames import summary_row
 from mpsim.result.model import Result
 from mpsim.simulate import simulate
+from mpsim.sweep.choosing import best_placed
 from mpsim.sweep.grid import Candidate, candidates
 from mpsim.sweep.model import COLUMNS, Row, SweepInterrupted, SweepResult, finish
 from mpsim.topology.model import Topology
@@ -76,7 +77,8 @@ def sweep(
     batch : int
         Samples in one step over all replicas: the same for every plan.
     devices : int, optional
-        Devices at most, the topology's first ones; None: all.
+        Devices at most; which of them, and which stage or replica each gets, is part of the search where they or the
+        links are unlike (`mpsim.sweep.placing.placements`). None: all.
     microbatches, schedules, tensor : sequence, optional
         Restrict the grid; see `mpsim.sweep.grid.candidates` for what None stands for.
     bucket_bytes, algorithm, runtime, launch, host_speed
@@ -84,7 +86,7 @@ def sweep(
     trials, rng, variability, by_type
         As in `simulate`; all plans meet the same draws.
     baseline : Result, optional
-        What speedups compare with; None: the fastest way to run the batch on one of the devices.
+        What speedups compare with; None: the fastest way to run the batch on one of the topology's devices.
     processes : int, optional
         None: as many as there are processors. The rows do not depend on it.
     progress : callable, optional
@@ -215,10 +217,11 @@ def _row(job: _Job, candidate: Candidate) -> Row:
     """Return the row of one plan, or why it cannot be run."""
     row: Row = dict.fromkeys(COLUMNS) | _coordinates(job, candidate)
     try:
+        plan = best_placed(job.workload, job.topology, candidate.plan(job.base), job.by_type)
         result = simulate(
             job.workload,
             job.topology,
-            candidate.plan(job.base),
+            plan,
             trials=job.trials,
             rng=job.seed,
             variability=job.variability,

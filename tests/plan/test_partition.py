@@ -1,7 +1,9 @@
 """Stages balanced by dynamic programming, against all partitions there are."""
 
+import math
 from itertools import combinations, pairwise
 
+import numpy as np
 import pytest
 from cases import chained, layer
 from hypothesis import given
@@ -9,12 +11,17 @@ from hypothesis import strategies as st
 
 from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan
-from mpsim.plan.partition import balance, check_boundaries, stage_slices
+from mpsim.plan.partition import balance, cheapest, check_boundaries, stage_slices
 from mpsim.program.lower import lower
 from mpsim.topology.builders import chain, fully_connected
 from mpsim.topology.model import Device, Link, Topology
 from mpsim.topology.wire import Wire
 from mpsim.workload.model import Cost, Layer, Samples, Shard, ShardCollective, Workload
+
+
+def tabled(n, stages, cost):
+    """Return a cost of (stage, first, last) as `balance` takes it."""
+    return [np.array([[float(cost(s, a, b)) for b in range(n + 1)] for a in range(n + 1)]) for s in range(stages)]
 
 
 @given(st.data(), st.integers(1, 7))
@@ -32,24 +39,35 @@ def test_no_partition_is_better(data, n):
     def worst(boundaries: tuple[int, ...]) -> float:
         return max(cost(s, a, b) for s, (a, b) in enumerate(pairwise((0, *boundaries, n))))
 
-    found = balance(n, stages, cost)
+    def whole(boundaries: tuple[int, ...]) -> float:
+        return sum(cost(s, a, b) for s, (a, b) in enumerate(pairwise((0, *boundaries, n))))
+
+    tables = tabled(n, stages, cost)
+    every = list(combinations(range(1, n), stages - 1))
+    found = balance(tables)
     check_boundaries(found, n)
-    assert worst(found) == min(map(worst, combinations(range(1, n), stages - 1)))
+    least = min(map(worst, every))
+    assert worst(found) == least
+    for room in (1.0, 1.5, math.inf):
+        allowed = [one for one in every if worst(one) <= (least * room if least else 0)]
+        assert whole(cheapest(tables, room)) == min(map(whole, allowed or every))
 
 
 def test_of_equal_partitions_the_most_even_then_the_earliest():
     def cost(times):
         return lambda _, first, last: sum(times[first:last])
 
-    assert balance(3, 2, cost([1, 1, 1])) == (1,)
-    assert balance(5, 3, cost([10, 1, 1, 1, 1])) == (1, 3)
+    assert balance(tabled(3, 2, cost([1, 1, 1]))) == (1,)
+    assert balance(tabled(5, 3, cost([10, 1, 1, 1, 1]))) == (1, 3)
     # One heavy layer at the end: the others are still shared evenly.
-    assert balance(5, 3, cost([1, 1, 1, 1, 10])) == (2, 4)
+    assert balance(tabled(5, 3, cost([1, 1, 1, 1, 10]))) == (2, 4)
+    # Seconds whose squares no number holds.
+    assert balance(tabled(5, 3, cost([1e200, 1e200, 1e200, 1e200, 1e201]))) == (2, 4)
 
 
 def test_too_few_layers():
     with pytest.raises(MpsimError, match="2 layers cannot make 3 stages: lower pp"):
-        balance(2, 3, lambda *_: 1.0)
+        balance(tabled(2, 3, lambda *_: 1.0))
 
 
 @pytest.mark.parametrize("boundaries", [(0,), (5,), (3, 2), (2, 2), (-1,)])

@@ -10,6 +10,7 @@ from random_cases import Case, ascending, cases
 from mpsim.program.lower import Lowering, lower
 from mpsim.result.model import Result
 from mpsim.simulate import simulate
+from mpsim.simulate.cutting import fastest_cut
 from mpsim.topology.routes import Routes
 
 FEW = settings(max_examples=80)
@@ -23,7 +24,7 @@ def both(check):
 
 
 def slices(case: Case) -> list[list[int]]:
-    return [list(stage.layers) for stage in lower(*case).stages]
+    return [list(stage.layers) for stage in fastest_cut(lower(*case)).stages]
 
 
 def tuples(result: Result):
@@ -172,7 +173,7 @@ test_a_device_computes_one_thing_at_a_time, test_a_device_computes_one_thing_at_
 def check_compute(case: Case) -> None:
     """A device computes for as long as its layers take, times its micro-batches, and updates them once."""
     result = simulate(*case)
-    lowering = lower(*case)
+    lowering = fastest_cut(lower(*case))
     rank_of = {device: rank for rank, device in enumerate(lowering.place)}
     for device, use in zip(sorted(lowering.place), result.devices, strict=True):
         stage = lowering.stages[rank_of[device] // case.plan.tp % case.plan.pp]
@@ -190,7 +191,7 @@ test_compute_is_the_sum_of_the_layers, test_compute_is_the_sum_of_the_layers_oft
 
 
 def check_memory(case: Case) -> None:
-    result, lowering = simulate(*case), lower(*case)
+    result, lowering = simulate(*case), fastest_cut(lower(*case))
     rank_of = {device: rank for rank, device in enumerate(lowering.place)}
     for device, use in zip(sorted(lowering.place), result.devices, strict=True):
         p = rank_of[device] // case.plan.tp % case.plan.pp
