@@ -15,12 +15,13 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.nn import Parameter
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
 from mpsim.workload.example import output_tensors
 from mpsim.workload.watch import BACKWARD, FORWARD, Graph
 
-__all__ = ["Account", "LayerAccount", "Value"]
+__all__ = ["Account", "LayerAccount", "Value", "memory_of", "norm"]
 
 _CASTS = ("aten::_to_copy", "aten::to", "aten::clone", "aten::contiguous")
 _SHAPE_ONLY = ("_like", "new_empty", "new_zeros", "new_ones", "new_full", "sym_size", "_assert_tensor_metadata")
@@ -122,6 +123,7 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
         self.gradient_norms: dict[str, float] = {}
         self.kept_by: dict[int, int] = {}
         self.dropped: dict[str, None] = {}
+        self.strangers: dict[int, int] = {}  # parameters that get a gradient and are not the model's, and their bytes
         self._flops, self._counted = flops, 0
         self._phase, self._now = "", 0
         self._parameters = parameters
@@ -158,9 +160,8 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
 
     def graph(self, graph: Graph) -> None:
         """Tell which values a gradient comes back for, and in which order gradients become ready."""
-        self.loss = (
-            float(graph.roots[0].detach()) if graph.roots[0].numel() == 1 and not _is_fake(graph.roots[0]) else 0.0
-        )
+        root = graph.roots[0].detach()
+        self.loss = float(root) if root.numel() == 1 and not _is_fake(root) else float("nan")
         for value in self.values:
             edges = [(layer, *place) for layer, places in value.readers.items() for place in places]
             value.sent_back = any(edge in graph.read_by for edge in edges)
@@ -169,6 +170,9 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
         names = {id(parameter): name for name, parameter in self._parameters.items()}
         for layer, leaves in graph.leaves.items():
             self.layers[layer].gradients = [names[id(leaf)] for leaf in leaves if id(leaf) in names]
+            self.strangers.update(
+                {id(leaf): leaf.nbytes for leaf in leaves if type(leaf) is Parameter and id(leaf) not in names}
+            )
         self._alive.clear()
         self._hooks = [
             parameter.register_post_accumulate_grad_hook(lambda _, name=name: self._ready.append(name))
@@ -179,9 +183,10 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
     def returned(self, output: Any) -> None:
         """Mark what the model returned; `dropped` names what in it is no tensor and holds some, such as a cache."""
         for tensor in output_tensors(output, self.dropped):
-            value = self._value(tensor)
-            if value is not None:
-                value.output = True
+            for part in _parts(tensor):
+                value = self._value(part)
+                if value is not None:
+                    value.output = True
 
     def _gradients(self) -> None:
         """Note the gradients that backward left, those of a graph within the graph too, and let go of the hooks."""
@@ -193,7 +198,7 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
                 home = next((layer for layer in self.layers if name in layer.parameters), self.layers[0])
                 home.gradients.append(name)
         self.gradient_norms = {
-            name: 0.0 if _is_fake(parameter) else float(torch.linalg.vector_norm(_dense(parameter.grad).float()))
+            name: 0.0 if _is_fake(parameter) else norm(parameter.grad)
             for name, parameter in self._parameters.items()
             if parameter.grad is not None
         }
@@ -201,16 +206,20 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
             layer.gradients = [name for name in layer.gradients if name in self.gradient_norms]
 
     def _keep(self, tensor: Any) -> Any:
-        storage = _storage(tensor)
-        if storage is not None and storage._cdata not in self._state and storage._cdata not in self.kept_by:
-            self.kept_by[storage._cdata] = self._now
-            self.layers[self._now].saved_bytes += storage.nbytes()
-            self._alive.append(storage)  # until the graph is known, no other may take its address
-            for value in self._known.get(storage._cdata, {}).values():
-                value.saved_by = self._now
+        for storage in memory_of(tensor):
+            if storage._cdata not in self._state and storage._cdata not in self.kept_by:
+                self.kept_by[storage._cdata] = self._now
+                self.layers[self._now].saved_bytes += storage.nbytes()
+                self._alive.append(storage)  # until the graph is known, no other may take its address
+                for value in self._known.get(storage._cdata, {}).values():
+                    value.saved_by = self._now
         return tensor
 
     def _feed(self, name: str, tensor: Any) -> None:
+        for part in _parts(tensor):
+            self._feed_part(name, part)
+
+    def _feed_part(self, name: str, tensor: Any) -> None:
         storage = _storage(tensor)
         if storage is None or storage._cdata in self._state:
             return
@@ -227,7 +236,8 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
             result = func(*args, **kwargs)
             if self._phase == BACKWARD:
                 for tensor in _tensors(result):
-                    self._allocated(tensor)
+                    for part in _parts(tensor):
+                        self._allocated(part)
             return result
         given = list(_tensors(args)) + (list(_tensors(kwargs)) if kwargs else [])
         name = _name(func)
@@ -235,13 +245,16 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
         keeps_state = any(self._state.names(tensor) for tensor in written)
         if not name.endswith(_SHAPE_ONLY):
             for tensor in given:
-                self._read(tensor, keeps_state)
+                for part in _parts(tensor):
+                    self._read(part, tensor, keeps_state)
         result = func(*args, **kwargs)
         for tensor in written:
-            self._wrote(tensor, name)
+            for part in _parts(tensor):
+                self._wrote(part, name)
         sources = self._sources(func, given)
         for tensor in _tensors(result):
-            self._made(tensor, name, sources)
+            for part in _parts(tensor):
+                self._made(part, name, sources)
         return result
 
     def _sources(self, func: Any, given: list[Any]) -> tuple[Any, ...]:
@@ -250,7 +263,8 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
             return self._state.names(given[0])
         return ()
 
-    def _read(self, tensor: Any, keeps_state: bool) -> None:
+    def _read(self, tensor: Any, whole: Any, keeps_state: bool) -> None:
+        """A tensor is read, which is the whole or one of those that it wraps."""
         names = self._state.names(tensor)
         if names:
             if not keeps_state:  # a moving average reads what it follows: that is no use of it
@@ -261,12 +275,8 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
         value = self._value(tensor)
         if value is not None and value.producer != self._now:
             places = value.readers.setdefault(self._now, [])
-            if (tensor.grad_fn is not None and torch.is_grad_enabled()) or self._within_function(tensor):
-                places.append((tensor.grad_fn, tensor.output_nr))
-
-    @staticmethod
-    def _within_function(tensor: Any) -> bool:
-        return tensor.grad_fn is not None
+            if whole.grad_fn is not None and (tensor.is_floating_point() or tensor.is_complex()):
+                places.append((whole.grad_fn, whole.output_nr))
 
     def _value(self, tensor: Any) -> Value | None:
         """Return what is known of a tensor's memory, as it is read: another view of it is a value of its own."""
@@ -346,11 +356,12 @@ class _State:
         self.held: list[Any] = []
         for kind, tensors in (("parameter", parameters), ("buffer", buffers)):
             for name, tensor in tensors.items():
-                storage = _storage(tensor)
-                if storage is not None and storage.nbytes():
-                    start = tensor.storage_offset()
-                    self.own.setdefault(storage._cdata, []).append((start, start + tensor.numel(), (kind, name)))
-                    self.held.append(storage)
+                dense = tensor.layout is torch.strided
+                start, end = _extent(tensor) if dense else (0, tensor.numel())
+                for storage in memory_of(tensor):
+                    if storage.nbytes():
+                        self.own.setdefault(storage._cdata, []).append((start, end, (kind, name)))
+                        self.held.append(storage)
 
     def __contains__(self, number: int) -> bool:
         return number in self.own
@@ -421,6 +432,40 @@ def _tensors(item: Any) -> Iterator[Any]:
             yield from _tensors(one)
 
 
+def _parts(tensor: Any) -> list[Any]:
+    """Return the tensors that one wraps, such as the values and offsets of a nested one; else itself."""
+    if not is_traceable_wrapper_subclass(tensor) or _is_fake(tensor):
+        return [tensor]
+    return [part for name in tensor.__tensor_flatten__()[0] for part in _parts(getattr(tensor, name))]
+
+
+def memory_of(tensor: Any) -> list[Any]:
+    """Return the storages that hold a tensor's values: several of one that wraps others or is sparse.
+
+    Examples
+    --------
+    >>> [storage.nbytes() for storage in memory_of(torch.eye(3).to_sparse())]
+    [48, 12]
+    """
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # by vmap or by a derivative within forward
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    if tensor.layout is torch.sparse_coo:
+        return [part.untyped_storage() for part in (tensor._indices(), tensor._values())]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [part.untyped_storage() for part in (tensor.crow_indices(), tensor.col_indices(), tensor.values())]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [part.untyped_storage() for part in (tensor.ccol_indices(), tensor.row_indices(), tensor.values())]
+    if tensor._is_zerotensor():  # a tangent that is zero has no memory
+        return []
+    return [storage for part in _parts(tensor) if (storage := _storage(part)) is not None]
+
+
+def norm(gradient: Any) -> float:
+    """Return the length of a gradient, sparse or dense."""
+    dense = (gradient.coalesce().values() if gradient.is_sparse else gradient).detach()
+    return float(torch.linalg.vector_norm(dense if dense.is_complex() else dense.float()))
+
+
 def _storage(tensor: Any) -> Any:
     """Return a tensor's memory, None for what has none of its own (sparse tensors, wrappers)."""
     try:
@@ -441,10 +486,6 @@ def _extent(tensor: Any) -> tuple[int, int]:
 
 def _dtype(tensor: Any) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _dense(tensor: Any) -> Any:
-    return tensor.coalesce().values() if tensor.is_sparse else tensor
 
 
 def _is_fake(tensor: Any) -> bool:

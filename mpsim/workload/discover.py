@@ -11,8 +11,10 @@ import torch
 from torch import nn
 from torch.nn.modules import module as modules
 from torch.optim import optimizer as optimizers
+from torch.utils import _pytree as pytree
 
 from mpsim.errors import MpsimError
+from mpsim.workload.state import Restore, generators_kept
 from mpsim.workload.step import Step
 
 __all__ = ["discovered"]
@@ -49,16 +51,17 @@ def discovered(step: Callable[[Any], Any], batch: Any) -> Iterator[Step]:
     >>> model.weight.tolist() == before
     True
     """
-    found = _Found()
-    with found.watching():
-        step(batch)
-    found.restore()
-    if not found.roots:
-        raise MpsimError("the step calls no module with parameters: there is no layer to place")
-    try:
-        yield Step(_one(found.roots), lambda: _discard(step(batch)), _together(found.optimizers), own=True)
-    finally:
-        found.restore()
+    found = _Found([leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, torch.Tensor)])
+    with generators_kept():
+        try:
+            with found.watching():
+                step(batch)
+            found.restore()
+            if not found.roots:
+                raise MpsimError("the step calls no module with parameters: there is no layer to place")
+            yield Step(_one(found.roots), lambda: _discard(step(batch)), _together(found.optimizers), own=True)
+        finally:
+            found.restore()
 
 
 def _discard(result: Any) -> None:
@@ -68,11 +71,12 @@ def _discard(result: Any) -> None:
 class _Found:
     """The outermost modules that run, and the optimizers, with their state as it was first seen."""
 
-    def __init__(self) -> None:
+    def __init__(self, feeds: list[Any]) -> None:
         self.roots: list[nn.Module] = []
         self.optimizers: list[Any] = []
-        self._depth = 0
-        self._tensors: list[tuple[Any, Any, Any]] = []
+        self._feeds, self._depth = feeds, 0
+        self._before: list[Restore] = []
+        self._gradients: list[tuple[Any, Any, Any]] = []
         self._states: list[Any] = []
 
     @contextlib.contextmanager
@@ -89,10 +93,12 @@ class _Found:
                 handle.remove()
 
     def restore(self) -> None:
-        with torch.no_grad():
-            for tensor, value, gradient in self._tensors:
-                tensor.copy_(value)
-                tensor.grad = gradient
+        for restore in reversed(self._before):
+            restore()
+        for parameter, gradient, value in self._gradients:
+            parameter.grad = gradient
+            if gradient is not None:
+                gradient.copy_(value)
         for optimizer, state in zip(self.optimizers, self._states, strict=True):
             optimizer.load_state_dict(copy.deepcopy(state))
 
@@ -101,10 +107,12 @@ class _Found:
         held = {id(one) for root in self.roots for one in root.modules()}
         if self._depth > 1 or id(module) in held or next(module.parameters(), None) is None:
             return
-        self.roots.append(module)
-        for tensor in (*module.parameters(), *module.buffers()):
-            if not isinstance(tensor, nn.parameter.UninitializedTensorMixin):
-                self._tensors.append((tensor, tensor.detach().clone(), tensor.grad))
+        inside = {id(one) for one in module.modules()}
+        self.roots = [root for root in self.roots if id(root) not in inside] + [module]
+        self._before.append(Restore(module, self._feeds))
+        for parameter in module.parameters():
+            gradient = parameter.grad
+            self._gradients.append((parameter, gradient, None if gradient is None else gradient.clone()))
 
     def _leave(self, *_: Any) -> None:
         self._depth -= 1

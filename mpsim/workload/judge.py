@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mpsim.workload.account import Account
+from mpsim.workload.account import Account, memory_of, norm
 from mpsim.workload.watch import taking_over
 
 __all__ = ["PlainStep", "differences", "judging"]
@@ -40,7 +40,6 @@ class PlainStep:
     loss: float = float("nan")
     gradient_norms: dict[str, float] = field(default_factory=dict)
     saved_bytes: int = 0
-    strangers: int = 0  # bytes of leaves that got a gradient and are no parameters of the model
 
 
 @contextlib.contextmanager
@@ -56,16 +55,13 @@ def judging(parameters: Mapping[str, Any], buffers: Mapping[str, Any]) -> Iterat
     (48, ['bias', 'weight'])
     """
     state = (*parameters.values(), *buffers.values())
-    own = {tensor.untyped_storage()._cdata for tensor in state if not tensor.is_sparse}
+    own = {storage._cdata for tensor in state for storage in memory_of(tensor)}
     found, kept, running = PlainStep(), dict[int, Any](), [True]
 
     def keep(tensor: Any) -> Any:
-        try:
-            storage = tensor.untyped_storage()
-        except (NotImplementedError, RuntimeError):  # a sparse tensor has no storage of its own
-            return tensor
-        if storage._cdata not in own and storage._cdata not in kept:
-            kept[storage._cdata] = storage
+        for storage in memory_of(tensor):
+            if storage._cdata not in own:
+                kept[storage._cdata] = storage
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
@@ -92,12 +88,6 @@ def judging(parameters: Mapping[str, Any], buffers: Mapping[str, Any]) -> Iterat
     finally:
         if running:
             hooks.__exit__(None, None, None)
-
-
-def norm(gradient: Any) -> float:
-    """Return the length of a gradient, sparse or dense."""
-    dense = gradient.coalesce().values() if gradient.is_sparse else gradient
-    return float(torch.linalg.vector_norm(dense.detach().float() if not dense.is_complex() else dense.detach()))
 
 
 def differences(plain: PlainStep, account: Account) -> tuple[str, ...]:

@@ -135,6 +135,7 @@ def measure(
     repeats: int,
     warmup: int,
     inputs: bool,
+    again: Callable[[], None] = from_one_seed,
     each: Callable[[], None] = lambda: None,
 ) -> list[Round]:
     """Time a step `repeats` times after `warmup` rounds that are not kept.
@@ -151,15 +152,17 @@ def measure(
         For each layer the parameters whose gradients are added to.
     inputs : bool
         Whether the graph can be gone through twice, for the gradients of what goes between layers alone.
+    again : callable
+        Called before each run, so that all take the same path.
     each : callable
         Called after each round.
     """
     rounds = []
     with quiet():
         for i in range(warmup + repeats):
-            from_one_seed()
+            again()
             whole_s = clock.whole_s(step)
-            from_one_seed()
+            again()
             stopwatch = Stopwatch(clock, accumulating)
             Watch(step.model, calls, stopwatch, inputs=inputs).run(step)
             one = stopwatch.round()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import torch
+from torch import nn
 
 from mpsim.errors import MpsimError
 from mpsim.workload.account import Account, LayerAccount, Value
@@ -24,6 +27,9 @@ from mpsim.workload.update import OPTIMIZERS, shares, state_bytes, update_rates
 from mpsim.workload.watch import Call, Watch, calls_of
 
 __all__ = ["Point", "described", "measured_point"]
+
+
+_REGIONS = ("cond", "while_loop", "scan", "associative_scan", "map")  # operators that take functions
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,12 +86,12 @@ class Point:
     notes: list[str] = field(default_factory=list)
 
 
-def described(calls: Sequence[Call], account: Account, model: torch.nn.Module, microbatch: int) -> Point:
+def described(calls: Sequence[Call], account: Account, model: nn.Module, microbatch: int) -> Point:
     """Return a point without times: what an account found, and which layer holds what.
 
     Examples
     --------
-    >>> model = torch.nn.Linear(4, 2)
+    >>> model = nn.Linear(4, 2)
     >>> account = Account(1, dict(model.named_parameters()), {}, {})
     >>> described([Call("Linear", "", model)], account, model, 3).held
     [['weight', 'bias']]
@@ -107,6 +113,12 @@ def described(calls: Sequence[Call], account: Account, model: torch.nn.Module, m
         values=account.values,
     )
     _note_unread(point, parameters, account)
+    if account.strangers:
+        count, size = len(account.strangers), sum(account.strangers.values())
+        point.notes.append(
+            f"{count} parameter{'s' * (count > 1)} of {size} bytes that the step trains are not the model's, as where a"
+            " loss has its own: they are in no layer; make the loss a module of the model"
+        )
     for name in account.dropped:
         point.notes.append(f"{name} in the model's output is no tensor: it was dropped, and goes to no other layer")
     return point
@@ -169,9 +181,12 @@ def measured_point(
         There is no layer, the loss is not finite, or the model takes another path each time.
     """
     model = step.model
-    with put_back(model) as restore:
+    with put_back(model, feeds.values()) as restore:
         if not step.own and not model.training:
             model.train()
+        if _is_lazy(model):
+            step()
+            _drop_gradients(model)
         calls, plain = _plain(step, depth)
         restore()
         account = _accounted(step, calls, feeds)
@@ -187,10 +202,17 @@ def measured_point(
             i: [parameters[name] for name in names if name in plain.gradient_norms]
             for i, names in enumerate(point.owned)
         }
+
+        def again() -> None:
+            restore.again()
+            from_one_seed()
+
+        again()
         inputs = _can_repeat(step, calls, point)
         rounds = measure(
-            step, calls, clock, accumulating, repeats=repeats, warmup=max(0, warmup - 1), inputs=inputs, each=each
-        )
+            step, calls, clock, accumulating, repeats=repeats, warmup=max(0, warmup - 1), inputs=inputs, again=again,
+            each=each,
+        )  # fmt: skip
         _times(point, rounds, step, optimizer, clock, inputs)
         point.clock = clock.names[0]
         point.optimizer = type(step.optimizer).__name__.lower() if step.own else optimizer
@@ -209,11 +231,16 @@ def _digits(seconds: float) -> float:
     return float(f"{seconds:.4g}")
 
 
+def _is_lazy(model: nn.Module) -> bool:
+    """Whether there are modules that have yet to learn their sizes, as they do in their first step."""
+    return any(nn.parameter.is_lazy(item) for item in (*model.parameters(), *model.buffers()))
+
+
 def _plain(step: Step, depth: int | str) -> tuple[tuple[Call, ...], PlainStep]:
     """Run a plain step: it tells the layers, and judges."""
     model = step.model
     from_one_seed()
-    with judging(dict(model.named_parameters()), dict(model.named_buffers())) as plain:
+    with _causes(), judging(dict(model.named_parameters()), dict(model.named_buffers())) as plain:
         calls = calls_of(model, step, depth)
     if step.own and not plain.gradient_norms:
         raise MpsimError("the step left no gradient: it calls no backward, or its backward reaches no parameter")
@@ -228,13 +255,34 @@ def _accounted(step: Step, calls: Sequence[Call], feeds: Mapping[str, Any]) -> A
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
     account = Account(len(calls), parameters, buffers, feeds, lambda: counter.flops)
     from_one_seed()
-    with account, counter:
+    with _causes(), account, counter:
         Watch(model, calls, account).run(step)
     _drop_gradients(model)
     return account
 
 
-def _drop_gradients(model: torch.nn.Module) -> None:
+@contextlib.contextmanager
+def _causes() -> Iterator[None]:
+    """Name what cannot be watched, where PyTorch says so in words of its own machinery."""
+    try:
+        yield
+    except Exception as error:  # whatever that raises
+        if "saved tensor hooks" in str(error):
+            raise MpsimError(
+                f"{str(error).splitlines()[0]} A trace learns through such hooks what is kept for backward: take the"
+                " derivative by torch.autograd.grad(..., create_graph=True) instead"
+            ) from error
+        files = {Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)}
+        regions = [file.stem for file in files if file.parent.name == "_higher_order_ops" and file.stem in _REGIONS]
+        if regions:
+            raise MpsimError(
+                f"torch.{regions[0]} cannot be watched ({type(error).__name__} in PyTorch): Python's own if, while and"
+                " for can, so write that in its place"
+            ) from error
+        raise
+
+
+def _drop_gradients(model: nn.Module) -> None:
     for parameter in model.parameters():
         parameter.grad = None
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -36,6 +36,8 @@ __all__ = [
     "taking_over",
 ]
 
+_MODULE_CALL = nn.Module._call_impl.__code__
+_ENGINE_CALL = torch.autograd.graph._engine_run_backward.__code__
 FORWARD, INPUTS, BACKWARD, UPDATE, NOTHING = "forward", "backward for inputs", "backward", "update", ""
 
 
@@ -174,8 +176,7 @@ def calls_of(model: nn.Module, step: Callable[[], None], depth: int | str = "aut
             calls.append((tuple(stack), module, _earlier()))
 
     def backward(original: Callable[..., None], *given: Any, **how: Any) -> None:
-        if not stack:
-            running.clear()
+        running.clear()
         original(*given, **how)
 
     with _hooked(paths, enter, lambda *_: stack.pop()), taking_over(backward):
@@ -183,7 +184,8 @@ def calls_of(model: nn.Module, step: Callable[[], None], depth: int | str = "aut
     layering = Layering(model, [one for one, _, _ in calls], depth)
     layers = [call for call in calls if layering.level(call[0]) == len(call[0]) - 1]
     if not layers:
-        what = "calls none of its modules that have any" if paths else "has none"
+        scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
+        what = "calls none of its modules that have any" if paths else "has none" if not scripted else "is scripted"
         raise MpsimError(
             f"a layer is a module with parameters, and {type(model).__name__} {what}: there is none to place"
         )
@@ -230,6 +232,7 @@ class Watch:
             self.layers.setdefault(call.module, []).append(i)
         self.phase, self.begins, self.last = FORWARD, list[int](), 0
         self.outer, self.inside = 0, 0  # calls of the model, and of layers, that have not returned
+        self.again: list[tuple[int, int]] = []  # layers whose forward ran in backward, and where their nodes begin
 
     def run(self, step: Callable[[], None]) -> None:
         """Run the step once.
@@ -239,7 +242,7 @@ class Watch:
         MpsimError
             It calls other layers than before, or runs no backward, or more than one.
         """
-        self.phase, self.begins, self.last, self.outer, self.inside = FORWARD, [], 0, 0, 0
+        self.phase, self.begins, self.last, self.outer, self.inside, self.again = FORWARD, [], 0, 0, 0, []
         around = {self.model: None} if self.model not in self.layers else {}
         with (
             _hooked(around, self._enter_model, self._leave_model),
@@ -247,8 +250,10 @@ class Watch:
             taking_over(self._backward),
         ):
             self.listener.at(FORWARD, 0)
-            step()
-            self.listener.at(NOTHING, 0)
+            try:
+                step()
+            finally:
+                self.listener.at(NOTHING, 0)
         if self.phase == FORWARD and len(self.begins) < len(self.calls):
             self._other_path("stops there")
 
@@ -265,7 +270,8 @@ class Watch:
         if self.inside > 1:
             return
         if self.phase != FORWARD:
-            self._again(module)
+            if self.phase != UPDATE:
+                self._again(module)
             return
         layer = len(self.begins)
         if layer >= len(self.calls) or self.calls[layer].module is not module:
@@ -282,8 +288,8 @@ class Watch:
     def _again(self, module: nn.Module) -> None:
         """A layer's forward runs in backward: the call of it that is nearest to what is at work."""
         layer = min(self.layers[module], key=lambda i: (abs(i - self.last), i))
-        if layer != self.last:
-            self._at(layer)
+        self.again.append((layer, torch.autograd._get_sequence_nr()))
+        self._at(layer)
 
     def _other_path(self, what: str) -> None:
         layer = min(len(self.begins), len(self.calls) - 1)
@@ -292,21 +298,20 @@ class Watch:
             f" it {what} in a later step; trace it with what steers it held still (layer drop, a schedule in a counter)"
         )
 
-    def _backward(
-        self, original: Callable[..., None], tensors: Any, gradients: Any = None, *rest: Any, **how: Any
-    ) -> None:
-        if self.outer or self.inside or self.phase in (INPUTS, BACKWARD):
-            original(tensors, gradients, *rest, **how)
+    def _backward(self, original: Callable[..., None], tensors: Any, *rest: Any, **how: Any) -> None:
+        roots = [tensors] if isinstance(tensors, torch.Tensor) else list(tensors)
+        if self.phase in (INPUTS, BACKWARD):
+            with self._prehooks(self._heads_again(roots)):
+                original(tensors, *rest, **how)
             return
         if self.phase == UPDATE:
             raise MpsimError(
-                "the step calls backward a second time: give a step of one micro-batch and one backward; how many"
-                " micro-batches a step has is the plan's to say"
+                "the step calls backward a second time: give a step of one micro-batch and one backward (how many"
+                " micro-batches a step has is the plan's to say; where models train in turn, trace a step of each)"
             )
         if len(self.begins) < len(self.calls):
             self._other_path("stops there")
         self.listener.at(NOTHING, 0)
-        roots = [tensors] if isinstance(tensors, torch.Tensor) else list(tensors)
         graph = Graph(roots, self.begins)
         self.listener.graph(graph)
         if self.inputs:
@@ -317,13 +322,24 @@ class Watch:
         self.listener.at(UPDATE, 0)
 
     def _pass(self, phase: str, heads: dict[int, Any], run: Callable[[], None]) -> None:
-        self.phase = phase
-        handles = [node.register_prehook(lambda _, layer=layer: self._at(layer)) for layer, node in heads.items()]
-        self.last = len(self.calls)
-        try:
+        self.phase, self.last = phase, len(self.calls)
+        with self._prehooks(heads):
             self._at(len(self.calls) - 1)
             run()
             self.listener.at(NOTHING, 0)
+
+    def _heads_again(self, roots: Sequence[Any]) -> dict[int, Any]:
+        """Return the first node of each layer in a graph that was made in backward, as a reentrant checkpoint does."""
+        if not self.again:
+            return {}
+        heads = Graph(roots, [begin for _, begin in self.again]).heads
+        return {self.again[i][0]: node for i, node in heads.items()}
+
+    @contextlib.contextmanager
+    def _prehooks(self, heads: dict[int, Any]) -> Iterator[None]:
+        handles = [node.register_prehook(lambda _, layer=layer: self._at(layer)) for layer, node in heads.items()]
+        try:
+            yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -343,10 +359,15 @@ def _gradients_between(graph: Graph, gradients: Any) -> None:
 
 
 def _paths(model: nn.Module) -> dict[nn.Module, list[str]]:
-    """Return every module with parameters and its paths: a module can stand at several."""
+    """Return every module with parameters and its paths: a module can stand at several.
+
+    What computes a weight of a module (its parametrizations) is part of that module, and a scripted one, which takes no
+    hooks, of what surrounds it.
+    """
     found: dict[nn.Module, list[str]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
-        if next(module.parameters(), None) is not None:
+        hidden = "parametrizations" in path.split(".") or isinstance(module, torch.jit.ScriptModule)
+        if next(module.parameters(), None) is not None and not hidden:
             found.setdefault(module, []).append(path)
     return found
 
@@ -366,12 +387,14 @@ def _earlier() -> int:
 
 
 @contextlib.contextmanager
-def _hooked(modules: Iterable[nn.Module], enter: Callable[..., None], leave: Callable[..., Any]) -> Iterator[None]:
-    def before(*given: Any) -> None:
-        enter(*given)
+def _hooked(modules: Collection[nn.Module], enter: Callable[..., None], leave: Callable[..., Any]) -> Iterator[None]:
+    def before(module: nn.Module, *given: Any) -> None:
+        if module in modules:  # a copy of one has its hooks too
+            enter(module, *given)
 
-    def after(*given: Any) -> None:  # what a hook returns would take the place of the output
-        leave(*given)
+    def after(module: nn.Module, *given: Any) -> None:  # what a hook returns would take the place of the output
+        if module in modules:
+            leave(module, *given)
 
     handles = []
     for module in modules:
@@ -384,11 +407,32 @@ def _hooked(modules: Iterable[nn.Module], enter: Callable[..., None], leave: Cal
             handle.remove()
 
 
+def _in_forward(frame: Any) -> bool:
+    """Whether a module's forward is among the callers of a frame, short of a backward that runs."""
+    while frame is not None:
+        if frame.f_code is _MODULE_CALL:
+            return True
+        if frame.f_code is _ENGINE_CALL:
+            return False
+        frame = frame.f_back
+    return False
+
+
 @contextlib.contextmanager
 def taking_over(backward: Callable[..., None]) -> Iterator[None]:
-    """Let `backward(original, ...)` run in place of ``torch.autograd.backward``, which ``Tensor.backward`` calls."""
+    """Let `backward(original, ...)` run in place of ``torch.autograd.backward``, which ``Tensor.backward`` calls.
+
+    One that a module calls in its own forward, as a part of it, stays as it is.
+    """
     original = torch.autograd.backward
-    torch.autograd.backward = lambda *given, **how: backward(original, *given, **how)
+
+    def called(*given: Any, **how: Any) -> None:
+        if _in_forward(sys._getframe(1)):
+            original(*given, **how)
+        else:
+            backward(original, *given, **how)
+
+    torch.autograd.backward = called
     try:
         yield
     finally:

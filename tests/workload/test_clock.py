@@ -1,10 +1,11 @@
-"""The assumption under the CPU clock, and the passes that it times."""
+"""The assumption under the CPU clock, and what it tells."""
 
 import threading
+import time
 
 import torch
 
-from mpsim.workload.clock import CpuClock
+from mpsim.workload.clock import CpuClock, CudaClock, clock_for
 
 
 def test_backward_on_a_cpu_runs_in_the_calling_thread():
@@ -24,6 +25,28 @@ def test_backward_on_a_cpu_runs_in_the_calling_thread():
     assert seen == [threading.get_ident()]
 
 
-def test_clock_counts_marks_by_its_names():
-    assert CpuClock(1).between((1.0, 10.0), (1.5, 12.0)) == (0.5, 2.0)
-    assert CpuClock(2).between((1.0, 10.0), (1.5, 12.0)) == (2.0,)
+def test_a_piece_is_told_by_the_clocks_names(monkeypatch):
+    thread_s, wall_s = iter([1.0, 1.5] * 2), iter([10.0, 12.0] * 2)
+    monkeypatch.setattr(time, "thread_time", lambda: next(thread_s))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(wall_s))
+    for threads, expected in ((1, (0.5, 2.0)), (2, (2.0,))):
+        clock = CpuClock(threads)
+        piece = clock.end(clock.start("forward"))
+        clock.finish()
+        assert clock.seconds(piece) == expected
+
+
+def test_whole_is_by_the_clock_that_counts(monkeypatch):
+    thread_s, wall_s = iter([1.0, 1.5] * 2), iter([10.0, 12.0] * 2)
+    monkeypatch.setattr(time, "thread_time", lambda: next(thread_s))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(wall_s))
+    ran = []
+    assert CpuClock(1).whole_s(lambda: ran.append(1)) == 0.5
+    assert CpuClock(2).whole_s(lambda: ran.append(1)) == 2.0
+    assert ran == [1, 1]
+
+
+def test_a_device_has_two_clocks_and_a_cpu_one():
+    assert (CudaClock.names, CudaClock.two) == (("cuda-kernel", "host"), True)
+    assert isinstance(clock_for("cuda", 1), CudaClock)
+    assert not clock_for("cpu", 1).two

@@ -117,10 +117,11 @@ def test_batch_dimension_is_found_where_it_is_merged():
 
 
 def test_edge_without_batch_dimension():
+    """The mask is made before the first layer is called, and so by it."""
     tokens = torch.randint(0, 7, (2, 5))
     mask = [tensor for tensor in quick(models.Tied(), tokens).tensors if tensor.dtype == "bool"]
     assert [(tensor.producer, tensor.consumers, tensor.batch_dim) for tensor in mask] == [
-        ("blocks.0", ("blocks.1",), None)
+        ("embed", ("blocks.0", "blocks.1"), None)
     ]
     assert not mask[0].needs_gradient
 
@@ -199,14 +200,12 @@ def test_model_that_fails_when_it_runs():
     class Fails(nn.Module):
         def __init__(self):
             super().__init__()
-            self.fc, self.calls = nn.Linear(4, 4), 0
+            self.fc = nn.Linear(4, 4)
 
         def forward(self, x):
-            if not torch.compiler.is_compiling():
-                raise RuntimeError("out of memory\nin many lines")
-            return self.fc(x)
+            raise RuntimeError("out of memory\nin many lines")
 
-    with pytest.raises(MpsimError, match="at micro-batch 2, tp=1 failed on cpu: RuntimeError: out of memory;"):
+    with pytest.raises(MpsimError, match="at micro-batch 2, tp=1 failed on cpu: RuntimeError: out of memory"):
         quick(Fails(), torch.rand(2, 4))
 
 
@@ -225,7 +224,7 @@ def test_model_that_is_none_of_the_three():
         quick(3)
 
 
-def test_forward_that_differs_under_export_is_refused():
+def test_forward_that_differs_under_export_is_traced_as_it_runs():
     class Sly(nn.Module):
         def __init__(self):
             super().__init__()
@@ -233,10 +232,10 @@ def test_forward_that_differs_under_export_is_refused():
 
         def forward(self, x):
             y = self.fc(x)
-            return y * 2 + 1 if torch.compiler.is_compiling() else y
+            return y[:, :2] if torch.compiler.is_compiling() else y
 
-    with pytest.raises(MpsimError, match="takes another path when exported"):
-        quick(Sly(), torch.rand(2, 4))
+    outputs = [tensor.shape for tensor in quick(Sly(), torch.rand(2, 4)).tensors if tensor.role == "output"]
+    assert outputs == [(2, 4)]
 
 
 def test_too_large_for_the_device(monkeypatch):
