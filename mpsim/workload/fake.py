@@ -120,7 +120,7 @@ def shape_point(source: Source, microbatch: int, like: Point) -> Point:
     example.model.train()
     step = step_of(example, backward=False)
     calls = [Call(n, p, example.model.get_submodule(p)) for n, p in zip(like.names, like.paths, strict=True)]
-    with fake_mode_of(example), without_logs():
+    with fake_mode_of(example), without_logs(), torch.no_grad():
         parameters, buffers = dict(example.model.named_parameters()), dict(example.model.named_buffers())
         account = Account(len(calls), parameters, buffers, feeds_of(example))
         with account:

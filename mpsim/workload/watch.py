@@ -378,7 +378,7 @@ def _earlier() -> int:
     frame = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        if code.co_name == "forward" and code.co_argcount:
+        if code.co_name == "forward" and code.co_argcount and code.co_varnames[0] != "self":  # that is a module's
             context = frame.f_locals.get(code.co_varnames[0])
             if isinstance(context, torch.autograd.function.BackwardCFunction):
                 first = context._sequence_nr()
