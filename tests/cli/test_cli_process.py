@@ -104,6 +104,7 @@ def test_ctrl_c_elsewhere_is_one_line(tmp_path) -> None:
     words = [sys.executable, "-m", "mpsim", "simulate", HAND, RING, "--pp", "4", "--trials", "1000000", "-o", "r.json"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)
     while processor_s(process.pid) < 1.5:  # Long after start, long before a million trials are over.
+        assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     try:
