@@ -21,8 +21,9 @@ HEAD = """# Traces: the sum of layers against the whole step
 
 Made by `python benchmarks/traces.py -o docs/traces.md` from the files in `workloads/`. Both sides were measured in the
 run that made the trace, one after the other in each repetition, by the clock named: the plain step, which nobody
-watches, and the watched one, whose layers' stretches add up. The ratio is the median over repetitions, with the smallest and the
-largest in brackets. A layer sum that is not the whole step is an error that every prediction from that trace carries.
+watches, and the watched one, whose layers' stretches add up. The ratio is the median over repetitions, with the smallest
+and the largest in brackets. A layer sum that is not the whole step is an error that every prediction from that trace
+carries.
 
 | workload | device | clock | micro-batch | tp | whole step | sum of layers / whole step |
 |---|---|---|---|---|---|---|
@@ -55,8 +56,8 @@ BEFORE = """
 
 The same models and sizes as traced by the tracer of version 0.1 (an exported graph, run unit by unit), on the same kind
 of machine on another day. *Step* is the plain step, which knows no tracer: how much the machine differs. *Layers*: the
-median over layers of (forward + backward) now over then, divided by the step's, and the layer furthest off. *Update*:
-the optimizer's, summed over layers, likewise. *Kept*: bytes for backward, summed.
+median over layers of (forward + backward) now over then, divided by the step's, and of those that take 2 % of the step
+or more the one furthest off. *Update*: the optimizer's, summed over layers, likewise. *Kept*: bytes for backward, summed.
 
 | workload | micro-batch | tp | step, now / then | layers | furthest off | update | kept |
 |---|---|---|---|---|---|---|---|
@@ -76,7 +77,7 @@ def beside(workload: Workload, check: StepCheck, before: Workload) -> str | None
     if then is None:
         return None
     step = median(check.whole_s) / median(then.whole_s)
-    ratios, updates, kept = {}, [0.0, 0.0], [0, 0]
+    ratios, large, updates, kept = {}, [], [0.0, 0.0], [0, 0]
     for layer in workload.layers:
         costs = [
             next(c for c in one.costs if (c.microbatch, c.tensor_parallel) == key)
@@ -84,10 +85,12 @@ def beside(workload: Workload, check: StepCheck, before: Workload) -> str | None
         ]
         now_s, then_s = map(passes_s, costs)
         ratios[layer.name] = now_s / then_s / step
+        if now_s > 0.02 * median(check.whole_s):
+            large.append(layer.name)
         for i, cost in enumerate(costs):
             updates[i] += median(cost.samples.optimizer_s)
             kept[i] += cost.saved_bytes
-    furthest = max(ratios, key=lambda name: abs(ratios[name] - 1))
+    furthest = max(large, key=lambda name: abs(ratios[name] - 1))
     same = "the same" if kept[0] == kept[1] else f"{kept[0] / kept[1]:.4f}"
     return (
         f"| {workload.name} | {key[0]} | {key[1]} | {step:.3f} | {median(ratios.values()):.3f} |"
