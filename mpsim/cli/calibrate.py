@@ -40,7 +40,9 @@ def calibrate(logs: tuple[str, ...], topology: str, as_json: bool, output: str, 
       all_reduce_perf -b 1K -e 1G -f 2 -g 8 > all_reduce_perf.log
       mpsim calibrate all_reduce_perf.log --topology switch:8,link=nvlink4 -o node.json
       mpsim simulate --collectives 64MiB node.json --algorithm auto
-      mpsim calibrate --compute gpt2.a100.json --step "350 ms" --plan plan.json --topology dgx_a100 -o node.json
+      mpsim trace gpt2 --analytical A100-SXM4-80GB --batch 1,2,4,8 -o gpt2.a100.json
+      mpsim simulate gpt2.a100.json dgx_a100 --dp 8 --batch 64 --save-plan plan.json
+      mpsim calibrate --compute gpt2.a100.json --step "65 ms" --plan plan.json --topology dgx_a100 -o node.json
     """
     check_kept([output], tuple(filter(None, (*logs, topology, given["compute"], given["plan"]))))
     if given["compute"]:

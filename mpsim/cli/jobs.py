@@ -36,9 +36,9 @@ def jobs(topology: str, names: tuple[str, ...], steps: int, as_json: bool, **giv
     gets the first devices that are free. Each job begins its next step when the last is over.
 
     \b
-      mpsim simulate gpt2.json cluster.json --dp 4 --place 0,2,4,6 --save-plan a.json
-      mpsim simulate bert.json cluster.json --dp 4 --place 1,3,5,7 --save-plan b.json
-      mpsim jobs cluster.json gpt2.json=a.json bert.json=b.json
+      mpsim simulate workloads/gpt2.cpu.json ring:8,link=eth_1g --dp 4 --place 0,2,4,6 --save-plan a.json
+      mpsim simulate workloads/bert-base.cpu.json ring:8,link=eth_1g --dp 4 --place 1,3,5,7 --save-plan b.json
+      mpsim jobs ring:8,link=eth_1g workloads/gpt2.cpu.json=a.json workloads/bert-base.cpu.json=b.json
     """
     found = simulate_jobs(_read(names), parse_topology(topology), steps=steps, **given)
     if as_json:

@@ -53,14 +53,14 @@ def simulate(inputs: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Predict one way of splitting WORKLOAD over TOPOLOGY.
 
     WORKLOAD is a file that mpsim trace wrote; TOPOLOGY a file, or a builder such as
-    switch:8,link=nvlink4,device=H100-SXM5-80GB. Devices of another type than the traced one need --rescale, --speed
+    switch:8,link=nvlink4,device=H200-SXM-141GB. Devices of another type than the traced one need --rescale, --speed
     or --costs; those without a type are taken to be like it. With --collectives there is no workload, and TOPOLOGY
     may be left out.
 
     \b
       mpsim simulate mlp.json switch:8,link=eth_10g,memory=4GiB --pp 4 --microbatches 8
-      mpsim simulate gpt2.h100.json dgx_h100:2 --dp 4 --tp 4 --batch 64
-      mpsim simulate gpt2.a100.json dgx_h100:2 --dp 4 --tp 4 --batch 64 --rescale roofline
+      mpsim simulate workloads/gpt2.h200.json dgx_h200:2 --dp 8 --tp 2 --batch 64 --runtime torch-nccl
+      mpsim simulate workloads/gpt2.h200.json dgx_h100:2 --dp 8 --tp 2 --batch 64 --rescale roofline
       mpsim simulate --collectives 2600,33024,131584,803840 --algorithm ring --devices 4 --trials 8
     """
     check_apart(given, *OUTPUTS, inputs=inputs)

@@ -55,7 +55,7 @@ def sweep(workload: str, topology: str, as_json: bool, **given: Any) -> None:
 
     \b
       mpsim sweep mlp.json switch:8,link=eth_10g,memory=4GiB --batch 8192 -o mlp.csv
-      mpsim sweep gpt2.h100.json dgx_h100 --batch 64 -o gpt2.csv
+      mpsim sweep workloads/gpt2.h200.json dgx_h200 --batch 64 --runtime torch-nccl -o gpt2.csv
       mpsim plot gpt2.csv -o gpt2.png
     """
     if given["output"]:
