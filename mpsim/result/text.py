@@ -75,7 +75,8 @@ def summary(result: Result) -> str:
         " costs were not measured for: extrapolated"
         for count in beyond
     ]
-    blocks += [f"caution: {text}" for text in result.caveats[_MOST_CAVEATS:]] + short_notes(result.notes)
+    blocks += [f"caution: {text}" for text in result.caveats[_MOST_CAVEATS:]]
+    blocks += ["\n".join(short_notes(result.notes))] if result.notes else []
     return "\n\n".join(blocks)
 
 

@@ -56,6 +56,12 @@ _COLUMNS: tuple[tuple[str, bool, Callable[[Row], str]], ...] = (
     ("5-95 % of trials", False, lambda row: _interval(row)),
     ("speedup", False, lambda row: f"{row['speedup']:.2f}x" if row["speedup"] else ""),
     ("communication", False, lambda row: format_percent(row["communication_overhead_fraction"])),
+    # Where a host launches what its device runs: how much of the step the device waits for that.
+    (
+        "launching",
+        False,
+        lambda row: format_percent(row["exposed_launch_fraction"]) if row["launch"] == "eager" else "",
+    ),
     ("bubble", False, lambda row: format_percent(row["bubble_fraction"])),
     ("peak memory", False, lambda row: format_bytes(row["highest_peak_memory_bytes"])),
     ("fits", True, lambda row: {True: "yes", False: "NO", None: "?"}[row["fits"]]),

@@ -42,7 +42,7 @@ class Rounds:
         return self
 
     def __enter__(self) -> Rounds:
-        from tqdm.auto import tqdm
+        from tqdm import tqdm
 
         file = sys.__stderr__ or sys.stderr  # where messages of the model's own are held back, the bar still shows
         shown = self._shown and (file.isatty() or "ipykernel" in sys.modules)
