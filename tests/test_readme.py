@@ -21,7 +21,7 @@ def blocks(language):
 COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("mpsim ")]
 # These run a model, or processes that load torch, or what those have written.
 WITH_TORCH = [line for line in COMMANDS if line.startswith(("mpsim trace", "mpsim emulate")) or "links.json" in line]
-PICTURES = re.findall(r"`(mpsim [^`\n]*vit[^`\n]*)`", README)
+PICTURES = re.findall(r"`(mpsim [^`\n]*gpt2\.(?:h200|csv)[^`\n]*)`", README)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def run(line):
 
 def test_there_is_something_to_run():
     assert len(COMMANDS) >= 8
-    assert len(PICTURES) == 2
+    assert len(PICTURES) == 3
     assert len(WITH_TORCH) == 3
     assert len(blocks("python")) == 2
 
@@ -53,10 +53,12 @@ def test_commands_in_order(folder):
     assert {path.name for path in folder.glob("*.png")} == {"timeline.png", "speedup.png"}
 
 
-def test_the_picture_is_made_as_it_says(folder):
+@pytest.mark.slow
+def test_the_pictures_are_made_as_it_says(folder):
     for line in PICTURES:
         run(line)
-    assert (folder / "speedup.png").stat().st_size > 10_000
+    for name in ("speedup.png", "timeline.png"):
+        assert (folder / name).stat().st_size > 10_000
 
 
 @pytest.mark.slow
@@ -93,4 +95,6 @@ def test_the_demo(folder):
         "sweep.csv",
         "speedup.png",
         "timeline.png",
+        "gpt2.csv",
+        "gpt2-speedup.png",
     }
