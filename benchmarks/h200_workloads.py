@@ -81,7 +81,7 @@ def made(graph: Workload, rows: Sequence[MeasuredRow]) -> Workload:
         notes=(*graph.notes, *NOTES),
         provenance=Provenance(
             made_by="benchmarks/h200_workloads.py",
-            command=f"python benchmarks/h200_workloads.py FOLDER -o workloads/{rows[0].model}.h200.json",
+            command="python benchmarks/h200_workloads.py FOLDER",
             date="2026-11-27",
             machine=graph.provenance.machine or "Linux x86_64, 16 virtual cores with slow launching, NVIDIA H200",
             software=f"python 3.12.3, torch {rows[0].torch}, transformers 5.17.0",
