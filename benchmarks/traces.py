@@ -21,9 +21,9 @@ HEAD = """# Traces: the sum of layers against the whole step
 
 Made by `python benchmarks/traces.py -o docs/traces.md` from the files in `workloads/`. Both sides were measured in the
 run that made the trace, one after the other in each repetition, by the clock named: the plain step, which nobody
-watches, and the watched one, whose layers' stretches add up. The ratio is the median over repetitions, with the smallest
-and the largest in brackets. A layer sum that is not the whole step is an error that every prediction from that trace
-carries.
+watches, and the watched one, whose layers' stretches add up. The ratio is the median over repetitions, with the
+smallest and the largest in brackets. A layer sum that is not the whole step is an error that every prediction from that
+trace carries.
 
 | workload | device | clock | micro-batch | tp | whole step | sum of layers / whole step |
 |---|---|---|---|---|---|---|
@@ -57,7 +57,7 @@ BEFORE = """
 The same models and sizes as traced by the tracer of version 0.1 (an exported graph, run unit by unit), on the same kind
 of machine on another day. *Step* is the plain step, which knows no tracer: how much the machine differs. *Layers*: the
 median over layers of (forward + backward) now over then, divided by the step's, and of those that take 2 % of the step
-or more the one furthest off. *Update*: the optimizer's, summed over layers, likewise. *Kept*: bytes for backward, summed.
+or more the one furthest off. *Update*: the optimizer's, over all layers, likewise. *Kept*: bytes for backward.
 
 | workload | micro-batch | tp | step, now / then | layers | furthest off | update | kept |
 |---|---|---|---|---|---|---|---|

@@ -38,7 +38,8 @@ class StepCheck:
     microbatch, tensor_parallel : int
         Which point of the trace.
     whole_s : tuple of float
-        The plain step, unwatched: forward, loss, backward and optimizer. One entry a repetition (interleaved).
+        The plain step, unwatched: forward, loss, backward and optimizer; on a GPU among steps that follow one
+        another. One entry a repetition (interleaved).
     layers_s : tuple of float
         The sum of the layers; where there are two clocks, the step that the two make.
     differences : tuple of str
