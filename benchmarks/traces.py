@@ -23,8 +23,8 @@ Made by `python benchmarks/traces.py -o docs/traces.md` from the files in `workl
 run that made the trace, one after the other in each repetition, by the clock named: the plain step, which nobody
 watches, and the watched one, whose layers' stretches add up. The ratio is the median over repetitions, with the
 smallest and the largest in brackets. A layer sum that is not the whole step is an error that every prediction from that
-trace carries. The workloads of the H200 were made from recorded units and steps (`workloads/README.md`): their sum is the
-step that the two clocks make.
+trace carries. The workloads of the H200 were made from recorded units and steps (`workloads/README.md`): their sum is
+the step that the two clocks make.
 
 | workload | device | clock | micro-batch | tp | whole step | sum of layers / whole step |
 |---|---|---|---|---|---|---|
