@@ -21,9 +21,10 @@ HEAD = """# Traces: the sum of layers against the whole step
 
 Made by `python benchmarks/traces.py -o docs/traces.md` from the files in `workloads/`. Both sides were measured in the
 run that made the trace, one after the other in each repetition, by the clock named: the plain step, which nobody
-watches, and the watched one, whose layers' stretches add up. The ratio is the median over repetitions, with the smallest
-and the largest in brackets. A layer sum that is not the whole step is an error that every prediction from that trace
-carries.
+watches, and the watched one, whose layers' stretches add up. The ratio is the median over repetitions, with the
+smallest and the largest in brackets. A layer sum that is not the whole step is an error that every prediction from that
+trace carries. The workloads of the H200 were made from recorded units and steps (`workloads/README.md`): their sum is
+the step that the two clocks make.
 
 | workload | device | clock | micro-batch | tp | whole step | sum of layers / whole step |
 |---|---|---|---|---|---|---|
@@ -40,14 +41,18 @@ def row(workload: Workload, check: StepCheck) -> str:
 
 
 def verdict(workloads: list[Workload]) -> str:
-    """Return what the table shows, in a sentence for each side of 5 %."""
-    checks = [(w.name, check) for w in workloads for check in w.checks]
+    """Return what the table shows, in a sentence for each clock."""
+    return "".join("\n" + _of_clock(clock, workloads) for clock in dict.fromkeys(w.clock for w in workloads))
+
+
+def _of_clock(clock: str, workloads: list[Workload]) -> str:
+    checks = [(w.name, check) for w in workloads if w.clock == clock for check in w.checks]
     off = [
         f"{name} at {c.microbatch}, tp {c.tensor_parallel} ({c.ratio - 1:+.1%})"
         for name, c in checks
         if abs(c.ratio - 1) > 0.05
     ]
-    within = f"\n{len(checks) - len(off)} of {len(checks)} points lie within 5 %"
+    within = f"Clock {clock}: {len(checks) - len(off)} of {len(checks)} points lie within 5 %"
     return within + (f"; beyond it: {', '.join(off)}.\n" if off else ".\n")
 
 
@@ -57,7 +62,7 @@ BEFORE = """
 The same models and sizes as traced by the tracer of version 0.1 (an exported graph, run unit by unit), on the same kind
 of machine on another day. *Step* is the plain step, which knows no tracer: how much the machine differs. *Layers*: the
 median over layers of (forward + backward) now over then, divided by the step's, and of those that take 2 % of the step
-or more the one furthest off. *Update*: the optimizer's, summed over layers, likewise. *Kept*: bytes for backward, summed.
+or more the one furthest off. *Update*: the optimizer's, over all layers, likewise. *Kept*: bytes for backward.
 
 | workload | micro-batch | tp | step, now / then | layers | furthest off | update | kept |
 |---|---|---|---|---|---|---|---|

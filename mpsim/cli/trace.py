@@ -19,8 +19,8 @@ from mpsim.cli.types import NUMBERS
 from mpsim.errors import MpsimError
 
 if TYPE_CHECKING:
+    from mpsim.workload.device_spec import DeviceSpec
     from mpsim.workload.model import Workload
-    from mpsim.workload.roofline import DeviceSpec
 
 __all__ = ["trace"]
 
@@ -93,6 +93,9 @@ def trace(model: str | None, only_list: bool, as_json: bool, **given: Any) -> No
         from mpsim.workload.show import show_workload
 
         click.echo(show_workload(workload))
+    if missing := len(set(given["batch"] or (0,))) * len(set(given["tensor"])) - len(workload.layers[0].costs):
+        tell(f"mpsim: error: interrupted: {missing} points are missing; those that are whole are in {path}")
+        raise click.exceptions.Exit(130)
 
 
 def _list(as_json: bool) -> None:

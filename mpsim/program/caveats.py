@@ -18,7 +18,7 @@ from mpsim.workload.trust import check_trust, doubts, in_words
 if TYPE_CHECKING:
     from mpsim.program.lower import Lowering
 
-__all__ = ["borrowed", "caveats", "check_point", "scalings"]
+__all__ = ["borrowed", "caveats", "check_point", "measured_on", "scalings"]
 
 
 def used(lowering: Lowering) -> list[Workload]:
@@ -26,6 +26,11 @@ def used(lowering: Lowering) -> list[Workload]:
     types = dict.fromkeys(lowering.topology.devices[device].type for device in lowering.place)
     found = {id(one): one for one in map(lowering.costs.workload_of, types)}
     return list(found.values())
+
+
+def measured_on(lowering: Lowering) -> str:
+    """Return the devices that the costs which a plan uses were measured on."""
+    return ", ".join(dict.fromkeys(one.device for one in used(lowering)))
 
 
 def scalings(lowering: Lowering) -> tuple[Scaling, ...]:

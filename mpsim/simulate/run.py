@@ -11,7 +11,7 @@ from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
 from mpsim.plan.model import Plan, check_size
 from mpsim.program.account import account_devices, account_traffic, spans_of
-from mpsim.program.caveats import borrowed, caveats, check_point, scalings
+from mpsim.program.caveats import borrowed, caveats, check_point, measured_on, scalings
 from mpsim.program.devices import scaled_by_type
 from mpsim.program.draws import Draw, Seed, Variability, seed_of
 from mpsim.program.lower import lower
@@ -142,7 +142,7 @@ def simulate(
             runtime=plan.runtime,
             baseline=name,
             fidelity=lowering.fidelity.value,
-            measured_on=workload.device,
+            measured_on=measured_on(lowering),
             launch="eager" if lowering.launches else plan.launch,
             caveats=caveats(lowering),
             notes=lowering.costs.remarks(topology.devices[device] for device in lowering.place),

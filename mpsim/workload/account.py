@@ -9,7 +9,7 @@ keeps it first.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -19,6 +19,7 @@ from torch.nn import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
 from mpsim.workload.example import output_tensors
+from mpsim.workload.operators import tensors_of, written_by
 from mpsim.workload.watch import BACKWARD, FORWARD, Graph
 
 __all__ = ["Account", "LayerAccount", "Value", "memory_of", "norm"]
@@ -235,13 +236,13 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
         if self._phase != FORWARD:
             result = func(*args, **kwargs)
             if self._phase == BACKWARD:
-                for tensor in _tensors(result):
+                for tensor in tensors_of(result):
                     for part in _parts(tensor):
                         self._allocated(part)
             return result
-        given = list(_tensors(args)) + (list(_tensors(kwargs)) if kwargs else [])
+        given = list(tensors_of(args)) + (list(tensors_of(kwargs)) if kwargs else [])
         name = _name(func)
-        written = _written(func, args, kwargs) if getattr(func, "_schema", None) else []
+        written = written_by(func, args, kwargs)
         keeps_state = any(self._state.names(tensor) for tensor in written)
         if not name.endswith(_SHAPE_ONLY):
             for tensor in given:
@@ -252,7 +253,7 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
             for part in _parts(tensor):
                 self._wrote(part, name)
         sources = self._sources(func, given)
-        for tensor in _tensors(result):
+        for tensor in tensors_of(result):
             for part in _parts(tensor):
                 self._made(part, name, sources)
         return result
@@ -421,17 +422,6 @@ class _Memory:
         return sum(p.grad.nbytes for p in self.parameters.values() if p.grad is not None and not p.grad.is_sparse)
 
 
-def _tensors(item: Any) -> Iterator[Any]:
-    if isinstance(item, torch.Tensor):
-        yield item
-    elif isinstance(item, tuple | list):
-        for one in item:
-            yield from _tensors(one)
-    elif isinstance(item, dict):
-        for one in item.values():
-            yield from _tensors(one)
-
-
 def _parts(tensor: Any) -> list[Any]:
     """Return the tensors that one wraps, such as the values and offsets of a nested one; else itself."""
     if not is_traceable_wrapper_subclass(tensor) or _is_fake(tensor):
@@ -496,18 +486,3 @@ def _is_fake(tensor: Any) -> bool:
 def _name(func: Any) -> str:
     schema = getattr(func, "_schema", None)
     return schema.name.partition("::")[2] if schema is not None else str(getattr(func, "__name__", func))
-
-
-@cache
-def _writes(func: Any) -> tuple[tuple[int, str], ...]:
-    """Return the position and name of each argument that an operation writes into."""
-    return tuple(
-        (i, argument.name)
-        for i, argument in enumerate(func._schema.arguments)
-        if argument.alias_info is not None and argument.alias_info.is_write
-    )
-
-
-def _written(func: Any, args: Any, kwargs: Any) -> list[Any]:
-    found = [args[i] if i < len(args) else kwargs.get(name) for i, name in _writes(func)]
-    return [tensor for item in found for tensor in _tensors(item)]

@@ -25,7 +25,7 @@ from mpsim.workload.roofline import DeviceSpec, Roofline
 from mpsim.workload.sharding import sharded
 from mpsim.workload.source import Source
 from mpsim.workload.step import step_of
-from mpsim.workload.update import optimizer_state_bytes, shares
+from mpsim.workload.update import optimizer_state_bytes, shares, updated_bytes
 from mpsim.workload.watch import UPDATE, Graph, Watch, calls_of
 from mpsim.workload.wrappers import unwrapped
 
@@ -60,7 +60,8 @@ def analytical_point(
         The model cannot be built or run on fake tensors, or has no tensor-parallel form where one was asked for.
     """
     example = fake_example(source, microbatch)
-    example = replace(example, model=unwrapped(example.model)[0])
+    model, notes = unwrapped(example.model)
+    example = replace(example, model=model)
     if precision is not None:
         with fake_mode_of(example):
             example = cast(example, replace(precision, compute=watched_dtype(precision)))
@@ -69,7 +70,8 @@ def analytical_point(
         return _costed(local, microbatch, spec, precision, depth, optimizer)
 
     point = costed(example) if ranks == 1 else sharded(example, ranks, costed)
-    point.precision = precision or precision_of(example.model)
+    point.precision = precision or precision_of(example.model, point.compute)
+    point.notes[:0] = notes
     point.optimizer = optimizer
     return point
 
@@ -136,7 +138,8 @@ def _costed(
             Watch(model, calls, _Both(account, stopwatch), inputs=True).run(step)
     roofline.check()
     point = described(calls, account, model, microbatch)
-    _add_times(point, stopwatch.round(), spec, optimizer, parameters)
+    point.compute = roofline.compute
+    _add_times(point, stopwatch.round(), spec, optimizer, parameters, precision.master if precision is not None else "")
     if roofline.uncounted:
         names = ", ".join(sorted(roofline.uncounted)[:5])
         point.notes.append(f"costed by their bytes alone, as their FLOPs cannot be counted: {names}")
@@ -146,10 +149,15 @@ def _costed(
     return point
 
 
-def _add_times(point: Point, one: Round, spec: DeviceSpec, optimizer: str, parameters: dict[str, Any]) -> None:
-    """Give a point its times, an update's by its passes over memory and its kernels, and what the optimizer keeps."""
+def _add_times(
+    point: Point, one: Round, spec: DeviceSpec, optimizer: str, parameters: dict[str, Any], master: str
+) -> None:
+    """Give a point its times, an update's by its passes over memory and its kernels, and what the optimizer keeps.
+
+    Where there is a master copy it is what the optimizer updates, and its state is of that type.
+    """
     owned = [[parameters[name] for name in names if parameters[name].requires_grad] for names in point.owned]
-    sizes = [(len(items), sum(item.nbytes for item in items)) for items in owned]
+    sizes = [(len(items), sum(updated_bytes(item, master) for item in items)) for items in owned]
     point.optimizer_bytes = [optimizer_state_bytes(optimizer, size, tensors) for tensors, size in sizes]
     total = sum(size for _, size in sizes)
     for i, items in enumerate(owned):  # a gradient is added to one that is there: two are read, one is written

@@ -66,11 +66,30 @@ def cast(example: Example, precision: Precision) -> Example:
     done: Done = {}  # a tensor that is both input and target is converted once
     return replace(
         example,
-        model=example.model._apply(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor),
+        model=_converted(example.model, dtype),
         inputs=tuple(map_tensors(change, item, done) for item in example.inputs),
         keywords={name: map_tensors(change, item, done) for name, item in example.keywords.items()},
         target=map_tensors(change, example.target, done),
     )
+
+
+def _converted(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Convert a model's floating-point parameters and buffers.
+
+    Fake parameters PyTorch would swap, which it refuses where anything refers to them weakly: they are made anew.
+    """
+    if not any(hasattr(item, "fake_mode") for item in model.parameters()):
+        return model._apply(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+    made: dict[int, tuple[Any, Any]] = {}  # by identity: two modules may hold one parameter
+    for module in model.modules():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None and tensor.is_floating_point():
+                if id(tensor) not in made:
+                    new = tensor.detach().to(dtype)
+                    as_parameter = isinstance(tensor, nn.Parameter)
+                    made[id(tensor)] = tensor, nn.Parameter(new, tensor.requires_grad) if as_parameter else new
+                setattr(module, name, made[id(tensor)][1])
+    return model
 
 
 @contextlib.contextmanager
@@ -171,15 +190,16 @@ def loss_scale(precision: Precision | None) -> float:
     return _SCALE if precision is not None and precision.name == "fp16-mixed" else 1.0
 
 
-def precision_of(model: nn.Module, optimizer_state_dtype: str | None = None) -> Precision:
+def precision_of(model: nn.Module, compute: str = "") -> Precision:
     """Return the precision of a model as it is: the type in which most bytes of its parameters are.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Computes in the type of its parameters.
-    optimizer_state_dtype : str
-        As the optimizer holds it; by default as the parameters.
+        The model.
+    compute : str
+        The type in which it was seen to do most of its FLOPs, as under an autocast of its own; by default that of its
+        parameters.
 
     Returns
     -------
@@ -188,13 +208,14 @@ def precision_of(model: nn.Module, optimizer_state_dtype: str | None = None) -> 
 
     Examples
     --------
-    >>> precision_of(nn.Linear(2, 1).bfloat16()).name, precision_of(nn.Linear(2, 1).double()).name
-    ('bf16', '')
+    >>> precision_of(nn.Linear(2, 1).bfloat16()).name, precision_of(nn.Linear(2, 1), "bfloat16").name
+    ('bf16', 'bf16-mixed')
     """
     parameters = list(model.parameters())
     dtype = _most(parameters, lambda _: True) or "float32"
     trained = _most(parameters, lambda item: item.requires_grad) or dtype
-    found = Precision(compute=dtype, parameters=dtype, gradients=trained, optimizer=optimizer_state_dtype or trained)
+    computed = compute if "float" in compute else dtype
+    found = Precision(compute=computed, parameters=dtype, gradients=trained, optimizer=trained)
     on_cuda = bool(parameters) and parameters[0].device.type == "cuda"
     narrow = on_cuda and torch.get_float32_matmul_precision() != "highest"
     names = [name for name, known in PRECISIONS.items() if replace(known, name="") == found]

@@ -74,6 +74,11 @@ def _between(low: Cost, high: Cost, microbatch: int) -> Cost:
         raise MpsimError(
             f"micro-batches {low.microbatch} and {high.microbatch} make unlike collectives: trace {microbatch} itself"
         )
+    if (low.host is None) != (high.host is None):
+        raise MpsimError(
+            f"of micro-batches {low.microbatch} and {high.microbatch} only one has host times:"
+            f" trace {microbatch} itself"
+        )
     return Cost(
         microbatch=microbatch,
         tensor_parallel=low.tensor_parallel,

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+import gc
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules import module as modules
 from torch.optim import optimizer as optimizers
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mpsim.errors import MpsimError
+from mpsim.workload.account import memory_of
+from mpsim.workload.operators import tensors_of, written_by
 from mpsim.workload.state import Restore, generators_kept
 from mpsim.workload.step import Step
 
@@ -22,7 +29,11 @@ __all__ = ["discovered"]
 
 @contextlib.contextmanager
 def discovered(step: Callable[[Any], Any], batch: Any) -> Iterator[Step]:
-    """Run a step once to find what it trains, and yield it; afterwards models and optimizers are as before.
+    """Run a step once to find what it trains, and yield it; afterwards all that PyTorch knows of is as before.
+
+    That is models and optimizers, schedules of learning rates, gradient scalers, and whatever other tensors the step
+    writes into, such as a moving average of the model. What it keeps in plain Python (a counter, a list of losses) has
+    gone on.
 
     Parameters
     ----------
@@ -59,7 +70,14 @@ def discovered(step: Callable[[Any], Any], batch: Any) -> Iterator[Step]:
             found.restore()
             if not found.roots:
                 raise MpsimError("the step calls no module with parameters: there is no layer to place")
-            yield Step(_one(found.roots), lambda: _discard(step(batch)), _together(found.optimizers), own=True)
+            yield Step(
+                _one(found.roots),
+                lambda: _discard(step(batch)),
+                _together(found.optimizers),
+                own=True,
+                updates="+".join(dict.fromkeys(type(one).__name__.lower() for one in found.optimizers)),
+                steady=found.steering.restore,
+            )
         finally:
             found.restore()
 
@@ -78,6 +96,8 @@ class _Found:
         self._before: list[Restore] = []
         self._gradients: list[tuple[Any, Any, Any]] = []
         self._states: list[Any] = []
+        self.steering = _Steering()
+        self._others = _Written()
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -87,7 +107,8 @@ class _Found:
             optimizers.register_optimizer_step_pre_hook(self._updates),
         ]
         try:
-            yield
+            with self._others:
+                yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -101,6 +122,8 @@ class _Found:
                 gradient.copy_(value)
         for optimizer, state in zip(self.optimizers, self._states, strict=True):
             optimizer.load_state_dict(copy.deepcopy(state))
+        self.steering.restore()
+        self._others.restore()
 
     def _enter(self, module: nn.Module, inputs: Any) -> None:
         self._depth += 1
@@ -110,6 +133,7 @@ class _Found:
         inside = {id(one) for one in module.modules()}
         self.roots = [root for root in self.roots if id(root) not in inside] + [module]
         self._before.append(Restore(module, self._feeds))
+        self._others.leave((*module.parameters(), *module.buffers(), *self._feeds))
         for parameter in module.parameters():
             gradient = parameter.grad
             self._gradients.append((parameter, gradient, None if gradient is None else gradient.clone()))
@@ -121,6 +145,59 @@ class _Found:
         if not any(optimizer is one for one in self.optimizers):
             self.optimizers.append(optimizer)
             self._states.append(copy.deepcopy(optimizer.state_dict()))
+            self._others.leave(tensors_of([list(state.values()) for state in optimizer.state.values()]))
+
+
+class _Steering:
+    """What steers optimizers from step to step, all there are: schedules of learning rates, gradient scalers."""
+
+    def __init__(self) -> None:
+        kinds = (LRScheduler, torch.amp.GradScaler)
+        found = [one for one in gc.get_objects() if issubclass(type(one), kinds)]
+        self._states = [(one, copy.deepcopy(one.state_dict())) for one in found]
+
+    def restore(self) -> None:
+        for one, state in self._states:
+            one.load_state_dict(copy.deepcopy(state))
+
+
+class _Written(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
+    """Keeps what stood in each tensor from before that is written into, to put it back."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before: dict[int, tuple[Any, Any]] = {}
+        self._left = set[int]()  # memory that somebody else puts back
+        self._made: dict[int, Any] = {}  # memory that the step itself takes, until it is freed
+
+    def leave(self, tensors: Iterable[Any]) -> None:
+        """Somebody else puts these back."""
+        self._left.update(storage._cdata for tensor in tensors for storage in memory_of(tensor))
+
+    def restore(self) -> None:
+        for storage, value in self._before.values():
+            storage.copy_(value)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        for storage in _storages(written_by(func, args, kwargs)):
+            if not any(storage._cdata in known for known in (self._left, self._made, self._before)):
+                self._before[storage._cdata] = storage, storage.clone()
+        given = {storage._cdata for storage in _storages((args, kwargs))}
+        result = func(*args, **kwargs)
+        for storage in _storages(result):
+            if storage._cdata not in given and storage._cdata not in self._made:
+                self._made[storage._cdata] = weakref.ref(storage, partial(self._freed, storage._cdata))
+        return result
+
+    def _freed(self, number: int, _: Any) -> None:
+        self._made.pop(number, None)
+
+
+def _storages(tree: Any) -> Iterator[Any]:
+    return (storage for tensor in tensors_of(tree) for storage in memory_of(tensor))
 
 
 def _one(roots: list[nn.Module]) -> nn.Module:

@@ -53,10 +53,10 @@ class Round:
 
 
 def two_clock_step(parts: Sequence[tuple[float, float]]) -> float:
-    """Return what pieces of work take from a standing start whose kernels take (device) and are launched in (host).
+    """Return what a step takes, among steps that follow one another, of pieces that take (device, host) seconds.
 
-    The host launches one piece after the other; a piece's kernels start when the first of them is launched and the
-    device has done those before, and end no sooner than the last is launched.
+    The host launches one piece after the other and runs ahead of the device; a piece's kernels start when the first of
+    them is launched and the device has done those before, and end no sooner than the last is launched.
 
     Examples
     --------
@@ -64,10 +64,13 @@ def two_clock_step(parts: Sequence[tuple[float, float]]) -> float:
     (4.0, 4.0)
     """
     host = device = 0.0
-    for device_s, host_s in parts:
-        device = max(max(device, host) + device_s, host + host_s)
-        host += host_s
-    return device
+    ends = []
+    for _ in range(3):
+        for device_s, host_s in parts:
+            device = max(max(device, host) + device_s, host + host_s)
+            host += host_s
+        ends.append(device)
+    return ends[-1] - ends[-2]
 
 
 class Stopwatch:

@@ -38,7 +38,8 @@ class StepCheck:
     microbatch, tensor_parallel : int
         Which point of the trace.
     whole_s : tuple of float
-        The plain step, unwatched: forward, loss, backward and optimizer. One entry a repetition (interleaved).
+        The plain step, unwatched: forward, loss, backward and optimizer; on a GPU among steps that follow one
+        another. One entry a repetition (interleaved).
     layers_s : tuple of float
         The sum of the layers; where there are two clocks, the step that the two make.
     differences : tuple of str
@@ -174,6 +175,7 @@ class Workload:
             raise MpsimError(f"workload {self.name!r} has two tensors of one name")
         for tensor in self.tensors:
             _check_edges(tensor, position)
+        _check_clocks(self)
 
     @classmethod
     def chain(
@@ -231,3 +233,18 @@ def _check_edges(tensor: Tensor, position: dict[str, int]) -> None:
             raise MpsimError(
                 f"tensor {tensor.name!r} is read by {consumer!r} before {tensor.producer!r} makes it: order the layers"
             )
+
+
+def _check_clocks(workload: Workload) -> None:
+    """Refuse a point at which some layers say what launching takes: of the others it would count as nothing."""
+    found: dict[tuple[int, int], tuple[str, bool]] = {}
+    for layer in workload.layers:
+        for cost in layer.costs:
+            point = (cost.microbatch, cost.tensor_parallel)
+            name, with_host = found.setdefault(point, (layer.name, cost.host is not None))
+            if with_host != (cost.host is not None):
+                one, other = (name, layer.name) if with_host else (layer.name, name)
+                raise MpsimError(
+                    f"workload {workload.name!r} at micro-batch {point[0]}, tp={point[1]}: layer {one!r} has host"
+                    f" times, layer {other!r} has none: give all of them two clocks, or none"
+                )

@@ -6,13 +6,14 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 
 from mpsim.workload.flops import Count, formula
 
-__all__ = ["Operator", "learn", "moved_bytes", "tensors_of"]
+__all__ = ["Operator", "learn", "moved_bytes", "tensors_of", "written_by"]
 
 # Namespaces whose operators make no kernel, or a collective's, which is no layer's.
 _SILENT = {"prim", "profiler", "c10d", "_c10d_functional", "c10d_functional", "_dtensor"}
@@ -134,6 +135,33 @@ def tensors_of(value: Any) -> Iterator[Any]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from tensors_of(item)
+    elif isinstance(value, dict):
+        yield from tensors_of(list(value.values()))
+
+
+@cache
+def _writes(func: Any) -> tuple[tuple[int, str], ...]:
+    """Return the position and name of each argument that an operation writes into."""
+    return tuple(
+        (i, argument.name)
+        for i, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
+
+
+def written_by(func: Any, args: Any, kwargs: Any) -> list[Any]:
+    """Return the tensors that an operation writes into.
+
+    Examples
+    --------
+    >>> x, y = torch.ones(2), torch.zeros(2)
+    >>> [one is x for one in written_by(torch.ops.aten.add_.Tensor, (x, y), {})]
+    [True]
+    """
+    if not getattr(func, "_schema", None):
+        return []
+    found = [args[i] if i < len(args) else kwargs.get(name) for i, name in _writes(func)]
+    return [tensor for item in found for tensor in tensors_of(item)]
 
 
 def _bytes(value: Any) -> int:

@@ -54,6 +54,8 @@ class Point:
         Times by the clock that counts, of the thread that launches, by the wall clock; the latter two may be empty.
     optimizer_bytes : list of int
         What the optimizer keeps, for each layer.
+    compute : str
+        The type in which most FLOPs are done; empty if there are none.
 
     Examples
     --------
@@ -80,6 +82,7 @@ class Point:
     collectives: list[list[ShardCollective]] = field(default_factory=list)
     fidelity: Fidelity = Fidelity.MEASURED
     precision: Precision = Precision()
+    compute: str = ""
     device: str = "given"
     clock: str = "given"
     optimizer: str = ""
@@ -189,9 +192,15 @@ def measured_point(
             _drop_gradients(model)
         calls, plain = _plain(step, depth)
         restore()
-        account = _accounted(step, calls, feeds)
+        account, compute = _accounted(step, calls, feeds)
         restore()
         point = described(calls, account, model, microbatch)
+        point.compute = compute
+        if step.own and step.optimizer is None:
+            point.notes.append(
+                "no optimizer of PyTorch's ran in the step: none of its state is counted, and its update is whatever"
+                " ran after backward"
+            )
         parameters = dict(model.named_parameters())
         trained = [parameters[name] for names in point.owned for name in names if parameters[name].requires_grad]
         if not step.own and trained:
@@ -205,6 +214,8 @@ def measured_point(
 
         def again() -> None:
             restore.again()
+            step.steady()
+            _drop_gradients(model)  # that a step left: its backward makes new ones
             from_one_seed()
 
         again()
@@ -215,7 +226,7 @@ def measured_point(
         )  # fmt: skip
         _times(point, rounds, step, optimizer, clock, inputs)
         point.clock = clock.names[0]
-        point.optimizer = type(step.optimizer).__name__.lower() if step.own else optimizer
+        point.optimizer = step.updates if step.own else optimizer
         point.check = StepCheck(
             microbatch=microbatch,
             whole_s=tuple(_digits(one.whole_s) for one in rounds),
@@ -239,6 +250,7 @@ def _is_lazy(model: nn.Module) -> bool:
 def _plain(step: Step, depth: int | str) -> tuple[tuple[Call, ...], PlainStep]:
     """Run a plain step: it tells the layers, and judges."""
     model = step.model
+    step.steady()
     from_one_seed()
     with _causes(), judging(dict(model.named_parameters()), dict(model.named_buffers())) as plain:
         calls = calls_of(model, step, depth)
@@ -250,15 +262,17 @@ def _plain(step: Step, depth: int | str) -> tuple[tuple[Call, ...], PlainStep]:
     return calls, plain
 
 
-def _accounted(step: Step, calls: Sequence[Call], feeds: Mapping[str, Any]) -> Account:
+def _accounted(step: Step, calls: Sequence[Call], feeds: Mapping[str, Any]) -> tuple[Account, str]:
+    """Return an account of a step, and the type in which it does most of its FLOPs."""
     model, counter = step.model, Roofline()
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
     account = Account(len(calls), parameters, buffers, feeds, lambda: counter.flops)
+    step.steady()
     from_one_seed()
     with _causes(), account, counter:
         Watch(model, calls, account).run(step)
     _drop_gradients(model)
-    return account
+    return account, counter.compute
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ and the making of eight- and four-bit operands are not modelled.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -39,6 +40,7 @@ class _Charge:
     seconds: float
     uncounted: str  # what to call it where FLOPs should be counted and are not
     unpriced: int  # FLOPs in a dtype without a peak
+    dtype: str  # in which it computes
 
 
 class Roofline(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
@@ -77,11 +79,17 @@ class Roofline(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped her
         self.spec = spec
         self.seconds = 0.0
         self.flops = 0
+        self._flops_in: Counter[str] = Counter()
         self.kernels = 0
         self.uncounted: dict[str, int] = {}
         self._unpriced = 0
         self._operators: dict[Any, Operator] = {}
         self._charges: dict[Any, _Charge] = {}
+
+    @property
+    def compute(self) -> str:
+        """The type in which most of the FLOPs are done; empty if there are none."""
+        return max(self._flops_in, key=self._flops_in.__getitem__, default="")
 
     def check(self) -> None:
         """Refuse costs of which more than a hundredth of the FLOPs are in a dtype whose peak the device lacks.
@@ -149,6 +157,8 @@ class Roofline(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped her
                 self._charges[key] = charge
         self.seconds += charge.seconds
         self.flops += charge.flops
+        if charge.flops:
+            self._flops_in[charge.dtype] += charge.flops
         self.kernels += 1
         if charge.uncounted:
             self.uncounted[charge.uncounted] = self.uncounted.get(charge.uncounted, 0) + 1
@@ -161,9 +171,9 @@ class Roofline(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped her
                 flops = operator.count(args, kwargs, result)
             except Exception:  # whatever a formula meets that it was not written for
                 uncounted = operator.name
+        dtype = found = _dtype(args, kwargs)
         if self.spec is None:
-            return _Charge(flops, 0.0, uncounted, 0)
-        dtype = _dtype(args, kwargs)
+            return _Charge(flops, 0.0, uncounted, 0, dtype)
         work = 4 * flops if dtype in _COMPLEX else flops  # a complex product is four real ones, counted as one
         dtype = _COMPLEX.get(dtype, dtype)
         if operator.word in _LINEAR and dtype in _HALF and self.spec.linear_dtype:
@@ -175,7 +185,7 @@ class Roofline(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped her
             moved = moved_bytes(operator, args, kwargs, result)
         except Exception:  # sizes that depend on values that are not there
             moved, uncounted = 0, uncounted or operator.name
-        return _Charge(flops, self.spec.seconds(work, moved, dtype), uncounted, unpriced)
+        return _Charge(flops, self.spec.seconds(work, moved, dtype), uncounted, unpriced, found)
 
 
 @cache

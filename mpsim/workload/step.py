@@ -28,12 +28,18 @@ class Step:
         Updates the parameters at the end of `run`; None: `run` does that by itself, or nothing is trained.
     own : bool
         Whether the step is its user's own.
+    updates : str
+        Names of a user's own optimizers.
+    steady : callable
+        Puts back what steers a step, such as a schedule, so that the next one is like the last.
     """
 
     model: nn.Module
     run: Callable[[], None]
     optimizer: Any = None
     own: bool = False
+    updates: str = ""
+    steady: Callable[[], None] = lambda: None
 
     def __call__(self) -> None:
         """Do one step."""

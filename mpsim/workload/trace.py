@@ -126,19 +126,19 @@ def trace(
         default, where = source.default_batch, _device(device)
     sizes = tuple(dict.fromkeys(microbatches or (default,)))
     _check_request(sizes, shards, repeats, warmup, threads)
+    shards = tuple(sorted(shards, key=lambda ranks: ranks != 1))  # whole layers first: Ctrl-C leaves no trace without
     rounds = Rounds(source.name, [(size, ranks) for ranks in shards for size in sizes], repeats + max(0, warmup - 1))
     how = {"depth": depth, "optimizer": optimizer, "threads": threads, "repeats": repeats, "warmup": warmup}
     if analytical is not None:
         point = _analytical(source, analytical, types, depth, optimizer)
     elif isinstance(source, Source):
-        _check_fits(source, min(sizes), where, optimizer)
+        _check_fits(source, min(sizes), where, optimizer, types)
         point = _measuring(source, where, types, each=rounds.one, **how)
     else:
         point = _measuring_own(source, each=rounds.one, **how)
     with _threads(threads), keep_freed_memory(), rounds if progress else rounds.unseen():
         points = _whole_points(point, rounds)
-    at = {one.microbatch for one in points if one.tensor_parallel == 1}
-    reference = default if default in at else max(at)
+    reference = _reference(points, default)
     tensors = _tensors(source, points, reference)
     return _workload(source, points, tensors, reference, threads, dataset_samples, analytical)
 
@@ -219,6 +219,15 @@ def _whole_points(point: Callable[[int, int], Point], rounds: Rounds) -> list[Po
     return points
 
 
+def _reference(points: Sequence[Point], default: int) -> int:
+    """Return the micro-batch at which tensors are described: one at which every shard was measured."""
+    sizes: dict[int, set[int]] = {}
+    for point in points:
+        sizes.setdefault(point.tensor_parallel, set()).add(point.microbatch)
+    common = set.intersection(*sizes.values())
+    return default if default in common else max(common)
+
+
 def _analytical(
     source: Source | StepSource, spec: DeviceSpec, types: Precision | None, depth: int | str, optimizer: str
 ) -> Callable[[int, int], Point]:
@@ -257,7 +266,7 @@ def _measuring(source: Source, where: str, types: Precision | None, **how: Any) 
             example = on_device(replace(example, model=model), where)
             example = cast(example, types) if types is not None else example
             found = measured(example, size) if ranks == 1 else sharded(example, ranks, lambda e: measured(e, size))
-            found.precision = types or precision_of(model)
+            found.precision = types or precision_of(model, found.compute)
         found.device = device_name(where)
         found.notes[:0] = notes
         return found
@@ -285,7 +294,7 @@ def _measuring_own(source: StepSource, **how: Any) -> Callable[[int, int], Point
         with eagerly(), discovered(source.step, batch) as step:
             running.append(step.model)
             found = measured_point(step, feeds, size, **how)
-            found.precision = precision_of(step.model)
+            found.precision = precision_of(step.model, found.compute)
             parameter = next(step.model.parameters())
             found.device = device_name(str(parameter.device))
         return found
@@ -332,11 +341,11 @@ def build(source: Source, size: int) -> Example:
             raise MpsimError(f"{source.name} cannot be built for {size} samples: {cause_of(error)}") from error
 
 
-def _check_fits(source: Source, size: int, device: str, optimizer: str) -> None:
+def _check_fits(source: Source, size: int, device: str, optimizer: str, types: Precision | None) -> None:
     """Refuse a model whose parameters, gradients and optimizer state alone exceed the device's memory."""
     from mpsim.workload.fake import fake_example
     from mpsim.workload.machine import memory_bytes
-    from mpsim.workload.update import optimizer_state_bytes
+    from mpsim.workload.update import optimizer_state_bytes, updated_bytes
 
     try:
         parameters = list(fake_example(source, size).model.parameters())
@@ -344,8 +353,9 @@ def _check_fits(source: Source, size: int, device: str, optimizer: str) -> None:
         raise
     except Exception:  # a factory that cannot be built without memory is built with it
         return
-    weights = sum(item.nbytes for item in parameters)
-    trained = sum(item.nbytes for item in parameters if item.requires_grad)
+    dtype = types.parameters if types is not None else ""
+    weights = sum(updated_bytes(item, dtype) for item in parameters)
+    trained = sum(updated_bytes(item, dtype) for item in parameters if item.requires_grad)
     need = weights + trained + optimizer_state_bytes(optimizer, trained, len(parameters))
     have = memory_bytes(device)
     if have and need > have:

@@ -12,7 +12,7 @@ from mpsim.errors import unknown
 from mpsim.workload.clock import Clock
 from mpsim.workload.sparse_adam import AdamOfSparse
 
-__all__ = ["OPTIMIZERS", "optimizer_state_bytes", "shares", "state_bytes", "update_rates"]
+__all__ = ["OPTIMIZERS", "optimizer_state_bytes", "shares", "state_bytes", "update_rates", "updated_bytes"]
 
 # A learning rate of zero: every operation of the update runs, and the traced model stays as it was given.
 OPTIMIZERS: dict[str, Callable[[Iterable[Any]], Any]] = {
@@ -43,6 +43,19 @@ def optimizer_state_bytes(optimizer: str, parameter_bytes: int, tensors: int = 1
         raise unknown("optimizer", optimizer, _STATE)
     copies, beside = _STATE[optimizer]
     return copies * parameter_bytes + beside * tensors
+
+
+def updated_bytes(parameter: Any, dtype: str = "") -> int:
+    """Return the bytes of what an optimizer updates for a parameter: itself, or a copy in another type.
+
+    Examples
+    --------
+    >>> parameter = torch.ones(3, dtype=torch.bfloat16)
+    >>> updated_bytes(parameter), updated_bytes(parameter, "float32")
+    (6, 12)
+    """
+    size = getattr(torch, dtype).itemsize if dtype and parameter.is_floating_point() else parameter.element_size()
+    return int(parameter.numel() * size)
 
 
 def state_bytes(optimizer: Any, parameters: Sequence[Any]) -> int:

@@ -216,3 +216,9 @@ def test_a_trace_with_two_clocks_is_rescaled_and_launched():
     assert (
         simulate(work, boxes(H100), plan, rescale="roofline").caveats[0].startswith("scaled from NVIDIA H200 to H100")
     )
+
+
+def test_a_result_names_the_device_whose_costs_it_used():
+    other = replace(traced(on="NVIDIA A100-SXM4-80GB"), name="w")
+    assert simulate(traced(), boxes(A100), Plan(dp=2), by_type={A100: other}).measured_on == "NVIDIA A100-SXM4-80GB"
+    assert simulate(traced(), boxes(H100), Plan(dp=2)).measured_on == "NVIDIA H100 80GB HBM3"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mpsim import MpsimError, Plan, Workload, parse_topology, simulate
 from mpsim.plan.schedules import Operation
 from mpsim.program.times import launch_of
+from mpsim.workload.costs import cost_at
 from mpsim.workload.model import Layer, Samples
 
 ONE = parse_topology("chain:1,link=1GB/s@0")
@@ -189,3 +190,12 @@ def test_launching_has_a_name():
 def test_one_clock_is_its_own_period():
     result = simulate(one_clock(), ONE, Plan(microbatches=2))
     assert (result.step_s, result.steady_s, result.launch) == (6.0, 6.0, "")
+
+
+def test_costs_of_which_only_some_have_host_times_are_refused():
+    with pytest.raises(MpsimError, match=r"micro-batch 1, tp=1: layer 'a' has host times, layer 'b' has none"):
+        chain(layer("a", 2.0, 0.5), Layer.given("b", forward_s=1.0, backward_s=2.0))
+    one = layer("a", 2.0, 0.5)
+    other = replace(one.costs[0], microbatch=3, host=None)
+    with pytest.raises(MpsimError, match="of micro-batches 1 and 3 only one has host times: trace 2 itself"):
+        cost_at(replace(one, costs=(*one.costs, other)), 2)

@@ -1,5 +1,7 @@
 """The roofline, worked by hand on dyadic numbers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -107,3 +109,19 @@ def test_device_without_speed(field):
     values = {"name": "d", "peak_flops_per_s": {"float32": 1.0}, "memory_bytes_per_s": 1.0} | field
     with pytest.raises(MpsimError, match="expected more than 0"):
         DeviceSpec(**values)
+
+
+def test_the_state_of_an_optimizer_is_of_its_master_copy():
+    spec = DeviceSpec(name="d", peak_flops_per_s={"float8_e4m3fn": 1e9, "bfloat16": 1e9}, memory_bytes_per_s=1e9)
+    spec = replace(spec, linear_dtype="float8_e4m3fn", kernel_floor_s=0.0)
+    source = Source(name="l", build=lambda n: Example(model=nn.Linear(4, 3, bias=False), inputs=(torch.rand(n, 4),)))
+    made = trace(source, 2, analytical=spec, precision="fp8-mixed", optimizer="momentum")
+    (layer,) = made.layers
+    assert (layer.shard().parameter_bytes, layer.shard().optimizer_bytes) == (24, 48)
+    assert layer.costs[0].samples.optimizer_s == (5 * 48 / 1e9,)
+
+
+def test_what_is_wrapped_around_a_model_is_said():
+    spec = DeviceSpec(name="d", peak_flops_per_s={"float32": 1e9}, memory_bytes_per_s=1e9)
+    made = trace(nn.DataParallel(nn.Linear(4, 3)), torch.rand(2, 4), analytical=spec)
+    assert made.notes == ("DataParallel was taken off: one replica was traced",)

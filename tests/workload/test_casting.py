@@ -1,10 +1,12 @@
 """Precisions that PyTorch runs: what is converted, what is refused, and what is put back."""
 
 import contextlib
+import weakref
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mpsim.errors import MpsimError
 from mpsim.workload.casting import as_found, cast, check_runs, computing, loss_scale, precision_of, products
@@ -102,7 +104,24 @@ def test_the_precision_of_a_model_is_the_type_of_most_bytes():
     assert precision_of(norm_in_32) == PRECISIONS["bf16"]
     assert precision_of(nn.Linear(2, 2)).name == "fp32"
     assert precision_of(nn.Identity()).name == "fp32"
-    mixed = precision_of(nn.Linear(2, 2).bfloat16(), "float32")
-    assert (mixed.name, mixed.optimizer) == ("", "float32")
+    assert precision_of(nn.Linear(2, 2), "bfloat16") == PRECISIONS["bf16-mixed"]
+    upcast = precision_of(nn.Linear(2, 2).bfloat16(), "float32")
+    assert (upcast.name, upcast.compute, upcast.parameters) == ("", "float32", "bfloat16")
     frozen = nn.Sequential(nn.Linear(100, 100).half().requires_grad_(False), nn.Linear(4, 4))
     assert (precision_of(frozen).parameters, precision_of(frozen).gradients) == ("float16", "float32")
+
+
+def test_fake_parameters_that_something_refers_to_weakly_are_converted():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.read, self.write, self.rnn = nn.Embedding(5, 4), nn.Linear(4, 5, bias=False), nn.GRU(4, 4)
+            self.write.weight = self.read.weight
+
+    with FakeTensorMode():
+        model = Tied()
+        held = [weakref.ref(item) for item in model.parameters()]
+        made = cast(Example(model=model, inputs=()), PRECISIONS["bf16"]).model
+        assert {item.dtype for item in (*made.parameters(), *made.rnn._flat_weights)} == {torch.bfloat16}
+    assert made.write.weight is made.read.weight
+    assert len(held) == len(list(made.parameters()))

@@ -206,3 +206,67 @@ def test_an_optimizer_that_calls_the_step_itself():
         return loss
 
     assert pointed(lambda batch: own.optimizer.step(lambda: closure(batch)))[1].names == ["0", "1", "3"]
+
+
+class Scheduled(Own):
+    """A step with a schedule of the learning rate, autocast, a gradient scaler and a moving average."""
+
+    def __init__(self):
+        super().__init__()
+        self.schedule = torch.optim.lr_scheduler.StepLR(self.optimizer, 1, 0.5)
+        self.scaler = torch.amp.GradScaler("cpu", growth_interval=1)
+        self.average = torch.optim.swa_utils.AveragedModel(self.model)
+        self.losses = torch.zeros(1)
+
+    def __call__(self, batch):
+        self.optimizer.zero_grad(set_to_none=False)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = self.model(batch).pow(2).mean()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        self.average.update_parameters(self.model)
+        self.losses += loss.detach()
+
+    def picture(self):
+        steering = [copy.deepcopy(one.state_dict()) for one in (self.schedule, self.scaler, self.average)]
+        return *picture(self), *steering, self.losses.clone()
+
+
+@pytest.mark.parametrize("steps_before", [0, 2])
+def test_schedules_scalers_averages_and_loose_tensors_are_as_before(steps_before):
+    step = Scheduled()
+    for _ in range(steps_before):
+        step(BATCH)
+    before = step.picture()
+    _, point = pointed(step)
+    assert alike(step.picture(), before)
+    assert point.check.differences == ()  # the scale is the same in each step
+
+
+def test_the_type_of_an_autocast_of_its_own_is_seen():
+    assert pointed(Scheduled())[1].compute == "bfloat16"
+    assert pointed(Own())[1].compute == "float32"
+
+
+def test_a_step_without_an_optimizer_says_so():
+    def step(batch):
+        model(batch).pow(2).mean().backward()
+
+    model = Own().model
+    found, point = pointed(step)
+    assert (found.updates, point.optimizer) == ("", "")
+    assert "no optimizer" in point.notes[-1]
+
+
+def test_two_optimizers_are_both_named():
+    model = Own().model
+    optimizers = torch.optim.AdamW(model[0].parameters()), torch.optim.SGD(model[3].parameters(), lr=0.1)
+
+    def step(batch):
+        model(batch).pow(2).mean().backward()
+        for one in optimizers:
+            one.step()
+
+    assert pointed(step)[1].optimizer == "adamw+sgd"

@@ -1,9 +1,13 @@
 """Times of layers by a clock that is made up: each start and end is a tick further."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+import mpsim.validate
 from mpsim.workload.measure import ACCUMULATE, Round, measure, samples_of, two_clock_step
 from mpsim.workload.step import Step
 from mpsim.workload.watch import calls_of
@@ -118,7 +122,7 @@ def test_every_run_begins_where_the_one_before_did():
         ([(2.0, 1.0), (2.0, 1.0)], 4.0),  # the device is the slower
         ([(1.0, 2.0), (1.0, 2.0)], 4.0),  # the host is: the device ends when the last launch does
         ([(4.0, 1.0), (0.5, 1.0), (0.5, 1.0)], 5.0),  # what the device has still to do hides two launches
-        ([(0.5, 1.0), (4.0, 1.0)], 5.0),  # the second begins when its first kernel is launched
+        ([(0.5, 1.0), (4.0, 1.0)], 4.5),  # the host has launched the next step's first while the device is at work
     ],
 )
 def test_step_of_two_clocks_by_hand(parts, expected):
@@ -128,3 +132,30 @@ def test_step_of_two_clocks_by_hand(parts, expected):
 def test_a_layer_that_is_at_work_twice_in_a_pass_adds_up():
     one = Round(pieces=[(("backward", 1), (1.0,)), (("backward", 0), (2.0,)), (("backward", 1), (4.0,))])
     assert one.total("backward", 1, 0) == 5.0
+
+
+def recorded_steps():
+    """Yield the recorded rows of an H200: name, the two-clock step of the layers, device alone, the step among many."""
+    text = (Path(mpsim.validate.__file__).parent / "h200_steps.json").read_text(encoding="utf-8")
+    for row in json.loads(text)["rows"]:
+        step = row["steps"][0]
+        order = [("forward", row["units"]), ("backward", row["units"][::-1])]
+        pieces = []
+        for phase, units in order:  # the units were launched one by one; the plain step says what launching them takes
+            launched = step[f"host_{phase}_s"] / sum(unit[phase][0] for unit in units)
+            pieces += [(unit[phase][1], unit[phase][0] * launched) for unit in units]
+        pieces.append((row["optimizer_whole"][1], step["host_optimizer_s"]))
+        device_s = sum(device for device, _ in pieces)
+        yield row["model"], two_clock_step(pieces), device_s, step["back_to_back_s"]
+
+
+def test_two_clocks_make_the_recorded_device_bound_steps():
+    bound = [(name, made / true - 1) for name, made, device_s, true in recorded_steps() if device_s > 0.9 * made]
+    assert len(bound) >= 5
+    assert all(abs(error) < 0.015 for name, error in bound if "bf16" not in name), bound
+
+
+def test_layers_alone_would_miss_the_recorded_launch_bound_steps():
+    for name, made, device_s, true in recorded_steps():
+        if device_s < 0.5 * true:
+            assert abs(made / true - 1) < abs(device_s / true - 1), name

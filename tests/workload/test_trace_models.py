@@ -1,6 +1,7 @@
 """The whole way from a model to a workload."""
 
 import copy
+import importlib
 
 import pytest
 import small_models as models
@@ -13,7 +14,7 @@ from mpsim.workload.example import Example
 from mpsim.workload.file import load_workload, save_workload
 from mpsim.workload.model import Fidelity
 from mpsim.workload.show import show_workload, workload_to_dict
-from mpsim.workload.source import resolve_model
+from mpsim.workload.source import Source, resolve_model
 from mpsim.workload.trace import trace
 
 
@@ -258,3 +259,45 @@ def test_example_is_built_with_the_same_weights_each_time():
     real = [weight for weight in seen if type(weight) is nn.Parameter and not hasattr(weight, "fake_mode")]
     assert len(real) == 2
     assert torch.equal(real[0], real[1])
+
+
+def test_ctrl_c_leaves_tensors_at_a_size_that_every_shard_has(monkeypatch):
+    """Whole layers come first, and what a shard sends is never taken for what the whole layer sends."""
+
+    def sharded_pair(batch):
+        model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4))
+        return Example(model=model, inputs=(torch.ones(batch, 4),), tensor_parallel={"0": "colwise", "1": "rowwise"})
+
+    def measuring(*given, **how):
+        point = real(*given, **how)
+
+        def until(size, ranks):
+            if (size, ranks) == (2, 2):
+                raise KeyboardInterrupt
+            return point(size, ranks)
+
+        return until
+
+    module = importlib.import_module("mpsim.workload.trace")
+    real = module._measuring
+    monkeypatch.setattr(module, "_measuring", measuring)
+    workload = quick(Source(name="pair", build=sharded_pair, default_batch=2), microbatches=(4, 2), tensor=(2, 1))
+    points = [(cost.microbatch, cost.tensor_parallel) for cost in workload.layers[0].costs]
+    assert points == [(4, 1), (2, 1), (4, 2)]
+    assert workload.microbatch == 4
+    (between,) = [tensor for tensor in workload.tensors if tensor.role == "activation"]
+    assert (between.shape, [shard.shape for shard in between.shards]) == ((4, 8), [(4, 4)])
+    assert workload.notes == ("interrupted: 1 of 4 points are missing",)
+
+
+def test_autocast_in_a_forward_stands_in_the_precision():
+    class Cast(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(8, 4)
+
+        def forward(self, x):
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.inner(x)
+
+    assert quick(Cast(), torch.ones(2, 8)).precision.name == "bf16-mixed"
