@@ -45,15 +45,8 @@ class Restless(nn.Module):
 
 def picture(model):
     tensors = {name: (id(t), t.detach().clone()) for name, t in model.state_dict(keep_vars=True).items()}
-    plain = (
-        model.steps,
-        list(model.history),
-        list(model.recent),
-        set(model.seen),
-        dict(model.by_name),
-        model.bank.clone(),
-        model.state,
-    )
+    lists = list(model.history), list(model.recent), set(model.seen), dict(model.by_name)
+    plain = (model.steps, *lists, model.bank.clone(), model.state)
     return tensors, plain, model.draw.get_state(), model.dice.getstate(), model.numbers.bit_generator.state
 
 
