@@ -83,7 +83,8 @@ def _check_sizes(workload: Workload, other: Workload, kind: str) -> None:
         if there.get((layer, said), size) != size:
             raise MpsimError(
                 f"workload {other.name!r} for device type {kind!r} is of another size: layer {layer!r} {said}"
-                f" {there[layer, said]:,} numbers, in {workload.name!r} {size:,}: trace the same model at the same sizes"
+                f" {there[layer, said]:,} numbers, in {workload.name!r} {size:,}: trace the same model at the same"
+                " sizes"
             )
 
 
