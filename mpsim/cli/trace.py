@@ -67,7 +67,7 @@ def trace(model: str | None, only_list: bool, as_json: bool, **given: Any) -> No
 
     \b
       mpsim trace mnist-mlp --batch 1024,2048,4096,8192 -o mlp.json
-      mpsim trace gpt2 --set n_layer=4 --set seq=128 --batch 1,2,4 --tensor 1,2 -o gpt2-4.json
+      mpsim trace llama --set seq=64 --batch 1,2 --tensor 1,2 -o llama.json
       mpsim trace hf:Llama-3-8B --set num_hidden_layers=2 --set seq=256 --precision bf16
     """
     if only_list:

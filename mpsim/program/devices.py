@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -38,7 +39,7 @@ def scaled_by_type(
     Raises
     ------
     MpsimError
-        Both are given, neither changes anything, or one of them is impossible.
+        Both are given, neither changes anything, or one of them is impossible; layers of one type are of other sizes.
 
     Examples
     --------
@@ -49,6 +50,9 @@ def scaled_by_type(
     (0.5,)
     """
     found = dict(by_type or {})
+    for kind, other in found.items():
+        if other.scaling is None and [one.name for one in other.layers] == [one.name for one in workload.layers]:
+            _check_sizes(workload, other, kind)
     if rescale is None and speed is None:
         return found
     if rescale is not None and speed is not None:
@@ -69,6 +73,32 @@ def scaled_by_type(
             f"speed is {speed}, but every device of topology {topology.name!r} is a {workload.device}, as traced:"
             " write speed=… in the topology"
         )
+    return found
+
+
+def _check_sizes(workload: Workload, other: Workload, kind: str) -> None:
+    """Refuse costs of a model whose layers have the same names and other sizes, such as sequences of other length."""
+    here, there = _sizes(workload), _sizes(other)
+    for (layer, said), size in here.items():
+        if there.get((layer, said), size) != size:
+            raise MpsimError(
+                f"workload {other.name!r} for device type {kind!r} is of another size: layer {layer!r} {said}"
+                f" {there[layer, said]:,} numbers, in {workload.name!r} {size:,}: trace the same model at the same"
+                " sizes"
+            )
+
+
+def _sizes(workload: Workload) -> dict[tuple[str, str], int]:
+    """Return how many numbers each layer holds, and gives to others for each sample, whatever types they are of."""
+    found: dict[tuple[str, str], int] = {}
+    for layer in workload.layers:
+        held = sum(math.prod(one.shape) for one in layer.shards[0].parameters) if layer.shards else 0
+        if held:
+            found[layer.name, "holds"] = held
+    for tensor in workload.tensors:
+        if tensor.producer and tensor.role == "activation" and tensor.batch_dim is not None:
+            key = (tensor.producer, "gives for each sample")
+            found[key] = max(found.get(key, 0), math.prod(tensor.shape) // tensor.shape[tensor.batch_dim])
     return found
 
 

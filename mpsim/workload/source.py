@@ -79,7 +79,7 @@ def resolve_model(text: str, overrides: Mapping[str, Any] | None = None) -> Sour
         return path_source(text.partition(":")[2], chosen)
     if ":" in text:
         factory = imported_factory(text)
-        return Source(name=label, build=lambda batch: _example(factory(batch, **chosen), text))
+        return Source(name=label, build=lambda batch: _made(factory, text, batch, **chosen))
     from mpsim.workload.zoo import ZOO
 
     if text not in ZOO:
@@ -207,6 +207,15 @@ def _fits_itself(model: Any, batch: Any) -> bool:
     return isinstance(model, transformers.PreTrainedModel | transformers.PretrainedConfig)
 
 
+def _made(factory: Callable[..., Any], name: str, size: int, **sizes: Any) -> Example:
+    try:
+        return _example(factory(size, **sizes), name)
+    except SystemExit as error:
+        raise MpsimError(
+            f"{name} cannot be built for {size} samples: it ends the program (SystemExit: {error})"
+        ) from None
+
+
 def factory_source(factory: Callable[[int], Any], batch: int | None, name: str) -> Source:
     """Return the source for a callable ``factory(batch) -> Example`` or tuple.
 
@@ -219,7 +228,7 @@ def factory_source(factory: Callable[[int], Any], batch: int | None, name: str) 
         raise MpsimError(f"batch is a {type(batch).__name__}: with a factory or a name give the number of samples")
     if batch is not None and batch < 1:
         raise MpsimError(f"batch is {batch}: give the number of samples, 1 or more")
-    return Source(name=name, build=lambda size: _example(factory(size), name), default_batch=batch or 1)
+    return Source(name=name, build=lambda size: _made(factory, name, size), default_batch=batch or 1)
 
 
 def module_source(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 __all__ = ["Restore", "from_one_seed", "generators_kept", "put_back"]
 
 _NUMBERS = (bool, int, float, complex, str, bytes)
-_CONTAINERS = (list, dict, set)
+_CONTAINERS = (list, dict, set, deque)
 _HOOKS = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")  # a forward may add some, and note that it did
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
@@ -61,7 +62,7 @@ class Restore:
                     table[name] = tensor
         for container, content in self._contents:
             container.clear()
-            (container.extend if isinstance(container, list) else container.update)(content)
+            (container.extend if isinstance(container, list | deque) else container.update)(content)
         for module, attributes in self._held:
             now = vars(module)
             for name in _attributes(module).keys() - attributes.keys():

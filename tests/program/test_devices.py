@@ -222,3 +222,18 @@ def test_a_result_names_the_device_whose_costs_it_used():
     other = replace(traced(on="NVIDIA A100-SXM4-80GB"), name="w")
     assert simulate(traced(), boxes(A100), Plan(dp=2), by_type={A100: other}).measured_on == "NVIDIA A100-SXM4-80GB"
     assert simulate(traced(), boxes(H100), Plan(dp=2)).measured_on == "NVIDIA H100 80GB HBM3"
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        (Workload.chain("w", [Layer.given(x, forward_s=1, backward_s=2) for x in "ab"], activation_bytes=9), "gives"),
+        (Workload.chain("w", [Layer.given(x, forward_s=1, backward_s=2, parameter_bytes=8) for x in "ab"]), "holds"),
+    ],
+)
+def test_costs_of_the_same_layers_at_other_sizes_are_refused(other, what):
+    """Such as those of a model traced with sequences of another length: the names are the same."""
+    layers = [Layer.given(x, forward_s=1, backward_s=2, parameter_bytes=4) for x in "ab"]
+    work = Workload.chain("w", layers, activation_bytes=8)
+    with pytest.raises(MpsimError, match=f"layer 'a' {what}.*trace the same model at the same sizes"):
+        simulate(work, boxes(A100), Plan(dp=2), by_type={A100: other})

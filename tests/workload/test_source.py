@@ -7,6 +7,7 @@ from mpsim.errors import MpsimError
 from mpsim.workload.example import Example
 from mpsim.workload.nested import map_tensors
 from mpsim.workload.source import arguments_of, factory_source, module_source, resolve_model, source_of
+from mpsim.workload.trace import trace
 
 
 def test_user_factory(tmp_path, monkeypatch):
@@ -152,3 +153,11 @@ def test_modules_that_cannot_be_imported(tmp_path, monkeypatch, text, content, m
     with pytest.raises(MpsimError, match=message) as caught:
         resolve_model(text)
     assert "\n" not in str(caught.value)
+
+
+def test_a_factory_that_ends_the_program_is_said_so():
+    def leaves(batch):
+        raise SystemExit(3)
+
+    with pytest.raises(MpsimError, match="leaves cannot be built for 2 samples: it ends the program"):
+        trace(leaves, 2)

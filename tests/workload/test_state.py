@@ -1,6 +1,7 @@
 """A model is given back as it was, whatever its forward does to it."""
 
 import random
+from collections import deque
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ class Restless(nn.Module):
         self.linear, self.norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
         self.register_buffer("queue", torch.zeros(4))
         self.register_buffer("range", torch.tensor([]))
+        self.recent = deque([1], maxlen=2)
         self.steps, self.history, self.seen, self.by_name = 0, [1], {1}, {"a": 1}
         self.bank, self.state = torch.zeros(4), None
         self.draw, self.dice = torch.Generator().manual_seed(1), random.Random(1)
@@ -27,6 +29,7 @@ class Restless(nn.Module):
         x.mul_(2)
         self.steps += 1
         self.history.append(self.steps)
+        self.recent.append(self.steps)
         self.seen.add(self.steps + 1)
         self.by_name["b"] = x
         self.bank[0] += 1
@@ -42,7 +45,8 @@ class Restless(nn.Module):
 
 def picture(model):
     tensors = {name: (id(t), t.detach().clone()) for name, t in model.state_dict(keep_vars=True).items()}
-    plain = (model.steps, list(model.history), set(model.seen), dict(model.by_name), model.bank.clone(), model.state)
+    lists = list(model.history), list(model.recent), set(model.seen), dict(model.by_name)
+    plain = (model.steps, *lists, model.bank.clone(), model.state)
     return tensors, plain, model.draw.get_state(), model.dice.getstate(), model.numbers.bit_generator.state
 
 

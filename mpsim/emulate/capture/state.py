@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mpsim.emulate.capture.attributes import put_back
 from mpsim.emulate.capture.refusal import place_in_model
+from mpsim.workload.operators import written_by
 
 __all__ = ["State"]
 
@@ -113,18 +114,10 @@ class _Watch(TorchDispatchMode):  # type: ignore[misc]
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if isinstance(function, torch._ops.OpOverload) and function._schema.is_mutable:
-            for i, argument in enumerate(function._schema.arguments):
-                if argument.alias_info is not None and argument.alias_info.is_write:
-                    self._look_at(kwargs.get(argument.name, args[i] if i < len(args) else None))
+        for tensor in written_by(function, args, kwargs):
+            if tensor.layout is torch.strided and tensor.untyped_storage()._cdata in self._storages:
+                self._state.about_to_write(tensor.untyped_storage()._cdata)
         return function(*args, **kwargs)
-
-    def _look_at(self, value: Any) -> None:
-        for tensor in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided:
-                storage = tensor.untyped_storage()._cdata
-                if storage in self._storages:
-                    self._state.about_to_write(storage)
 
 
 def _tensors(model: nn.Module) -> dict[str, Any]:
