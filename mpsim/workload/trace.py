@@ -132,7 +132,7 @@ def trace(
     if analytical is not None:
         point = _analytical(source, analytical, types, depth, optimizer)
     elif isinstance(source, Source):
-        _check_fits(source, min(sizes), where, optimizer, types)
+        _check_at_first(source, min(sizes), shards, where, optimizer, types)
         point = _measuring(source, where, types, each=rounds.one, **how)
     else:
         point = _measuring_own(source, each=rounds.one, **how)
@@ -341,18 +341,27 @@ def build(source: Source, size: int) -> Example:
             raise MpsimError(f"{source.name} cannot be built for {size} samples: {cause_of(error)}") from error
 
 
-def _check_fits(source: Source, size: int, device: str, optimizer: str, types: Precision | None) -> None:
-    """Refuse a model whose parameters, gradients and optimizer state alone exceed the device's memory."""
+def _check_at_first(
+    source: Source, size: int, shards: Sequence[int], device: str, optimizer: str, types: Precision | None
+) -> None:
+    """Refuse, before anything is measured, a model that has no such shards or that the device's memory cannot hold."""
     from mpsim.workload.fake import fake_example
     from mpsim.workload.machine import memory_bytes
+    from mpsim.workload.parallel_styles import parallel_styles
     from mpsim.workload.update import optimizer_state_bytes, updated_bytes
+    from mpsim.workload.wrappers import unwrapped
 
     try:
-        parameters = list(fake_example(source, size).model.parameters())
+        example = fake_example(source, size)
+        example = replace(example, model=unwrapped(example.model)[0])
     except MpsimError:
         raise
     except Exception:  # a factory that cannot be built without memory is built with it
         return
+    for ranks in shards:
+        if ranks > 1:
+            parallel_styles(example, ranks)
+    parameters = list(example.model.parameters())
     dtype = types.parameters if types is not None else ""
     weights = sum(updated_bytes(item, dtype) for item in parameters)
     trained = sum(updated_bytes(item, dtype) for item in parameters if item.requires_grad)

@@ -301,3 +301,12 @@ def test_autocast_in_a_forward_stands_in_the_precision():
                 return self.inner(x)
 
     assert quick(Cast(), torch.ones(2, 8)).precision.name == "bf16-mixed"
+
+
+def test_a_shard_that_cannot_be_is_refused_before_anything_is_measured():
+    model = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 8))
+    ran = []
+    model[0].register_forward_hook(lambda *given: ran.append(1) and None)
+    with pytest.raises(MpsimError, match="4 features do not divide by 3 tensor-parallel ranks"):
+        quick(model, torch.rand(2, 8), tensor=(1, 3), tensor_parallel={"0": "colwise", "1": "rowwise"})
+    assert not ran
