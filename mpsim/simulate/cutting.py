@@ -39,8 +39,8 @@ def fastest_cut(lowering: Lowering) -> Lowering:
     >>> balanced.boundaries, fastest_cut(balanced).boundaries
     ((2,), (1,))
     """
-    if lowering.plan.boundaries is not None or lowering.plan.pp == 1:
-        return lowering
+    if lowering.plan.boundaries is not None or lowering.plan.pp in (1, len(lowering.workload.layers)):
+        return lowering  # there is no other
     return _Search(lowering).fastest()
 
 
