@@ -79,14 +79,14 @@ def branches(batch):
     ("factory", "message"),
     [
         ("raises", "no such thing"),
-        ("misshapen", "[2, 9] X [8, 2]"),
+        ("misshapen", "cannot be multiplied (2x9 and 8x2), in the model (Linear)"),
         ("nothing", "returned NoneType"),
-        ("branches", "cannot be exported"),
+        ("branches", "Branches has none: there is none to place"),
         ("goood", "did you mean 'good'?"),
     ],
 )
 def test_ones_own_model_that_fails_is_one_line(mpsim, factory, message) -> None:
-    """PyTorch logs and prints pages of a failed export; in a process of its own nothing catches them for us."""
+    """PyTorch may log and print pages of a failure; in a process of its own nothing catches them for us."""
     Path("own_models.py").write_text(FACTORIES)
     words = [sys.executable, "-m", "mpsim", "trace", f"own_models:{factory}", "--batch", "2", "-o", "w.json"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
