@@ -95,7 +95,10 @@ def test_an_exception_in_the_block_takes_everything_down_and_passes_through():
 
     def fail():
         with open_fabric("namespaces", STAR, [0, 1]) as fabric:
-            seen.append((names_of(fabric), subprocess.Popen(fabric.command(1, ["sleep", "600"]))))
+            command = fabric.command(1, ["sh", "-c", "echo inside; exec sleep 600"])
+            asleep = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            assert asleep.stdout.readline() == "inside\n"  # one that is not yet there fails by itself
+            seen.append((names_of(fabric), asleep))
             raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):
