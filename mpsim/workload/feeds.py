@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 
 from mpsim.workload.example import Example
 
-__all__ = ["feeds_of"]
+__all__ = ["feed_name", "feeds_of"]
 
 
 def feeds_of(example: Example) -> dict[str, Any]:
@@ -25,11 +25,19 @@ def feeds_of(example: Example) -> dict[str, Any]:
     feeds: dict[str, Any] = {}
     for path, value in leaves:
         if isinstance(value, torch.Tensor):
-            feeds.setdefault(_name(path, len(example.inputs)), value)
+            feeds.setdefault(feed_name(path, len(example.inputs)), value)
     return feeds
 
 
-def _name(path: tuple[Any, ...], inputs: int) -> str:
+def feed_name(path: tuple[Any, ...], inputs: int) -> str:
+    """Return the name of what stands at a path in (inputs, keywords, target), of so many inputs.
+
+    Examples
+    --------
+    >>> leaves, _ = pytree.tree_flatten_with_path(((1, [2]), {"mask": 3}, None))
+    >>> [feed_name(path, 2) for path, _ in leaves][:3]
+    ['input.0', 'input.1.0', 'mask']
+    """
     kind, *rest = (getattr(key, "idx", getattr(key, "key", getattr(key, "name", ""))) for key in path)
     words = [str(item) for item in rest]
     if kind == 1:

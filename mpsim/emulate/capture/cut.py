@@ -23,6 +23,7 @@ from mpsim.emulate.capture.refusal import place_of_node
 from mpsim.emulate.capture.regions import cut_regions
 from mpsim.errors import MpsimError
 from mpsim.workload.example import Example
+from mpsim.workload.feeds import feed_name
 
 __all__ = ["Cut", "Unit", "capture"]
 
@@ -197,17 +198,8 @@ def _name_feeds(graph: fx.GraphModule, example: Example) -> dict[Any, str]:
     names = {}
     for node, (path, value) in zip(holders, paths, strict=True):
         if isinstance(value, torch.Tensor):
-            names[node] = _feed_name(path, len(example.inputs))
+            names[node] = feed_name(path, len(example.inputs))
     return names
-
-
-def _feed_name(path: tuple[Any, ...], inputs: int) -> str:
-    kind, *rest = (getattr(key, "idx", getattr(key, "key", getattr(key, "name", ""))) for key in path)
-    words = [str(item) for item in rest]
-    if kind == 1:
-        return ".".join(words)
-    first = "target" if kind == 2 else "input"
-    return ".".join([first, *(words if kind == 2 or inputs > 1 or len(words) > 1 else [])])
 
 
 def _targets(feeds: tuple[str, ...], example: Example) -> tuple[str, ...]:
