@@ -38,7 +38,7 @@ __all__ = ["trace"]
     default=7,
     show_default=True,
     metavar="N",
-    help="Measured repetitions, every one of them stored.",
+    help="Measured repetitions, every one stored; as many again where layers miss the step, twice at most.",
 )
 @click.option("--warmup", type=int, default=2, show_default=True, metavar="N", help="Repetitions before, not stored.")
 @click.option(

@@ -6,7 +6,7 @@ import contextlib
 import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from mpsim.workload.model import Precision, StepCheck
 from mpsim.workload.roofline import Roofline
 from mpsim.workload.state import from_one_seed, put_back
 from mpsim.workload.step import Step
+from mpsim.workload.trust import doubted
 from mpsim.workload.update import OPTIMIZERS, shares, state_bytes, update_rates
 from mpsim.workload.watch import Call, Watch, calls_of
 
@@ -30,6 +31,7 @@ __all__ = ["Point", "described", "measured_point"]
 
 
 _REGIONS = ("cond", "while_loop", "scan", "associative_scan", "map")  # operators that take functions
+_MORE = 2  # times that repetitions are added to those asked for
 
 
 @dataclass(slots=True, kw_only=True)
@@ -174,7 +176,8 @@ def measured_point(
     optimizer : str
         Whose update is timed; a step of its user's own has its own.
     threads, repeats, warmup : int
-        Compute threads, repetitions kept, and rounds before them.
+        Compute threads, repetitions kept, and rounds before them. Where the layers then miss the whole step by more
+        than 5 %, as a burst of other work on the machine makes them, as many again are added, twice at most.
     each : callable
         Called after each round.
 
@@ -224,18 +227,25 @@ def measured_point(
             step, calls, clock, accumulating, repeats=repeats, warmup=max(0, warmup - 1), inputs=inputs, again=again,
             each=each,
         )  # fmt: skip
+        for _ in range(_MORE):
+            if not doubted(_check(rounds, clock, microbatch)):
+                break
+            rounds += measure(step, calls, clock, accumulating, repeats=repeats, warmup=0, inputs=inputs, again=again)
         _times(point, rounds, step, optimizer, clock, inputs)
         point.clock = clock.names[0]
         point.optimizer = step.updates if step.own else optimizer
-        point.check = StepCheck(
-            microbatch=microbatch,
-            whole_s=tuple(_digits(one.whole_s) for one in rounds),
-            layers_s=tuple(_digits(one.layers_s(clock.two)) for one in rounds),
-            differences=differences(plain, account),
-        )
+        point.check = replace(_check(rounds, clock, microbatch), differences=differences(plain, account))
         for parameter in parameters.values():
             parameter.grad = None
     return point
+
+
+def _check(rounds: Sequence[Round], clock: Any, microbatch: int) -> StepCheck:
+    return StepCheck(
+        microbatch=microbatch,
+        whole_s=tuple(_digits(one.whole_s) for one in rounds),
+        layers_s=tuple(_digits(one.layers_s(clock.two)) for one in rounds),
+    )
 
 
 def _digits(seconds: float) -> float:

@@ -71,7 +71,8 @@ def trace(
     depth : int or "auto"
         How many modules deep the layers lie (see :class:`mpsim.workload.layering.Layering`).
     repeats, warmup : int
-        Repetitions kept, and rounds before them that are not.
+        Repetitions kept, and rounds before them that are not. Where the layers miss the step by more than 5 %, as many
+        again are added, twice at most.
     optimizer : str
         ``adamw``, ``adam``, ``momentum``, ``sgd`` or ``sparse-adam``; a training step has its own.
     precision : str

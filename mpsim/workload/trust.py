@@ -9,7 +9,7 @@ from __future__ import annotations
 from mpsim.errors import MpsimError
 from mpsim.workload.model import StepCheck, Workload
 
-__all__ = ["check_trust", "doubts", "in_words", "refused", "remarks"]
+__all__ = ["check_trust", "doubted", "doubts", "in_words", "refused", "remarks"]
 
 _DOUBTED = 0.05  # A trace whose layers miss the step by more is doubtful,
 _REFUSED = 0.15  # and by more than this no prediction is made of it unasked.
@@ -31,6 +31,11 @@ def doubts(workload: Workload, microbatch: int, tensor_parallel: int = 1) -> lis
     ([1.25], [])
     """
     return [one for one in _bearing(workload, microbatch, tensor_parallel) if one.differences or _misses(one, _DOUBTED)]
+
+
+def doubted(check: StepCheck) -> bool:
+    """Return whether the layers miss the time of the whole step by more than 5 %."""
+    return _misses(check, _DOUBTED)
 
 
 def refused(workload: Workload, microbatch: int, tensor_parallel: int = 1) -> list[StepCheck]:

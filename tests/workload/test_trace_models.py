@@ -10,6 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from mpsim.errors import MpsimError
+from mpsim.workload import point
 from mpsim.workload.example import Example
 from mpsim.workload.file import load_workload, save_workload
 from mpsim.workload.model import Fidelity
@@ -45,7 +46,8 @@ def test_mlp_of_the_seeds():
     assert workload.dataset_samples // workload.microbatch + 1 == 8
 
 
-def test_samples_are_raw_and_complete():
+def test_samples_are_raw_and_complete(monkeypatch):
+    monkeypatch.setattr(point, "doubted", lambda check: False)
     workload = trace(small_mlp(), torch.rand(4, 6), microbatches=(2, 4), repeats=3, warmup=1)
     for layer in workload.layers:
         assert [(cost.microbatch, cost.tensor_parallel) for cost in layer.costs] == [(2, 1), (4, 1)]
@@ -56,6 +58,16 @@ def test_samples_are_raw_and_complete():
     assert min(workload.layers[1].costs[0].samples.backward_input_s) > 0
     assert [(check.microbatch, len(check.whole_s)) for check in workload.checks] == [(2, 3), (4, 3)]
     assert (workload.clock, workload.threads, workload.microbatch) == ("thread-cpu", 1, 4)
+
+
+def test_a_step_that_its_layers_miss_is_timed_again_and_nothing_is_left_out(monkeypatch):
+    seen = []
+    monkeypatch.setattr(point, "doubted", lambda check: seen.append(len(check.whole_s)) or len(seen) < 2)
+    workload = trace(small_mlp(), torch.rand(4, 6), repeats=2, warmup=1)
+    assert seen == [2, 4]
+    assert len(workload.checks[0].whole_s) == len(workload.layers[0].costs[0].samples.forward_s) == 4
+    monkeypatch.setattr(point, "doubted", lambda check: True)
+    assert len(trace(small_mlp(), torch.rand(4, 6), repeats=2, warmup=1).checks[0].whole_s) == 6
 
 
 def test_more_threads_are_timed_by_the_wall():
