@@ -23,7 +23,7 @@ MOST_MESSAGES = 256
 
 def one_event(devices: int) -> float:
     """Build the topology, lower and replay a 1 GiB ring all-reduce; return its simulated seconds."""
-    from mpsim.simulate import simulate_collectives
+    from mpsim.simulation import simulate_collectives
     from mpsim.topology.builders import ring
 
     return simulate_collectives([2**30], ring(devices, link="50GB/s@500ns")).step_s
@@ -31,8 +31,8 @@ def one_event(devices: int) -> float:
 
 def by_messages(devices: int) -> float:
     """Replay every message of it."""
+    from mpsim.collectives.traffic import messages, point_to_point
     from mpsim.engine.replay import replay
-    from mpsim.program.collectives import messages, point_to_point
     from mpsim.program.model import Program, Stream, Task
     from mpsim.topology.builders import ring
     from mpsim.topology.routes import Routes
@@ -54,8 +54,8 @@ def by_messages(devices: int) -> float:
 
 def many_at_once(_: int) -> float:
     """Replay 512 all-reduces at once, of 64 ranks each, on 32,768 devices of a leaf-spine network."""
+    from mpsim.collectives.traffic import collective
     from mpsim.engine.replay import replay
-    from mpsim.program.collectives import collective
     from mpsim.program.model import Program, Stream, Task
     from mpsim.topology.builders import leaf_spine
     from mpsim.topology.routes import Routes
@@ -104,7 +104,7 @@ if __name__ == "__main__":
     if len(sys.argv) == 1:
         main()
     else:
-        import mpsim.simulate  # noqa: F401
+        import mpsim.simulation  # noqa: F401
 
         start = time.perf_counter()
         replayed_s = CASES[sys.argv[1]](int(sys.argv[2]))

@@ -17,7 +17,7 @@ from functools import cache
 from rescaling import read
 
 from mpsim import Plan, Topology, Workload, calibrate_compute, parse_topology, simulate
-from mpsim.program.rescaling import roofline_of
+from mpsim.lowering.rescaling import roofline_of
 from mpsim.topology.reported import catalog_name
 from mpsim.workload.device_spec import DeviceSpec
 from mpsim.workload.layers import Cost, Fidelity, Gradient, Layer, Parameter, Samples, Shard, ShardCollective

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from mpsim import Layer, Workload, save_workload
-from mpsim.emulate.job import Memory
+from mpsim.emulate.assignment import Memory
 from mpsim.emulate.progress import Progress
 
 PATIENCE_S = 30.0

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mpsim.documents import Provenance
 from mpsim.plan.model import Plan
-from mpsim.simulate import simulate
+from mpsim.simulation import simulate
 from mpsim.topology.model import Device, Topology
 from mpsim.validate.steps_file import MeasuredRow, MeasuredStep, load_steps
 from mpsim.validate.steps_workload import clocks, precision_of, step_of_one

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from mpsim.calibrate import Measurement
+from mpsim.calibration import Measurement
 from mpsim.topology.builders import nodes
 from mpsim.topology.model import Topology
 from mpsim.topology.spec import parse_topology

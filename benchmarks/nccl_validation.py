@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from nccl_data import ONE_NODE, SEVERAL, node_count, one_node, profiled, several_nodes
 
-from mpsim.calibrate import Measurement, calibrate
-from mpsim.calibrate.run import geometric_mean_error
+from mpsim.calibration import Measurement, calibrate
+from mpsim.calibration.run import geometric_mean_error
+from mpsim.collectives.choice import quickest
 from mpsim.documents import write_text
-from mpsim.program.choice import quickest
 from mpsim.topology.borrowed import with_borrowed
 from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
@@ -243,7 +243,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[], list[Row]]], ...] = (
 
 INTRODUCTION = """# Predicted and measured collectives
 
-Made by `python benchmarks/nccl_validation.py`, checked by `tests/calibrate/test_nccl_validation.py`. The measurements
+Made by `python benchmarks/nccl_validation.py`, checked by `tests/calibration/test_nccl_validation.py`. The measurements
 are others', by nccl-tests; `benchmarks/data/` has them with their sources. They are calibrated on as `mpsim calibrate`
 does, and the algorithm is what `auto` chooses. Sizes are 1 KiB to 1 GiB. In each section the rows that calibrate and
 those that are predicted are apart. Errors are in percent: the geometric mean over all sizes, and over those of 1 MiB

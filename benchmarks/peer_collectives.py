@@ -29,11 +29,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from mpsim.collectives.algorithms import tree_parents
+from mpsim.collectives.bounds import lower_bound_s
+from mpsim.collectives.mapping import rounds_of
+from mpsim.collectives.traffic import Endpoint, collective, point_to_point
 from mpsim.documents import write_text
-from mpsim.program.algorithms import tree_parents
-from mpsim.program.bounds import lower_bound_s
-from mpsim.program.collectives import Endpoint, collective, point_to_point
-from mpsim.program.laying import rounds_of
 from mpsim.program.model import Traffic
 from mpsim.topology.builders import product
 from mpsim.topology.routes import Routes
@@ -393,7 +393,7 @@ def page(comparisons: list[Comparison]) -> str:
     lines = [
         "# Collectives beside a peer's",
         "",
-        "Made by `python benchmarks/peer_collectives.py`, checked by `tests/program/test_peer_collectives.py`.",
+        "Made by `python benchmarks/peer_collectives.py`, checked by `tests/collectives/test_peer_collectives.py`.",
         f"The peer is {head}",
         "",
         "The class of a row follows from the routes and rounds of its collective, not from whether the times agree.",

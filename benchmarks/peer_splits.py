@@ -23,11 +23,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from mpsim.collectives.traffic import Endpoint, collective
 from mpsim.documents import write_text
 from mpsim.engine.replay import replay
+from mpsim.lowering.lower import lower
 from mpsim.plan.model import Plan
-from mpsim.program.collectives import Endpoint, collective
-from mpsim.program.lower import lower
 from mpsim.program.model import Program, Task, Traffic
 from mpsim.topology.builders import fully_connected, ring, switch
 from mpsim.topology.model import Topology
@@ -227,7 +227,7 @@ def page(comparisons: list[Comparison]) -> str:
     lines = [
         "# Training steps beside a peer's",
         "",
-        "Made by `python benchmarks/peer_splits.py`, checked by `tests/simulate/test_peer_splits.py`.",
+        "Made by `python benchmarks/peer_splits.py`, checked by `tests/simulation/test_peer_splits.py`.",
         f"The peer is {head}",
         "",
         f"- **same model**: {len(same)} of {len(comparisons)} rows, the worst {100 * max(same):.4f} % off: each of its"

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from nccl_data import ONE_NODE, SEVERAL, node_count, one_node, several_nodes
 
-from mpsim.calibrate import Measurement, calibrate
-from mpsim.topology.costs import Cost
+from mpsim.calibration import Measurement, calibrate
+from mpsim.topology.costs import CollectiveCost
 from mpsim.topology.model import Topology
 from mpsim.topology.published import FILE, Provenance, Published, Reached, save_published
 from mpsim.topology.spec import parse_topology
@@ -34,7 +34,7 @@ def published() -> Published:
         inside = [one for one in one_node(system) if one.kind == "all_reduce"]
         topologies.append(_calibrated(SEVERAL[table](node_count(table)), [*inside, *several_nodes(table)]))
     bandwidths: dict[str, float] = {}
-    costs: list[Cost] = []
+    costs: list[CollectiveCost] = []
     for topology in topologies:
         new = dict.fromkeys(cost.link for cost in topology.costs if cost.link not in bandwidths)
         costs += [cost for cost in topology.costs if cost.link in new]

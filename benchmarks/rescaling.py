@@ -2,7 +2,7 @@
 
     python benchmarks/rescaling.py
 
-Each row was measured on several GPUs. One of them is the source, `mpsim.program.rescaling.rescaled` makes of it the
+Each row was measured on several GPUs. One of them is the source, `mpsim.lowering.rescaling.rescaled` makes of it the
 time on each other, and that is held against what was measured there. Nothing is fitted. Beside it stand the errors of
 taking the source's time as it is, and of the ratio of the peaks alone. Prints the tables of docs/rescaling.md.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mpsim import Layer, Workload
-from mpsim.program.rescaling import rescaled, roofline_of
+from mpsim.lowering.rescaling import rescaled, roofline_of
 from mpsim.topology.reported import catalog_name
 from mpsim.workload.costs import median_s
 from mpsim.workload.layers import Fidelity

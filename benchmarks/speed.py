@@ -27,7 +27,7 @@ def pipeline(stages: int, microbatches: int) -> Callable[[], dict[str, float]]:
     def run() -> dict[str, float]:
         from mpsim import Layer, Plan, Workload, parse_topology
         from mpsim.engine.replay import replay
-        from mpsim.program.lower import lower
+        from mpsim.lowering.lower import lower
 
         layers = [Layer.given(f"layer{i}", forward_s=2**-10, backward_s=2**-9) for i in range(stages)]
         workload = Workload.chain("chain", layers, activation_bytes=2**20)

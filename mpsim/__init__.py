@@ -12,10 +12,10 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mpsim.calibrate import calibrate, read_log
+from mpsim.calibration import calibrate, read_log
 from mpsim.errors import MpsimError
+from mpsim.lowering.draws import Variability
 from mpsim.plan.model import Plan, load_plan, save_plan
-from mpsim.program.draws import Variability
 from mpsim.result.file import load_result, save_result
 from mpsim.result.model import Result
 from mpsim.result.perfetto import save_perfetto
@@ -29,9 +29,9 @@ from mpsim.workload.model import Layer, Workload
 from mpsim.workload.show import show_workload
 
 try:
-    from mpsim.calibrate.compute import calibrate_compute
-    from mpsim.simulate import Job, simulate, simulate_collectives, simulate_jobs
-    from mpsim.sweep import sweep
+    from mpsim.calibration.compute import calibrate_compute
+    from mpsim.simulation import Job, simulate, simulate_collectives, simulate_jobs
+    from mpsim.sweeps import sweep
 except ModuleNotFoundError as error:
     # Models are traced on machines that have torch and little else; only replaying needs simpy.
     if error.name != "simpy":

@@ -11,12 +11,12 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from mpsim.collectives.bounds import lower_bound_s
+from mpsim.collectives.rounds import Round, Rounds, must_hear
 from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan
 from mpsim.plan.schedules import Schedule, check_rows, format_rows, parse_rows
-from mpsim.program.bounds import lower_bound_s
-from mpsim.program.rounds import Round, Rounds, must_hear
-from mpsim.simulate import simulate, simulate_collectives
+from mpsim.simulation import simulate, simulate_collectives
 from mpsim.topology.builders import chain, switch
 from mpsim.topology.file import load_topology, save_topology
 from mpsim.topology.model import Topology
@@ -166,7 +166,7 @@ def check_collective(
 
     Examples
     --------
-    >>> from mpsim.program.algorithms import ring_all_gather, ring_all_reduce
+    >>> from mpsim.collectives.algorithms import ring_all_gather, ring_all_reduce
     >>> check_collective("all_reduce", ring_all_reduce)
     >>> check_collective("all_reduce", ring_all_gather)
     Traceback (most recent call last):

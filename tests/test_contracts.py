@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from mpsim.collectives.algorithms import ALGORITHMS, Round, Rounds
 from mpsim.errors import MpsimError
 from mpsim.plan.schedules import SCHEDULES, Operation, gpipe, parse_rows
-from mpsim.program.algorithms import ALGORITHMS, Round, Rounds
 from mpsim.testing import check_collective, check_schedule, check_topology
 from mpsim.topology.builders import BUILDERS, ring
 from mpsim.topology.model import Device, Link, Topology

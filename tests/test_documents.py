@@ -15,7 +15,7 @@ from mpsim import documents
 from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan, load_plan, save_plan
 from mpsim.result.file import load_result, save_result
-from mpsim.simulate import simulate
+from mpsim.simulation import simulate
 from mpsim.topology.builders import ring
 from mpsim.topology.file import load_topology, save_topology
 from mpsim.topology.wire import Wire

@@ -105,7 +105,7 @@ def test_it_can_be_split(path, schedule):
 
 def test_a_cut_through_the_unet_sends_every_skip_tensor():
     """In the middle, all of the encoder's outputs and the bottleneck's input cross, each once."""
-    from mpsim.program.crossings import crossings
+    from mpsim.lowering.crossings import crossings
 
     workload = load_workload(FOLDER / "unet.cpu.json")
     cut = workload.index("bottleneck")

@@ -12,14 +12,14 @@ from mpsim.cli.output import print_json, tell
 from mpsim.cli.planning import PLAN_OPTIONS
 from mpsim.documents import made_now
 from mpsim.errors import MpsimError
-from mpsim.program.stages import microbatch_size
+from mpsim.lowering.stages import microbatch_size
 from mpsim.result.frames import result_to_dict
 from mpsim.result.model import Result
 from mpsim.result.text import summary
 
 if TYPE_CHECKING:
+    from mpsim.lowering.lower import Lowering
     from mpsim.plan.model import Plan
-    from mpsim.program.lower import Lowering
 
 __all__ = ["OUTPUTS", "Answer", "available", "collectives_topology", "coordinates", "give", "stage_layers"]
 

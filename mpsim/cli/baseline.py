@@ -11,7 +11,7 @@ import click
 from mpsim.errors import MpsimError, did_you_mean
 from mpsim.plan.model import Plan, load_plan
 from mpsim.result.model import Result
-from mpsim.sweep.grid import microbatch_counts
+from mpsim.sweeps.grid import microbatch_counts
 from mpsim.workload.model import Workload
 
 __all__ = ["baseline_of", "baseline_option", "without_baseline"]

@@ -55,9 +55,9 @@ def calibrate(logs: tuple[str, ...], topology: str, as_json: bool, output: str, 
         raise MpsimError(
             "LOG... is missing: name logs of nccl-tests, or --compute WORKLOAD; see mpsim calibrate --help"
         )
-    from mpsim.calibrate import calibrate as fit
-    from mpsim.calibrate import read_log
-    from mpsim.calibrate.text import calibration_text, calibration_to_dict
+    from mpsim.calibration import calibrate as fit
+    from mpsim.calibration import read_log
+    from mpsim.calibration.text import calibration_text, calibration_to_dict
 
     measured = [one for path in logs for one in read_log(path)]
     found = fit(parse_topology(topology), measured)
@@ -71,7 +71,7 @@ def calibrate(logs: tuple[str, ...], topology: str, as_json: bool, output: str, 
 
 
 def _compute(logs: tuple[str, ...], topology: str, as_json: bool, output: str, given: dict[str, Any]) -> None:
-    from mpsim.calibrate.compute import calibrate_compute
+    from mpsim.calibration.compute import calibrate_compute
     from mpsim.plan.model import load_plan
 
     if logs:

@@ -19,11 +19,11 @@ from mpsim.cli.trials import trial_options, trials_of
 from mpsim.cli.types import Sizes
 from mpsim.documents import made_now
 from mpsim.errors import MpsimError
+from mpsim.lowering.lower import lower
+from mpsim.lowering.stages import microbatch_size
 from mpsim.plan.model import save_plan
-from mpsim.program.lower import lower
-from mpsim.program.stages import microbatch_size
 from mpsim.result.text import format_percent
-from mpsim.simulate.cutting import fastest_cut
+from mpsim.simulation.cutting import fastest_cut
 from mpsim.topology.spec import parse_topology
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from mpsim.cli.planning import plan_of, plan_options
 from mpsim.cli.read import read_pair
 from mpsim.cli.scaling import by_type_of, scaling_options
 from mpsim.errors import MpsimError
-from mpsim.program.lower import lower
-from mpsim.simulate.cutting import fastest_cut
+from mpsim.lowering.lower import lower
+from mpsim.simulation.cutting import fastest_cut
 
 __all__ = ["export"]
 

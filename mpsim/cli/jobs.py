@@ -14,7 +14,7 @@ from mpsim.cli.scaling import rescale_option, speed_option, unchecked_option
 from mpsim.errors import MpsimError
 from mpsim.plan.model import load_plan
 from mpsim.result.text import caution, short_notes
-from mpsim.simulate.jobs import Job, JobResult, simulate_jobs
+from mpsim.simulation.jobs import Job, JobResult, simulate_jobs
 from mpsim.topology.spec import parse_topology
 from mpsim.units import format_duration
 

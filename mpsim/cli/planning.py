@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from mpsim.cli.types import BYTES, NUMBERS
+from mpsim.collectives.mapping import AUTO, algorithm_names, check_algorithm
 from mpsim.errors import MpsimError, unknown
 from mpsim.plan.model import LAUNCHES, Plan, check_size, load_plan
 from mpsim.plan.runtimes import RUNTIMES
 from mpsim.plan.schedules import SCHEDULES
-from mpsim.program.laying import AUTO, algorithm_names, check_algorithm
 from mpsim.workload.model import Workload
 
 __all__ = ["PLAN_OPTIONS", "host_speed_option", "plan_of", "plan_options"]

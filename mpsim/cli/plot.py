@@ -92,7 +92,7 @@ def _draw_sweep(files: Sequence[str], kind: str | None, output: str) -> None:
         raise MpsimError(f"a sweep's table is drawn as speedup, it has nothing for {kind}: simulate one plan with -o")
     if len(files) > 1:
         raise MpsimError(f"{len(files)} files, a sweep among them: draw one sweep at a time")
-    from mpsim.sweep import load_sweep
+    from mpsim.sweeps import load_sweep
 
     _save(lambda plotting: plotting.speedup(load_sweep(files[0]).to_frame()), output)
 

@@ -33,7 +33,7 @@ COMMANDS = {
 }
 
 
-class Program(click.Group):
+class Commands(click.Group):
     """A group whose commands are imported when they are called, and whose errors are one line and exit code 2."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -128,7 +128,7 @@ def _version(context: click.Context, option: click.Parameter, asked: bool) -> No
         context.exit()
 
 
-@click.group(cls=Program, invoke_without_command=True, context_settings={"max_content_width": 110})
+@click.group(cls=Commands, invoke_without_command=True, context_settings={"max_content_width": 110})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 @click.pass_context
 def cli(context: click.Context) -> None:

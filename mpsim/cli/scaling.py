@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mpsim.cli.read import costs_by_type
-from mpsim.program.devices import scaled_by_type
+from mpsim.lowering.devices import scaled_by_type
 from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
 

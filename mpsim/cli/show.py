@@ -119,7 +119,7 @@ def _result(path: str) -> _Shown:
 
 
 def _sweep(path: str, top: int) -> _Shown:
-    from mpsim.sweep import load_sweep, table
+    from mpsim.sweeps import load_sweep, table
 
     found = load_sweep(path)
     return _Shown(lambda: table(found, top), lambda: {"rows": list(found.rows)})

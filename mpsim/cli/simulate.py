@@ -18,13 +18,13 @@ from mpsim.cli.trials import trial_options, trials_of
 from mpsim.cli.types import Sizes
 from mpsim.documents import made_now
 from mpsim.errors import MpsimError
+from mpsim.lowering.lower import lower
+from mpsim.lowering.stages import microbatch_size
 from mpsim.plan.model import save_plan
-from mpsim.program.lower import lower
-from mpsim.program.stages import microbatch_size
-from mpsim.simulate import simulate as simulate_plan
-from mpsim.simulate import simulate_collectives
-from mpsim.simulate.cutting import fastest_cut
-from mpsim.simulate.launching import launch_bound
+from mpsim.simulation import simulate as simulate_plan
+from mpsim.simulation import simulate_collectives
+from mpsim.simulation.cutting import fastest_cut
+from mpsim.simulation.launching import launch_bound
 from mpsim.topology.spec import parse_topology
 
 __all__ = ["simulate"]

@@ -20,10 +20,10 @@ from mpsim.cli.types import BYTES, NUMBERS
 from mpsim.errors import MpsimError
 from mpsim.plan.model import LAUNCHES
 from mpsim.plan.schedules import SCHEDULES
-from mpsim.simulate import simulate as simulate_plan
-from mpsim.sweep import SweepInterrupted, SweepResult, save_sweep, table
-from mpsim.sweep import sweep as sweep_plans
-from mpsim.sweep.file import check_suffix
+from mpsim.simulation import simulate as simulate_plan
+from mpsim.sweeps import SweepInterrupted, SweepResult, save_sweep, table
+from mpsim.sweeps import sweep as sweep_plans
+from mpsim.sweeps.file import check_suffix
 
 __all__ = ["sweep"]
 

@@ -162,7 +162,7 @@ def _roofline(name: str | None, precision_name: str = "") -> DeviceSpec | None:
     """Return the roofline of a device of the catalog, its products at the rate of a precision."""
     if name is None:
         return None
-    from mpsim.program.rescaling import roofline_of
+    from mpsim.lowering.rescaling import roofline_of
     from mpsim.topology.catalog import device
     from mpsim.workload.precision import precision, product_rate, watched_dtype
 

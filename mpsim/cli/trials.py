@@ -10,7 +10,7 @@ import click
 
 from mpsim.cli.types import SECONDS
 from mpsim.errors import MpsimError
-from mpsim.program.draws import Variability
+from mpsim.lowering.draws import Variability
 
 __all__ = ["Trials", "trial_options", "trials_of"]
 

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-from mpsim.emulate.job import Times
+from mpsim.emulate.assignment import Times
 from mpsim.errors import MpsimError
-from mpsim.program.script import Collective, Compute, Receive, Script, Send, Step, Wait
+from mpsim.lowering.script import Collective, Compute, Receive, Script, Send, Step, Wait
 
 __all__ = ["Asleep", "Executor", "PeerLost", "Work", "blaming_a_peer", "sleep_until", "touched"]
 

@@ -14,12 +14,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mpsim.emulate.assignment import Assignment, Memory, Report, groups_of
 from mpsim.emulate.fabric import Fabric
-from mpsim.emulate.job import Job, Memory, Report, groups_of
 from mpsim.emulate.progress import JOINING, MEASURING, PREPARING, READY, STARTING, Progress, Where, make_progress
 from mpsim.emulate.rank import LOST_A_PEER, REFUSED
 from mpsim.errors import MpsimError
-from mpsim.program.script import Compute, Script, Wait
+from mpsim.lowering.script import Compute, Script, Wait
 
 __all__ = ["Launch", "launch"]
 
@@ -131,7 +131,7 @@ def _check_number(ranks: int) -> None:
 
 def _start(fabric: Fabric, order: Launch, rank: int, store: Memory, page: Memory, stack: contextlib.ExitStack) -> _Rank:
     outcome, words, handed = (stack.enter_context(_closing(Memory.make(name))) for name in ("outcome", "words", "job"))
-    job = Job(
+    job = Assignment(
         rank=rank,
         devices=tuple(script.device for script in order.scripts[0]),
         scripts=tuple(scripts[rank] for scripts in order.scripts),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mpsim.emulate.job import Times
-from mpsim.program.collectives import collective, point_to_point
+from mpsim.collectives.traffic import collective, point_to_point
+from mpsim.emulate.assignment import Times
+from mpsim.lowering.script import Collective, Compute, Receive, Script, Send, Wait
 from mpsim.program.model import Program, Stream, Task, Timing, Traffic
-from mpsim.program.script import Collective, Compute, Receive, Script, Send, Wait
 from mpsim.topology.routes import Routes
 
 __all__ = ["Layout", "lay_out", "timing_of"]
@@ -39,7 +39,7 @@ def lay_out(scripts: Sequence[Script], routes: Routes) -> Layout:
 
     Examples
     --------
-    >>> from mpsim.program.scripts import collective_scripts
+    >>> from mpsim.lowering.scripts import collective_scripts
     >>> from mpsim.topology.builders import ring
     >>> layout = lay_out(collective_scripts([64], "all_reduce", [0, 1]), Routes(ring(2, link="1GB/s@1us")))
     >>> [(task.kind, task.streams) for task in layout.program.tasks], layout.sources

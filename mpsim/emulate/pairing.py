@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from mpsim.errors import MpsimError
-from mpsim.program.script import Collective, Compute, Receive, Script, Send, Wait
+from mpsim.lowering.script import Collective, Compute, Receive, Script, Send, Wait
 
 __all__ = ["check_scripts"]
 
@@ -22,7 +22,7 @@ def check_scripts(scripts: Sequence[Script]) -> None:
 
     Examples
     --------
-    >>> from mpsim.program.scripts import collective_scripts
+    >>> from mpsim.lowering.scripts import collective_scripts
     >>> check_scripts(collective_scripts([64], "all_reduce", [0, 1]))
     """
     for script in scripts:

@@ -27,7 +27,7 @@ from mpsim.emulate.flight import Flight
 from mpsim.errors import MpsimError
 from mpsim.plan.partition import stage_slices
 
-__all__ = ["Crossing", "Part", "crossing_tensors", "make_parts", "refuse_shared_state"]
+__all__ = ["CrossingTensor", "Part", "crossing_tensors", "make_parts", "refuse_shared_state"]
 
 
 class Part:
@@ -241,7 +241,7 @@ def _holds(unit: Unit, name: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Crossing:
+class CrossingTensor:
     """A tensor that crosses a boundary.
 
     Attributes
@@ -259,7 +259,7 @@ class Crossing:
     needs_gradient: bool
 
 
-def crossing_tensors(cut: Cut, model: nn.Module, feeds: Mapping[str, Any]) -> dict[str, Crossing]:
+def crossing_tensors(cut: Cut, model: nn.Module, feeds: Mapping[str, Any]) -> dict[str, CrossingTensor]:
     """Run one micro-batch through all units and return what each value looks like that a boundary can cut.
 
     A process that receives it from another makes room by this, and sets ``requires_grad`` where it is needed. The
@@ -272,7 +272,7 @@ def crossing_tensors(cut: Cut, model: nn.Module, feeds: Mapping[str, Any]) -> di
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> cut = capture(Example(model=model, inputs=(torch.ones(3, 4),)))
     >>> crossing_tensors(cut, model, {"input": torch.ones(3, 4)})["relu"]
-    Crossing(shape=(3, 8), dtype=torch.float32, needs_gradient=True)
+    CrossingTensor(shape=(3, 8), dtype=torch.float32, needs_gradient=True)
     """
     whole = Part(cut, model, range(len(cut.units)), copy=True)
     values = dict(feeds)
@@ -281,7 +281,7 @@ def crossing_tensors(cut: Cut, model: nn.Module, feeds: Mapping[str, Any]) -> di
             forward(unit, values)
     names = {name for i in range(1, len(cut.units)) for name in _crossing(cut, i)}
     return {
-        name: Crossing(shape=tuple(value.shape), dtype=value.dtype, needs_gradient=value.requires_grad)
+        name: CrossingTensor(shape=tuple(value.shape), dtype=value.dtype, needs_gradient=value.requires_grad)
         for name, value in values.items()
         if name in names
     }

@@ -7,7 +7,7 @@ import os
 import struct
 from typing import NamedTuple
 
-from mpsim.emulate.job import Memory
+from mpsim.emulate.assignment import Memory
 
 __all__ = ["JOINING", "MEASURING", "PREPARING", "READY", "STARTING", "Progress", "Where", "make_progress"]
 

@@ -1,7 +1,7 @@
 """One rank: the process that joins the others, runs its script trial after trial, and reports.
 
 Started by `mpsim.emulate.launch` as ``python -m mpsim.emulate.rank DESCRIPTOR``, where the descriptor's file holds its
-`Job`.
+`Assignment`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from mpsim.emulate.job import Job, Memory, Report, Times
+from mpsim.emulate.assignment import Assignment, Memory, Report, Times
 from mpsim.emulate.links import MeasuredPath
 from mpsim.emulate.pace import Pace
 from mpsim.emulate.progress import JOINING, MEASURING, PREPARING, READY, Progress
@@ -35,7 +35,7 @@ _SET_DEATH_SIGNAL, _SET_TIMER_SLACK = 1, 29  # prctl(2)
 
 def main(descriptor: int) -> int:
     """Run a job and return the exit code."""
-    job: Job = Memory(descriptor).load()
+    job: Assignment = Memory(descriptor).load()
     _live_no_longer_than(job.launcher)
     progress = Progress(Memory(job.progress))
     progress.note(job.rank, PREPARING, 0)
@@ -62,7 +62,7 @@ def _live_no_longer_than(launcher: int) -> None:
         os._exit(1)
 
 
-def _run(job: Job, progress: Progress) -> Report:
+def _run(job: Assignment, progress: Progress) -> Report:
     import torch
     import torch.distributed as dist
 
@@ -89,7 +89,7 @@ def _run(job: Job, progress: Progress) -> Report:
     return Report(trials=trials, paths=paths, smallest_s=smallest_s, pace=pace, losses=losses)
 
 
-def _pace(job: Job, work: Any, paths: Sequence[MeasuredPath], note: Callable[[], None]) -> Pace | None:
+def _pace(job: Assignment, work: Any, paths: Sequence[MeasuredPath], note: Callable[[], None]) -> Pace | None:
     """Measure how fast this rank computes, if it does and if links are measured."""
     from mpsim.emulate.pace import measure_pace
 
@@ -105,7 +105,7 @@ def _running(model: bytes) -> Any:
     return Running(pickle.loads(model))
 
 
-def _trials(job: Job, executor: Any, progress: Progress) -> tuple[Times, ...]:
+def _trials(job: Assignment, executor: Any, progress: Progress) -> tuple[Times, ...]:
     """Run the warm-ups and the trials, with the garbage collector off."""
     import torch.distributed as dist
 
@@ -124,7 +124,7 @@ def _trials(job: Job, executor: Any, progress: Progress) -> tuple[Times, ...]:
     return tuple(trials)
 
 
-def _join(job: Job) -> dict[tuple[int, ...], Any]:
+def _join(job: Assignment) -> dict[tuple[int, ...], Any]:
     """Meet the others; return the process group of each set of ranks that has collectives."""
     import torch.distributed as dist
 

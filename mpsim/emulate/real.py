@@ -20,7 +20,7 @@ from mpsim.emulate.capture.cut import capture
 from mpsim.emulate.execute import Asleep
 from mpsim.emulate.parts import Part, crossing_tensors, refuse_shared_state
 from mpsim.errors import MpsimError
-from mpsim.program.script import Collective, Compute, Receive, Send, Step
+from mpsim.lowering.script import Collective, Compute, Receive, Send, Step
 from mpsim.workload.example import Example, flat_inputs
 from mpsim.workload.source import resolve_model
 from mpsim.workload.update import OPTIMIZERS

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from mpsim.errors import MpsimError
-from mpsim.program.buckets import Bucket
-from mpsim.program.lower import Lowering
-from mpsim.program.stages import Stage, microbatch_size
+from mpsim.lowering.buckets import Bucket
+from mpsim.lowering.lower import Lowering
+from mpsim.lowering.stages import Stage, microbatch_size
 
 __all__ = ["recipes", "split_name"]
 

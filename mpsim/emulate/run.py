@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mpsim.emulate.assignment import Report
 from mpsim.emulate.fabric import open_fabric
-from mpsim.emulate.job import Report
 from mpsim.emulate.launch import Launch, launch
 from mpsim.emulate.links import imposed_topology, pairs_to_measure, topology_from, with_hops
 from mpsim.emulate.measured import Layout, lay_out, timing_of
@@ -16,16 +16,16 @@ from mpsim.emulate.pace import with_paces
 from mpsim.emulate.pairing import check_scripts
 from mpsim.emulate.recipes import recipes
 from mpsim.errors import MpsimError, unknown
+from mpsim.lowering.caveats import caveats, scalings
+from mpsim.lowering.devices import scaled_by_type
+from mpsim.lowering.draws import Draw, Seed, Variability, seed_of
+from mpsim.lowering.lower import Lowering, lower
+from mpsim.lowering.script import Compute, Script, Wait
+from mpsim.lowering.scripts import collective_scripts, scripts
+from mpsim.lowering.stages import microbatch_size
 from mpsim.plan.model import Plan
 from mpsim.program.account import account_devices, account_traffic, spans_of
-from mpsim.program.caveats import caveats, scalings
-from mpsim.program.devices import scaled_by_type
-from mpsim.program.draws import Draw, Seed, Variability, seed_of
-from mpsim.program.lower import Lowering, lower
 from mpsim.program.model import Timing
-from mpsim.program.script import Compute, Script, Wait
-from mpsim.program.scripts import collective_scripts, scripts
-from mpsim.program.stages import microbatch_size
 from mpsim.result.model import DeviceUse, MemoryUse, Result
 from mpsim.result.statistics import middle
 from mpsim.topology.model import Topology

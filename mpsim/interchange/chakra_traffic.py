@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mpsim.collectives.traffic import collective, point_to_point
 from mpsim.errors import MpsimError
 from mpsim.interchange import hints
 from mpsim.interchange.chakra_file import Value
 from mpsim.interchange.chakra_match import Unit
 from mpsim.interchange.losses import Losses
-from mpsim.program.collectives import collective, point_to_point
 from mpsim.program.model import Traffic
 from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mpsim.program.draws import Variability
+from mpsim.lowering.draws import Variability
 from mpsim.program.model import Program
 from mpsim.result.model import Result
-from mpsim.simulate.run import Label, play
+from mpsim.simulation.run import Label, play
 from mpsim.topology.model import Topology
 
 __all__ = ["replay_program"]

@@ -1,1 +1,1 @@
-"""Programs, and the lowering of a plan to one."""
+"""The program: streams of tasks, and the accounts of what became of them."""

@@ -1,9 +1,9 @@
 """Costs of links that nobody measured, borrowed from the nearest that somebody did, rescaled by latency and bandwidth.
 
-Latencies go as the catalog's effective ones do, bandwidths as those of the links: a `Cost` knows how wide the links are
-that it was fitted on. Of three rules (bandwidth in proportion, what a protocol adds to a link's kept, all kept) the
-first was the best on one node of H100 by the costs of A100 and the other way around: 41 and 38 % off, for 76 and 79 %
-without costs (``docs/nccl-validation.md``).
+Latencies go as the catalog's effective ones do, bandwidths as those of the links: a `CollectiveCost` knows how wide the
+links are that it was fitted on. Of three rules (bandwidth in proportion, what a protocol adds to a link's kept, all
+kept) the first was the best on one node of H100 by the costs of A100 and the other way around: 41 and 38 % off, for 76
+and 79 % without costs (``docs/nccl-validation.md``).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from mpsim.topology.catalog import alike, link, link_names
-from mpsim.topology.costs import NOT_MEASURED, Cost
+from mpsim.topology.costs import NOT_MEASURED, CollectiveCost
 from mpsim.topology.model import Topology
 
 __all__ = ["with_borrowed"]
 
 
-def with_borrowed(topology: Topology, measured: Sequence[Cost]) -> Iterator[Cost]:
+def with_borrowed(topology: Topology, measured: Sequence[CollectiveCost]) -> Iterator[CollectiveCost]:
     """Yield the costs that a topology's links have or can borrow, in the order of those that were measured.
 
     Examples
@@ -27,7 +27,9 @@ def with_borrowed(topology: Topology, measured: Sequence[Cost]) -> Iterator[Cost
     >>> from mpsim.topology.builders import switch
     >>> from mpsim.topology.costs import Regime
     >>> one = Regime(least_bytes=1, most_bytes=2**30, launch_s=5e-6)
-    >>> cost = Cost(link="nvlink4", kind="all_reduce", algorithm="ring", regimes=(one,), link_bytes_per_s=4e11)
+    >>> cost = CollectiveCost(
+    ...     link="nvlink4", kind="all_reduce", algorithm="ring", regimes=(one,), link_bytes_per_s=4e11
+    ... )
     >>> [cost.source for cost in with_borrowed(switch(8, link="nvlink5"), [cost])]
     ['not measured: nvlink5 as nvlink4, latencies x 1, bandwidths x 1.71']
     """
@@ -48,7 +50,7 @@ def with_borrowed(topology: Topology, measured: Sequence[Cost]) -> Iterator[Cost
                 yield _rescaled(cost, name, widths[name])
 
 
-def _nearest(name: str, cost: Cost, measured: Sequence[Cost]) -> str:
+def _nearest(name: str, cost: CollectiveCost, measured: Sequence[CollectiveCost]) -> str:
     """Return the measured link of a link's kind, with costs of a collective by an algorithm, that is most like it."""
     same = [one.link for one in measured if (one.kind, one.algorithm) == (cost.kind, cost.algorithm)]
     found = [other for other in dict.fromkeys(same) if alike(name, other)]
@@ -65,7 +67,7 @@ def _nearest(name: str, cost: Cost, measured: Sequence[Cost]) -> str:
     return min(found, key=apart, default="")
 
 
-def _rescaled(cost: Cost, name: str, narrowest_bytes_per_s: float) -> Cost:
+def _rescaled(cost: CollectiveCost, name: str, narrowest_bytes_per_s: float) -> CollectiveCost:
     slower = link(name).effective_latency_s / link(cost.link).effective_latency_s
     wider = narrowest_bytes_per_s / cost.link_bytes_per_s if cost.link_bytes_per_s else 1.0
     regimes = tuple(replace(one, launch_s=one.launch_s * slower, step_s=one.step_s * slower) for one in cost.regimes)

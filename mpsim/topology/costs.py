@@ -21,7 +21,7 @@ from mpsim.errors import MpsimError
 if TYPE_CHECKING:
     from mpsim.topology.model import Link
 
-__all__ = ["NOT_MEASURED", "Cost", "Regime", "relative_width"]
+__all__ = ["NOT_MEASURED", "CollectiveCost", "Regime", "relative_width"]
 
 NOT_MEASURED = "not measured: "  # How the source of such a cost begins.
 
@@ -65,7 +65,7 @@ class Regime:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class CollectiveCost:
     """The regimes of one kind of collective over one type of link, by size.
 
     Attributes
@@ -121,7 +121,7 @@ class Cost:
         Examples
         --------
         >>> regime = Regime(least_bytes=1, most_bytes=8)
-        >>> Cost(link="a", kind="all_reduce", algorithm="ring", regimes=(regime,)).covers(2, 9)
+        >>> CollectiveCost(link="a", kind="all_reduce", algorithm="ring", regimes=(regime,)).covers(2, 9)
         False
         """
         sizes = self.regimes[0].least_bytes, self.regimes[-1].most_bytes

@@ -19,7 +19,7 @@ from mpsim import documents, units
 from mpsim.documents import Provenance
 from mpsim.errors import MpsimError, unknown
 from mpsim.topology.catalog import parse_wire, topology_device
-from mpsim.topology.costs import Cost
+from mpsim.topology.costs import CollectiveCost
 from mpsim.topology.model import Device, Link, Topology
 
 __all__ = ["load_topology", "save_topology"]
@@ -42,7 +42,7 @@ class _Written:
     links: tuple[dict, ...] = ()  # type: ignore[type-arg]
     provenance: Provenance = Provenance()
     reducing: tuple[str, ...] = ()
-    costs: tuple[Cost, ...] = ()
+    costs: tuple[CollectiveCost, ...] = ()
 
 
 def save_topology(path: str | Path, topology: Topology) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mpsim.documents import Provenance
 from mpsim.errors import MpsimError, did_you_mean
-from mpsim.topology.costs import Cost
+from mpsim.topology.costs import CollectiveCost
 
 __all__ = ["Device", "Link", "Topology"]
 
@@ -111,7 +111,7 @@ class Topology:
     ----------
     reducing : tuple of str
         Switches that add up what passes through them, and copy what goes to several (NVLS, SHARP).
-    costs : tuple of Cost
+    costs : tuple of CollectiveCost
         What collectives cost over each type of link, as measured, the links of inner levels first; without any, what
         the links' own latencies and bandwidths come to.
 
@@ -128,7 +128,7 @@ class Topology:
     links: tuple[Link, ...] = ()
     provenance: Provenance = Provenance()
     reducing: tuple[str, ...] = ()
-    costs: tuple[Cost, ...] = ()
+    costs: tuple[CollectiveCost, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.devices:

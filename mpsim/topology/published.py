@@ -15,7 +15,7 @@ from mpsim import documents
 from mpsim.documents import Provenance
 from mpsim.errors import MpsimError
 from mpsim.topology.borrowed import with_borrowed
-from mpsim.topology.costs import Cost
+from mpsim.topology.costs import CollectiveCost
 from mpsim.topology.edit import replace_bandwidth
 from mpsim.topology.model import Topology
 
@@ -41,12 +41,12 @@ class Published:
     ----------
     reached : tuple of Reached
         One for each type of link.
-    costs : tuple of Cost
+    costs : tuple of CollectiveCost
         Those of inner levels first.
     """
 
     reached: tuple[Reached, ...]
-    costs: tuple[Cost, ...]
+    costs: tuple[CollectiveCost, ...]
     provenance: Provenance = Provenance()
 
 

@@ -11,7 +11,7 @@ from mpsim.emulate.run import Emulation, emulate
 from mpsim.errors import MpsimError
 from mpsim.result.model import Result
 from mpsim.result.statistics import interval
-from mpsim.simulate import simulate
+from mpsim.simulation import simulate
 from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
 from mpsim.validate.agreement import error_fraction, error_in_spreads

@@ -10,7 +10,7 @@ from mpsim.emulate.run import emulate_collectives
 from mpsim.errors import MpsimError
 from mpsim.result.model import Result
 from mpsim.result.statistics import quantile
-from mpsim.simulate import simulate_collectives
+from mpsim.simulation import simulate_collectives
 from mpsim.validate.agreement import error_fraction, error_in_spreads
 from mpsim.validate.cases import LINKS, LOOPBACK, Wire
 from mpsim.validate.compare import RUNTIME, paths_of

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mpsim.plan.model import Plan
-from mpsim.simulate import simulate
-from mpsim.simulate.launching import is_launch_bound
+from mpsim.simulation import simulate
+from mpsim.simulation.launching import is_launch_bound
 from mpsim.topology.model import Device, Topology
 from mpsim.validate.steps_file import MeasuredRow, MeasuredStep
 from mpsim.validate.steps_workload import is_bf16, workload_of

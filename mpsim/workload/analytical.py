@@ -17,7 +17,7 @@ from mpsim.workload.fake import fake_example, fake_mode_of, without_logs
 from mpsim.workload.feeds import feeds_of
 from mpsim.workload.fused import fused_attention
 from mpsim.workload.layers import Fidelity
-from mpsim.workload.measure import ACCUMULATE, Round, Stopwatch, samples_of
+from mpsim.workload.measure import ACCUMULATE, Repetition, Stopwatch, samples_of
 from mpsim.workload.model import Precision
 from mpsim.workload.point import Point, described
 from mpsim.workload.precision import watched_dtype
@@ -150,7 +150,7 @@ def _costed(
 
 
 def _add_times(
-    point: Point, one: Round, spec: DeviceSpec, optimizer: str, parameters: dict[str, Any], master: str
+    point: Point, one: Repetition, spec: DeviceSpec, optimizer: str, parameters: dict[str, Any], master: str
 ) -> None:
     """Give a point its times, an update's by its passes over memory and its kernels, and what the optimizer keeps.
 

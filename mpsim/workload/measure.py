@@ -23,19 +23,19 @@ from mpsim.workload.state import from_one_seed
 from mpsim.workload.step import Step
 from mpsim.workload.watch import BACKWARD, FORWARD, INPUTS, NOTHING, UPDATE, Call, Graph, Watch
 
-__all__ = ["ACCUMULATE", "Round", "Stopwatch", "measure", "quiet", "samples_of", "two_clock_step"]
+__all__ = ["ACCUMULATE", "Repetition", "Stopwatch", "measure", "quiet", "samples_of", "two_clock_step"]
 
 ACCUMULATE = "accumulate"
 Key = tuple[str, int]
 
 
 @dataclass(slots=True)
-class Round:
+class Repetition:
     """One repetition: seconds by each of a clock's names, in the order in which a step has them.
 
     Examples
     --------
-    >>> Round(whole_s=1.0, pieces=[(("forward", 0), (0.25,)), (("backward", 0), (0.5,))]).layers_s(False)
+    >>> Repetition(whole_s=1.0, pieces=[(("forward", 0), (0.25,)), (("backward", 0), (0.5,))]).layers_s(False)
     0.75
     """
 
@@ -109,10 +109,10 @@ class Stopwatch:
     def returned(self, output: Any) -> None:
         """Do nothing."""
 
-    def round(self) -> Round:
+    def round(self) -> Repetition:
         """Return what was timed."""
         self.clock.finish()
-        return Round(pieces=[(key, self.clock.seconds(piece)) for key, piece in self._pieces])
+        return Repetition(pieces=[(key, self.clock.seconds(piece)) for key, piece in self._pieces])
 
     def _accumulate(self) -> None:
         """Add to the gradients once more, of zeros: the same work."""
@@ -140,7 +140,7 @@ def measure(
     inputs: bool,
     again: Callable[[], None] = from_one_seed,
     each: Callable[[], None] = lambda: None,
-) -> list[Round]:
+) -> list[Repetition]:
     """Time a step `repeats` times after `warmup` rounds that are not kept.
 
     Parameters
@@ -177,13 +177,13 @@ def measure(
 
 
 def samples_of(
-    rounds: Sequence[Round], layers: int, clock: int, shares: Sequence[float], split: bool = True
+    rounds: Sequence[Repetition], layers: int, clock: int, shares: Sequence[float], split: bool = True
 ) -> list[Samples]:
     """Return each layer's samples by one of the clocks.
 
     Parameters
     ----------
-    rounds : sequence of Round
+    rounds : sequence of Repetition
         What was timed.
     layers : int
         How many there are.
@@ -197,7 +197,7 @@ def samples_of(
     return [_samples(rounds, layer, clock, share, split) for layer, share in zip(range(layers), shares, strict=True)]
 
 
-def _samples(rounds: Sequence[Round], layer: int, clock: int, share: float, split: bool) -> Samples:
+def _samples(rounds: Sequence[Repetition], layer: int, clock: int, share: float, split: bool) -> Samples:
     def each(phase: str) -> list[float]:
         return [one.total(phase, layer, clock) for one in rounds]
 

@@ -18,7 +18,7 @@ from mpsim.workload.clock import clock_for
 from mpsim.workload.holdings import held_by, owners
 from mpsim.workload.judge import PlainStep, differences, judging
 from mpsim.workload.layers import Fidelity, Parameter, Samples, ShardCollective
-from mpsim.workload.measure import Round, measure, samples_of
+from mpsim.workload.measure import Repetition, measure, samples_of
 from mpsim.workload.model import Precision, StepCheck
 from mpsim.workload.roofline import Roofline
 from mpsim.workload.state import from_one_seed, put_back
@@ -240,7 +240,7 @@ def measured_point(
     return point
 
 
-def _check(rounds: Sequence[Round], clock: Any, microbatch: int) -> StepCheck:
+def _check(rounds: Sequence[Repetition], clock: Any, microbatch: int) -> StepCheck:
     return StepCheck(
         microbatch=microbatch,
         whole_s=tuple(_digits(one.whole_s) for one in rounds),
@@ -334,7 +334,7 @@ class _Deaf:
     def returned(self, output: Any) -> None: ...
 
 
-def _times(point: Point, rounds: list[Round], step: Step, optimizer: str, clock: Any, inputs: bool) -> None:
+def _times(point: Point, rounds: list[Repetition], step: Step, optimizer: str, clock: Any, inputs: bool) -> None:
     """Give a point its samples by each clock, and the bytes that the optimizer keeps."""
     parameters = dict(step.model.named_parameters())
     owned = [[parameters[name] for name in names if parameters[name].requires_grad] for names in point.owned]

@@ -9,7 +9,7 @@ import pytest
 from cli_inputs import HAND, RING
 
 import mpsim as package
-from mpsim.sweep import load_sweep
+from mpsim.sweeps import load_sweep
 
 
 def printed(result) -> dict:

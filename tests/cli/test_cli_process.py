@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cli_inputs import HAND, RING
 
-from mpsim.sweep import load_sweep
+from mpsim.sweeps import load_sweep
 
 HEAVY = ("torch", "transformers", "matplotlib", "pandas", "scipy")
 REPORT = (

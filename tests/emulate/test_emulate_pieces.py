@@ -9,17 +9,17 @@ import pytest
 from mpsim import Layer, MpsimError, Plan, Workload, parse_topology
 from mpsim.emulate import launch as launching
 from mpsim.emulate import run
-from mpsim.emulate.job import Memory, Times, groups_of
+from mpsim.emulate.assignment import Memory, Times, groups_of
 from mpsim.emulate.launch import Launch
 from mpsim.emulate.measured import lay_out, timing_of
 from mpsim.emulate.pairing import check_scripts
 from mpsim.emulate.recipes import recipes
 from mpsim.emulate.run import emulate, emulate_collectives
+from mpsim.lowering.draws import Draw, Variability
+from mpsim.lowering.lower import lower
+from mpsim.lowering.script import Collective, Compute, Receive, Script, Send, Wait
+from mpsim.lowering.scripts import scripts
 from mpsim.program.account import account_devices, account_traffic
-from mpsim.program.draws import Draw, Variability
-from mpsim.program.lower import lower
-from mpsim.program.script import Collective, Compute, Receive, Script, Send, Wait
-from mpsim.program.scripts import scripts
 from mpsim.topology.routes import Routes
 
 PAIR = parse_topology("chain:2,link=1GB/s@1ms")

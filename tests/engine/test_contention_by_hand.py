@@ -1,7 +1,7 @@
 """Transfers that share links, worked out by hand: every start and end is exact."""
 
+from mpsim.collectives.traffic import collective, point_to_point
 from mpsim.engine.replay import replay
-from mpsim.program.collectives import collective, point_to_point
 from mpsim.program.model import Program, Stream, Task
 from mpsim.topology.builders import chain, ring, switch
 from mpsim.topology.model import Topology

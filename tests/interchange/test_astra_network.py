@@ -2,9 +2,9 @@
 
 import pytest
 
+from mpsim.collectives.traffic import collective
 from mpsim.errors import MpsimError
 from mpsim.interchange import load_astra_network
-from mpsim.program.collectives import collective
 from mpsim.topology.routes import Routes
 
 ONE = (

@@ -13,8 +13,8 @@ from test_chakra_import import DATA
 from test_chakra_round_trip import without_hints
 
 from mpsim.interchange import from_chakra, load_astra_network, load_chakra, replay_program, to_chakra
+from mpsim.lowering.lower import lower
 from mpsim.plan.model import Plan
-from mpsim.program.lower import lower
 from mpsim.workload.model import Layer, Workload
 
 NETWORK = "topology: [ Switch ]\nnpus_count: [ 4 ]\nbandwidth: [ 50.0 ]\nlatency: [ 500.0 ]\n"

@@ -8,12 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_cases import cases
 
+from mpsim.collectives.traffic import collective, point_to_point
 from mpsim.engine.replay import replay
 from mpsim.interchange import from_chakra, load_chakra, save_chakra, to_chakra
 from mpsim.interchange.chakra_file import RankTrace
+from mpsim.lowering.lower import lower
 from mpsim.plan.model import Plan
-from mpsim.program.collectives import collective, point_to_point
-from mpsim.program.lower import lower
 from mpsim.program.model import Program, Stream, Task, Traffic
 from mpsim.topology.routes import Routes
 from mpsim.topology.spec import parse_topology

@@ -10,7 +10,7 @@ from mpsim.errors import MpsimError
 from mpsim.interchange import load_kineto
 from mpsim.interchange.kineto_layers import EVALUATE
 from mpsim.plan.model import Plan
-from mpsim.simulate import simulate
+from mpsim.simulation import simulate
 from mpsim.topology.spec import parse_topology
 
 

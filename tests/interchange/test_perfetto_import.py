@@ -11,7 +11,7 @@ from mpsim.errors import MpsimError
 from mpsim.interchange import load_perfetto
 from mpsim.plan.model import Plan
 from mpsim.result.perfetto import save_perfetto, to_perfetto
-from mpsim.simulate import simulate
+from mpsim.simulation import simulate
 from mpsim.topology.spec import parse_topology
 from mpsim.workload.model import Layer, Workload
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpsim.errors import MpsimError
+from mpsim.lowering.lower import lower
 from mpsim.plan.model import Plan
 from mpsim.plan.partition import balance, cheapest, check_boundaries, stage_slices
-from mpsim.program.lower import lower
 from mpsim.topology.builders import chain, fully_connected
 from mpsim.topology.model import Device, Link, Topology
 from mpsim.topology.wire import Wire

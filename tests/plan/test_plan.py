@@ -4,11 +4,11 @@ import pytest
 from cases import chained, layer
 
 from mpsim.errors import MpsimError
+from mpsim.lowering.lower import lower
 from mpsim.plan.model import Plan, load_plan, save_plan
 from mpsim.plan.runtimes import resolve_runtime
 from mpsim.plan.schedules import gpipe
-from mpsim.program.lower import lower
-from mpsim.simulate import simulate
+from mpsim.simulation import simulate
 from mpsim.topology.builders import ring
 from mpsim.topology.wire import Wire
 

@@ -11,7 +11,7 @@ from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan
 from mpsim.program.account import account_devices, account_traffic
 from mpsim.program.model import Allocation, Program, Resident, Stream, Task, Traffic
-from mpsim.simulate import simulate
+from mpsim.simulation import simulate
 from mpsim.topology.builders import chain, fully_connected
 from mpsim.topology.model import Device
 from mpsim.topology.wire import Wire

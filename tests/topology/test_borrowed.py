@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from mpsim.program.choice import alone_s
+from mpsim.collectives.choice import alone_s
 from mpsim.result.text import summary
-from mpsim.simulate.collectives import simulate_collectives
+from mpsim.simulation.collectives import simulate_collectives
 from mpsim.topology.borrowed import with_borrowed
 from mpsim.topology.builders import switch
-from mpsim.topology.costs import Cost, Regime
+from mpsim.topology.costs import CollectiveCost, Regime
 from mpsim.topology.routes import Routes
 from mpsim.topology.spec import parse_topology
 from mpsim.topology.wire import Wire
@@ -18,7 +18,9 @@ ONE = Regime(least_bytes=1, most_bytes=2**30, launch_s=9e-6, step_s=1e-6, bandwi
 
 
 def cost(link, algorithm="ring", kind="all_reduce"):
-    return Cost(link=link, kind=kind, algorithm=algorithm, regimes=(ONE,), link_bytes_per_s=1e11, source=f"{link}.log")
+    return CollectiveCost(
+        link=link, kind=kind, algorithm=algorithm, regimes=(ONE,), link_bytes_per_s=1e11, source=f"{link}.log"
+    )
 
 
 def test_a_link_three_times_as_wide_takes_a_third_for_its_bytes():

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from mpsim.program.choice import choose
-from mpsim.program.collectives import collective
+from mpsim.collectives.choice import choose
+from mpsim.collectives.traffic import collective
 from mpsim.topology.builders import chain, fully_connected, mesh, ring, switch, torus
 from mpsim.topology.cycles import link_cycles
 from mpsim.topology.routes import Routes

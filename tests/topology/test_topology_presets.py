@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from mpsim.collectives.choice import alone_s, choose
+from mpsim.collectives.traffic import collective
 from mpsim.errors import MpsimError
-from mpsim.program.choice import alone_s, choose
-from mpsim.program.collectives import collective
 from mpsim.topology.catalog import device, link, wire
 from mpsim.topology.levels import find_levels, level_sizes
 from mpsim.topology.presets import PRESETS

@@ -7,7 +7,7 @@ import pytest
 
 from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan
-from mpsim.simulate import simulate
+from mpsim.simulation import simulate
 from mpsim.validate.cases import GRID, LINKS, QUICK, Case
 from mpsim.workload.file import load_workload
 

@@ -3,7 +3,7 @@
 import pytest
 
 from mpsim.result.model import Result, Spans
-from mpsim.simulate import simulate_collectives
+from mpsim.simulation import simulate_collectives
 from mpsim.topology.builders import fully_connected
 from mpsim.validate.cases import LOOPBACK
 from mpsim.validate.exchanges import EXCHANGES, Exchange, compare_exchange, durations, validate_exchanges

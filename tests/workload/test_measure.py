@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import mpsim.validate
-from mpsim.workload.measure import ACCUMULATE, Round, measure, samples_of, two_clock_step
+from mpsim.workload.measure import ACCUMULATE, Repetition, measure, samples_of, two_clock_step
 from mpsim.workload.step import Step
 from mpsim.workload.watch import calls_of
 
@@ -130,7 +130,7 @@ def test_step_of_two_clocks_by_hand(parts, expected):
 
 
 def test_a_layer_that_is_at_work_twice_in_a_pass_adds_up():
-    one = Round(pieces=[(("backward", 1), (1.0,)), (("backward", 0), (2.0,)), (("backward", 1), (4.0,))])
+    one = Repetition(pieces=[(("backward", 1), (1.0,)), (("backward", 0), (2.0,)), (("backward", 1), (4.0,))])
     assert one.total("backward", 1, 0) == 5.0
 
 

@@ -1,0 +1,1 @@
+"""What each collective puts on a network: kind × algorithm × ranks × routes."""

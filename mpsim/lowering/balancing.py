@@ -1,0 +1,202 @@
+"""Where to cut a workload into a plan's stages: what each stage costs by its layers, communication counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import accumulate, combinations, pairwise
+from math import ceil, comb, inf
+
+import numpy as np
+
+from mpsim.collectives.traffic import collective, point_to_point
+from mpsim.lowering.costs import Costs
+from mpsim.lowering.crossings import Crossing
+from mpsim.plan.model import Plan
+from mpsim.plan.partition import Table, balance, cheapest
+from mpsim.program.model import Traffic
+from mpsim.topology.routes import Routes
+from mpsim.workload.costs import median_s
+from mpsim.workload.model import Cost
+
+__all__ = ["Scales", "balanced_boundaries", "boundaries_worth_trying"]
+
+_Seconds = tuple[float, ...]
+# So many cuts are all tried. Of more, those that are best if communication weighs so much (0: computation hides it;
+# above 1: messages share links), or if the costliest stage may take so many times what it must.
+_FEW = 300
+# Times that add up to infinity are told of where they are replayed.
+_MOST_S = 1e300
+_WEIGHTS = (0.0, 0.25, 0.5, 2.0, 4.0, 8.0, 16.0, 64.0, 256.0)
+_ROOMS = (1.0, 1.125, 1.25, 1.5, 2.0, inf)
+
+
+def balanced_boundaries(scales: Scales) -> tuple[int, ...]:
+    """Return the boundaries that make the costliest stage cheapest, for one micro-batch.
+
+    A stage costs, on its slowest replica, the median compute of its layers on the slowest rank, their tensor-parallel
+    collectives, and the sending of what crosses its cuts to both sides, each on an idle network.
+    """
+    return balance(scales.costs(1.0))
+
+
+def boundaries_worth_trying(scales: Scales) -> list[tuple[int, ...]]:
+    """Return boundaries among which those of the shortest step are, or come near.
+
+    What sending across a cut costs depends on what it hides behind, which only a replay tells. Few cuts are all
+    returned. Of more, those that dynamic programming finds the best, for each part that communication may play: the
+    costliest stage cheapest, which counts with many micro-batches, or all stages together, which counts with few.
+    """
+    n, stages = scales.layers, scales.stages
+    if comb(n - 1, stages - 1) <= _FEW:
+        return list(combinations(range(1, n), stages - 1))
+    found = [balance(scales.costs(weight)) for weight in _WEIGHTS]
+    found += [cheapest(scales.costs(1.0), room) for room in _ROOMS]
+    return list(dict.fromkeys(found))
+
+
+class Scales:
+    """Weighs stages: the seconds of one micro-batch on each, by its first layer and its last.
+
+    Parameters
+    ----------
+    costs, routes, plan, place
+        Of a plan that is being lowered.
+    cuts : sequence of Crossing
+        What crosses each cut.
+    """
+
+    def __init__(
+        self, costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...], cuts: Sequence[Crossing]
+    ) -> None:
+        self.layers, self.stages, self._microbatches = len(costs.workload.layers), plan.pp, plan.microbatches
+        self._clock = _Clock(costs, routes, plan.algorithm)
+        ranks = np.reshape(place, (plan.dp, plan.pp, plan.tp)).swapaxes(0, 1).tolist()
+        work = [[self._clock.running_total(tuple(group)) for group in replicas] for replicas in ranks]
+        self._work = [tuple(dict.fromkeys(totals)) for totals in work]
+        self._replicas = list(dict.fromkeys(zip(*work, strict=True)))
+        flat = [[device for group in replicas for device in group] for replicas in ranks]
+        # By the layer before which the cut is; nobody cuts before the first or behind the last.
+        forward, backward = ([0, *(getattr(cut, f"{way}_bytes") for cut in cuts), 0] for way in ("forward", "backward"))
+        none = (0.0,) * (self.layers + 1)
+        pairs = list(pairwise(flat))
+        self._forward = [*(self._clock.sending(zip(a, b, strict=True), forward) for a, b in pairs), none]
+        self._backward = [none, *(self._clock.sending(zip(b, a, strict=True), backward) for a, b in pairs)]
+        self._update = min(self._clock.updating(device) for device in flat[0])
+        self._reduced = [self._clock.reducing(zip(*replicas, strict=True), plan) for replicas in ranks]
+
+    def least_step_s(self, boundaries: tuple[int, ...], in_flight: Sequence[int]) -> float:
+        """Return what a step with these stages takes at least, if no backward pass is split.
+
+        A stage runs all micro-batches, and takes no more at a time through the stages behind it than are `in_flight`
+        there; the first of them to come and the last to go have passed all stages before it, there and back, and then
+        the first stage updates. Only where the links between two stages are unlike may a step take a little less.
+        """
+        edges = (0, *boundaries, self.layers)
+        sent_s = [self._forward[i][at] + self._backward[i + 1][at] for i, at in enumerate(boundaries)]
+        return self._update[edges[1]] + max(
+            self._passing_s(totals, edges, sent_s, in_flight) for totals in self._replicas
+        )
+
+    def _passing_s(
+        self, totals: Sequence[_Seconds], edges: Sequence[int], sent_s: Sequence[float], in_flight: Sequence[int]
+    ) -> float:
+        """Return the seconds of the forwards and backwards of one replica."""
+        own_s = [total[last] - total[first] for total, first, last in zip(totals, edges, edges[1:], strict=False)]
+        before_s = list(accumulate((own + sent for own, sent in zip(own_s, sent_s, strict=False)), initial=0.0))
+        whole_s = before_s[-1] + own_s[-1]
+        return max(
+            before + max(self._microbatches * own, ceil(self._microbatches / most) * (whole_s - before))
+            for before, own, most in zip(before_s, own_s, in_flight, strict=True)
+        )
+
+    def costs(self, weight: float) -> list[Table]:
+        """Return each stage's seconds with the layers ``first..last-1`` at ``[first, last]``; sending has a weight.
+
+        Stages that are alike share an array.
+        """
+
+        @cache
+        def table_of(totals: tuple[_Seconds, ...], forward: _Seconds, backward: _Seconds, reduced: _Seconds) -> Table:
+            edges = [np.minimum(total, _MOST_S) for total in totals]
+            work = np.maximum.reduce([total - total[:, None] for total in edges])
+            sent = np.array(forward) + np.array(backward)[:, None] + np.array(reduced) - np.array(reduced)[:, None]
+            table: Table = work + weight * sent
+            return table
+
+        return [
+            table_of(*parts) for parts in zip(self._work, self._forward, self._backward, self._reduced, strict=True)
+        ]
+
+
+class _Clock:
+    """Times the layers of a tensor-parallel group, and messages and collectives on an idle network, each kind once."""
+
+    def __init__(self, costs: Costs, routes: Routes, algorithm: str) -> None:
+        self._costs = costs
+        self._routes = routes
+        self._algorithm = algorithm
+        self._compute: dict[str, list[float]] = {}
+        self._collected: dict[tuple[str, int, tuple[int, ...]], float] = {}
+
+    def running_total(self, group: tuple[int, ...]) -> _Seconds:
+        """Return the seconds of the layers before each one, and of all."""
+        devices = [self._routes.topology.devices[device] for device in group]
+        paces = list(dict.fromkeys((node.type, node.speed) for node in devices))
+        times = [(self._seconds(kind), speed) for kind, speed in paces]
+        layers = [max(own[i] / speed for own, speed in times) for i in range(len(times[0][0]))]
+        shared = [self._collectives(cost, group) for cost in self._costs.of(devices[0].type)]
+        return tuple(accumulate((own + sent for own, sent in zip(layers, shared, strict=True)), initial=0.0))
+
+    def updating(self, device: int) -> _Seconds:
+        """Return the seconds of the updates of the layers before each one, and of all."""
+        node = self._routes.topology.devices[device]
+        return tuple(accumulate((median_s(c.samples)[3] / node.speed for c in self._costs.of(node.type)), initial=0.0))
+
+    def sending(self, pairs: Iterable[tuple[int, int]], counts: Sequence[int]) -> _Seconds:
+        """Return the seconds that the slowest of these pairs takes for each of so many bytes."""
+        links = self._routes.topology.links
+        unlike: dict[object, tuple[int, int]] = {}
+        for pair in pairs:
+            wires = [links[i] for i in self._routes.path(*pair)]
+            unlike.setdefault(tuple((wire.latency_s, wire.bandwidth_bytes_per_s, wire.type) for wire in wires), pair)
+
+        @cache
+        def slowest(count: int) -> float:
+            return max(self._message(source, target, count) for source, target in unlike.values())
+
+        return tuple(slowest(count) for count in counts)
+
+    def reducing(self, groups: Iterable[tuple[int, ...]], plan: Plan) -> _Seconds:
+        """Return a micro-batch's part of the all-reduce of gradients of the layers before each one, and of all."""
+        counts = [sum(g.bytes for g in layer.shard(plan.tp).gradients) for layer in self._costs.workload.layers]
+        whole = sum(counts)
+        if plan.dp == 1 or not whole:
+            return (0.0,) * (len(counts) + 1)
+        slowest = max(self._collective("all_reduce", whole, group) for group in groups)
+        return tuple(slowest * count / whole / plan.microbatches for count in accumulate(counts, initial=0))
+
+    def _message(self, source: int, target: int, count: int) -> float:
+        if not count:
+            return self._routes.latency_s(self._routes.path(source, target))
+        return self._alone(point_to_point(self._routes, source, target, count))
+
+    def _seconds(self, device_type: str) -> list[float]:
+        if device_type not in self._compute:
+            self._compute[device_type] = [sum(median_s(cost.samples)[:3]) for cost in self._costs.of(device_type)]
+        return self._compute[device_type]
+
+    def _collectives(self, cost: Cost, group: tuple[int, ...]) -> float:
+        return sum(self._collective(call.kind, call.bytes, group) for call in cost.collectives if call.bytes)
+
+    def _collective(self, kind: str, count: int, group: tuple[int, ...]) -> float:
+        key = (kind, count, group)
+        if key not in self._collected:
+            traffic = collective(self._routes, kind, group, count, algorithm=self._algorithm)
+            self._collected[key] = self._alone(traffic)
+        return self._collected[key]
+
+    def _alone(self, traffic: Traffic) -> float:
+        links = self._routes.topology.links
+        used = zip(traffic.links, traffic.bytes, strict=True)
+        return traffic.latency_s + max((n / links[i].bandwidth_bytes_per_s for i, n in used), default=0.0)

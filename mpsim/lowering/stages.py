@@ -1,0 +1,176 @@
+"""What each stage of a plan costs, holds and sends, looked up from the workload once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mpsim.lowering.balancing import Scales, balanced_boundaries
+from mpsim.lowering.costs import Costs
+from mpsim.lowering.crossings import Crossing, crossings, tensor_bytes
+from mpsim.plan.model import Plan
+from mpsim.plan.partition import stage_slices
+from mpsim.program.allocator import on_cuda, update_copies, workspace_bytes
+from mpsim.topology.routes import Routes
+from mpsim.workload.model import Cost, Gradient, Parameter, Workload
+from mpsim.workload.tensors import tensor_bytes as tensor_bytes_of
+
+__all__ = ["Stage", "Tied", "cut", "microbatch_size", "scales_of", "tied_parameters"]
+
+
+def microbatch_size(workload: Workload, plan: Plan) -> int:
+    """Return the samples in one micro-batch of a plan.
+
+    Examples
+    --------
+    >>> from mpsim.workload.model import Layer
+    >>> microbatch_size(Workload.chain("w", [Layer.given("a", forward_s=1, backward_s=1)]), Plan(batch=8, dp=2))
+    4
+    """
+    return plan.batch // (plan.dp * plan.microbatches) if plan.batch else workload.microbatch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """The layers of one stage and what follows from them, on one tensor-parallel rank.
+
+    Attributes
+    ----------
+    layers : range
+        Indices into the workload's layers.
+    costs : tuple of Cost
+        Of each of them, for the bytes and collectives (the times depend on the device).
+    gradients : tuple of (int, Gradient)
+        In the order in which backward completes them, with the layer that completes each; a parameter that two of
+        the stage's layers share stands once, where its last contribution is made.
+    parameter_sizes : tuple of int
+        Bytes of each parameter, a tied one once.
+    optimizer_bytes, master_bytes, buffer_bytes, workspace_bytes : int
+        Held throughout; `master_bytes` is the optimizer's copy of the parameters in another type.
+    update_bytes : int
+        What the update takes for a while.
+    cached : bool
+        Whether a caching allocator keeps all that.
+    activation_bytes : int
+        Kept for backward of one micro-batch, received tensors included.
+    output : Crossing or None
+        What goes to the next stage; None for the last.
+    """
+
+    layers: range
+    costs: tuple[Cost, ...]
+    gradients: tuple[tuple[int, Gradient], ...]
+    parameter_sizes: tuple[int, ...]
+    optimizer_bytes: int
+    master_bytes: int
+    buffer_bytes: int
+    workspace_bytes: int
+    update_bytes: int
+    cached: bool
+    activation_bytes: int
+    output: Crossing | None
+
+
+class Tied(NamedTuple):
+    """A parameter that layers of several stages share: the bytes of its gradient, and those stages."""
+
+    name: str
+    bytes: int
+    stages: tuple[int, ...]
+
+
+def tied_parameters(stages: Sequence[Stage]) -> tuple[Tied, ...]:
+    """Return the trained parameters that layers of several stages share, in the order in which gradients appear."""
+    holders: dict[str, list[int]] = {}
+    sizes: dict[str, int] = {}
+    for p, stage in enumerate(stages):
+        for _, gradient in stage.gradients:
+            holders.setdefault(gradient.parameter, []).append(p)
+            sizes[gradient.parameter] = gradient.bytes
+    return tuple(
+        Tied(name, sizes[name], tuple(where)) for name, where in holders.items() if len(where) > 1 and sizes[name]
+    )
+
+
+def cut(costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...]) -> list[Stage]:
+    """Cut a workload into the plan's stages, balancing them if the plan names no boundaries."""
+    workload, tp = costs.workload, plan.tp
+    microbatch = microbatch_size(workload, plan)
+    cuts = crossings(workload, microbatch, tp)
+    boundaries = plan.boundaries
+    if boundaries is None:
+        boundaries = balanced_boundaries(Scales(costs, routes, plan, place, cuts))
+    slices = stage_slices(boundaries, len(workload.layers))
+    return [_stage(costs, layers, microbatch, tp, cuts) for layers in slices]
+
+
+def scales_of(costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...]) -> Scales:
+    """Return what weighs the stages that a workload can be cut into."""
+    return Scales(costs, routes, plan, place, crossings(costs.workload, microbatch_size(costs.workload, plan), plan.tp))
+
+
+def _stage(costs: Costs, layers: range, microbatch: int, tp: int, cuts: list[Crossing]) -> Stage:
+    workload = costs.workload
+    members = [workload.layers[i] for i in layers]
+    chosen = tuple(costs.of("")[i] for i in layers)
+    shards = [layer.shard(tp) for layer in members]
+    parameters = {p.name: p for shard in shards for p in shard.parameters}
+    gradients = _gradients(workload, layers, tp)
+    last = layers.stop == len(workload.layers)
+    return Stage(
+        layers=layers,
+        costs=chosen,
+        gradients=gradients,
+        parameter_sizes=tuple(parameter.bytes for parameter in parameters.values()),
+        optimizer_bytes=sum(shard.optimizer_bytes for shard in shards) + _tied_optimizer_bytes(workload, layers, tp),
+        master_bytes=sum(_master_bytes(workload, parameters.get(gradient.parameter)) for _, gradient in gradients),
+        buffer_bytes=sum(shard.buffer_bytes for shard in shards),
+        workspace_bytes=workspace_bytes(workload),
+        update_bytes=update_copies(workload) * sum(gradient.bytes for _, gradient in gradients),
+        cached=on_cuda(workload),
+        activation_bytes=sum(cost.saved_bytes for cost in chosen) + _received_bytes(workload, layers, microbatch, tp),
+        output=None if last else cuts[layers.stop - 1],
+    )
+
+
+def _master_bytes(workload: Workload, parameter: Parameter | None) -> int:
+    """Return the bytes of the copy of a parameter that the optimizer updates in its stead; 0 where it has none."""
+    master = workload.precision.master
+    if not master or parameter is None or parameter.dtype == master:
+        return 0
+    return tensor_bytes_of(parameter.shape, master)
+
+
+def _gradients(workload: Workload, layers: range, tp: int) -> tuple[tuple[int, Gradient], ...]:
+    """Return the stage's gradients in the order in which backward completes them, tied ones once."""
+    found: dict[str, tuple[int, Gradient]] = {}
+    for i in reversed(layers):
+        for gradient in workload.layers[i].shard(tp).gradients:
+            found.pop(gradient.parameter, None)
+            found[gradient.parameter] = (i, gradient)
+    return tuple(found.values())
+
+
+def _tied_optimizer_bytes(workload: Workload, layers: range, tp: int) -> int:
+    """Return the optimizer state of parameters tied to an earlier stage, whose state the trace counts only there."""
+    own = {p.name: p.bytes for i in layers for p in workload.layers[i].shard(tp).parameters}
+    extra = 0
+    for layer in workload.layers[: layers.start]:
+        shard = layer.shard(tp)
+        shared = sum(own.pop(p.name, 0) for p in shard.parameters)
+        if shared:
+            extra += round(shard.optimizer_bytes * shared / shard.parameter_bytes)
+    return extra
+
+
+def _received_bytes(workload: Workload, layers: range, microbatch: int, tp: int) -> int:
+    """Return the bytes of tensors from earlier stages that this one keeps and its layers' saved bytes leave out."""
+    inside = {workload.layers[i].name for i in layers}
+    before = {layer.name for layer in workload.layers[: layers.start]}
+    behind = {layer.name for layer in workload.layers[layers.start :]}
+    return sum(
+        tensor_bytes(tensor, microbatch, workload.microbatch, tp)
+        for tensor in workload.tensors
+        if tensor.producer in before and behind.intersection(tensor.consumers) and tensor.saved_by not in inside
+    )

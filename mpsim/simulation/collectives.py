@@ -1,0 +1,105 @@
+"""The workshop form: a list of collective sizes, exchanged one after another, with no compute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from mpsim.collectives.traffic import collective
+from mpsim.errors import MpsimError
+from mpsim.lowering.draws import Draw, Seed, Variability, delayed
+from mpsim.lowering.script_emitter import play_scripts
+from mpsim.lowering.scripts import collective_scripts
+from mpsim.plan.runtimes import resolve_runtime
+from mpsim.program.model import Program, Stream, Task
+from mpsim.result.model import Result
+from mpsim.simulation.run import Label, play
+from mpsim.topology.model import Topology
+from mpsim.topology.routes import Routes
+
+__all__ = ["simulate_collectives"]
+
+
+def simulate_collectives(
+    sizes: Sequence[int],
+    topology: Topology,
+    *,
+    kind: str = "all_reduce",
+    algorithm: str = "ring",
+    runtime: str = "ideal",
+    devices: int | None = None,
+    trials: int = 1,
+    rng: Seed = 0,
+    variability: Variability | None = None,
+    processes: int = 1,
+) -> Result:
+    """Replay a list of collectives, in order, trial after trial.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Bytes of each collective's whole tensor.
+    topology : Topology
+        What carries them.
+    kind, algorithm : str
+        Of every collective.
+    runtime : str
+        What executes them; ``torch-gloo`` has an all-reduce of its own, whatever the algorithm.
+    devices : int, optional
+        How many of the topology's devices take part, the first ones; None: all.
+    trials, rng, variability, processes
+        As in `simulate`; without link jitter nothing is random.
+
+    Raises
+    ------
+    MpsimError
+        No sizes, more devices than there are, or a collective that cannot be.
+
+    Examples
+    --------
+    >>> from mpsim.topology.builders import ring
+    >>> from mpsim.topology.wire import Wire
+    >>> simulate_collectives([1024, 512], ring(4, link=Wire(1024.0)), trials=8).step_s
+    2.25
+    """
+    count = len(topology.devices) if devices is None else devices
+    if count > len(topology.devices):
+        raise MpsimError(f"{count} devices asked for, topology {topology.name!r} has {len(topology.devices)}")
+    if not sizes:
+        raise MpsimError("no collective sizes: give bytes, as in 2600,33024,131584,803840")
+    if resolve_runtime(runtime).scripted:
+        posted = collective_scripts(sizes, kind, range(count))
+        program = play_scripts(Routes(topology), posted, runtime, algorithm)
+    else:
+        program = _program(tuple(sizes), topology, kind, algorithm, count)
+    return play(
+        partial(_draw, program),
+        topology,
+        range(count),
+        trials=trials,
+        rng=rng,
+        variability=variability or Variability(),
+        random=False,
+        processes=processes,
+        spans=True,
+        label=Label(
+            workload=f"{len(sizes)} collectives of {sum(sizes)} bytes",
+            plan=f"{algorithm} {kind} over {count} devices",
+            runtime=runtime,
+        ),
+    )
+
+
+def _program(sizes: tuple[int, ...], topology: Topology, kind: str, algorithm: str, count: int) -> Program:
+    routes, streams = Routes(topology), tuple(range(count))
+    tasks = [
+        Task(f"{kind} {i}", kind, streams, traffic=collective(routes, kind, streams, size, algorithm=algorithm))
+        for i, size in enumerate(sizes)
+    ]
+    return Program(streams=tuple(Stream(device=d, name="collectives") for d in streams), tasks=tuple(tasks))
+
+
+def _draw(program: Program, draw: Draw | None) -> Program:
+    if draw is None:
+        return program
+    return Program(streams=program.streams, tasks=delayed(program.tasks, draw))

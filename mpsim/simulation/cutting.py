@@ -1,0 +1,114 @@
+"""Cut a plan that leaves its stages open: where its predicted step is the shortest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from math import inf
+
+from mpsim.engine.replay import replay
+from mpsim.lowering.balancing import boundaries_worth_trying
+from mpsim.lowering.lower import Lowering
+from mpsim.program.account import account_devices
+from mpsim.program.model import Program, Timing
+
+__all__ = ["fastest_cut"]
+
+_Boundaries = tuple[int, ...]
+# Of a search: some hundredths of a second, tenths where a program is large.
+_MOST_REPLAYS, _MOST_TASKS = 48, 15_000
+
+
+def fastest_cut(lowering: Lowering) -> Lowering:
+    """Return the plan cut where its predicted step is the shortest; one that names its boundaries as it is.
+
+    The step is replayed, every time at its median, for the cuts that `boundaries_worth_trying` finds, those of the
+    least `Lowering.least_step_s` first, then for those that differ from the best so far by one layer of one stage. Cuts
+    that take more than the best so far at least are left out. It ends when none is faster, or after 48 replays or
+    15,000 tasks. Of equal steps the first found counts, the balanced cut before all. A program of more than half as
+    many tasks stays balanced, as `lower` cuts it. A cut that overflows a memory counts only if none does not.
+
+    Examples
+    --------
+    >>> from mpsim.plan.model import Plan
+    >>> from mpsim.lowering.lower import lower
+    >>> from mpsim.topology.builders import chain
+    >>> from mpsim.workload.model import Layer, Workload
+    >>> layers = [Layer.given(name, forward_s=0.5, backward_s=0.5) for name in "abcd"]
+    >>> work = Workload.chain("four", layers, activation_bytes=[60, 100, 60, 0])
+    >>> balanced = lower(work, chain(2, link="50B/s@0"), Plan(pp=2))
+    >>> balanced.boundaries, fastest_cut(balanced).boundaries
+    ((2,), (1,))
+    """
+    if lowering.plan.boundaries is not None or lowering.plan.pp in (1, len(lowering.workload.layers)):
+        return lowering  # there is no other
+    return _Search(lowering).fastest()
+
+
+class _Search:
+    """Looks for the fastest cut of one plan."""
+
+    def __init__(self, lowering: Lowering) -> None:
+        self._lowering = lowering
+        self._scales = lowering.scales
+        self._least_s = lowering.least_step_s(self._scales)
+        self._bounded = any(lowering.topology.devices[device].memory_bytes for device in lowering.place)
+        self._seen: set[_Boundaries] = set()
+        self._left = _MOST_TASKS
+        self._best, self._score = lowering.boundaries, (True, inf)
+
+    def fastest(self) -> Lowering:
+        """Return the plan with the fastest cut found."""
+        whole = self._lowering
+        if 2 * len(whole.program().tasks) > _MOST_TASKS:
+            return whole
+        self._try([self._best])
+        self._try(boundaries_worth_trying(self._scales))
+        while self._try(_neighbours(self._best, len(whole.workload.layers))):
+            pass
+        return whole if self._best == whole.boundaries else whole.cut_at(self._best)
+
+    def _try(self, cuts: Iterable[_Boundaries]) -> bool:
+        """Try the cuts that were not yet, the most promising first; return whether one of them is better than all."""
+        before = self._best
+        least = {cut: self._least_s(cut) for cut in cuts if cut not in self._seen}
+        for cut in sorted(least, key=lambda cut: (round_step(least[cut]), cut)):
+            if (False, round_step(least[cut])) >= self._score:
+                break
+            program = self._lowering.cut_at(cut).program()
+            self._left -= len(program.tasks)
+            if self._left < 0 or len(self._seen) == _MOST_REPLAYS:
+                break
+            self._seen.add(cut)
+            timing = replay(program, self._lowering.topology)
+            step_s = round_step(timing.step_s)
+            if (False, step_s) < self._score:
+                score = self._bounded and overflows(self._lowering, program, timing), step_s
+                if score < self._score:
+                    self._score, self._best = score, cut
+        return self._best != before
+
+
+def round_step(step_s: float) -> float:
+    """Drop the digits that replays round differently."""
+    return float(f"{step_s:.12g}")
+
+
+def overflows(lowering: Lowering, program: Program, timing: Timing) -> bool:
+    """Return whether a device has less memory than it takes."""
+    uses = account_devices(program, lowering.topology, lowering.place, timing, None)
+    return any(use.fits is False for use in uses)
+
+
+def _neighbours(boundaries: _Boundaries, n_layers: int) -> Iterator[_Boundaries]:
+    """Yield the boundaries with one of them a layer earlier or later.
+
+    Examples
+    --------
+    >>> list(_neighbours((1, 3), 5))
+    [(2, 3), (1, 2), (1, 4)]
+    """
+    edges = (0, *boundaries, n_layers)
+    for i, at in enumerate(boundaries):
+        for moved in (at - 1, at + 1):
+            if edges[i] < moved < edges[i + 2]:
+                yield (*boundaries[:i], moved, *boundaries[i + 1 :])

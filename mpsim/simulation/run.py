@@ -1,0 +1,225 @@
+"""Simulate one plan: lower it, replay it on the links it has and on free ones, account for every second."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from mpsim.engine.replay import replay
+from mpsim.errors import MpsimError
+from mpsim.garbage import collector_paused
+from mpsim.lowering.caveats import borrowed, caveats, check_point, measured_on, scalings
+from mpsim.lowering.devices import scaled_by_type
+from mpsim.lowering.draws import Draw, Seed, Variability, seed_of
+from mpsim.lowering.lower import lower
+from mpsim.lowering.stages import microbatch_size
+from mpsim.plan.model import Plan, check_size
+from mpsim.program.account import account_devices, account_traffic, spans_of
+from mpsim.program.model import Program
+from mpsim.program.repeat import in_a_row
+from mpsim.result.model import Result, Spans
+from mpsim.result.statistics import middle
+from mpsim.scaling import Scaling
+from mpsim.simulation.baseline import one_device
+from mpsim.simulation.cutting import fastest_cut
+from mpsim.simulation.trials import ProgramOf, trial_steps
+from mpsim.topology.model import Topology
+from mpsim.workload.model import Workload
+
+__all__ = ["Label", "play", "simulate"]
+
+# By the third step a host has run as far ahead as it ever will.
+_STEPS = 4
+
+
+class Label(NamedTuple):
+    """What a result says of where it comes from."""
+
+    workload: str
+    plan: str
+    runtime: str = "ideal"
+    baseline: str = ""
+    fidelity: str = "given"
+    measured_on: str = ""
+    launch: str = ""
+    caveats: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    scalings: tuple[Scaling, ...] = ()
+
+
+def simulate(
+    workload: Workload,
+    topology: Topology,
+    plan: Plan,
+    *,
+    trials: int = 1,
+    rng: Seed = 0,
+    variability: Variability | None = None,
+    by_type: Mapping[str, Workload] | None = None,
+    rescale: str | None = None,
+    speed: float | None = None,
+    unchecked: bool = False,
+    baseline: Result | None = None,
+    host_speed: float = 1.0,
+    processes: int = 1,
+    spans: bool = True,
+) -> Result:
+    """Predict a step of a workload on a topology under a plan.
+
+    Parameters
+    ----------
+    workload, topology, plan
+        What is split, over what, and how.
+    trials : int
+        With 1, and no `variability`, every time is at its median. With more, each trial draws every execution of
+        every layer from its measured samples; where nothing is random one replay stands for all.
+    rng : int or numpy.random.Generator
+        Seed of the trials; the same seed gives the same bits, whatever the plan's other trials or `processes`.
+    variability : Variability, optional
+        Link jitter and stragglers.
+    by_type : mapping of str to Workload, optional
+        The same model traced on other types of device.
+    rescale, speed
+        What makes costs of one device stand for others, see `mpsim.lowering.devices.scaled_by_type`; without either
+        a trace on other devices is refused.
+    unchecked : bool
+        Take a trace whose layers miss the step that was measured beside them by more than 15 %.
+    baseline : Result, optional
+        What the speedup compares with; None: the fastest way to run the same global batch on one of the topology's
+        devices.
+    host_speed : float
+        How many times as fast hosts launch as those of the traces.
+    processes : int
+        Processes that share the trials.
+    spans : bool
+        Keep what ran when; without it a result is small.
+
+    Returns
+    -------
+    Result
+        The prediction.
+
+    Raises
+    ------
+    MpsimError
+        A plan that cannot be run; the message says what to change.
+
+    Examples
+    --------
+    >>> from mpsim.topology.builders import chain
+    >>> from mpsim.topology.wire import Wire
+    >>> from mpsim.workload.model import Layer
+    >>> layers = [Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "abcd"]
+    >>> work = Workload.chain("four", layers, activation_bytes=1024)
+    >>> plan = Plan(pp=4, microbatches=8, schedule="gpipe")
+    >>> simulate(work, chain(4, link=Wire(1024.0)), plan).step_s
+    39.0
+    """
+    check_size(plan)
+    by_type = scaled_by_type(workload, topology, by_type, rescale=rescale, speed=speed)
+    lowering = lower(workload, topology, plan, by_type=by_type, host_speed=host_speed)
+    check_point(lowering, unchecked=unchecked)
+    batch = microbatch_size(workload, plan) * plan.microbatches * plan.dp
+    if baseline is not None and baseline.global_batch != batch:
+        raise MpsimError(
+            f"baseline has a global batch of {baseline.global_batch}, the plan {batch}: a speedup needs equal ones"
+        )
+    name, seconds = (baseline.plan, baseline.step_s) if baseline else one_device(lowering, batch, unchecked=unchecked)
+    return play(
+        fastest_cut(lowering).program,
+        topology,
+        lowering.place,
+        trials=trials,
+        rng=rng,
+        variability=variability or Variability(),
+        random=lowering.random,
+        processes=processes,
+        spans=spans,
+        label=Label(
+            workload=workload.name,
+            plan=plan.text,
+            runtime=plan.runtime,
+            baseline=name,
+            fidelity=lowering.fidelity.value,
+            measured_on=measured_on(lowering),
+            launch="eager" if lowering.launches else plan.launch,
+            caveats=caveats(lowering),
+            notes=lowering.costs.remarks(topology.devices[device] for device in lowering.place),
+            scalings=scalings(lowering),
+        ),
+        global_batch=batch,
+        baseline_step_s=seconds,
+    )
+
+
+def _check_finite(step_s: float) -> None:
+    """Times of 1e308 s each are finite, their sum is not."""
+    if not math.isfinite(step_s):
+        raise MpsimError(f"the step lasts {step_s} s, more than a number holds: check the costs, speeds and bandwidths")
+
+
+def _steady_s(program: Program, topology: Topology) -> float:
+    """Return by how much the last of several steps in a row ends later than the one before it."""
+    steps, firsts = in_a_row(program, _STEPS)
+    end_s = replay(steps, topology).end_s
+    return max(end_s[firsts[-1] :]) - max(end_s[firsts[-2] : firsts[-1]])
+
+
+def play(
+    program_of: ProgramOf,
+    topology: Topology,
+    place: Sequence[int],
+    *,
+    trials: int,
+    rng: Seed,
+    variability: Variability,
+    random: bool,
+    processes: int,
+    spans: bool,
+    label: Label,
+    global_batch: int = 0,
+    baseline_step_s: float = 0.0,
+) -> Result:
+    """Replay the trials of a program and account for the middle one."""
+    if trials < 1:
+        raise MpsimError(f"trials is {trials}, expected 1 or more")
+    if processes < 1:
+        raise MpsimError(f"processes is {processes}, expected 1 or more")
+    draw, steps = None, []
+    if not variability.none or (random and trials > 1):
+        seed = seed_of(rng)
+        steps = trial_steps(program_of, topology, trials, seed, variability, processes)
+        draw = Draw(seed=seed, trial=middle(steps), variability=variability)
+    program = program_of(draw)
+    with collector_paused():
+        timing, free = replay(program, topology), replay(program, topology, free=True)
+        _check_finite(timing.step_s)
+        uses = account_devices(program, topology, place, timing, free)
+        steady_s = _steady_s(program, topology) if label.launch == "eager" else timing.step_s
+        ran = spans_of(program, place, timing) if spans else Spans()
+    traffic = account_traffic(program)
+    return Result(
+        workload=label.workload,
+        plan=label.plan,
+        runtime=label.runtime,
+        baseline=label.baseline,
+        fidelity=label.fidelity,
+        measured_on=label.measured_on,
+        launch=label.launch,
+        caveats=(*label.caveats, *borrowed(traffic)),
+        notes=label.notes,
+        scalings=label.scalings,
+        topology=topology.name,
+        global_batch=global_batch,
+        step_s=timing.step_s,
+        trial_step_s=tuple(steps) or (timing.step_s,),
+        trials=trials,
+        deterministic=draw is None,
+        steady_s=steady_s,
+        free_step_s=free.step_s,
+        baseline_step_s=baseline_step_s,
+        devices=uses,
+        traffic=traffic,
+        spans=ran,
+    )

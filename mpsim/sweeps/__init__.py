@@ -1,0 +1,8 @@
+"""Many plans on one workload and topology: which are possible, which of them is fastest."""
+
+from mpsim.sweeps.file import load_sweep, save_sweep
+from mpsim.sweeps.model import SweepInterrupted, SweepResult
+from mpsim.sweeps.run import sweep
+from mpsim.sweeps.text import table
+
+__all__ = ["SweepInterrupted", "SweepResult", "load_sweep", "save_sweep", "sweep", "table"]

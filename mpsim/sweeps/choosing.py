@@ -1,0 +1,76 @@
+"""Choose where a plan of a sweep stands: which device each of its ranks gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from mpsim.engine.replay import replay
+from mpsim.errors import MpsimError
+from mpsim.lowering.lower import Lowering, lower
+from mpsim.plan.model import Plan, check_size
+from mpsim.simulation.cutting import fastest_cut, overflows, round_step
+from mpsim.sweeps.placing import placements
+from mpsim.topology.model import Topology
+from mpsim.workload.model import Workload
+
+__all__ = ["best_placed"]
+
+# All replays of a plan's placements together, and how many of them are cut with care.
+_MOST_TASKS = 30_000
+_FINALISTS = 3
+# Whether it overflows a memory, and its step: what is less is better.
+_Score = tuple[bool, float]
+
+
+def best_placed(
+    workload: Workload, topology: Topology, plan: Plan, by_type: Mapping[str, Workload], host_speed: float = 1.0
+) -> Plan:
+    """Return the plan on the devices on which it fits and its step is the shortest, of `placements`.
+
+    Each is replayed once, its stages balanced, until 30,000 tasks were replayed; the best three are cut anew where
+    their step is the shortest. Of equal ones the topology's order counts, then the first.
+
+    Raises
+    ------
+    MpsimError
+        What is wrong with the plan in the topology's order, if it cannot be run anywhere.
+
+    Examples
+    --------
+    >>> from mpsim.topology.builders import chain
+    >>> from mpsim.topology.model import Device
+    >>> from mpsim.workload.model import Layer
+    >>> work = Workload.chain("one", [Layer.given("a", forward_s=1.0, backward_s=2.0)])
+    >>> unlike = chain(2, link="1GB/s@0", devices=[Device(name=""), Device(name="", speed=4.0)])
+    >>> best_placed(work, unlike, Plan(), {}).devices
+    (1,)
+    """
+    places = placements(topology, plan.dp, plan.pp, plan.tp) if plan.ranks <= len(topology.devices) else [()]
+    if len(places) == 1:
+        return plan
+    check_size(plan)
+    left, found, errors = _MOST_TASKS, [], []
+    for place in places:
+        try:
+            lowering = lower(workload, topology, replace(plan, devices=place), by_type=by_type, host_speed=host_speed)
+            score, tasks = _score(lowering)
+        except MpsimError as error:
+            errors.append(error)
+            continue
+        found.append((score, lowering))
+        left -= tasks
+        if left < tasks:
+            break
+    if not found:
+        raise errors[0]
+    found.sort(key=lambda one: one[0])
+    finalists = [(_score(fastest_cut(lowering))[0], lowering.plan) for _, lowering in found[:_FINALISTS]]
+    return min(finalists, key=lambda one: one[0])[1]
+
+
+def _score(lowering: Lowering) -> tuple[_Score, int]:
+    """Return what to judge a plan by, and the tasks of its program."""
+    program = lowering.program()
+    timing = replay(program, lowering.topology)
+    return (overflows(lowering, program, timing), round_step(timing.step_s)), len(program.tasks)

@@ -1,0 +1,226 @@
+"""Random workloads, plans and topologies: what must hold of every one of them."""
+
+import math
+from collections import defaultdict
+
+import pytest
+from hypothesis import given, settings
+from random_cases import Case, ascending, cases
+
+from mpsim.lowering.lower import Lowering, lower
+from mpsim.result.model import Result
+from mpsim.simulation import simulate
+from mpsim.simulation.cutting import fastest_cut
+from mpsim.topology.routes import Routes
+
+FEW = settings(max_examples=80)
+MANY = settings(max_examples=2000)
+
+
+def both(check):
+    """Run a property on few examples, and on many where slow tests are asked for."""
+    given_a_case = given(cases())
+    return FEW(given_a_case(check)), pytest.mark.slow(MANY(given_a_case(check)))
+
+
+def slices(case: Case) -> list[list[int]]:
+    return [list(stage.layers) for stage in fastest_cut(lower(*case)).stages]
+
+
+def tuples(result: Result):
+    spans = result.spans
+    return zip(spans.axis, spans.kind, spans.devices, spans.bytes, spans.start_s, spans.end_s, strict=True)
+
+
+# Conservation: what is sent, by formulas that do not look at the lowering.
+
+
+def cut_bytes(case: Case, stages: list[list[int]]) -> list[tuple[int, int]]:
+    """Return what crosses each cut forwards and backwards: each tensor made before it and read behind it, once."""
+    position = {layer.name: i for i, layer in enumerate(case.workload.layers)}
+    found = []
+    for after in stages[1:]:
+        crossing = [
+            tensor
+            for tensor in case.workload.tensors
+            if tensor.producer
+            and position[tensor.producer] < after[0]
+            and any(position[name] >= after[0] for name in tensor.consumers)
+        ]
+        sizes = [math.prod(tensor.shape) for tensor in crossing]
+        returned = [size for tensor, size in zip(crossing, sizes, strict=True) if tensor.needs_gradient]
+        found.append((sum(sizes), sum(returned)))
+    return found
+
+
+def held(case: Case, stage: list[int]) -> dict[str, int]:
+    layers = [case.workload.layers[i] for i in stage]
+    return {g.parameter: g.bytes for layer in layers for g in layer.shard(case.plan.tp).gradients}
+
+
+def expected_payload(case: Case) -> dict[tuple[str, str], int]:
+    plan, stages = case.plan, slices(case)
+    expected: dict[tuple[str, str], int] = defaultdict(int)
+    pairs = plan.dp * plan.tp * plan.microbatches
+    expected["pp", "send"] = pairs * sum(map(sum, cut_bytes(case, stages)))
+    gradients = [held(case, stage) for stage in stages]
+    if plan.dp > 1:
+        expected["dp", "all_reduce"] = plan.tp * sum(sum(one.values()) for one in gradients)
+    if sum("tied" in one for one in gradients) > 1:
+        expected["pp", "all_reduce"] = plan.dp * plan.tp * 512
+    if plan.tp > 1:
+        for layer in case.workload.layers:
+            (cost,) = [cost for cost in layer.costs if cost.tensor_parallel == plan.tp]
+            for call in cost.collectives:
+                expected["tp", call.kind] += plan.dp * plan.microbatches * call.bytes
+    return {key: count for key, count in expected.items() if count}
+
+
+def check_payload(case: Case) -> None:
+    result = simulate(*case)
+    sent = {(count.axis, count.kind): count.payload_bytes for count in result.traffic if count.payload_bytes}
+    assert sent == expected_payload(case)
+
+
+test_payload_is_the_formula, test_payload_is_the_formula_often = both(check_payload)
+
+
+def check_link_bytes(case: Case) -> None:
+    """A message is on every link of its route, a ring's collective on those from each rank to the next."""
+    result = simulate(*case)
+    routes = Routes(case.topology)
+    order = sorted(lower(*case).place)
+    expected: dict[tuple[str, str], float] = defaultdict(float)
+    for axis, kind, where, count, _, _ in tuples(result):
+        if not axis or (kind != "send" and case.plan.algorithm != "ring"):
+            continue
+        ranks = [order[i] for i in where]
+        n = len(ranks)
+        if kind == "send":
+            expected[axis, kind] += count * len(routes.path(*ranks))
+        else:
+            factor = 2 * (n - 1) / n if kind == "all_reduce" else (n - 1) / n
+            hops = sum(len(routes.path(a, b)) for a, b in zip(ranks, [*ranks[1:], ranks[0]], strict=True))
+            expected[axis, kind] += count * factor * hops
+    for count in result.traffic:
+        if (count.axis, count.kind) in expected:
+            # Counts are whole bytes.
+            assert count.link_bytes == pytest.approx(expected[count.axis, count.kind], rel=1e-12, abs=0.5)
+
+
+test_link_bytes_are_the_formula, test_link_bytes_are_the_formula_often = both(check_link_bytes)
+
+
+# Time.
+
+
+def check_accounts(case: Case) -> None:
+    """Compute, exposed communication and idle are the step to the bit, and are what the spans say they are."""
+    result = simulate(*case)
+    busy, active = defaultdict(list), defaultdict(list)
+    for axis, _, where, _, start_s, end_s in tuples(result):
+        for device in where:
+            active[device].append((start_s, end_s))
+            if not axis:
+                busy[device].append((start_s, end_s))
+    for i, device in enumerate(result.devices):
+        parts = (device.compute_s, device.exposed_communication_s, device.idle_s)
+        assert min(parts) >= 0
+        assert device.compute_s + device.exposed_communication_s + device.idle_s == result.step_s
+        assert device.compute_s == pytest.approx(covered(busy[i]), rel=1e-12, abs=math.ulp(result.step_s))
+        assert result.step_s - device.idle_s == pytest.approx(covered(active[i]), rel=1e-12, abs=1e-15)
+        assert 0 <= device.bubble_s <= result.free_step_s
+
+
+def covered(spans: list[tuple[float, float]]) -> float:
+    """Return for how long at least one of the spans lasts, an edge at a time."""
+    edges = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
+    total, depth, since = 0.0, 0, 0.0
+    for at, change in edges:
+        total += at - since if depth else 0.0
+        depth, since = depth + change, at
+    return total
+
+
+test_parts_are_the_whole, test_parts_are_the_whole_often = both(check_accounts)
+
+
+def check_free(case: Case) -> None:
+    result = simulate(*case, spans=False)
+    assert 0 <= result.free_step_s <= result.step_s
+    assert 0 <= result.communication_overhead_fraction <= 1
+
+
+test_free_links_never_slow_a_step, test_free_links_never_slow_a_step_often = both(check_free)
+
+
+def check_alone(case: Case) -> None:
+    """No two computations of a device overlap, and a computation is one device's."""
+    busy = defaultdict(list)
+    for axis, kind, where, _, start_s, end_s in tuples(simulate(*case)):
+        if not axis:
+            assert len(where) == 1
+            assert kind in ("forward", "backward", "backward_input", "backward_weight", "optimizer")
+            busy[where[0]].append((start_s, end_s))
+    for spans in busy.values():
+        spans.sort()
+        assert ascending(tuple(edge for span in spans for edge in span))
+
+
+test_a_device_computes_one_thing_at_a_time, test_a_device_computes_one_thing_at_a_time_often = both(check_alone)
+
+
+def check_compute(case: Case) -> None:
+    """A device computes for as long as its layers take, times its micro-batches, and updates them once."""
+    result = simulate(*case)
+    lowering = fastest_cut(lower(*case))
+    rank_of = {device: rank for rank, device in enumerate(lowering.place)}
+    for device, use in zip(sorted(lowering.place), result.devices, strict=True):
+        stage = lowering.stages[rank_of[device] // case.plan.tp % case.plan.pp]
+        costs = [lowering.costs.of("")[i].samples for i in stage.layers]
+        once = sum(c.forward_s[0] + c.backward_input_s[0] + c.backward_weight_s[0] for c in costs)
+        update = sum(c.optimizer_s[0] for c in costs)
+        expected_s = (once * case.plan.microbatches + update) / case.topology.devices[device].speed
+        assert use.compute_s == pytest.approx(expected_s, rel=1e-9, abs=1e-12)
+
+
+test_compute_is_the_sum_of_the_layers, test_compute_is_the_sum_of_the_layers_often = both(check_compute)
+
+
+# Memory.
+
+
+def check_memory(case: Case) -> None:
+    result, lowering = simulate(*case), fastest_cut(lower(*case))
+    rank_of = {device: rank for rank, device in enumerate(lowering.place)}
+    for device, use in zip(sorted(lowering.place), result.devices, strict=True):
+        p = rank_of[device] // case.plan.tp % case.plan.pp
+        stage, memory = lowering.stages[p], use.memory
+        resident = stage.optimizer_bytes + stage.buffer_bytes + sum(stage.parameter_sizes)
+        resident += sum(bucket.bytes for bucket in lowering.passes[p].buckets)
+        assert memory.timeline_s[0] == 0.0
+        assert ascending(memory.timeline_s)
+        assert len(set(memory.timeline_s)) == len(memory.timeline_s) == len(memory.timeline_bytes)
+        assert memory.timeline_bytes[-1] == resident
+        assert min(memory.timeline_bytes) >= resident
+        assert max(memory.timeline_bytes) <= memory.peak_bytes
+        held_at_once = _most_in_flight(lowering, p)
+        kept = held_at_once * stage.activation_bytes
+        gradients = sum(gradient.bytes for _, gradient in stage.gradients)
+        # Gradients, and one layer's new ones that are added to them.
+        assert resident + kept <= memory.peak_bytes <= resident + kept + 2 * gradients
+        if case.plan.schedule == "1f1b":
+            assert held_at_once <= min(case.plan.pp - p, case.plan.microbatches)
+
+
+def _most_in_flight(lowering: Lowering, p: int) -> int:
+    """Count along the row: forwards begun less backwards done."""
+    count, most = 0, 0
+    for operation in lowering.rows[p]:
+        count += {"F": 1, "B": 0, "I": 0, "W": 0}[operation.kind]
+        most = max(most, count)
+        count -= operation.kind in "BW"
+    return most
+
+
+test_memory_is_what_the_row_holds, test_memory_is_what_the_row_holds_often = both(check_memory)
