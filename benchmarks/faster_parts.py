@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 from mpsim import Layer, Plan, Topology, Workload, parse_topology
 from mpsim.engine.replay import replay
-from mpsim.lowering.lower import Lowering, lower
+from mpsim.lowering.lower import lower
+from mpsim.lowering.model import Lowering
 from mpsim.simulation.cutting import fastest_cut
 from mpsim.workload.layers import Gradient, Parameter, Shard
 from mpsim.workload.tensors import Tensor

@@ -10,6 +10,7 @@ from mpsim.documents import made_now
 from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError, did_you_mean
 from mpsim.lowering.devices import is_analytical
+from mpsim.lowering.emit import program_of
 from mpsim.lowering.lower import lower
 from mpsim.plan.model import Plan
 from mpsim.topology.model import Device, Topology
@@ -156,7 +157,7 @@ def _steps(workload: Workload, topology: Topology, plan: Plan, types: tuple[str,
 
     def step_at(times: float) -> float:
         placed = _at(topology, types, 1 / times)
-        return replay(lower(workload, placed, plan).program(), placed).step_s
+        return replay(program_of(lower(workload, placed, plan)), placed).step_s
 
     return step_at
 

@@ -18,7 +18,7 @@ from mpsim.result.model import Result
 from mpsim.result.text import summary
 
 if TYPE_CHECKING:
-    from mpsim.lowering.lower import Lowering
+    from mpsim.lowering.model import Lowering
     from mpsim.plan.model import Plan
 
 __all__ = ["OUTPUTS", "Answer", "available", "collectives_topology", "coordinates", "give", "stage_layers"]

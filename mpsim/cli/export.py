@@ -12,6 +12,7 @@ from mpsim.cli.planning import plan_of, plan_options
 from mpsim.cli.read import read_pair
 from mpsim.cli.scaling import by_type_of, scaling_options
 from mpsim.errors import MpsimError
+from mpsim.lowering.emit import program_of
 from mpsim.lowering.lower import lower
 from mpsim.simulation.cutting import fastest_cut
 
@@ -44,7 +45,7 @@ def export(workload: str, topology: str, output: str, **given: Any) -> None:
     check_kept(export_files(output, len(graph.devices)), (workload, topology))
     plan = plan_of(given, work, available(given["devices"], len(graph.devices)))
     by_type = by_type_of(given, work, graph)
-    losses = save_chakra(output, fastest_cut(lower(work, graph, plan, by_type=by_type)).program(), graph)
+    losses = save_chakra(output, program_of(fastest_cut(lower(work, graph, plan, by_type=by_type))), graph)
     for line in losses.lines:
         tell(f"not in the traces: {line}")
     last = f" to {output}.{len(graph.devices) - 1}.et" if len(graph.devices) > 1 else ""

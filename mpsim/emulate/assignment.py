@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from mpsim.emulate.links import MeasuredPath
 from mpsim.emulate.pace import Pace
-from mpsim.lowering.script import Collective, Script
+from mpsim.lowering.instructions import Collective, Script
 
 __all__ = ["Assignment", "Memory", "Report", "Times", "groups_of"]
 
@@ -149,7 +149,7 @@ def groups_of(scripts: tuple[Script, ...]) -> tuple[tuple[int, ...], ...]:
 
     Examples
     --------
-    >>> from mpsim.lowering.scripts import collective_scripts
+    >>> from mpsim.lowering.bind import collective_scripts
     >>> groups_of(collective_scripts([64], "all_reduce", [5, 3]))
     ((0, 1),)
     """

@@ -13,14 +13,14 @@ import torch.distributed as dist
 
 from mpsim.emulate.assignment import Times
 from mpsim.errors import MpsimError
-from mpsim.lowering.script import Collective, Compute, Receive, Script, Send, Step, Wait
+from mpsim.lowering.instructions import Collective, Compute, Instruction, Post, Receive, Script, Send, Wait
 
 __all__ = ["Asleep", "Executor", "PeerLost", "Work", "blaming_a_peer", "sleep_until", "touched"]
 
 # How long before its end a computation stops sleeping and watches the clock: what a wake-up takes on a busy machine.
 WATCHFUL_S = 100e-6
 _clock = time.monotonic
-_Post = Callable[[], Any]
+_Start = Callable[[], Any]
 _Tensor = Callable[[], Any]
 
 
@@ -52,10 +52,10 @@ class Work(Protocol):
     def compute(self, step: Compute) -> None:
         """Do a computation."""
 
-    def tensor(self, step: Send | Receive | Collective) -> _Tensor:
+    def tensor(self, step: Post) -> _Tensor:
         """Return what gives, at the moment of the post, the tensor to send, to fill or to reduce."""
 
-    def landed(self, step: Send | Receive | Collective) -> None:
+    def landed(self, step: Post) -> None:
         """Take notice that what was posted is complete."""
 
     def end_step(self) -> None:
@@ -73,7 +73,7 @@ class Asleep:
         """Keep the rank busy for so long, and leave the processor to others."""
         sleep_until(_clock() + step.seconds)
 
-    def tensor(self, step: Send | Receive | Collective) -> _Tensor:
+    def tensor(self, step: Post) -> _Tensor:
         """Return what gives the step's own buffer; a reduction's is rounded up to whole floats."""
         if isinstance(step, Collective):
             # Zeros stay zeros however often they are added up.
@@ -82,7 +82,7 @@ class Asleep:
             buffer = touched(step.bytes, torch.uint8)
         return lambda: buffer
 
-    def landed(self, step: Send | Receive | Collective) -> None:
+    def landed(self, step: Post) -> None:
         """Do nothing: nobody reads what was received."""
 
     def end_step(self) -> None:
@@ -120,8 +120,9 @@ class Executor:
     ) -> None:
         self.rank_of, self.groups, self.messages = rank_of, groups, messages
         self.work, self.note = work, note
-        self.posts: dict[int, _Post] = {}
-        self.index = {step.key: i for i, step in enumerate(script.steps) if not isinstance(step, Compute | Wait)}
+        self.posts: dict[int, _Start] = {}
+        self.index = {step.key: i for i, step in enumerate(script.steps) if isinstance(step, Post)}
+        self.of = {step.key: step for step in script.steps if isinstance(step, Post)}
         # Where the next step waits for a collective, that wait sees its end; elsewhere the collective must say.
         self.watched: set[int] = set()
         for step, following in zip(script.steps, (*script.steps[1:], Wait(())), strict=True):
@@ -132,7 +133,7 @@ class Executor:
                 if following != Wait((step.key,)):
                     self.watched.add(step.key)
 
-    def run(self, steps: Sequence[Step]) -> Times:
+    def run(self, steps: Sequence[Instruction]) -> Times:
         """Run the steps once and return when each one began and ended.
 
         Raises
@@ -152,7 +153,7 @@ class Executor:
                 for key in step.keys:
                     works.pop(key).wait()
                     end_s[self.index[key]] = ended.get(key) or _clock()
-                    self.work.landed(steps[self.index[key]])  # type: ignore[arg-type]
+                    self.work.landed(self.of[key])
             else:
                 works[step.key] = self._post(step.key, ended)
             end_s[i] = _clock()
@@ -165,14 +166,14 @@ class Executor:
             work.get_future().add_done_callback(lambda _: ended.setdefault(key, _clock()))
         return work
 
-    def _message(self, step: Send | Receive) -> _Post:
+    def _message(self, step: Send | Receive) -> _Start:
         tensor = self.work.tensor(step)
         peer, group, tag = self.rank_of[step.peer], self.messages, step.key
         if isinstance(step, Send):
             return lambda: dist.isend(tensor(), peer, group=group, tag=tag)
         return lambda: dist.irecv(tensor(), peer, group=group, tag=tag)
 
-    def _collective(self, step: Collective) -> _Post:
+    def _collective(self, step: Collective) -> _Start:
         if step.kind not in ("all_reduce", *_COLLECTIVES):
             known = ", ".join(("all_reduce", *_COLLECTIVES))
             raise MpsimError(f"collective {step.name!r} is {step.kind!r}, a real run has {known}")
@@ -189,27 +190,27 @@ def touched(count: int, dtype: Any) -> Any:
     return torch.empty(count, dtype=dtype).fill_(0)
 
 
-def _reduce_scatter(count: int, ranks: Sequence[int], group: Any) -> _Post:
+def _reduce_scatter(count: int, ranks: Sequence[int], group: Any) -> _Start:
     share = -(-count // (4 * len(ranks)))
     whole, part = touched(share * len(ranks), torch.float32), touched(share, torch.float32)
     run = _newest("reduce_scatter_single", "reduce_scatter_tensor")
     return lambda: run(part, whole, group=group, async_op=True)
 
 
-def _all_gather(count: int, ranks: Sequence[int], group: Any) -> _Post:
+def _all_gather(count: int, ranks: Sequence[int], group: Any) -> _Start:
     share = -(-count // len(ranks))
     whole, part = touched(share * len(ranks), torch.uint8), touched(share, torch.uint8)
     run = _newest("all_gather_single", "all_gather_into_tensor")
     return lambda: run(whole, part, group=group, async_op=True)
 
 
-def _all_to_all(count: int, ranks: Sequence[int], group: Any) -> _Post:
+def _all_to_all(count: int, ranks: Sequence[int], group: Any) -> _Start:
     share = -(-count // len(ranks))
     sent, received = touched(share * len(ranks), torch.uint8), touched(share * len(ranks), torch.uint8)
     return lambda: dist.all_to_all_single(received, sent, group=group, async_op=True)
 
 
-def _broadcast(count: int, ranks: Sequence[int], group: Any) -> _Post:
+def _broadcast(count: int, ranks: Sequence[int], group: Any) -> _Start:
     whole = touched(count, torch.uint8)
     return lambda: dist.broadcast(whole, ranks[0], group=group, async_op=True)
 
@@ -221,7 +222,7 @@ def _newest(*names: str) -> Callable[..., Any]:
 
 
 # Sizes that do not divide are rounded up: reductions to whole floats, the others to equal shares of bytes.
-_COLLECTIVES: dict[str, Callable[[int, Sequence[int], Any], _Post]] = {
+_COLLECTIVES: dict[str, Callable[[int, Sequence[int], Any], _Start]] = {
     "all_gather": _all_gather,
     "reduce_scatter": _reduce_scatter,
     "all_to_all": _all_to_all,

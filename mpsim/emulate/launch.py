@@ -19,7 +19,7 @@ from mpsim.emulate.fabric import Fabric
 from mpsim.emulate.progress import JOINING, MEASURING, PREPARING, READY, STARTING, Progress, Where, make_progress
 from mpsim.emulate.rank import LOST_A_PEER, REFUSED
 from mpsim.errors import MpsimError
-from mpsim.lowering.script import Compute, Script, Wait
+from mpsim.lowering.instructions import Compute, Post, Script, Wait
 
 __all__ = ["Launch", "launch"]
 
@@ -272,9 +272,7 @@ def _place(crew: _Crew, rank: int) -> str:
 
 
 def _names(script: Script, wait: Wait) -> str:
-    return ", ".join(
-        step.name for step in script.steps if not isinstance(step, Compute | Wait) and step.key in wait.keys
-    )
+    return ", ".join(step.name for step in script.steps if isinstance(step, Post) and step.key in wait.keys)
 
 
 def _end(ranks: Sequence[_Rank]) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mpsim.collectives.traffic import collective, point_to_point
 from mpsim.emulate.assignment import Times
-from mpsim.lowering.script import Collective, Compute, Receive, Script, Send, Wait
+from mpsim.lowering.instructions import Collective, Compute, Drop, Hold, Instruction, Receive, Script, Send, Wait
 from mpsim.program.model import Program, Stream, Task, Timing, Traffic
 from mpsim.topology.routes import Routes
 
@@ -39,7 +39,7 @@ def lay_out(scripts: Sequence[Script], routes: Routes) -> Layout:
 
     Examples
     --------
-    >>> from mpsim.lowering.scripts import collective_scripts
+    >>> from mpsim.lowering.bind import collective_scripts
     >>> from mpsim.topology.builders import ring
     >>> layout = lay_out(collective_scripts([64], "all_reduce", [0, 1]), Routes(ring(2, link="1GB/s@1us")))
     >>> [(task.kind, task.streams) for task in layout.program.tasks], layout.sources
@@ -64,8 +64,8 @@ class _Writer:
         self.streams: dict[tuple[int, str], int] = {}
         self.shared: dict[int, int] = {}
 
-    def step(self, device: int, at: _At, step: Compute | Send | Receive | Collective | Wait) -> None:
-        if isinstance(step, Wait):
+    def step(self, device: int, at: _At, step: Instruction) -> None:
+        if isinstance(step, Wait | Hold | Drop):
             return
         if isinstance(step, Compute):
             own = (self._stream(device, "compute"),)

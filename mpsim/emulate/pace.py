@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from mpsim.lowering.script import Compute, Script
+from mpsim.lowering.instructions import Compute, Script
 from mpsim.topology.model import Topology
 
 __all__ = ["Pace", "measure_pace", "with_paces"]

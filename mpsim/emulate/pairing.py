@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from mpsim.errors import MpsimError
-from mpsim.lowering.script import Collective, Compute, Receive, Script, Send, Wait
+from mpsim.lowering.instructions import Collective, Post, Receive, Script, Send, Wait
 
 __all__ = ["check_scripts"]
 
@@ -22,7 +22,7 @@ def check_scripts(scripts: Sequence[Script]) -> None:
 
     Examples
     --------
-    >>> from mpsim.lowering.scripts import collective_scripts
+    >>> from mpsim.lowering.bind import collective_scripts
     >>> check_scripts(collective_scripts([64], "all_reduce", [0, 1]))
     """
     for script in scripts:
@@ -38,7 +38,7 @@ def _check_waits(script: Script) -> None:
             for key in step.keys:
                 if pending.pop(key, None) is None:
                     raise MpsimError(f"the script of device {script.device} waits for {key}, which is not under way")
-        elif not isinstance(step, Compute):
+        elif isinstance(step, Post):
             pending[step.key] = step.name
     if pending:
         name = next(iter(pending.values()))

@@ -20,7 +20,7 @@ from mpsim.emulate.capture.cut import capture
 from mpsim.emulate.execute import Asleep
 from mpsim.emulate.parts import Part, crossing_tensors, refuse_shared_state
 from mpsim.errors import MpsimError
-from mpsim.lowering.script import Collective, Compute, Receive, Send, Step
+from mpsim.lowering.instructions import Bucket, Collective, Compute, Instruction, Post, Receive, Send, Tied
 from mpsim.workload.example import Example, flat_inputs
 from mpsim.workload.source import resolve_model
 from mpsim.workload.update import OPTIMIZERS
@@ -131,7 +131,7 @@ class Running:
         else:
             self._backward(step)
 
-    def computations(self, steps: Sequence[Step]) -> Callable[[], None]:
+    def computations(self, steps: Sequence[Instruction]) -> Callable[[], None]:
         """Return what runs the passes of a step in their order, on made-up messages, and leaves no trace of it."""
         passes = [step for step in steps if isinstance(step, Compute) and step.kind != "optimizer"]
         names = {"F": self.part.receives, "B": self._differentiable(self.part.sends)}
@@ -152,7 +152,7 @@ class Running:
 
         return run
 
-    def tensor(self, step: Send | Receive | Collective) -> Callable[[], Any]:
+    def tensor(self, step: Post) -> Callable[[], Any]:
         """Return what gives the activations, gradients or buckets of a step; a shard's exchange is of zeros."""
         if isinstance(step, Send):
             self._check_bytes(step, self.part.sends if step.direction == "F" else self.part.receives)
@@ -165,7 +165,7 @@ class Running:
             return self._asleep.tensor(step)
         return lambda: self._keep(step, self._reduced(step))
 
-    def landed(self, step: Send | Receive | Collective) -> None:
+    def landed(self, step: Post) -> None:
         """Take what was received, or a reduced bucket."""
         tensor = self.kept.pop(step.key, None)
         if isinstance(step, Receive):
@@ -217,8 +217,8 @@ class Running:
         return self._pack(self.returned.pop(k), self._differentiable(self.part.receives))
 
     def _reduced(self, step: Collective) -> Any:
-        if step.name.startswith("tied "):
-            return self._gradient(step.name.removeprefix("tied "))
+        if isinstance(step.of, Tied):
+            return self._gradient(step.of.parameter)
         gradients = [self._gradient(name).reshape(-1) for name in self._bucket(step)]
         return gradients[0] if len(gradients) == 1 else torch.cat(gradients)
 
@@ -232,7 +232,8 @@ class Running:
             at += parameter.numel()
 
     def _bucket(self, step: Collective) -> tuple[str, ...]:
-        return self.recipe.buckets[int(step.name.removeprefix("bucket "))]
+        assert isinstance(step.of, Bucket)
+        return self.recipe.buckets[step.of.number]
 
     def _gradient(self, name: str) -> Any:
         parameter = self.part.parameters[name]
@@ -240,7 +241,7 @@ class Running:
             parameter.grad = torch.zeros_like(parameter)
         return parameter.grad.contiguous()
 
-    def _keep(self, step: Send | Receive | Collective, tensor: Any) -> Any:
+    def _keep(self, step: Post, tensor: Any) -> Any:
         """Hold on to what the runtime is at work on."""
         self.kept[step.key] = tensor
         return tensor

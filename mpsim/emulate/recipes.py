@@ -10,7 +10,7 @@ from typing import Any
 
 from mpsim.errors import MpsimError
 from mpsim.lowering.buckets import Bucket
-from mpsim.lowering.lower import Lowering
+from mpsim.lowering.model import Lowering
 from mpsim.lowering.stages import Stage, microbatch_size
 
 __all__ = ["recipes", "split_name"]
@@ -59,7 +59,7 @@ def recipes(lowering: Lowering, model: Any, depth: int | str) -> tuple[bytes, ..
     else:
         model = _pickled(model)
     found = []
-    members = [_members(s, p.buckets) for s, p in zip(lowering.stages, lowering.passes, strict=True)]
+    members = [_members(stage, stage.buckets) for stage in lowering.stages]
     for _ in range(plan.dp):
         for stage, buckets in zip(lowering.stages, members, strict=True):
             for t in range(plan.tp):

@@ -16,12 +16,13 @@ from mpsim.emulate.pace import with_paces
 from mpsim.emulate.pairing import check_scripts
 from mpsim.emulate.recipes import recipes
 from mpsim.errors import MpsimError, unknown
+from mpsim.lowering.bind import collective_scripts, scripts
 from mpsim.lowering.caveats import caveats, scalings
 from mpsim.lowering.devices import scaled_by_type
 from mpsim.lowering.draws import Draw, Seed, Variability, seed_of
-from mpsim.lowering.lower import Lowering, lower
-from mpsim.lowering.script import Compute, Script, Wait
-from mpsim.lowering.scripts import collective_scripts, scripts
+from mpsim.lowering.instructions import Compute, Post, Script
+from mpsim.lowering.lower import lower
+from mpsim.lowering.model import Lowering
 from mpsim.lowering.stages import microbatch_size
 from mpsim.plan.model import Plan
 from mpsim.program.account import account_devices, account_traffic, spans_of
@@ -363,6 +364,6 @@ def _longest_s(drawn: tuple[tuple[Script, ...], ...], topology: Topology) -> flo
     compute = max(
         sum(step.seconds for script in ranks for step in script.steps if isinstance(step, Compute)) for ranks in drawn
     )
-    posts = [step for script in drawn[0] for step in script.steps if not isinstance(step, Compute | Wait)]
+    posts = [step for script in drawn[0] for step in script.steps if isinstance(step, Post)]
     latency = sum(link.latency_s for link in topology.links)
     return compute + sum(4 * step.bytes / slowest + 4 * latency for step in posts)

@@ -14,6 +14,7 @@ from mpsim.lowering.costs import Costs
 from mpsim.lowering.crossings import Crossing
 from mpsim.plan.model import Plan
 from mpsim.plan.partition import Table, balance, cheapest
+from mpsim.plan.rows import Shape
 from mpsim.program.model import Traffic
 from mpsim.topology.routes import Routes
 from mpsim.workload.costs import median_s
@@ -64,14 +65,22 @@ class Scales:
         Of a plan that is being lowered.
     cuts : sequence of Crossing
         What crosses each cut.
+    shape : Shape
+        Of its pipeline: how many stages, and where each lives.
     """
 
     def __init__(
-        self, costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...], cuts: Sequence[Crossing]
+        self,
+        costs: Costs,
+        routes: Routes,
+        plan: Plan,
+        place: tuple[int, ...],
+        cuts: Sequence[Crossing],
+        shape: Shape,
     ) -> None:
-        self.layers, self.stages, self._microbatches = len(costs.workload.layers), plan.pp, plan.microbatches
+        self.layers, self.stages, self._microbatches = len(costs.workload.layers), shape.stages, plan.microbatches
         self._clock = _Clock(costs, routes, plan.algorithm)
-        ranks = np.reshape(place, (plan.dp, plan.pp, plan.tp)).swapaxes(0, 1).tolist()
+        ranks = _by_stage(place, plan, shape)
         work = [[self._clock.running_total(tuple(group)) for group in replicas] for replicas in ranks]
         self._work = [tuple(dict.fromkeys(totals)) for totals in work]
         self._replicas = list(dict.fromkeys(zip(*work, strict=True)))
@@ -80,8 +89,9 @@ class Scales:
         forward, backward = ([0, *(getattr(cut, f"{way}_bytes") for cut in cuts), 0] for way in ("forward", "backward"))
         none = (0.0,) * (self.layers + 1)
         pairs = list(pairwise(flat))
-        self._forward = [*(self._clock.sending(zip(a, b, strict=True), forward) for a, b in pairs), none]
-        self._backward = [none, *(self._clock.sending(zip(b, a, strict=True), backward) for a, b in pairs)]
+        sent = [self._clock.sending(zip(a, b, strict=True), forward) if a != b else none for a, b in pairs]
+        returned = [self._clock.sending(zip(b, a, strict=True), backward) if a != b else none for a, b in pairs]
+        self._forward, self._backward = [*sent, none], [none, *returned]
         self._update = min(self._clock.updating(device) for device in flat[0])
         self._reduced = [self._clock.reducing(zip(*replicas, strict=True), plan) for replicas in ranks]
 
@@ -127,6 +137,13 @@ class Scales:
         return [
             table_of(*parts) for parts in zip(self._work, self._forward, self._backward, self._reduced, strict=True)
         ]
+
+
+def _by_stage(place: tuple[int, ...], plan: Plan, shape: Shape) -> list[list[list[int]]]:
+    """Return the devices that share the layers of each stage: of every replica, and of every copy in it."""
+    ranks = np.reshape(place, (plan.dp, plan.pp, plan.tp)).tolist()
+    homes = [shape.home[stage :: shape.stages] for stage in range(shape.stages)]
+    return [[replica[home] for replica in ranks for home in copies] for copies in homes]
 
 
 class _Clock:

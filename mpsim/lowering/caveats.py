@@ -16,7 +16,7 @@ from mpsim.workload.model import Fidelity, Workload
 from mpsim.workload.trust import check_trust, doubts, in_words
 
 if TYPE_CHECKING:
-    from mpsim.lowering.lower import Lowering
+    from mpsim.lowering.model import Lowering
 
 __all__ = ["borrowed", "caveats", "check_point", "measured_on", "scalings"]
 

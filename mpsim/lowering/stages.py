@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
+from mpsim.errors import MpsimError
 from mpsim.lowering.balancing import Scales, balanced_boundaries
+from mpsim.lowering.buckets import Bucket, fill
 from mpsim.lowering.costs import Costs
 from mpsim.lowering.crossings import Crossing, crossings, tensor_bytes
 from mpsim.plan.model import Plan
 from mpsim.plan.partition import stage_slices
+from mpsim.plan.rows import Shape
 from mpsim.program.allocator import on_cuda, update_copies, workspace_bytes
 from mpsim.topology.routes import Routes
 from mpsim.workload.model import Cost, Gradient, Parameter, Workload
 from mpsim.workload.tensors import tensor_bytes as tensor_bytes_of
 
-__all__ = ["Stage", "Tied", "cut", "microbatch_size", "scales_of", "tied_parameters"]
+__all__ = ["Stage", "cut", "microbatch_size", "scales_of"]
+
+_Calls = tuple[tuple[str, int], ...]
 
 
 def microbatch_size(workload: Workload, plan: Plan) -> int:
@@ -56,6 +60,11 @@ class Stage:
         Kept for backward of one micro-batch, received tensors included.
     output : Crossing or None
         What goes to the next stage; None for the last.
+    exchanges : dict
+        By phase, ``forward`` or ``backward``, and layer: the kind and the bytes of each collective between the ranks
+        that share it.
+    buckets : tuple of Bucket
+        Of its gradients, where there are replicas.
     """
 
     layers: range
@@ -70,48 +79,36 @@ class Stage:
     cached: bool
     activation_bytes: int
     output: Crossing | None
+    exchanges: dict[str, dict[int, _Calls]]
+    buckets: tuple[Bucket, ...]
 
 
-class Tied(NamedTuple):
-    """A parameter that layers of several stages share: the bytes of its gradient, and those stages."""
-
-    name: str
-    bytes: int
-    stages: tuple[int, ...]
-
-
-def tied_parameters(stages: Sequence[Stage]) -> tuple[Tied, ...]:
-    """Return the trained parameters that layers of several stages share, in the order in which gradients appear."""
-    holders: dict[str, list[int]] = {}
-    sizes: dict[str, int] = {}
-    for p, stage in enumerate(stages):
-        for _, gradient in stage.gradients:
-            holders.setdefault(gradient.parameter, []).append(p)
-            sizes[gradient.parameter] = gradient.bytes
-    return tuple(
-        Tied(name, sizes[name], tuple(where)) for name, where in holders.items() if len(where) > 1 and sizes[name]
-    )
-
-
-def cut(costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...]) -> list[Stage]:
-    """Cut a workload into the plan's stages, balancing them if the plan names no boundaries."""
+def cut(costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...], shape: Shape) -> tuple[Stage, ...]:
+    """Cut a workload into the stages of a pipeline, balancing them if the plan names no boundaries."""
     workload, tp = costs.workload, plan.tp
     microbatch = microbatch_size(workload, plan)
     cuts = crossings(workload, microbatch, tp)
     boundaries = plan.boundaries
     if boundaries is None:
-        boundaries = balanced_boundaries(Scales(costs, routes, plan, place, cuts))
+        boundaries = balanced_boundaries(Scales(costs, routes, plan, place, cuts, shape))
+    if len(boundaries) != shape.stages - 1:
+        raise MpsimError(
+            f"plan has {len(boundaries)} stage boundaries, its {shape.stages} stages need {shape.stages - 1}:"
+            " name the first layer of each stage but the first"
+        )
     slices = stage_slices(boundaries, len(workload.layers))
-    return [_stage(costs, layers, microbatch, tp, cuts) for layers in slices]
+    return tuple(_stage(costs, layers, plan, cuts) for layers in slices) * shape.directions
 
 
-def scales_of(costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...]) -> Scales:
+def scales_of(costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...], shape: Shape) -> Scales:
     """Return what weighs the stages that a workload can be cut into."""
-    return Scales(costs, routes, plan, place, crossings(costs.workload, microbatch_size(costs.workload, plan), plan.tp))
+    cuts = crossings(costs.workload, microbatch_size(costs.workload, plan), plan.tp)
+    return Scales(costs, routes, plan, place, cuts, shape)
 
 
-def _stage(costs: Costs, layers: range, microbatch: int, tp: int, cuts: list[Crossing]) -> Stage:
-    workload = costs.workload
+def _stage(costs: Costs, layers: range, plan: Plan, cuts: list[Crossing]) -> Stage:
+    workload, tp = costs.workload, plan.tp
+    microbatch = microbatch_size(workload, plan)
     members = [workload.layers[i] for i in layers]
     chosen = tuple(costs.of("")[i] for i in layers)
     shards = [layer.shard(tp) for layer in members]
@@ -131,7 +128,19 @@ def _stage(costs: Costs, layers: range, microbatch: int, tp: int, cuts: list[Cro
         cached=on_cuda(workload),
         activation_bytes=sum(cost.saved_bytes for cost in chosen) + _received_bytes(workload, layers, microbatch, tp),
         output=None if last else cuts[layers.stop - 1],
+        exchanges=_exchanges(layers, chosen),
+        buckets=tuple(fill(gradients, plan.first_bucket_bytes, plan.bucket_bytes)) if plan.dp > 1 else (),
     )
+
+
+def _exchanges(layers: range, costs: Sequence[Cost]) -> dict[str, dict[int, _Calls]]:
+    found: dict[str, dict[int, _Calls]] = {}
+    for layer, cost in zip(layers, costs, strict=True):
+        for phase in ("forward", "backward"):
+            calls = tuple((c.kind, c.bytes) for c in cost.collectives if c.phase == phase and c.bytes)
+            if calls:
+                found.setdefault(phase, {})[layer] = calls
+    return found
 
 
 def _master_bytes(workload: Workload, parameter: Parameter | None) -> int:

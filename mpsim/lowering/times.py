@@ -2,59 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mpsim.lowering.draws import Draw
-from mpsim.plan.schedules import Operation
+from mpsim.lowering.launch import NO_LAUNCH, Launch, launch_of
 from mpsim.workload.costs import median_s
 from mpsim.workload.model import Cost, Samples
 
-if TYPE_CHECKING:
-    from mpsim.lowering.lower import Lowering
-
-__all__ = ["NO_LAUNCH", "Launch", "LayerSeconds", "RankTimes", "drawn", "launch_of", "medians", "rank_times"]
+__all__ = ["LayerSeconds", "RankTimes", "drawn", "medians"]
 
 _Rows = list[list[float]]
-
-
-class Launch(NamedTuple):
-    """What launching a run of layers takes: until its first kernel may run so that no later one waits, and after."""
-
-    lead_s: float
-    rest_s: float
-
-
-NO_LAUNCH = Launch(0.0, 0.0)
-
-
-def launch_of(layers: Iterable[tuple[float, float]]) -> Launch:
-    """Return what launching layers takes, given the host's and the device's seconds of each, in order.
-
-    One layer after another is launched, and runs once it is and the device is free. Host and device finish then as if
-    the device ran all the layers without a gap, begun `lead_s` after the host began::
-
-        host    [a---][b--][c----]          lead_s: whatever the device would have to wait for, all of it at once
-        device        [A-]  [B]   [C-]
-        as one        ...... [A-][B][C-]
-
-    Examples
-    --------
-    >>> launch_of([(3.0, 1.0), (3.0, 1.0)])
-    Launch(lead_s=5.0, rest_s=1.0)
-    >>> launch_of([(1.0, 4.0), (1.0, 4.0)])
-    Launch(lead_s=1.0, rest_s=1.0)
-    """
-    issued_s = done_s = lead_s = 0.0
-    for host_s, device_s in layers:
-        issued_s += host_s
-        if device_s:
-            lead_s = max(lead_s, issued_s - done_s)
-        done_s += device_s
-    return Launch(lead_s, issued_s - lead_s)
 
 
 class LayerSeconds:
@@ -133,33 +94,6 @@ class RankTimes:
         which = (self._kind(kind, microbatch), microbatch, first, last)
         pairs = list(zip(self._host.layers(*which), self._device.layers(*which), strict=True))
         return launch_of(pairs if kind == "F" else reversed(pairs))
-
-
-def rank_times(lowering: Lowering, draw: Draw | None, d: int, p: int, t: int) -> RankTimes:
-    """Return the layer times of the rank ``(d, p, t)``: medians, or what a trial drew for its device."""
-    plan, stage = lowering.plan, lowering.stages[p]
-    device = lowering.place[(d * plan.pp + p) * plan.tp + t]
-    node = lowering.topology.devices[device]
-    costs = lowering.costs.of(node.type)[stage.layers.start : stage.layers.stop]
-    first = _first_backward(lowering.rows[p])
-    host_speed = lowering.host_speed if lowering.launches else None
-    if draw is None:
-        return medians(costs, node.speed, host_speed, first)
-    return drawn(
-        costs,
-        node.speed / draw.slowdown(device),
-        draw,
-        first_layer=stage.layers.start,
-        tp_rank=t,
-        replica=d,
-        microbatches=plan.microbatches,
-        host_speed=host_speed,
-        makes_gradients=first,
-    )
-
-
-def _first_backward(row: Sequence[Operation]) -> int:
-    return next(operation.microbatch for operation in row if operation.kind in "BW")
 
 
 def medians(

@@ -8,6 +8,7 @@ from pathlib import Path
 from mpsim import documents
 from mpsim.documents import Provenance
 from mpsim.errors import MpsimError, unknown
+from mpsim.plan.grid import Grid
 from mpsim.plan.runtimes import resolve_runtime
 from mpsim.plan.schedules import Schedule, resolve_schedule
 from mpsim.units import format_bytes
@@ -38,6 +39,8 @@ class Plan:
         Parts into which a replica cuts its share of the batch.
     schedule : str or callable
         A name of ``SCHEDULES``, or a function ``(stages, microbatches) -> rows``.
+    chunks : int
+        Stages on each pipeline rank, where the schedule has several (virtual stages); 0: as many as it has unasked.
     boundaries : tuple of int or None
         The first layer of each stage but the first; None: `mpsim.simulate` cuts where the step is the shortest.
     bucket_bytes, first_bucket_bytes : int
@@ -72,6 +75,7 @@ class Plan:
     devices: tuple[int, ...] = ()
     runtime: str = "ideal"
     launch: str = ""
+    chunks: int = 0
 
     def __post_init__(self) -> None:
         for name in ("dp", "pp", "tp", "microbatches", "bucket_bytes", "first_bucket_bytes"):
@@ -89,15 +93,23 @@ class Plan:
                 f"batch of {self.batch} does not divide into dp({self.dp}) × micro-batches({self.microbatches})"
                 f" = {parts} equal parts: change one of them"
             )
-        if self.boundaries is not None and len(self.boundaries) != self.pp - 1:
+        if self.chunks < 0:
+            raise MpsimError(f"plan: chunks is {self.chunks}, expected 1 or more stages on each rank")
+        stages = self.pp * max(self.chunks, 1)
+        if self.boundaries is not None and (len(self.boundaries) + 1) % stages:
             raise MpsimError(
-                f"plan has {len(self.boundaries)} stage boundaries, pp={self.pp} needs {self.pp - 1}:"
+                f"plan has {len(self.boundaries)} stage boundaries, pp={self.pp} needs {stages - 1}:"
                 " name the first layer of each stage but the first"
             )
         if self.devices and len(self.devices) != self.ranks:
             raise MpsimError(f"plan places {len(self.devices)} devices, {self._product()}: name one for each rank")
         if len(set(self.devices)) < len(self.devices):
             raise MpsimError(f"plan places one device at two ranks: {list(self.devices)}; name each once")
+
+    @property
+    def grid(self) -> Grid:
+        """Its ranks by axis."""
+        return Grid((("dp", self.dp), ("pp", self.pp), ("tp", self.tp)))
 
     @property
     def ranks(self) -> int:
@@ -148,6 +160,8 @@ class Plan:
             # With one micro-batch every registered schedule is the naive one.
             alone = self.microbatches == 1 and isinstance(self.schedule, str)
             words.append("naive" if alone else self.schedule_name)
+        if self.chunks:
+            words.append(f"chunks={self.chunks}")
         if self.boundaries is not None:
             words.append(f"stages={','.join(map(str, self.boundaries))}")
         if self.devices:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from mpsim.plan.schedules import Operation
+from mpsim.errors import MpsimError
+from mpsim.plan.schedules import Operation, check_rows, resolve_schedule
 
-__all__ = ["Shape", "shape_of"]
+if TYPE_CHECKING:
+    from mpsim.plan.model import Plan
+
+__all__ = ["Shape", "rows_of", "shape_of"]
 
 
 class Shape(NamedTuple):
@@ -54,7 +59,7 @@ def shape_of(rows: Sequence[Sequence[Operation]]) -> Shape:
     first: dict[int, int] = {}
     passed: dict[int, int] = {}
     for row in rows:
-        for stage, kind, microbatch in row:
+        for stage, kind, microbatch, *_ in row:
             if kind == "F":
                 first[microbatch] = min(first.get(microbatch, stage), stage)
                 passed[microbatch] = passed.get(microbatch, 0) + 1
@@ -64,3 +69,31 @@ def shape_of(rows: Sequence[Sequence[Operation]]) -> Shape:
         home=tuple(homes[stage] for stage in range(len(homes))),
         direction=tuple(first[microbatch] // stages for microbatch in range(len(first))),
     )
+
+
+def rows_of(plan: Plan) -> tuple[tuple[Operation, ...], ...]:
+    """Return the rows of a plan's schedule, checked.
+
+    Raises
+    ------
+    MpsimError
+        The schedule does not take so many chunks, or its rows are no schedule.
+
+    Examples
+    --------
+    >>> from mpsim.plan.model import Plan
+    >>> [len(row) for row in rows_of(Plan(pp=2, microbatches=3))]
+    [6, 6]
+    """
+    schedule = resolve_schedule(plan.schedule)
+    said = (plan.pp, plan.microbatches, plan.chunks) if plan.chunks else (plan.pp, plan.microbatches)
+    try:
+        inspect.signature(schedule).bind(*said)
+    except TypeError:
+        raise MpsimError(
+            f"schedule {plan.schedule_name!r} has one stage a rank: leave the {plan.chunks} chunks out, or use one that"
+            " has several"
+        ) from None
+    rows = schedule(*said)
+    check_rows(rows, plan.pp, plan.microbatches)
+    return tuple(map(tuple, rows))

@@ -22,11 +22,11 @@ class Runtime:
     ----------
     name : str
         As named in every result.
-    blocking_sends : bool
-        A send occupies its sender's compute stream until it is delivered.
-    scripted : bool
-        Ranks post and wait in the order of ``torch.distributed.pipelining``, and a message leaves once both of its
-        ends are posted.
+    posting : str
+        When messages are posted and waited for: ``eager``, ``blocking``, ``deferred``, ``at_turn``, ``fused``, or
+        ``torch``, as its class for the rows does (`mpsim.lowering.passes.post`).
+    two_ended : bool
+        A message leaves once both of its ends are posted.
     notices : bool
         The receiver says that it is ready by a notice, which takes a latency and stands in the stream of bytes that
         its own messages to that peer go through.
@@ -45,8 +45,8 @@ class Runtime:
     """
 
     name: str
-    blocking_sends: bool = False
-    scripted: bool = False
+    posting: str = "eager"
+    two_ended: bool = False
     notices: bool = False
     one_stream_a_pair: bool = False
     collectives_in_flight: int = 0
@@ -60,18 +60,29 @@ RUNTIMES = {
     # Sends and receives run beside compute; messages between two ranks in one direction stay in order.
     "ideal": Runtime(name="ideal"),
     # As in a runtime without asynchronous sends, and in ASTRA-sim's pipelines.
-    "blocking": Runtime(name="blocking", blocking_sends=True),
+    "blocking": Runtime(name="blocking", posting="blocking"),
     # torch.distributed over TCP. Notices: gloo/transport/tcp/pair.cc, sendNotifyRecvReady. Two worker threads a
     # process group: ProcessGroupGloo's Options::threads (torch/csrc/distributed/c10d/ProcessGroupGloo.hpp).
     "torch-gloo": Runtime(
-        name="torch-gloo", scripted=True, notices=True, collectives_in_flight=2, gloo_collectives=True, host_waits=True
+        name="torch-gloo",
+        posting="torch",
+        two_ended=True,
+        notices=True,
+        collectives_in_flight=2,
+        gloo_collectives=True,
+        host_waits=True,
     ),
     # torch.distributed over NCCL. A send and its receive are kernels that wait for each other on the communicator of
     # their pair, one stream for both directions, and collectives of a group follow one another
     # (torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp, pointToPoint and collective). A rank's host spends 89 us in a
     # call of all_reduce, as https://github.com/pytorch/pytorch/issues/138773 measured. Not yet held against a run.
     "torch-nccl": Runtime(
-        name="torch-nccl", scripted=True, one_stream_a_pair=True, collectives_in_flight=1, launch_s=89e-6
+        name="torch-nccl",
+        posting="torch",
+        two_ended=True,
+        one_stream_a_pair=True,
+        collectives_in_flight=1,
+        launch_s=89e-6,
     ),
 }
 
@@ -81,8 +92,8 @@ def resolve_runtime(name: str) -> Runtime:
 
     Examples
     --------
-    >>> resolve_runtime("ideal").blocking_sends
-    False
+    >>> resolve_runtime("ideal").posting
+    'eager'
     """
     if name not in RUNTIMES:
         raise unknown("runtime", name, RUNTIMES)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from mpsim.errors import MpsimError
 from mpsim.lowering.costs import Costs
 from mpsim.lowering.devices import has_costs
-from mpsim.lowering.lower import Lowering
+from mpsim.lowering.model import Lowering
 from mpsim.lowering.stages import microbatch_size
 from mpsim.lowering.times import RankTimes, medians
 from mpsim.workload.costs import measured_microbatches, median_s

@@ -7,9 +7,9 @@ from functools import partial
 
 from mpsim.collectives.traffic import collective
 from mpsim.errors import MpsimError
+from mpsim.lowering.bind import collective_scripts
 from mpsim.lowering.draws import Draw, Seed, Variability, delayed
-from mpsim.lowering.script_emitter import play_scripts
-from mpsim.lowering.scripts import collective_scripts
+from mpsim.lowering.emit import emit
 from mpsim.plan.runtimes import resolve_runtime
 from mpsim.program.model import Program, Stream, Task
 from mpsim.result.model import Result
@@ -67,9 +67,9 @@ def simulate_collectives(
         raise MpsimError(f"{count} devices asked for, topology {topology.name!r} has {len(topology.devices)}")
     if not sizes:
         raise MpsimError("no collective sizes: give bytes, as in 2600,33024,131584,803840")
-    if resolve_runtime(runtime).scripted:
+    if resolve_runtime(runtime).two_ended:
         posted = collective_scripts(sizes, kind, range(count))
-        program = play_scripts(Routes(topology), posted, runtime, algorithm)
+        program = emit(Routes(topology), posted, runtime, algorithm)
     else:
         program = _program(tuple(sizes), topology, kind, algorithm, count)
     return play(

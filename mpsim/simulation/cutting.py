@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 from math import inf
 
 from mpsim.engine.replay import replay
-from mpsim.lowering.balancing import boundaries_worth_trying
-from mpsim.lowering.lower import Lowering
+from mpsim.lowering.balancing import Scales, boundaries_worth_trying
+from mpsim.lowering.emit import program_of
+from mpsim.lowering.model import Lowering
+from mpsim.lowering.stages import scales_of
 from mpsim.program.account import account_devices
 from mpsim.program.model import Program, Timing
 
@@ -22,7 +25,7 @@ def fastest_cut(lowering: Lowering) -> Lowering:
     """Return the plan cut where its predicted step is the shortest; one that names its boundaries as it is.
 
     The step is replayed, every time at its median, for the cuts that `boundaries_worth_trying` finds, those of the
-    least `Lowering.least_step_s` first, then for those that differ from the best so far by one layer of one stage. Cuts
+    least `least_step_s` first, then for those that differ from the best so far by one layer of one stage. Cuts
     that take more than the best so far at least are left out. It ends when none is faster, or after 48 replays or
     15,000 tasks. Of equal steps the first found counts, the balanced cut before all. A program of more than half as
     many tasks stays balanced, as `lower` cuts it. A cut that overflows a memory counts only if none does not.
@@ -39,7 +42,7 @@ def fastest_cut(lowering: Lowering) -> Lowering:
     >>> balanced.boundaries, fastest_cut(balanced).boundaries
     ((2,), (1,))
     """
-    if lowering.plan.boundaries is not None or lowering.plan.pp in (1, len(lowering.workload.layers)):
+    if lowering.plan.boundaries is not None or lowering.shape.stages in (1, len(lowering.workload.layers)):
         return lowering  # there is no other
     return _Search(lowering).fastest()
 
@@ -49,8 +52,8 @@ class _Search:
 
     def __init__(self, lowering: Lowering) -> None:
         self._lowering = lowering
-        self._scales = lowering.scales
-        self._least_s = lowering.least_step_s(self._scales)
+        self._scales = scales_of(lowering.costs, lowering.routes, lowering.plan, lowering.place, lowering.shape)
+        self._least_s = least_step_s(lowering, self._scales)
         self._bounded = any(lowering.topology.devices[device].memory_bytes for device in lowering.place)
         self._seen: set[_Boundaries] = set()
         self._left = _MOST_TASKS
@@ -59,7 +62,7 @@ class _Search:
     def fastest(self) -> Lowering:
         """Return the plan with the fastest cut found."""
         whole = self._lowering
-        if 2 * len(whole.program().tasks) > _MOST_TASKS:
+        if 2 * len(program_of(whole).tasks) > _MOST_TASKS:
             return whole
         self._try([self._best])
         self._try(boundaries_worth_trying(self._scales))
@@ -74,7 +77,7 @@ class _Search:
         for cut in sorted(least, key=lambda cut: (round_step(least[cut]), cut)):
             if (False, round_step(least[cut])) >= self._score:
                 break
-            program = self._lowering.cut_at(cut).program()
+            program = program_of(self._lowering.cut_at(cut))
             self._left -= len(program.tasks)
             if self._left < 0 or len(self._seen) == _MOST_REPLAYS:
                 break
@@ -86,6 +89,19 @@ class _Search:
                 if score < self._score:
                     self._score, self._best = score, cut
         return self._best != before
+
+
+def least_step_s(lowering: Lowering, scales: Scales) -> Callable[[_Boundaries], float]:
+    """Return what tells of boundaries how long a step takes at least.
+
+    Of split backward passes, and of several stages a rank, it knows nothing.
+    """
+    kinds = {operation.kind for row in lowering.rows for operation in row}
+    if kinds != {"F", "B"} or lowering.shape.stages != len(lowering.rows):
+        return lambda boundaries: 0.0
+    # How many micro-batches each stage has at most taken forward and not yet back.
+    in_flight = [max(accumulate(1 if operation.kind == "F" else -1 for operation in row)) for row in lowering.rows]
+    return lambda boundaries: scales.least_step_s(boundaries, in_flight)
 
 
 def round_step(step_s: float) -> float:

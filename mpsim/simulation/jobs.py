@@ -12,7 +12,9 @@ from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
 from mpsim.lowering.caveats import borrowed, caveats, check_point
 from mpsim.lowering.devices import scaled_by_type
-from mpsim.lowering.lower import Lowering, lower
+from mpsim.lowering.emit import program_of
+from mpsim.lowering.lower import lower
+from mpsim.lowering.model import Lowering
 from mpsim.plan.model import Plan, check_size
 from mpsim.program.account import account_traffic
 from mpsim.program.model import Program, Stream, Task, Timing
@@ -194,7 +196,7 @@ def _one(job: Job, topology: Topology, unchecked: bool) -> _Laid:
     try:
         lowering = fastest_cut(lower(job.workload, topology, job.plan, by_type=job.by_type))
         check_point(lowering, unchecked=unchecked)
-        program = lowering.program()
+        program = program_of(lowering)
         alone_s = replay(program, topology).step_s
     except MpsimError as error:
         raise MpsimError(f"job {job.name!r}: {error}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from mpsim.engine.replay import replay
@@ -12,6 +13,7 @@ from mpsim.garbage import collector_paused
 from mpsim.lowering.caveats import borrowed, caveats, check_point, measured_on, scalings
 from mpsim.lowering.devices import scaled_by_type
 from mpsim.lowering.draws import Draw, Seed, Variability, seed_of
+from mpsim.lowering.emit import program_of
 from mpsim.lowering.lower import lower
 from mpsim.lowering.stages import microbatch_size
 from mpsim.plan.model import Plan, check_size
@@ -127,7 +129,7 @@ def simulate(
         )
     name, seconds = (baseline.plan, baseline.step_s) if baseline else one_device(lowering, batch, unchecked=unchecked)
     return play(
-        fastest_cut(lowering).program,
+        partial(program_of, fastest_cut(lowering)),
         topology,
         lowering.place,
         trials=trials,

@@ -7,7 +7,9 @@ from dataclasses import replace
 
 from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
-from mpsim.lowering.lower import Lowering, lower
+from mpsim.lowering.emit import program_of
+from mpsim.lowering.lower import lower
+from mpsim.lowering.model import Lowering
 from mpsim.plan.model import Plan, check_size
 from mpsim.simulation.cutting import fastest_cut, overflows, round_step
 from mpsim.sweeps.placing import placements
@@ -71,6 +73,6 @@ def best_placed(
 
 def _score(lowering: Lowering) -> tuple[_Score, int]:
     """Return what to judge a plan by, and the tasks of its program."""
-    program = lowering.program()
+    program = program_of(lowering)
     timing = replay(program, lowering.topology)
     return (overflows(lowering, program, timing), round_step(timing.step_s)), len(program.tasks)

@@ -6,9 +6,9 @@ import pytest
 
 from mpsim.collectives.gloo import MAX_SEGMENT_BYTES, gloo_collective, phase_lengths, segments
 from mpsim.engine.replay import replay
-from mpsim.lowering.script import Receive, Script, Send, Wait
-from mpsim.lowering.script_emitter import play_scripts
-from mpsim.lowering.scripts import collective_scripts
+from mpsim.lowering.bind import collective_scripts
+from mpsim.lowering.emit import emit
+from mpsim.lowering.instructions import Receive, Script, Send, Wait
 from mpsim.program.account import account_traffic
 from mpsim.topology.builders import fully_connected, ring
 from mpsim.topology.model import Device
@@ -32,7 +32,7 @@ def replayed_s(topology, n, count):
                     steps[r].append(Receive(key[i] + after, "", after, int(lengths[i][after]), 0, 0, "F"))
                     steps[r].append(Send(key[i] + r, "", before, int(lengths[i][r]), 0, 0, "F"))
     scripts = [Script(device=r, replica=0, stage=0, tp_rank=r, steps=tuple(steps[r])) for r in range(n)]
-    return replay(play_scripts(Routes(topology), scripts, "torch-gloo"), topology).step_s
+    return replay(emit(Routes(topology), scripts, "torch-gloo"), topology).step_s
 
 
 def one_event_s(topology, n, count):
@@ -85,7 +85,7 @@ def test_adding_up_takes_time():
 def test_two_ranks_alone_take_what_one_event_says(count):
     """Between two ranks a program has every message; one collective alone takes as long as the recurrence says."""
     topology = fully_connected(2, link=Wire(2.0**24, 2.0**-10))
-    program = play_scripts(Routes(topology), collective_scripts([count], "all_reduce", [0, 1]), "torch-gloo")
+    program = emit(Routes(topology), collective_scripts([count], "all_reduce", [0, 1]), "torch-gloo")
     assert replay(program, topology).step_s == pytest.approx(one_event_s(topology, 2, count), rel=1e-12)
     (shown,) = account_traffic(program)
     assert (shown.kind, shown.transfers, shown.payload_bytes, shown.link_bytes) == ("all_reduce", 1, count, 2 * count)
@@ -96,7 +96,7 @@ def test_two_collectives_at_once_between_two_ranks_cost_more_than_their_bytes_an
     scripts = collective_scripts([2**22, 2**22], "all_reduce", [0, 1])
     together = [replace(one, steps=(one.steps[0], one.steps[2], one.steps[1], one.steps[3])) for one in scripts]
     at_once, in_turn = (
-        replay(play_scripts(Routes(topology), order, "torch-gloo"), topology).step_s for order in (together, scripts)
+        replay(emit(Routes(topology), order, "torch-gloo"), topology).step_s for order in (together, scripts)
     )
     assert 2 * 2**22 / 2**24 < at_once < in_turn
 
@@ -106,5 +106,5 @@ def test_every_message_of_a_collective_takes_its_hop():
     topology = replace(ring(4, link=Wire(INF, 0.5)), devices=devices)
     assert gloo_collective(Routes(topology), "all_reduce", range(4), 32, INF).latency_s == 4 * 3 * 0.75
     pair = replace(fully_connected(2, link=Wire(INF, 0.5)), devices=devices[:2])
-    program = play_scripts(Routes(pair), collective_scripts([32], "all_reduce", [0, 1]), "torch-gloo")
+    program = emit(Routes(pair), collective_scripts([32], "all_reduce", [0, 1]), "torch-gloo")
     assert replay(program, pair).step_s == 4 * 0.75

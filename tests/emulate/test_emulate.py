@@ -16,9 +16,9 @@ from mpsim import Layer, MpsimError, Plan, Workload, load_result, parse_topology
 from mpsim.emulate.fabric import open_fabric  # noqa: E402
 from mpsim.emulate.launch import Launch, launch  # noqa: E402
 from mpsim.emulate.run import emulate, emulate_collectives  # noqa: E402
+from mpsim.lowering.bind import scripts  # noqa: E402
+from mpsim.lowering.instructions import Collective, Script, Wait  # noqa: E402
 from mpsim.lowering.lower import lower  # noqa: E402
-from mpsim.lowering.script import Collective, Script, Wait  # noqa: E402
-from mpsim.lowering.scripts import scripts  # noqa: E402
 
 FOUR = parse_topology("switch:4,link=1GB/s@10us")
 PATIENCE_S = 30.0

@@ -15,10 +15,10 @@ from mpsim.emulate.measured import lay_out, timing_of
 from mpsim.emulate.pairing import check_scripts
 from mpsim.emulate.recipes import recipes
 from mpsim.emulate.run import emulate, emulate_collectives
+from mpsim.lowering.bind import scripts
 from mpsim.lowering.draws import Draw, Variability
+from mpsim.lowering.instructions import Collective, Compute, Receive, Script, Send, Wait
 from mpsim.lowering.lower import lower
-from mpsim.lowering.script import Collective, Compute, Receive, Script, Send, Wait
-from mpsim.lowering.scripts import scripts
 from mpsim.program.account import account_devices, account_traffic
 from mpsim.topology.routes import Routes
 

@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("torch")
 
 from mpsim.emulate.pace import Pace, with_paces
-from mpsim.lowering.script import Compute, Script
+from mpsim.lowering.instructions import Compute, Script
 from mpsim.topology.builders import ring
 from mpsim.topology.wire import Wire
 

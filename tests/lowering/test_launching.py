@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpsim import MpsimError, Plan, Workload, parse_topology, simulate
-from mpsim.lowering.times import launch_of
+from mpsim.lowering.launch import launch_of
 from mpsim.plan.schedules import Operation
 from mpsim.workload.costs import cost_at
 from mpsim.workload.model import Layer, Samples

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from cases import chained, layer
 
+from mpsim.lowering.bind import scripts
+from mpsim.lowering.instructions import Collective, Receive, Send
 from mpsim.lowering.lower import lower
-from mpsim.lowering.script import Collective, Receive, Send
-from mpsim.lowering.scripts import scripts
 from mpsim.plan.model import Plan
 from mpsim.simulation import simulate
 from mpsim.topology.builders import chain, fully_connected

@@ -5,7 +5,7 @@ https://github.com/pytorch/pytorch/blob/main/torch/distributed/pipelining/schedu
 
 import pytest
 
-from mpsim.lowering.scripts import posts
+from mpsim.lowering.bind import posts
 from mpsim.plan.schedules import SCHEDULES, Operation
 
 schedules = pytest.importorskip("torch.distributed.pipelining.schedules", reason="torch is not installed")

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from random_cases import Case, ascending, cases
 
-from mpsim.lowering.lower import Lowering, lower
+from mpsim.lowering.lower import lower
+from mpsim.lowering.model import Lowering
 from mpsim.result.model import Result
 from mpsim.simulation import simulate
 from mpsim.simulation.cutting import fastest_cut

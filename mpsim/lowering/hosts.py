@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mpsim.lowering.times import Launch
+from mpsim.lowering.launch import Launch
 from mpsim.program.model import Task
 
 __all__ = ["HOST", "LAUNCH", "Hosts"]

@@ -1,0 +1,164 @@
+"""Bind: from what a pipeline rank does to what each of its ranks does, whose keys, peers and seconds differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mpsim.lowering.draws import Draw
+from mpsim.lowering.instructions import (
+    Collective,
+    Compute,
+    Drop,
+    Hold,
+    Instruction,
+    Instructions,
+    Key,
+    Listed,
+    Script,
+    Wait,
+)
+from mpsim.lowering.model import Lowering
+from mpsim.lowering.passes import instructions_of
+from mpsim.lowering.times import RankTimes, drawn, medians
+
+__all__ = ["collective_scripts", "scripts"]
+
+
+def scripts(lowering: Lowering, draw: Draw | None = None) -> tuple[Script, ...]:
+    """Return the instructions of every rank of a plan, in the order of ranks.
+
+    Parameters
+    ----------
+    lowering : Lowering
+        The plan as its workload and topology make it.
+    draw : Draw, optional
+        A trial's random times; None takes every time at its median.
+
+    Examples
+    --------
+    >>> from mpsim.lowering.lower import lower
+    >>> from mpsim.plan.model import Plan
+    >>> from mpsim.topology.spec import parse_topology
+    >>> from mpsim.workload.model import Layer, Workload
+    >>> layers = [Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "ab"]
+    >>> work = Workload.chain("two", layers, activation_bytes=64)
+    >>> lowering = lower(work, parse_topology("chain:2,link=1GB/s@2us"), Plan(pp=2))
+    >>> [type(step).__name__ for step in scripts(lowering)[0].steps]
+    ['Compute', 'Send', 'Receive', 'Wait', 'Compute']
+    """
+    plan = lowering.plan
+    written = [instructions_of(lowering, p) for p in range(plan.pp)]
+    keys = _Keys()
+    return tuple(
+        _Binding(lowering, draw, keys, d, p, t).script(written[p])
+        for d in range(plan.dp)
+        for p in range(plan.pp)
+        for t in range(plan.tp)
+    )
+
+
+def collective_scripts(sizes: Sequence[int], kind: str, devices: Sequence[int]) -> tuple[Script, ...]:
+    """Return the scripts of the workshop form: one collective after another, with no compute.
+
+    Examples
+    --------
+    >>> [type(step).__name__ for step in collective_scripts([64], "all_reduce", [0, 1])[1].steps]
+    ['Collective', 'Wait']
+    """
+    group = tuple(devices)
+    steps: Instructions = []
+    for i, size in enumerate(sizes):
+        steps += [Collective(i, Listed(i, kind), kind, "", group, size, -1, -1), Wait((i,))]
+    return tuple(Script(device=device, rank=i, steps=tuple(steps)) for i, device in enumerate(group))
+
+
+class _Keys:
+    """Numbers messages and collectives: whoever names the same thing gets the same number."""
+
+    def __init__(self) -> None:
+        self._known: dict[object, int] = {}
+
+    def __call__(self, *what: object) -> int:
+        return self._known.setdefault(what, len(self._known))
+
+
+class _Binding:
+    """Makes the instructions of a pipeline rank those of one rank."""
+
+    def __init__(self, lowering: Lowering, draw: Draw | None, keys: _Keys, d: int, p: int, t: int) -> None:
+        self.lowering, self.draw, self.number = lowering, draw, keys
+        self.d, self.p, self.t = d, p, t
+        self.times: dict[int, RankTimes] = {}
+        self.keys: dict[Key, int] = {}
+        self.groups: dict[tuple[str, tuple[int, ...]], tuple[int, ...]] = {}
+
+    def script(self, instructions: Instructions) -> Script:
+        """Return the script of the rank."""
+        lowering, plan = self.lowering, self.lowering.plan
+        steps = [bound for one in instructions if (bound := self.bound(one)) is not None]
+        return Script(
+            device=lowering.device(self.d, self.p, self.t),
+            rank=(self.d * plan.pp + self.p) * plan.tp + self.t,
+            steps=tuple(steps),
+        )
+
+    def bound(self, one: Instruction) -> Instruction | None:
+        """Return an instruction as the rank has it; an update that takes no time is none."""
+        if isinstance(one, Compute):
+            return self.compute(one)
+        if isinstance(one, Wait):
+            return Wait(tuple([self.keys[key] for key in one.keys]))
+        if isinstance(one, Hold | Drop):
+            return one
+        if isinstance(one, Collective):
+            group = self.group(one.axis, one.group)
+            key = self.keys[one.key] = self.number(one.key, group)
+            return one._replace(key=key, group=group)
+        key = self.keys[one.key] = self.number(one.key, self.d, self.t)
+        return one._replace(key=key, peer=self.lowering.device(self.d, one.peer, self.t))
+
+    def compute(self, one: Compute) -> Compute | None:
+        """Return a computation with its time."""
+        times = self.times.get(one.stage) or self.times_of(one.stage)
+        if one.pass_kind == "U":
+            seconds = times.optimizer_s
+            return one._replace(seconds=seconds, launch=times.launch_update) if seconds else None
+        start = self.lowering.stages[one.stage].layers.start
+        which = (one.pass_kind, one.microbatch, one.first - start, one.last - start)
+        return one._replace(seconds=times.seconds(*which), launch=times.launch(*which))
+
+    def group(self, axis: str, ranks: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the devices that differ from this one along an axis; of the pipeline's those at `ranks` alone."""
+        if (axis, ranks) not in self.groups:
+            device, plan = self.lowering.device, self.lowering.plan
+            self.groups[axis, ranks] = {
+                "dp": lambda: tuple(device(d, self.p, self.t) for d in range(plan.dp)),
+                "pp": lambda: tuple(device(self.d, p, self.t) for p in ranks),
+                "tp": lambda: tuple(device(self.d, self.p, t) for t in range(plan.tp)),
+            }[axis]()
+        return self.groups[axis, ranks]
+
+    def times_of(self, stage: int) -> RankTimes:
+        """Return the layer times of a stage on this rank: medians, or what a trial drew for its device."""
+        lowering, draw, plan = self.lowering, self.draw, self.lowering.plan
+        layers = lowering.stages[stage].layers
+        device = lowering.device(self.d, self.p, self.t)
+        node = lowering.topology.devices[device]
+        costs = lowering.costs.of(node.type)[layers.start : layers.stop]
+        first = next(one.microbatch for one in lowering.rows[self.p] if one.stage == stage and one.kind in "BW")
+        host_speed = lowering.host_speed if lowering.launches else None
+        if draw is None:
+            self.times[stage] = medians(costs, node.speed, host_speed, first)
+        else:
+            self.times[stage] = drawn(
+                costs,
+                node.speed / draw.slowdown(device),
+                draw,
+                first_layer=layers.start,
+                tp_rank=self.t,
+                replica=self.d,
+                microbatches=plan.microbatches,
+                host_speed=host_speed,
+                makes_gradients=first,
+            )
+        return self.times[stage]

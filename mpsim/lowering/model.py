@@ -1,0 +1,139 @@
+"""A lowered plan as a value: which layers each stage has, where it lives, what it exchanges and sends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from mpsim.lowering.costs import Costs
+from mpsim.lowering.instructions import Compute
+from mpsim.lowering.shared import Shared, shared_gradients
+from mpsim.lowering.stages import Stage, cut
+from mpsim.plan.grid import Grid
+from mpsim.plan.model import Plan
+from mpsim.plan.rows import Shape
+from mpsim.plan.schedules import Operation
+from mpsim.topology.model import Topology
+from mpsim.topology.routes import Routes
+from mpsim.workload.layers import TIMES
+from mpsim.workload.model import Fidelity, Workload
+
+__all__ = ["Lowering"]
+
+_Pass = tuple[int, str, int]
+_Calls = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lowering:
+    """A plan as its workload and topology make it; `mpsim.lowering.emit.program_of` makes its program.
+
+    Attributes
+    ----------
+    workload, topology, plan
+        What was lowered.
+    place : tuple of int
+        The device of each rank.
+    rows : tuple of tuple of Operation
+        What each pipeline rank runs.
+    shape : Shape
+        The pipeline that they run.
+    stages : tuple of Stage
+        Of every stage, copies included.
+    costs : Costs
+        Of each layer, by type of device.
+    routes : Routes
+        Of the topology.
+    fidelity : Fidelity
+        The weakest that is used.
+    closing : dict
+        The backward passes, as (stage, kind, micro-batch), after which gradients are complete, with the micro-batch of
+        the update that follows: -1 for one of the whole step.
+    tied : tuple of Shared
+        Gradients that several stages hold.
+    launches : bool
+        Whether each rank has a host, which takes what the trace says over `host_speed`.
+    host_speed : float
+        How many times as fast hosts launch as those of the traces.
+    """
+
+    workload: Workload
+    topology: Topology
+    plan: Plan
+    place: tuple[int, ...]
+    rows: tuple[tuple[Operation, ...], ...]
+    shape: Shape
+    stages: tuple[Stage, ...]
+    costs: Costs
+    routes: Routes
+    fidelity: Fidelity
+    closing: dict[_Pass, int]
+    tied: tuple[Shared, ...]
+    launches: bool = False
+    host_speed: float = 1.0
+
+    @property
+    def grid(self) -> Grid:
+        """Where each rank stands."""
+        return self.plan.grid
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether stages update when their rows say so, and not at the end of the step."""
+        return any(update >= 0 for update in self.closing.values())
+
+    @property
+    def boundaries(self) -> tuple[int, ...]:
+        """The first layer of each stage but the first."""
+        return tuple(stage.layers.start for stage in self.stages[1 : self.shape.stages])
+
+    def device(self, replica: int, rank: int, tp_rank: int) -> int:
+        """Return the device at a place of the grid; `rank` is the pipeline's."""
+        plan = self.plan
+        return self.place[(replica * plan.pp + rank) * plan.tp + tp_rank]
+
+    def crossing_bytes(self, source: int, target: int) -> int:
+        """Return the bytes that one micro-batch sends from a stage to the one behind it, or back."""
+        output = self.stages[min(source, target)].output
+        assert output is not None
+        return output.forward_bytes if source < target else output.backward_bytes
+
+    def exchanged_after(self, one: Compute) -> _Calls:
+        """Return the kinds and bytes of the collectives of the layer with which a computation ends."""
+        of_phase = self.stages[one.stage].exchanges.get(_PHASE.get(one.pass_kind, ""), {})
+        return of_phase.get(one.last - 1 if one.pass_kind == "F" else one.first, ())
+
+    def filled_after(self, one: Compute) -> tuple[int, ...]:
+        """Return the buckets that a computation completes."""
+        if (one.stage, one.pass_kind, one.microbatch) not in self.closing:
+            return ()
+        buckets = self.stages[one.stage].buckets
+        return tuple(i for i, bucket in enumerate(buckets) if bucket.layer == one.first)
+
+    def update_of(self, one: Compute) -> int:
+        """Return the micro-batch of the update that follows a backward which completes gradients."""
+        return self.closing[one.stage, one.pass_kind, one.microbatch]
+
+    def ends(self, one: Compute) -> set[int]:
+        """Return the layers at which a computation is to be cut: what they exchange or complete comes behind them."""
+        stage = self.stages[one.stage]
+        found = set(stage.exchanges.get(_PHASE.get(one.pass_kind, ""), ()))
+        if (one.stage, one.pass_kind, one.microbatch) in self.closing:
+            found.update(bucket.layer for bucket in stage.buckets)
+        return found
+
+    def cut_at(self, boundaries: tuple[int, ...]) -> Lowering:
+        """Return the same plan with other stages."""
+        plan = replace(self.plan, boundaries=boundaries)
+        stages = cut(self.costs, self.routes, plan, self.place, self.shape)
+        return replace(self, stages=stages, tied=shared_gradients(stages, self.shape))
+
+    @property
+    def random(self) -> bool:
+        """Whether any layer that the plan runs has more than one sample to draw from."""
+        types = {self.topology.devices[device].type for device in self.place}
+        costs = [cost for kind in types for cost in self.costs.of(kind)]
+        samples = [cost.samples for cost in costs] + [cost.host for cost in costs if cost.host and self.launches]
+        return any(len(set(getattr(one, name))) > 1 for one in samples for name in TIMES)
+
+
+_PHASE = {"F": "forward", "B": "backward", "I": "backward"}

@@ -1,0 +1,54 @@
+"""Passes: each takes the instructions of a pipeline rank and returns them with one thing more said, in this order.
+
+To add what a rank does, write a function ``(instructions, lowering) -> instructions`` in a file of its own and put it
+in its place here: what gathers parameters before a pass uses them (FSDP) stands behind `shard`, what computes a forward
+again before its backward (recomputation) behind `start`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mpsim.lowering.instructions import Instructions
+from mpsim.lowering.model import Lowering
+from mpsim.lowering.passes.buckets import buckets
+from mpsim.lowering.passes.messages import messages
+from mpsim.lowering.passes.post import post
+from mpsim.lowering.passes.segment import segment
+from mpsim.lowering.passes.shard import shard
+from mpsim.lowering.passes.start import start
+from mpsim.lowering.passes.tied import tied
+
+__all__ = ["PASSES", "Pass", "instructions_of"]
+
+Pass = Callable[[Instructions, Lowering], Instructions]
+
+PASSES: tuple[Pass, ...] = (
+    messages,  # what crosses from one pipeline rank to another
+    post,  # when it is posted and waited for, as the runtime does
+    segment,  # computations cut where layers exchange and buckets are full
+    shard,  # what ranks exchange that share layers
+    buckets,  # gradients of replicas, as backward makes them ready
+    tied,  # gradients of what several stages hold
+)
+
+
+def instructions_of(lowering: Lowering, rank: int) -> Instructions:
+    """Return what a pipeline rank of a plan does, whichever replica and tensor-parallel rank it is of.
+
+    Examples
+    --------
+    >>> from mpsim.lowering.lower import lower
+    >>> from mpsim.plan.model import Plan
+    >>> from mpsim.topology.spec import parse_topology
+    >>> from mpsim.workload.model import Layer, Workload
+    >>> layers = [Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "ab"]
+    >>> work = Workload.chain("two", layers, activation_bytes=64)
+    >>> lowering = lower(work, parse_topology("chain:2,link=1GB/s@2us"), Plan(pp=2))
+    >>> print(" · ".join(map(str, instructions_of(lowering, 0))))
+    0F0[0:1] · send 0F0>1 · receive 1B0>0 · wait · 0B0[0:1] · update[0:1]
+    """
+    found = start(lowering, rank)
+    for one in PASSES:
+        found = one(found, lowering)
+    return found

@@ -1,0 +1,28 @@
+"""Buckets: gradients of replicas are all-reduced bucket by bucket, while the last backward goes on."""
+
+from __future__ import annotations
+
+from mpsim.lowering.instructions import Bucket, Collective, Compute, Instructions, Key, Wait
+from mpsim.lowering.model import Lowering
+
+__all__ = ["buckets"]
+
+
+def buckets(instructions: Instructions, lowering: Lowering) -> Instructions:
+    """Put an all-reduce behind the computation that completes a bucket; all are awaited before the stages update."""
+    if not any(stage.buckets for stage in lowering.stages):
+        return instructions
+    found: Instructions = []
+    under_way: list[Key] = []
+    for one in instructions:
+        if isinstance(one, Compute) and one.pass_kind == "U" and under_way:
+            found.append(Wait(tuple(under_way)))
+            under_way = []
+        found.append(one)
+        if isinstance(one, Compute):
+            for i in lowering.filled_after(one):
+                key = ("bucket", one.stage, i, lowering.update_of(one))
+                size = lowering.stages[one.stage].buckets[i].bytes
+                found.append(Collective(key, Bucket(i), "all_reduce", "dp", (), size, one.stage, -1))
+                under_way.append(key)
+    return found

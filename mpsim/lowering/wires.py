@@ -1,0 +1,192 @@
+"""Messages from one rank to another, as tasks.
+
+Where a message has two ends, it goes through a stream of bytes between its two ranks once both are posted, first come,
+first served, and arrives a latency later. Where the runtime has notices, it leaves once the receiver's notice has come
+through the stream of the other direction::
+
+    receiver   post -- notice --.                       .-- arrived
+                                 '- latency -.         |
+    sender         post ......................'- bytes -+- latency -'
+
+Otherwise it goes once it is sent, in the order of its sender's posts.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mpsim.collectives.gloo import phase_lengths
+from mpsim.collectives.traffic import point_to_point
+from mpsim.errors import MpsimError
+from mpsim.lowering.board import NOW, Board, Now
+from mpsim.lowering.instructions import Collective, Receive, Send
+from mpsim.plan.runtimes import Runtime
+from mpsim.program.model import Task, Traffic
+from mpsim.topology.routes import Routes
+
+__all__ = ["Hop", "Wires", "message_hop"]
+
+# More slots than any program has tasks: what is in flight holds nobody up.
+_ALL_AT_ONCE = 2**31
+# A notice's bytes are too few to count, and it is no message of its own.
+_NOTHING = Traffic(rounds=0)
+_Which = tuple[int, int, int]
+
+
+class Hop(NamedTuple):
+    """A message as one of its ends sees it; `payload_bytes` is what it counts for, -1 if it is a part of something."""
+
+    key: object
+    name: str
+    kind: str
+    axis: str
+    peer: int
+    bytes: int
+    payload_bytes: int
+    label: str
+    stage: int
+    microbatch: int
+
+    def task(self, kind: str, streams: tuple[int, ...], traffic: Traffic) -> Task:
+        """Return a task of this message."""
+        return Task(self.name, kind, streams, (), 0.0, traffic, self.axis, self.stage, self.microbatch)
+
+
+def message_hop(step: Send | Receive) -> Hop:
+    """Return the message of one of its two posts."""
+    key = ("message", step.key)
+    return Hop(key, step.name, "send", "pp", step.peer, step.bytes, step.bytes, "", step.stage, step.microbatch)
+
+
+class Wires:
+    """Puts messages down on a board, as a runtime carries them."""
+
+    def __init__(self, board: Board, routes: Routes, runtime: Runtime) -> None:
+        self.board, self.routes, self.runtime = board, routes, runtime
+        # By message: the task that moves its bytes, and what its receiver says before.
+        self._data: dict[int, int] = {}
+        self._asked: dict[int, Now] = {}
+        self._traffic: dict[object, Traffic] = {}
+        # By rank and group: what its collectives so far end with.
+        self._threads: dict[tuple[int, str, tuple[int, ...]], list[Now]] = {}
+
+    def send(self, source: int, hop: Hop, now: Now) -> Now:
+        """Put down a message's bytes and the latency behind them; return what whoever waits for its send waits for."""
+        key = self.board.number(hop.key)
+        if not self.runtime.two_ended:
+            index = self.board.add(hop.task(hop.kind, self._one_way(source, hop), self._whole(source, hop)), now)
+            self.board.arrived[key] = index
+            return Now((index,))
+        data = self.board.add(hop.task(hop.kind, self._wires(source, hop), self._bytes(source, hop)), now)
+        self._data[key] = data
+        self.board.arrived[key] = self._flight(hop, hop.kind, source, hop.peer, data)
+        return Now((), (data,))
+
+    def receive(self, target: int, hop: Hop, now: Now) -> Now:
+        """Put down a receiver's notice, where there is one; return what stands for the message's arrival."""
+        key = self.board.number(hop.key)
+        self._asked[key] = now
+        if self.runtime.notices:
+            wire = (self.board.stream(target, f"{hop.label}to {hop.peer}", 1),)
+            notice = self.board.add(hop.task("notice", wire, _NOTHING), now)
+            self._asked[key] = Now((self._flight(hop, "notice", target, hop.peer, notice),))
+        return Now((-1 - key,))
+
+    def join(self) -> None:
+        """Tie the two ends of each message together.
+
+        Raises
+        ------
+        MpsimError
+            A message has one end.
+        """
+        for key, data in self._data.items():
+            if key not in self._asked:
+                raise MpsimError(f"message {self.board.tasks[data].name!r} is sent and never received")
+            self.board.wait(data, self._asked[key])
+
+    def _one_way(self, source: int, hop: Hop) -> tuple[int, ...]:
+        return self.board.stream(source, f"to {hop.peer}"), self.board.stream(hop.peer, f"from {source}")
+
+    def _whole(self, source: int, hop: Hop) -> Traffic:
+        """Return the traffic of a message, made once for all that are alike."""
+        key = (source, hop.peer, hop.bytes)
+        if key not in self._traffic:
+            path = self.routes.path(source, hop.peer)
+            nothing = Traffic(latency_s=self.routes.latency_s(path))
+            self._traffic[key] = point_to_point(self.routes, source, hop.peer, hop.bytes) if hop.bytes else nothing
+        return self._traffic[key]
+
+    def _wires(self, source: int, hop: Hop) -> tuple[int, ...]:
+        """Return the streams that a message occupies while its bytes move."""
+        to, label, stream = hop.peer, hop.label, self.board.stream
+        if self.runtime.one_stream_a_pair:
+            return stream(source, f"{label}with {to}", 1), stream(to, f"{label}with {source}", 1)
+        return stream(source, f"{label}to {to}", 1), stream(to, f"{label}from {source}", 1)
+
+    def _flight(self, hop: Hop, kind: str, source: int, target: int, after: int) -> int:
+        """Return the task after which what left `source` is at `target`."""
+        seconds = self.routes.latency_s(self.routes.path(source, target))
+        if kind == "send" and hop.bytes > 0:
+            seconds = point_to_point(self.routes, source, target, hop.bytes).latency_s
+        if hop.kind != "send":
+            seconds += self.routes.topology.devices[source].hop_s
+        if not seconds:
+            return after
+        stream = self.board.stream
+        both = (stream(source, "in flight", _ALL_AT_ONCE), stream(target, "in flight", _ALL_AT_ONCE))
+        traffic = self._traffic.setdefault(("flight", seconds), Traffic(latency_s=seconds, rounds=0))
+        return self.board.add(hop.task(kind, both, traffic), Now((after,)))
+
+    def _bytes(self, source: int, hop: Hop) -> Traffic:
+        """Return the traffic of a message without its latency, made once for all that are alike."""
+        key = (source, hop.peer, hop.bytes, hop.payload_bytes)
+        if key not in self._traffic:
+            found = point_to_point(self.routes, source, hop.peer, max(hop.bytes, 1))
+            held = self.routes.topology.devices[source].send_buffer_bytes
+            self._traffic[key] = Traffic(
+                links=found.links,
+                bytes=found.bytes,
+                payload_bytes=max(hop.payload_bytes, 0),
+                rounds=int(hop.payload_bytes >= 0),
+                buffered_bytes=min(held, hop.bytes),
+                beyond=found.beyond,
+                unmeasured=found.unmeasured,
+            )
+        return self._traffic[key]
+
+    def ring_of_two(self, step: Collective, device: int, now: Now) -> Now:
+        """Follow one rank through gloo's loop, message by message.
+
+        Between two ranks a notice and the data of the other direction share one stream, and so do the collectives
+        that are in flight together: what one of them costs depends on the others, which no single event can say.
+        Each is taken to begin on its rank once the last but `collectives_in_flight` - 1 before it is done.
+        """
+        before = self._threads.setdefault((device, step.axis, step.group), [])
+        if len(before) >= self.runtime.collectives_in_flight:
+            now = now.and_(before[-self.runtime.collectives_in_flight])
+        me = step.group.index(device)
+        phases = [lengths.tolist() for lengths in phase_lengths(step.bytes, 2)]
+        # One segment stands for the collective in the counts: the first that is not empty.
+        shown = next((p, i, r) for p, rows in enumerate(phases) for i, row in enumerate(rows) for r in (0, 1) if row[r])
+        for phase, lengths in enumerate(phases):
+            posted: list[Now] = []
+            for i in range(len(lengths) + 2):
+                now = now.and_(posted[i - 2]) if i >= 2 else now
+                if i < len(lengths):
+                    coming = _segment(step, (phase, i, 1 - me), shown, lengths[i][1 - me], 1 - me)
+                    going = _segment(step, (phase, i, me), shown, lengths[i][me], 1 - me)
+                    arrives = self.receive(device, coming, now) if coming.bytes else NOW
+                    leaves = self.send(device, going, now) if going.bytes else NOW
+                    posted.append(Now(arrives.after, leaves.after_buffered))
+        before.append(now)
+        return now
+
+
+def _segment(step: Collective, which: _Which, shown: _Which, count: int, peer: int) -> Hop:
+    """Return one segment of an all-reduce: of which phase, step and sender."""
+    key = ("segment", step.key, *which)
+    label = f"{step.axis} {step.group[0]},{step.group[1]} "
+    payload = step.bytes if which == shown else -1
+    to = step.group[peer]
+    return Hop(key, step.name, step.kind, step.axis, to, count, payload, label, step.stage, step.microbatch)

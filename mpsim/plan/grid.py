@@ -1,0 +1,50 @@
+"""The grid of ranks: which one stands where on the axes of a plan, and who shares an axis with whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import NamedTuple
+
+__all__ = ["Grid"]
+
+
+class Grid(NamedTuple):
+    """Ranks numbered along axes, the outermost first: one reshape, of which groups are slices.
+
+    Attributes
+    ----------
+    axes : tuple of (str, int)
+        The name and the size of each.
+
+    Examples
+    --------
+    >>> grid = Grid((("dp", 2), ("pp", 4), ("tp", 2)))
+    >>> grid.rank(dp=1, pp=2), grid.at(12)
+    (12, {'dp': 1, 'pp': 2, 'tp': 0})
+    >>> grid.group(12, "dp"), grid.group(12, "dp", "tp")
+    ((4, 12), (4, 5, 12, 13))
+    """
+
+    axes: tuple[tuple[str, int], ...]
+
+    def rank(self, **at: int) -> int:
+        """Return the rank at a place; an axis that goes unsaid is at 0."""
+        found = 0
+        for name, size in self.axes:
+            found = found * size + at.get(name, 0)
+        return found
+
+    def at(self, rank: int) -> dict[str, int]:
+        """Return the place of a rank."""
+        found = {}
+        for name, size in reversed(self.axes):
+            rank, found[name] = divmod(rank, size)
+        return {name: found[name] for name, _ in self.axes}
+
+    def group(self, rank: int, *axes: str) -> tuple[int, ...]:
+        """Return the ranks that differ from one on these axes alone, in ascending order."""
+        here = self.at(rank)
+        ranges: list[Sequence[int]] = [range(size) if name in axes else (here[name],) for name, size in self.axes]
+        names = [name for name, _ in self.axes]
+        return tuple(self.rank(**dict(zip(names, place, strict=True))) for place in product(*ranges))
