@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from mpsim import Layer, Plan, Topology, Workload, parse_topology
 from mpsim.engine.replay import replay
+from mpsim.lowering.emit import program_of
 from mpsim.lowering.lower import lower
 from mpsim.lowering.model import Lowering
 from mpsim.simulation.cutting import fastest_cut
@@ -104,7 +105,7 @@ def faster(rng: random.Random, topology: Topology, what: str) -> Topology:
 
 def step_s(lowering: Lowering) -> float:
     """Return the predicted step."""
-    return replay(lowering.program(), lowering.topology).step_s
+    return replay(program_of(lowering), lowering.topology).step_s
 
 
 def cut(workload: Workload, topology: Topology, plan: Plan) -> Lowering:

@@ -26,6 +26,7 @@ from typing import NamedTuple
 from mpsim.collectives.traffic import Endpoint, collective
 from mpsim.documents import write_text
 from mpsim.engine.replay import replay
+from mpsim.lowering.emit import program_of
 from mpsim.lowering.lower import lower
 from mpsim.plan.model import Plan
 from mpsim.program.model import Program, Task, Traffic
@@ -167,7 +168,7 @@ def compare(row: Row) -> Comparison:
     topology = BUILDERS[row.shape](row.devices, link=row.wire)
     workload, plan = split_of(row)
     lowering = lower(workload, topology, plan)
-    program = lowering.program()
+    program = program_of(lowering)
     hops = len(lowering.routes.path(0, 1))
     tasks = [_with_endpoint(task, program, lowering.routes) for task in program.tasks]
     return Comparison(
@@ -182,7 +183,7 @@ def blocking_s(row: Row) -> float:
     """Return the step of a pipeline whose sends hold the sender's computation until delivery."""
     topology = BUILDERS[row.shape](row.devices, link=row.wire)
     workload, plan = split_of(row)
-    return replay(lower(workload, topology, replace(plan, runtime="blocking")).program(), topology).step_s
+    return replay(program_of(lower(workload, topology, replace(plan, runtime="blocking"))), topology).step_s
 
 
 def _step_s(program: Program, tasks: list[Task], topology: Topology) -> float:

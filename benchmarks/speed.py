@@ -27,6 +27,7 @@ def pipeline(stages: int, microbatches: int) -> Callable[[], dict[str, float]]:
     def run() -> dict[str, float]:
         from mpsim import Layer, Plan, Workload, parse_topology
         from mpsim.engine.replay import replay
+        from mpsim.lowering.emit import program_of
         from mpsim.lowering.lower import lower
 
         layers = [Layer.given(f"layer{i}", forward_s=2**-10, backward_s=2**-9) for i in range(stages)]
@@ -34,7 +35,7 @@ def pipeline(stages: int, microbatches: int) -> Callable[[], dict[str, float]]:
         topology = parse_topology(f"chain:{stages},bandwidth=16GB/s,latency=2us")
         plan = Plan(pp=stages, microbatches=microbatches, schedule="1f1b")
         start = time.perf_counter()
-        program = lower(workload, topology, plan).program()
+        program = program_of(lower(workload, topology, plan))
         lowered = time.perf_counter()
         replay(program, topology)
         replayed = time.perf_counter()

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from mpsim.emulate.assignment import Times
 from mpsim.errors import MpsimError
-from mpsim.lowering.instructions import Collective, Compute, Instruction, Post, Receive, Script, Send, Wait
+from mpsim.lowering.instructions import Collective, Compute, Drop, Hold, Instruction, Post, Receive, Script, Send, Wait
 
 __all__ = ["Asleep", "Executor", "PeerLost", "Work", "blaming_a_peer", "sleep_until", "touched"]
 
@@ -147,6 +147,9 @@ class Executor:
         for i, step in enumerate(steps):
             self.note(i)
             start_s[i] = _clock()
+            if isinstance(step, (Hold, Drop)):
+                end_s[i] = start_s[i]
+                continue
             if isinstance(step, Compute):
                 self.work.compute(step)
             elif isinstance(step, Wait):

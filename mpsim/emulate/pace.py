@@ -112,8 +112,7 @@ def with_paces(topology: Topology, scripts: tuple[Script, ...], paces: tuple[Pac
     Examples
     --------
     >>> from mpsim.topology.builders import ring
-    >>> work = Compute("a", "forward", 0.02, 0, 0, 0, 1)
-    >>> script = Script(device=1, replica=0, stage=0, tp_rank=0, steps=(work,))
+    >>> script = Script(device=1, rank=0, steps=(Compute(0, "F", 0, 0, 1, 0.02),))
     >>> found = with_paces(ring(2, link="1GB/s@1us"), (script,), (Pace(0.04, 0.05),)).devices[1]
     >>> found.speed, found.overlap_slowdown
     (0.5, 1.25)

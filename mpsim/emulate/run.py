@@ -131,7 +131,7 @@ def emulate(
         A plan that cannot be run, too many processes, or a process that failed.
     """
     by_type = scaled_by_type(workload, topology, by_type, rescale=rescale, speed=speed)
-    lowering = lower(workload, topology, plan, by_type=by_type)
+    lowering = lower(workload, topology, replace(plan, runtime=RUNTIME), by_type=by_type)
     variability = variability or Variability()
     _check(plan, trials, warm_ups, variability)
     batch = microbatch_size(workload, plan) * plan.microbatches * plan.dp

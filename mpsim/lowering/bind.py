@@ -8,13 +8,13 @@ from mpsim.lowering.draws import Draw
 from mpsim.lowering.instructions import (
     Collective,
     Compute,
-    Drop,
-    Hold,
     Instruction,
     Instructions,
     Key,
     Listed,
+    Receive,
     Script,
+    Send,
     Wait,
 )
 from mpsim.lowering.model import Lowering
@@ -44,11 +44,11 @@ def scripts(lowering: Lowering, draw: Draw | None = None) -> tuple[Script, ...]:
     >>> work = Workload.chain("two", layers, activation_bytes=64)
     >>> lowering = lower(work, parse_topology("chain:2,link=1GB/s@2us"), Plan(pp=2))
     >>> [type(step).__name__ for step in scripts(lowering)[0].steps]
-    ['Compute', 'Send', 'Receive', 'Wait', 'Compute']
+    ['Compute', 'Send', 'Wait', 'Compute']
     """
     plan = lowering.plan
     written = [instructions_of(lowering, p) for p in range(plan.pp)]
-    keys = _Keys()
+    keys = _Keys(2 * len(lowering.stages) * plan.microbatches * plan.dp * plan.tp)
     return tuple(
         _Binding(lowering, draw, keys, d, p, t).script(written[p])
         for d in range(plan.dp)
@@ -73,13 +73,14 @@ def collective_scripts(sizes: Sequence[int], kind: str, devices: Sequence[int]) 
 
 
 class _Keys:
-    """Numbers messages and collectives: whoever names the same thing gets the same number."""
+    """Numbers collectives, beyond the numbers of messages: whoever names the same one gets the same number."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int) -> None:
+        self._first = first
         self._known: dict[object, int] = {}
 
     def __call__(self, *what: object) -> int:
-        return self._known.setdefault(what, len(self._known))
+        return self._known.setdefault(what, self._first + len(self._known))
 
 
 class _Binding:
@@ -90,42 +91,66 @@ class _Binding:
         self.d, self.p, self.t = d, p, t
         self.times: dict[int, RankTimes] = {}
         self.keys: dict[Key, int] = {}
+        self.peers: dict[int, int] = {}
+        # Each (d, :, t) has messages of its own; where there is one line of ranks, numbers stay as they are.
+        self.lines, self.line = lowering.plan.dp * lowering.plan.tp, d * lowering.plan.tp + t
+        self.in_order = lowering.place == tuple(range(len(lowering.place)))
+        self.alone = self.lines == 1 and not (lowering.tied or any(stage.exchanges for stage in lowering.stages))
         self.groups: dict[tuple[str, tuple[int, ...]], tuple[int, ...]] = {}
 
     def script(self, instructions: Instructions) -> Script:
         """Return the script of the rank."""
         lowering, plan = self.lowering, self.lowering.plan
-        steps = [bound for one in instructions if (bound := self.bound(one)) is not None]
+        steps: list[Instruction] = []
+        for one in instructions:
+            if isinstance(one, Compute):
+                steps += self.compute(one)
+            elif isinstance(one, (Send, Receive)):
+                steps.append(self.message(one))
+            elif isinstance(one, Collective):
+                steps.append(self.collective(one))
+            elif isinstance(one, Wait) and not self.alone:
+                steps.append(Wait(tuple([self.key_of(key) for key in one.keys])))
+            else:
+                steps.append(one)
         return Script(
             device=lowering.device(self.d, self.p, self.t),
             rank=(self.d * plan.pp + self.p) * plan.tp + self.t,
             steps=tuple(steps),
         )
 
-    def bound(self, one: Instruction) -> Instruction | None:
-        """Return an instruction as the rank has it; an update that takes no time is none."""
-        if isinstance(one, Compute):
-            return self.compute(one)
-        if isinstance(one, Wait):
-            return Wait(tuple([self.keys[key] for key in one.keys]))
-        if isinstance(one, Hold | Drop):
+    def message(self, one: Send | Receive) -> Instruction:
+        """Return a message with its other end."""
+        key, peer, count, stage, to, microbatch, way = one
+        if self.alone and self.in_order:
             return one
-        if isinstance(one, Collective):
-            group = self.group(one.axis, one.group)
-            key = self.keys[one.key] = self.number(one.key, group)
-            return one._replace(key=key, group=group)
-        key = self.keys[one.key] = self.number(one.key, self.d, self.t)
-        return one._replace(key=key, peer=self.lowering.device(self.d, one.peer, self.t))
+        if peer not in self.peers:
+            self.peers[peer] = self.lowering.device(self.d, peer, self.t)
+        return type(one)(key * self.lines + self.line, self.peers[peer], count, stage, to, microbatch, way)
 
-    def compute(self, one: Compute) -> Compute | None:
-        """Return a computation with its time."""
-        times = self.times.get(one.stage) or self.times_of(one.stage)
-        if one.pass_kind == "U":
-            seconds = times.optimizer_s
-            return one._replace(seconds=seconds, launch=times.launch_update) if seconds else None
-        start = self.lowering.stages[one.stage].layers.start
-        which = (one.pass_kind, one.microbatch, one.first - start, one.last - start)
-        return one._replace(seconds=times.seconds(*which), launch=times.launch(*which))
+    def collective(self, one: Collective) -> Instruction:
+        """Return a collective with its group."""
+        group = self.group(one.axis, one.group)
+        key = self.keys[one.key] = self.number(one.key, group)
+        return one._replace(key=key, group=group)
+
+    def key_of(self, key: Key) -> int:
+        """Return the number of a message or a collective."""
+        return key * self.lines + self.line if isinstance(key, int) else self.keys[key]
+
+    def compute(self, one: Compute) -> tuple[Compute, ...]:
+        """Return a computation with its time; an update that takes none is left out."""
+        stage, kind, microbatch, first, last, *_, overlaps = one
+        times = self.times.get(stage) or self.times_of(stage)
+        if kind == "U":
+            seconds, launch = times.optimizer_s, times.launch_update
+            if not seconds:
+                return ()
+        else:
+            start = self.lowering.stages[stage].layers.start
+            which = (kind, microbatch, first - start, last - start)
+            seconds, launch = times.seconds(*which), times.launch(*which)
+        return (Compute(stage, kind, microbatch, first, last, seconds, launch, overlaps),)
 
     def group(self, axis: str, ranks: tuple[int, ...]) -> tuple[int, ...]:
         """Return the devices that differ from this one along an axis; of the pipeline's those at `ranks` alone."""

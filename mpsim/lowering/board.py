@@ -12,7 +12,8 @@ __all__ = ["NOW", "Board", "Now"]
 class Now(NamedTuple):
     """What a rank waits for before its next step: tasks that must have ended, and sends it must be rid of.
 
-    A task below 0 stands for the arrival of a message whose sender has not been followed yet.
+    A task below 0 stands for the arrival of the message of number ``-1 - task``: its sender may not have been followed
+    yet.
     """
 
     after: tuple[int, ...] = ()
@@ -20,13 +21,22 @@ class Now(NamedTuple):
 
     def and_(self, *others: Now) -> Now:
         """Return both, and these, each once: what many collectives wait for would be counted over and over."""
-        return Now(
-            tuple(dict.fromkeys((*self.after, *(i for other in others for i in other.after)))),
-            tuple(dict.fromkeys((*self.after_buffered, *(i for other in others for i in other.after_buffered)))),
-        )
+        if len(others) == 1:
+            if not (self.after or self.after_buffered):
+                return others[0]
+            if len(others[0].after) == 1 and not others[0].after_buffered:
+                return (
+                    self if others[0].after[0] in self.after else Now(self.after + others[0].after, self.after_buffered)
+                )
+        after, rid = [*self.after], [*self.after_buffered]
+        for other_after, other_rid in others:
+            after += other_after
+            rid += other_rid
+        return Now(tuple(dict.fromkeys(after)), tuple(dict.fromkeys(rid)) if rid else ())
 
 
 NOW = Now()
+_PARTS = 2**40  # more than any program has messages
 
 
 class Board:
@@ -34,11 +44,12 @@ class Board:
 
     def __init__(self) -> None:
         self.tasks: list[Task] = []
-        self.after: list[list[int]] = []
-        self.after_buffered: list[list[int]] = []
         # By the number of a message: the task that ends when it has arrived.
         self.arrived: dict[int, int] = {}
-        self._numbers: dict[object, int] = {}
+        # Tasks that wait for a message to come; and what others wait for that was said after they were put down.
+        self._open: list[int] = []
+        self._more: dict[int, list[Now]] = {}
+        self._parts: dict[object, int] = {}
         self._streams: dict[tuple[int, str, int, bool], int] = {}
 
     def stream(self, device: int, name: str, slots: int = 0, host: bool = False) -> int:
@@ -51,22 +62,35 @@ class Board:
 
     def add(self, task: Task, now: Now = NOW) -> int:
         """Put down a task that waits for these, and return its index."""
+        if now != NOW:
+            task = task._replace(after=now.after, after_buffered=now.after_buffered)
+        return self.put(task)
+
+    def put(self, task: Task) -> int:
+        """Put down a task that knows what it waits for, and return its index."""
+        index = len(self.tasks)
+        if task.after and min(task.after) < 0:
+            self._open.append(index)
         self.tasks.append(task)
-        self.after.append(list(now.after))
-        self.after_buffered.append(list(now.after_buffered))
-        return len(self.tasks) - 1
+        return index
 
     def wait(self, index: int, now: Now) -> None:
         """Let a task that is there wait for these too."""
-        self.after[index] += now.after
-        self.after_buffered[index] += now.after_buffered
+        if now != NOW:
+            self._more.setdefault(index, []).append(now)
 
     def number(self, key: object) -> int:
-        """Return the number of a message."""
-        return self._numbers.setdefault(key, len(self._numbers))
+        """Return the number of a message: its key, if that is a number; what is a part of something gets its own."""
+        return key if isinstance(key, int) else self._parts.setdefault(key, _PARTS + len(self._parts))
+
+    def arrival(self, number: int) -> int:
+        """Return the task after which a message is there, or what stands for it until its sender is followed."""
+        return self.arrived.get(number, -1 - number)
 
     def finish(self) -> None:
         """Give every task what it waits for; messages to come are known by now."""
-        for i, (found, rid) in enumerate(zip(self.after, self.after_buffered, strict=True)):
-            done = dict.fromkeys(self.arrived[-1 - j] if j < 0 else j for j in found)
-            self.tasks[i] = self.tasks[i]._replace(after=tuple(done), after_buffered=tuple(dict.fromkeys(rid)))
+        for i in dict.fromkeys((*self._open, *self._more)):
+            task = self.tasks[i]
+            now = Now(task.after, task.after_buffered).and_(*self._more.get(i, ()))
+            done = dict.fromkeys(self.arrived[-1 - j] if j < 0 else j for j in now.after)
+            self.tasks[i] = task._replace(after=tuple(done), after_buffered=now.after_buffered)

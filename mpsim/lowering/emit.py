@@ -10,20 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mpsim.collectives.gloo import gloo_collective
-from mpsim.collectives.traffic import collective
 from mpsim.garbage import collector_paused
 from mpsim.lowering.bind import scripts
 from mpsim.lowering.board import NOW, Board, Now
 from mpsim.lowering.draws import Draw, delayed
+from mpsim.lowering.held import Held
 from mpsim.lowering.hosts import HOST, Hosts
-from mpsim.lowering.instructions import Collective, Compute, Drop, Hold, Post, Receive, Script, Send, Wait
+from mpsim.lowering.instructions import Collective, Compute, Drop, Hold, Key, Post, Receive, Script, Wait
+from mpsim.lowering.joins import Joins
 from mpsim.lowering.launch import Launch
-from mpsim.lowering.memory import allocations_of, residents_of
+from mpsim.lowering.memory import residents_of
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.wires import Wires, message_hop
 from mpsim.plan.runtimes import Runtime, resolve_runtime
-from mpsim.program.model import Program, Task, Traffic
+from mpsim.program.model import Allocation, Program, Task, Traffic
 from mpsim.topology.routes import Routes
 
 __all__ = ["emit", "program_of"]
@@ -51,18 +51,16 @@ def program_of(lowering: Lowering, draw: Draw | None = None) -> Program:
             lowering.routes, resolve_runtime(plan.runtime), plan.algorithm, lowering.launches, lowering.host_speed
         )
         player.play(ranks)
-        residents, allocations = [], []
+        residents = []
         for script in ranks:
             rank = script.rank // plan.tp % plan.pp
             for stage in (lowering.stages[s] for s, home in enumerate(lowering.shape.home) if home == rank):
                 residents += residents_of(stage, stage.buckets, script.device)
-                ran, reduced = player.ran[script.device], player.reduced[script.device]
-                allocations += allocations_of(stage, script.device, player.board.tasks, ran, reduced)
         return Program(
             streams=player.board.streams(),
             tasks=tuple(player.board.tasks) if draw is None else delayed(player.board.tasks, draw),
             residents=tuple(residents),
-            allocations=tuple(allocations),
+            allocations=tuple(player.allocations),
         )
 
 
@@ -89,126 +87,138 @@ class _Player:
     def __init__(
         self, routes: Routes, runtime: Runtime, algorithm: str, launches: bool = False, host_speed: float = 1.0
     ) -> None:
-        self.routes, self.runtime, self.algorithm = routes, runtime, algorithm
+        self.routes, self.runtime = routes, runtime
         self.board = Board()
         self.wires = Wires(self.board, routes, runtime)
+        self.joins = Joins(self.board, routes, runtime, algorithm, self.wires)
         self.hosts = Hosts(
             launches,
             runtime.launch_s / host_speed,
             self.board.add,
             lambda device: self.board.stream(device, HOST, host=True),
         )
-        self.collectives: dict[int, int] = {}
-        self.traffic: dict[object, Traffic] = {}
-        # By device: the tasks that compute, and those that reduce its gradients.
-        self.ran: dict[int, list[int]] = {}
-        self.reduced: dict[int, list[int]] = {}
+        self.allocations: list[Allocation] = []
+        self.posts: dict[float, Traffic] = {}
 
     def play(self, scripts: Sequence[Script]) -> None:
-        """Put down the tasks of all scripts, then tie the two ends of each message together."""
-        for script in scripts:
-            self._rank(script)
+        """Put down the tasks of all scripts, then tie the two ends of each message together.
+
+        A rank is followed until it waits for a reduction that others have yet to post. Where ranks wait for each other
+        in a ring, one of them goes on as if it had been posted: whoever replays the program is told of the ring.
+        """
+        ranks = [_Rank(self, script) for script in scripts]
+        while ranks:
+            before = [rank.at for rank in ranks]
+            ranks = [rank for rank in ranks if not rank.follow()]
+            if [rank.at for rank in ranks] == before:
+                ranks[0].insist()
         self.wires.join()
         self.board.finish()
 
-    def _rank(self, script: Script) -> None:
-        """Follow a rank: what it posts waits for what it has computed and awaited so far.
 
-        Tasks stand in the order of its posts, which is the order in which a stream takes what is ready at one moment.
-        """
-        now = host = NOW
-        ends: dict[int, Now] = {}
-        device = script.device
-        compute = (self.board.stream(device, "compute"),)
-        self.ran[device], self.reduced[device] = [], []
-        for step in script.steps:
-            if isinstance(step, Wait):
-                now = now.and_(*(ends[key] for key in step.keys))
-                host = now if self.runtime.host_waits else host
-                continue
-            if isinstance(step, Hold | Drop):
-                continue
+class _Rank:
+    """Follows a rank: what it posts waits for what it has computed and awaited so far.
+
+    Tasks stand in the order of its posts, which is the order in which a stream takes what is ready at one moment.
+    """
+
+    def __init__(self, player: _Player, script: Script) -> None:
+        self.player, self.steps, self.device = player, script.steps, script.device
+        self.board, self.runtime, self.hosts = player.board, player.runtime, player.hosts
+        self.compute = (self.board.stream(script.device, "compute"),)
+        # What the next step waits for, what its host waits for beside that, and what waits for each post end with.
+        self.now = self.host = NOW
+        self.ends: dict[Key, Now] = {}
+        self.reductions: set[Key] = set()
+        self.held = Held(script.device)
+        self.at = 0
+        node = player.routes.topology.devices[script.device]
+        self.post_s = node.post_s if self.runtime.two_ended else 0.0
+
+    def follow(self) -> bool:
+        """Go on for as long as what is waited for is known; return whether this was all."""
+        steps = self.steps
+        while self.at < len(steps):
+            step = steps[self.at]
             if isinstance(step, Compute):
-                now = now.and_(self._launch(step, step.launch, device, host)) if self.hosts.on else now
-                now = Now((self._compute(step, compute, device, now),))
-            elif isinstance(step, Receive) and not self.runtime.two_ended:
-                ends[step.key] = self.wires.receive(device, message_hop(step), now)
-                continue
-            elif self.hosts.on:
-                before = now if self.runtime.host_waits else host
-                launched = self._launch(step, self._launch_of_post(device), device, before)
-                ends[step.key] = self._hand_over(step, device, now.and_(launched))
+                self.run(step)
+            elif isinstance(step, Wait):
+                if self.player.joins.open(step.keys):
+                    return False
+                self.wait(step)
+            elif isinstance(step, (Hold, Drop)):
+                self.held.note(step)
             else:
-                now = self._post(step, device, now)
-                ends[step.key] = self._hand_over(step, device, now)
-            host = NOW
+                self.post(step)
+            self.at += 1
+        self.player.allocations += self.held.allocations
+        return True
 
-    def _launch(self, step: Compute | Post, launch: Launch, device: int, host: Now) -> Now:
+    def insist(self) -> None:
+        """Let what the rank waits for be put down without those that have not posted it."""
+        step = self.steps[self.at]
+        for key in step.keys if isinstance(step, Wait) else ():
+            self.player.joins.close(key)
+
+    def run(self, step: Compute) -> None:
+        """Compute, once it is launched."""
+        if self.hosts.on:
+            self.now = self.now.and_(self.launch(step, step.launch, self.host))
+        after, rid = self.now
+        task = Task(step.name, step.kind, self.compute, after, step.seconds, None, "", step.stage, step.microbatch, rid)
+        index = self.board.put(task)
+        self.held.ran(index)
+        self.now, self.host = Now((index,)), NOW
+
+    def wait(self, step: Wait) -> None:
+        """Wait for messages and collectives; where it is the host that waits, it launches nothing meanwhile."""
+        ends = [self.ends.get(key) or self.player.joins.end(key) or self.arrival(key) for key in step.keys]
+        self.now = self.now.and_(*ends)
+        reduced = [end for key, end in zip(step.keys, ends, strict=True) if key in self.reductions]
+        self.held.reduced([max((*end.after, *end.after_buffered)) for end in reduced])
+        if self.runtime.host_waits:
+            self.host = self.now
+
+    def arrival(self, key: Key) -> Now:
+        """Return what stands for the arrival of a message whose receive is not posted."""
+        return Now((self.board.arrival(key),))
+
+    def post(self, step: Post) -> None:
+        """Hand a message or a collective to the runtime, once it is launched."""
+        now = self.now
+        if self.hosts.on:
+            launch = Launch(self.post_s, 0.0) if self.post_s else self.hosts.message
+            now = now.and_(self.launch(step, launch, now if self.runtime.host_waits else self.host))
+        elif self.post_s:
+            now = self.now = self.spend(step)
+        end = self.hand_over(step, now)
+        if end is not None:
+            self.ends[step.key] = end
+        self.host = NOW
+
+    def launch(self, step: Compute | Post, launch: Launch, host: Now) -> Now:
         """Launch a step once its host has done its waiting; return what the step waits for."""
-        launched = self.hosts.launch(device, step.name, launch, stage=step.stage, microbatch=step.microbatch)
+        launched = self.hosts.launch(self.device, step.name, launch, stage=step.stage, microbatch=step.microbatch)
         for i in launched:
             self.board.wait(i, host)
         return Now(launched)
 
-    def _launch_of_post(self, device: int) -> Launch:
-        seconds = self.routes.topology.devices[device].post_s if self.runtime.two_ended else 0.0
-        return Launch(seconds, 0.0) if seconds else self.hosts.message
-
-    def _hand_over(self, step: Post, device: int, now: Now) -> Now:
-        """Hand a message or a collective to the runtime; return what whoever waits for it waits for."""
-        match step:
-            case Send():
-                return self.wires.send(device, message_hop(step), now)
-            case Receive():
-                return self.wires.receive(device, message_hop(step), now)
-            case Collective():
-                joined = self._join(step, device, now)
-                if step.microbatch < 0:
-                    self.reduced[device] += [i for i in joined.after if i >= 0]
-                return joined
-
-    def _post(self, step: Post, device: int, now: Now) -> Now:
+    def spend(self, step: Post) -> Now:
         """Spend what handing a message or a collective over takes the rank."""
-        seconds = self.routes.topology.devices[device].post_s if self.runtime.two_ended else 0.0
-        if not seconds:
-            return now
-        traffic = self.traffic.setdefault(("post", seconds), Traffic(latency_s=seconds, rounds=0))
-        stream, axis = (self.board.stream(device, "compute"),), getattr(step, "axis", "pp")
-        task = Task(step.name, "post", stream, (), 0.0, traffic, axis, step.stage, step.microbatch)
-        return Now((self.board.add(task, now),))
+        traffic = self.player.posts.setdefault(self.post_s, Traffic(latency_s=self.post_s, rounds=0))
+        axis = step.axis if isinstance(step, Collective) else "pp"
+        task = Task(step.name, "post", self.compute, (), 0.0, traffic, axis, step.stage, step.microbatch)
+        return Now((self.board.add(task, self.now),))
 
-    def _compute(self, step: Compute, stream: tuple[int, ...], device: int, now: Now) -> int:
-        task = Task(step.name, step.kind, stream, (), step.seconds, None, "", step.stage, step.microbatch)
-        index = self.board.add(task, now)
-        self.ran[device].append(index)
-        return index
-
-    def _join(self, step: Collective, device: int, now: Now) -> Now:
-        """Return what a rank waits for that waits for a collective."""
-        if self.runtime.gloo_collectives and step.kind == "all_reduce" and len(step.group) == 2:
-            return self.wires.ring_of_two(step, device, now)
-        if step.key not in self.collectives:
-            streams = tuple(self._collective_stream(member, step.axis) for member in step.group)
-            traffic = self._collective(step.kind, step.group, step.bytes)
-            task = Task(step.name, step.kind, streams, (), 0.0, traffic, step.axis, step.stage, step.microbatch)
-            self.collectives[step.key] = self.board.add(task)
-        index = self.collectives[step.key]
-        self.board.wait(index, now)
-        return Now((index,))
-
-    def _collective_stream(self, device: int, axis: str) -> int:
-        """Return the stream of a device's collectives along an axis; all reductions of gradients may share one."""
-        slots = self.runtime.collectives_in_flight
-        if slots:
-            return self.board.stream(device, f"{axis} collectives", slots)
-        return self.board.stream(device, "tp") if axis == "tp" else self.board.stream(device, "gradients", 1)
-
-    def _collective(self, kind: str, group: tuple[int, ...], count: int) -> Traffic:
-        key = (kind, group, count)
-        if key not in self.traffic:
-            self.traffic[key] = (
-                gloo_collective(self.routes, kind, group, count, self.runtime.reduce_bytes_per_s)
-                if self.runtime.gloo_collectives
-                else collective(self.routes, kind, group, count, algorithm=self.algorithm)
-            )
-        return self.traffic[key]
+    def hand_over(self, step: Post, now: Now) -> Now | None:
+        """Hand a message or a collective over; return what whoever waits for it waits for, as far as that is known."""
+        wires = self.player.wires
+        if isinstance(step, Collective):
+            if step.microbatch < 0:
+                self.reductions.add(step.key)
+            return self.player.joins.post(step, self.device, now)
+        if isinstance(step, Receive):
+            return wires.receive(self.device, message_hop(step), now)
+        if self.runtime.two_ended:
+            return wires.send(self.device, message_hop(step), now)
+        return wires.deliver(self.device, step, now)

@@ -34,7 +34,8 @@ __all__ = [
     "Wait",
 ]
 
-# What both ends of a message know it by: a tuple of a pipeline rank, a number once it is of a rank.
+# What both ends of a message know it by. Before binding, that of a message is a number among those of one rank in each
+# stage, that of a collective a tuple; after it, all are numbers.
 Key: TypeAlias = Any
 _WORDS = {"F": "forward", "B": "backward", "I": "backward_input", "W": "backward_weight", "U": "optimizer"}
 

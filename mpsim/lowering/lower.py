@@ -21,6 +21,7 @@ from mpsim.lowering.shared import shared_gradients
 from mpsim.lowering.stages import cut, microbatch_size
 from mpsim.plan.model import Plan
 from mpsim.plan.rows import rows_of, shape_of
+from mpsim.plan.runtimes import posting_of, resolve_runtime
 from mpsim.plan.schedules import Operation
 from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
@@ -75,6 +76,7 @@ def lower(
         fidelity=weakest(costs, topology, place),
         closing=_closing(rows),
         tied=shared_gradients(stages, shape),
+        posting=posting_of(resolve_runtime(plan.runtime), rows),
         launches=_launches(costs, plan, {topology.devices[device].type for device in place}, host_speed),
         host_speed=host_speed,
     )

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from typing import NamedTuple
 
 from mpsim.lowering.buckets import Bucket
 from mpsim.lowering.stages import Stage
 from mpsim.program.allocator import segment_bytes
-from mpsim.program.model import Allocation, Resident, Task
+from mpsim.program.model import Resident
 
-__all__ = ["Pass", "allocations_of", "residents_of", "within"]
+__all__ = ["Pass", "residents_of", "within"]
 
 
 def residents_of(stage: Stage, buckets: Sequence[Bucket], device: int) -> list[Resident]:
@@ -84,41 +83,3 @@ def _backward(stage: Stage, kind: str, adds: bool, saved: Sequence[int]) -> Iter
         transients = 0 if kind == "backward_weight" else stage.costs[i].backward_transient_bytes
         yield Pass(gradients, transients, 0 if kind == "backward_input" else released)
         released += saved[i]
-
-
-_ENDS = ("backward", "backward_weight")
-
-
-def allocations_of(
-    stage: Stage, device: int, tasks: Sequence[Task], ran: Sequence[int], reduced: Sequence[int]
-) -> list[Allocation]:
-    """Return what a rank holds between tasks, given what it computes, in order, and the reductions of its gradients.
-
-    Activations from a micro-batch's forward to the end of its backward; gradients from the end of the first backward,
-    which makes them, to the update; and within each pass and the update whatever they take for a while.
-    """
-    passes: list[tuple[str, int, int, int]] = []
-    for (kind, microbatch), found in groupby(ran, lambda i: (tasks[i].kind, tasks[i].microbatch)):
-        indices = list(found)
-        passes.append((kind, microbatch, indices[0], indices[-1]))
-    begun = {microbatch: first for kind, microbatch, first, _ in passes if kind == "forward"}
-    makes = next((i for i, (kind, *_) in enumerate(passes) if kind in _ENDS), len(passes))
-    held = []
-    for i, (kind, microbatch, first, last) in enumerate(passes):
-        if kind in _ENDS:
-            held.append(Allocation(device, "activations", stage.activation_bytes, begun[microbatch], last))
-        if kind == "optimizer":
-            held.append(Allocation(device, "transients", stage.update_bytes, first, last))
-            continue
-        gradients, transients, released = within(stage, kind, adds=i > makes)
-        held.append(Allocation(device, "gradients", gradients, first, last))
-        held.append(Allocation(device, "transients", transients, first, last))
-        held.append(Allocation(device, "activations", -released, first, last))
-    whole = sum(gradient.bytes for _, gradient in stage.gradients)
-    # In order: the numbers of tasks that several ranks share say nothing of when they run.
-    passes_after = [end for _, _, *ends in passes[makes + 1 :] for end in ends]
-    updates = bool(passes) and passes[-1][0] == "optimizer"
-    after = [*reduced, *passes_after] if updates else [*passes_after, *reduced]
-    if after:
-        held.append(Allocation(device, "gradients", whole, passes_after[0] if passes_after else after[0], after[-1]))
-    return [one for one in held if one.bytes]

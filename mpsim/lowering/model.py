@@ -50,6 +50,8 @@ class Lowering:
         the update that follows: -1 for one of the whole step.
     tied : tuple of Shared
         Gradients that several stages hold.
+    posting : str
+        When messages are posted and waited for, as in `mpsim.lowering.passes.post`.
     launches : bool
         Whether each rank has a host, which takes what the trace says over `host_speed`.
     host_speed : float
@@ -68,6 +70,7 @@ class Lowering:
     fidelity: Fidelity
     closing: dict[_Pass, int]
     tied: tuple[Shared, ...]
+    posting: str
     launches: bool = False
     host_speed: float = 1.0
 

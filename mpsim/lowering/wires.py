@@ -54,8 +54,8 @@ class Hop(NamedTuple):
 
 def message_hop(step: Send | Receive) -> Hop:
     """Return the message of one of its two posts."""
-    key = ("message", step.key)
-    return Hop(key, step.name, "send", "pp", step.peer, step.bytes, step.bytes, "", step.stage, step.microbatch)
+    count = step.bytes
+    return Hop(step.key, step.name, "send", "pp", step.peer, count, count, "", step.stage, step.microbatch)
 
 
 class Wires:
@@ -67,16 +67,21 @@ class Wires:
         self._data: dict[int, int] = {}
         self._asked: dict[int, Now] = {}
         self._traffic: dict[object, Traffic] = {}
+        self._ports: dict[tuple[int, int, int], tuple[tuple[int, ...], Traffic]] = {}
         # By rank and group: what its collectives so far end with.
         self._threads: dict[tuple[int, str, tuple[int, ...]], list[Now]] = {}
+
+    def deliver(self, source: int, step: Send, now: Now) -> Now:
+        """Put down a message that has one end: it goes once it is sent. Return what whoever waits for it waits for."""
+        streams, traffic = self._one_way(source, step.peer, step.bytes)
+        after, rid = now
+        task = Task(step.name, "send", streams, after, 0.0, traffic, "pp", step.stage, step.microbatch, rid)
+        self.board.arrived[step.key] = index = self.board.put(task)
+        return Now((index,))
 
     def send(self, source: int, hop: Hop, now: Now) -> Now:
         """Put down a message's bytes and the latency behind them; return what whoever waits for its send waits for."""
         key = self.board.number(hop.key)
-        if not self.runtime.two_ended:
-            index = self.board.add(hop.task(hop.kind, self._one_way(source, hop), self._whole(source, hop)), now)
-            self.board.arrived[key] = index
-            return Now((index,))
         data = self.board.add(hop.task(hop.kind, self._wires(source, hop), self._bytes(source, hop)), now)
         self._data[key] = data
         self.board.arrived[key] = self._flight(hop, hop.kind, source, hop.peer, data)
@@ -90,7 +95,7 @@ class Wires:
             wire = (self.board.stream(target, f"{hop.label}to {hop.peer}", 1),)
             notice = self.board.add(hop.task("notice", wire, _NOTHING), now)
             self._asked[key] = Now((self._flight(hop, "notice", target, hop.peer, notice),))
-        return Now((-1 - key,))
+        return Now((self.board.arrival(key),))
 
     def join(self) -> None:
         """Tie the two ends of each message together.
@@ -105,17 +110,14 @@ class Wires:
                 raise MpsimError(f"message {self.board.tasks[data].name!r} is sent and never received")
             self.board.wait(data, self._asked[key])
 
-    def _one_way(self, source: int, hop: Hop) -> tuple[int, ...]:
-        return self.board.stream(source, f"to {hop.peer}"), self.board.stream(hop.peer, f"from {source}")
-
-    def _whole(self, source: int, hop: Hop) -> Traffic:
-        """Return the traffic of a message, made once for all that are alike."""
-        key = (source, hop.peer, hop.bytes)
-        if key not in self._traffic:
-            path = self.routes.path(source, hop.peer)
-            nothing = Traffic(latency_s=self.routes.latency_s(path))
-            self._traffic[key] = point_to_point(self.routes, source, hop.peer, hop.bytes) if hop.bytes else nothing
-        return self._traffic[key]
+    def _one_way(self, source: int, target: int, count: int) -> tuple[tuple[int, ...], Traffic]:
+        """Return the streams and the traffic of a message, made once for all that are alike."""
+        key = (source, target, count)
+        if key not in self._ports:
+            streams = self.board.stream(source, f"to {target}"), self.board.stream(target, f"from {source}")
+            nothing = Traffic(latency_s=self.routes.latency_s(self.routes.path(source, target)))
+            self._ports[key] = streams, point_to_point(self.routes, source, target, count) if count else nothing
+        return self._ports[key]
 
     def _wires(self, source: int, hop: Hop) -> tuple[int, ...]:
         """Return the streams that a message occupies while its bytes move."""

@@ -96,7 +96,8 @@ class Plan:
         if self.chunks < 0:
             raise MpsimError(f"plan: chunks is {self.chunks}, expected 1 or more stages on each rank")
         stages = self.pp * max(self.chunks, 1)
-        if self.boundaries is not None and (len(self.boundaries) + 1) % stages:
+        alone = self.pp == 1 and not self.chunks
+        if self.boundaries and (alone or (len(self.boundaries) + 1) % stages):
             raise MpsimError(
                 f"plan has {len(self.boundaries)} stage boundaries, pp={self.pp} needs {stages - 1}:"
                 " name the first layer of each stage but the first"

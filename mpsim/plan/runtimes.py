@@ -7,11 +7,13 @@ it is judged by.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mpsim.errors import unknown
+from mpsim.plan.schedules import Operation, gpipe, naive, one_f_one_b
 
-__all__ = ["RUNTIMES", "Runtime", "resolve_runtime"]
+__all__ = ["RUNTIMES", "Runtime", "posting_of", "resolve_runtime"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,3 +100,25 @@ def resolve_runtime(name: str) -> Runtime:
     if name not in RUNTIMES:
         raise unknown("runtime", name, RUNTIMES)
     return RUNTIMES[name]
+
+
+def posting_of(runtime: Runtime, rows: Sequence[Sequence[Operation]]) -> str:
+    """Return when a runtime posts the messages of these rows.
+
+    ``torch`` stands for the classes of ``torch.distributed.pipelining`` that run them: ``fused`` for the rows of 1F1B,
+    ``at_turn`` for those of GPipe and of one micro-batch after another, ``deferred`` for all others. The rows count,
+    not the name by which they were asked for.
+
+    Examples
+    --------
+    >>> gloo = RUNTIMES["torch-gloo"]
+    >>> posting_of(gloo, one_f_one_b(2, 4)), posting_of(gloo, gpipe(2, 4)), posting_of(RUNTIMES["ideal"], gpipe(2, 4))
+    ('fused', 'at_turn', 'eager')
+    """
+    if runtime.posting != "torch":
+        return runtime.posting
+    found = [list(row) for row in rows]
+    ranks, microbatches = len(found), sum(operation.kind == "F" for operation in found[0])
+    if found in (gpipe(ranks, microbatches), naive(ranks, microbatches)):
+        return "at_turn"
+    return "fused" if found == one_f_one_b(ranks, microbatches) else "deferred"

@@ -167,6 +167,22 @@ class Program:
     allocations: tuple[Allocation, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self._sound():
+            self._refuse()
+
+    def _sound(self) -> bool:
+        """Return whether the tasks name streams and tasks that there are, looking at all of them at once."""
+        named = [stream for task in self.tasks for stream in task.streams]
+        awaited = [i for task in self.tasks for i in (*task.after, *task.after_buffered)]
+        return (
+            all(task.streams and 0 <= task.duration_s < math.inf for task in self.tasks)
+            and (not named or (min(named) >= 0 and max(named) < len(self.streams)))
+            and (not awaited or (min(awaited) >= 0 and max(awaited) < len(self.tasks)))
+            and all(len(set(task.streams)) == len(task.streams) for task in self.tasks if len(task.streams) > 1)
+        )
+
+    def _refuse(self) -> None:
+        """Name the first task that is wrong."""
         n_tasks, n_streams = len(self.tasks), len(self.streams)
         for task in self.tasks:
             if not task.streams:

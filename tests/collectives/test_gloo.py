@@ -29,9 +29,9 @@ def replayed_s(topology, n, count):
                     steps[r].append(Wait((key[i - 2] + (r + 1) % n, key[i - 2] + r)))
                 if i < len(lengths):
                     after, before = (r + 1) % n, (r - 1) % n
-                    steps[r].append(Receive(key[i] + after, "", after, int(lengths[i][after]), 0, 0, "F"))
-                    steps[r].append(Send(key[i] + r, "", before, int(lengths[i][r]), 0, 0, "F"))
-    scripts = [Script(device=r, replica=0, stage=0, tp_rank=r, steps=tuple(steps[r])) for r in range(n)]
+                    steps[r].append(Receive(key[i] + after, after, int(lengths[i][after]), 0, 0, 0, "F"))
+                    steps[r].append(Send(key[i] + r, before, int(lengths[i][r]), 0, 0, 0, "F"))
+    scripts = [Script(device=r, rank=r, steps=tuple(steps[r])) for r in range(n)]
     return replay(emit(Routes(topology), scripts, "torch-gloo"), topology).step_s
 
 

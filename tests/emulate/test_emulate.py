@@ -17,7 +17,7 @@ from mpsim.emulate.fabric import open_fabric  # noqa: E402
 from mpsim.emulate.launch import Launch, launch  # noqa: E402
 from mpsim.emulate.run import emulate, emulate_collectives  # noqa: E402
 from mpsim.lowering.bind import scripts  # noqa: E402
-from mpsim.lowering.instructions import Collective, Script, Wait  # noqa: E402
+from mpsim.lowering.instructions import Collective, Listed, Script, Wait  # noqa: E402
 from mpsim.lowering.lower import lower  # noqa: E402
 
 FOUR = parse_topology("switch:4,link=1GB/s@10us")
@@ -124,8 +124,8 @@ def test_collectives_of_every_kind_and_of_odd_sizes():
     assert result.spans.devices == ((0, 1, 2),) * 3
     steps = []
     for i, kind in enumerate(("all_gather", "reduce_scatter", "all_to_all", "broadcast")):
-        steps += [Collective(i, kind, kind, "dp", (0, 1, 2), 1003, 0, -1), Wait((i,))]
-    ranks = tuple(Script(device=i, replica=i, stage=0, tp_rank=0, steps=tuple(steps)) for i in range(3))
+        steps += [Collective(i, Listed(i, kind), kind, "dp", (0, 1, 2), 1003, 0, -1), Wait((i,))]
+    ranks = tuple(Script(device=i, rank=i, steps=tuple(steps)) for i in range(3))
     with open_fabric("host", FOUR, [0, 1, 2]) as fabric:
         reports = launch(fabric, Launch(scripts=(ranks,), names=("d0", "d1", "d2"), trials=1))
     for report in reports:

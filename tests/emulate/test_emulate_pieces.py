@@ -17,7 +17,8 @@ from mpsim.emulate.recipes import recipes
 from mpsim.emulate.run import emulate, emulate_collectives
 from mpsim.lowering.bind import scripts
 from mpsim.lowering.draws import Draw, Variability
-from mpsim.lowering.instructions import Collective, Compute, Receive, Script, Send, Wait
+from mpsim.lowering.emit import program_of
+from mpsim.lowering.instructions import Bucket, Collective, Compute, Receive, Script, Send, Wait
 from mpsim.lowering.lower import lower
 from mpsim.program.account import account_devices, account_traffic
 from mpsim.topology.routes import Routes
@@ -27,19 +28,19 @@ FOUR = parse_topology("switch:4,link=1GB/s@1ms")
 
 
 def script(device, *steps):
-    return Script(device=device, replica=0, stage=0, tp_rank=0, steps=steps)
+    return Script(device=device, rank=0, steps=steps)
 
 
 def send(key=1, peer=1, count=8):
-    return Send(key, "0F0>1", peer, count, 0, 0, "F")
+    return Send(key, peer, count, 0, 1, 0, "F")
 
 
 def receive(key=1, peer=0, count=8):
-    return Receive(key, "0F0>1", peer, count, 0, 0, "F")
+    return Receive(key, peer, count, 0, 1, 0, "F")
 
 
 def reduce(key=1, group=(0, 1), kind="all_reduce"):
-    return Collective(key, "bucket 0", kind, "dp", group, 8, 0, -1)
+    return Collective(key, Bucket(0), kind, "dp", group, 8, 0, -1)
 
 
 def given(parameter_bytes=0):
@@ -60,7 +61,7 @@ def given(parameter_bytes=0):
     ids=lambda plan: plan.text,
 )
 def test_scripts_of_plans_fit_together(plan):
-    check_scripts(scripts(lower(given(1000), FOUR, plan)))
+    check_scripts(scripts(lower(given(1000), FOUR, replace(plan, runtime="torch-gloo"))))
 
 
 @pytest.mark.parametrize(
@@ -92,8 +93,8 @@ def test_scripts_that_would_wait_for_ever_are_refused(given, message):
 def test_accounts_of_a_measured_step_by_hand():
     # Device 0 computes until 2, its message is posted at 2 and received at 5, device 1 computes from 5 to 7.
     ranks = [
-        script(0, Compute("0F0", "forward", 2.0, 0, 0, 0, 1), send(), Wait((1,))),
-        script(1, receive(), Wait((1,)), Compute("1F0", "forward", 2.0, 1, 0, 1, 2)),
+        script(0, Compute(0, "F", 0, 0, 1, 2.0), send(), Wait((1,))),
+        script(1, receive(), Wait((1,)), Compute(1, "F", 0, 1, 2, 2.0)),
     ]
     origin = 100.0
     times = [
@@ -144,7 +145,7 @@ def test_trials_draw_what_a_simulation_draws():
     assert len(drawn) == 3
     assert drawn[0] != drawn[1]
     for trial, ranks in enumerate(drawn):
-        tasks = lowering.program(Draw(seed=7, trial=trial)).tasks
+        tasks = program_of(lowering, Draw(seed=7, trial=trial)).tasks
         expected = sorted((task.name, task.duration_s) for task in tasks if task.traffic is None)
         steps = [step for rank in ranks for step in rank.steps if isinstance(step, Compute)]
         assert sorted((step.name, step.seconds) for step in steps) == expected

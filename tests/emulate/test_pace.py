@@ -13,15 +13,15 @@ FOUR = ring(4, link=Wire(1e9, 1e-6))
 
 
 def script(device: int, *computations: Compute) -> Script:
-    return Script(device=device, replica=0, stage=0, tp_rank=0, steps=computations)
+    return Script(device=device, rank=0, steps=computations)
 
 
 def passes(*seconds: float) -> tuple[Compute, ...]:
-    return tuple(Compute("p", "forward", one, 0, i, 0, 1) for i, one in enumerate(seconds))
+    return tuple(Compute(0, "F", i, 0, 1, one) for i, one in enumerate(seconds))
 
 
 def test_speed_is_what_was_traced_over_what_was_measured_and_the_slowdown_is_of_all():
-    update = Compute("u", "optimizer", 9.0, 0, -1, 0, 1)  # Not timed, and so not counted.
+    update = Compute(0, "U", -1, 0, 1, 9.0)  # Not timed, and so not counted.
     found = with_paces(
         FOUR,
         (script(2, *passes(1.0, 2.0), update), script(0, *passes(4.0))),

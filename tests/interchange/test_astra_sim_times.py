@@ -13,6 +13,7 @@ from test_chakra_import import DATA
 from test_chakra_round_trip import without_hints
 
 from mpsim.interchange import from_chakra, load_astra_network, load_chakra, replay_program, to_chakra
+from mpsim.lowering.emit import program_of
 from mpsim.lowering.lower import lower
 from mpsim.plan.model import Plan
 from mpsim.workload.model import Layer, Workload
@@ -35,17 +36,17 @@ def network(tmp_path):
     return load_astra_network(tmp_path / "net.yml")[0]
 
 
-def program_of(plan, network):
+def lowered(plan, network):
     layers = [
         Layer.given(name, forward_s=500e-6, backward_s=1000e-6, optimizer_s=125e-6, parameter_bytes=4 * MIB)
         for name in "abcd"
     ]
-    return lower(Workload.chain("four", layers, activation_bytes=MIB), network, plan).program()
+    return program_of(lower(Workload.chain("four", layers, activation_bytes=MIB), network, plan))
 
 
 @pytest.mark.parametrize(("plan", "peer_ns"), PEER, ids=lambda value: getattr(value, "text", ""))
 def test_our_trace_takes_there_what_it_takes_here_by_its_rules(network, plan, peer_ns):
-    traces, _ = to_chakra(program_of(plan, network), network)
+    traces, _ = to_chakra(lowered(plan, network), network)
     groups = {name: ranks for trace in traces for name, ranks in json.loads(trace.attributes["mpsim_groups"]).items()}
     read, _ = from_chakra([without_hints(trace) for trace in traces], network, groups=groups)
     assert replay_program(read, network, name="").step_s * 1e9 == pytest.approx(peer_ns, abs=50)
@@ -53,7 +54,7 @@ def test_our_trace_takes_there_what_it_takes_here_by_its_rules(network, plan, pe
 
 @pytest.mark.parametrize(("plan", "peer_ns"), PEER[:-1], ids=lambda value: getattr(value, "text", ""))
 def test_where_no_two_transfers_meet_its_rules_are_ours(network, plan, peer_ns):
-    program = program_of(plan, network)
+    program = lowered(plan, network)
     assert replay_program(program, network, name="").step_s * 1e9 == pytest.approx(peer_ns, abs=50)
 
 

@@ -12,6 +12,7 @@ from mpsim.collectives.traffic import collective, point_to_point
 from mpsim.engine.replay import replay
 from mpsim.interchange import from_chakra, load_chakra, save_chakra, to_chakra
 from mpsim.interchange.chakra_file import RankTrace
+from mpsim.lowering.emit import program_of
 from mpsim.lowering.lower import lower
 from mpsim.plan.model import Plan
 from mpsim.program.model import Program, Stream, Task, Traffic
@@ -29,12 +30,12 @@ PLANS = [
 RUNTIMES = ["ideal", "torch-gloo", "torch-nccl"]
 
 
-def program_of(plan):
+def lowered(plan):
     layers = [
         Layer.given(name, forward_s=0.5, backward_s=1.0, optimizer_s=0.125, parameter_bytes=4096) for name in "abcdefgh"
     ]
     work = Workload.chain("eight", layers, activation_bytes=1024)
-    return lower(work, TOPOLOGY, plan).program()
+    return program_of(lower(work, TOPOLOGY, plan))
 
 
 def without_hints(trace: RankTrace) -> RankTrace:
@@ -49,7 +50,7 @@ def without_hints(trace: RankTrace) -> RankTrace:
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.text)
 def test_every_task_of_a_plan_starts_and_ends_at_the_same_moment(tmp_path, plan, runtime):
-    program = program_of(replace(plan, runtime=runtime))
+    program = lowered(replace(plan, runtime=runtime))
     save_chakra(tmp_path / "step", program, TOPOLOGY)
     read, losses = load_chakra([tmp_path / "step"], TOPOLOGY)
     assert replay(read, TOPOLOGY) == replay(program, TOPOLOGY)
@@ -63,7 +64,7 @@ def test_every_task_of_a_plan_starts_and_ends_at_the_same_moment(tmp_path, plan,
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.text)
 def test_what_the_schema_alone_has_replays_to_the_same_step(plan):
-    program = program_of(plan)
+    program = lowered(plan)
     traces, _ = to_chakra(program, TOPOLOGY)
     groups = {name: ranks for trace in traces for name, ranks in json.loads(trace.attributes["mpsim_groups"]).items()}
     read, losses = from_chakra([without_hints(trace) for trace in traces], TOPOLOGY, in_flight=0, groups=groups)
@@ -72,20 +73,20 @@ def test_what_the_schema_alone_has_replays_to_the_same_step(plan):
 
 
 def test_on_another_topology_the_transfers_are_worked_out_anew():
-    program = program_of(Plan(dp=4))
+    program = lowered(Plan(dp=4))
     traces, _ = to_chakra(program, TOPOLOGY)
     faster = parse_topology("switch:4,link=4096B/s@125ms")
     read, losses = from_chakra(traces, faster)
     layers = [
         Layer.given(name, forward_s=0.5, backward_s=1.0, optimizer_s=0.125, parameter_bytes=4096) for name in "abcdefgh"
     ]
-    expected = lower(Workload.chain("eight", layers, activation_bytes=1024), faster, Plan(dp=4)).program()
+    expected = program_of(lower(Workload.chain("eight", layers, activation_bytes=1024), faster, Plan(dp=4)))
     assert replay(read, faster) == replay(expected, faster)
     assert losses.lines == ("what another topology's links carried: worked out anew, collectives by ring",)
 
 
 def test_losses_of_an_export_are_listed():
-    _, losses = to_chakra(program_of(replace(PLANS[0], runtime="torch-gloo")), TOPOLOGY)
+    _, losses = to_chakra(lowered(replace(PLANS[0], runtime="torch-gloo")), TOPOLOGY)
     kinds = [line.split(":")[0] for line in losses.lines]
     assert "streams that serve whoever is ready first" in kinds
     assert "memory resident" in kinds
@@ -177,6 +178,6 @@ def test_any_program_replays_to_the_same_times(program):
 @settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(case=cases())
 def test_any_plan_replays_to_the_same_times(case):
-    program = lower(case.workload, case.topology, case.plan).program()
+    program = program_of(lower(case.workload, case.topology, case.plan))
     read, _ = from_chakra(to_chakra(program, case.topology)[0], case.topology)
     assert replay(read, case.topology) == replay(program, case.topology)

@@ -96,8 +96,8 @@ def test_a_file_holds_no_plan_that_could_not_be_made(tmp_path):
 
 
 def test_runtimes_say_what_they_do():
-    assert not resolve_runtime("ideal").blocking_sends
-    assert resolve_runtime("blocking").blocking_sends
+    assert resolve_runtime("ideal").posting == "eager"
+    assert resolve_runtime("blocking").posting == "blocking"
 
 
 def test_a_function_and_its_name_are_one_schedule():

@@ -198,7 +198,7 @@ def check_memory(case: Case) -> None:
         p = rank_of[device] // case.plan.tp % case.plan.pp
         stage, memory = lowering.stages[p], use.memory
         resident = stage.optimizer_bytes + stage.buffer_bytes + sum(stage.parameter_sizes)
-        resident += sum(bucket.bytes for bucket in lowering.passes[p].buckets)
+        resident += sum(bucket.bytes for bucket in lowering.stages[p].buckets)
         assert memory.timeline_s[0] == 0.0
         assert ascending(memory.timeline_s)
         assert len(set(memory.timeline_s)) == len(memory.timeline_s) == len(memory.timeline_bytes)

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from statistics import mean
 
 import numpy as np
@@ -11,6 +12,7 @@ from cases import chained, layer
 
 from mpsim.errors import MpsimError
 from mpsim.lowering.draws import Draw, Variability
+from mpsim.lowering.emit import program_of
 from mpsim.lowering.lower import lower
 from mpsim.plan.model import Plan
 from mpsim.plan.schedules import Operation
@@ -59,8 +61,8 @@ def test_other_seeds_other_bits():
 def test_a_trial_depends_on_its_number_alone():
     assert steps(trials=3).trial_step_s == steps().trial_step_s[:3]
     lowering = lower(WORK, fully_connected(4, link=WIRE), PLAN)
-    shuffled = {k: lowering.program(Draw(seed=1, trial=k, variability=NOISY)) for k in (5, 0, 3)}
-    again = {k: lowering.program(Draw(seed=1, trial=k, variability=NOISY)) for k in (0, 3, 5)}
+    shuffled = {k: program_of(lowering, Draw(seed=1, trial=k, variability=NOISY)) for k in (5, 0, 3)}
+    again = {k: program_of(lowering, Draw(seed=1, trial=k, variability=NOISY)) for k in (0, 3, 5)}
     for k in (0, 3, 5):
         assert shuffled[k].tasks[0].duration_s == again[k].tasks[0].duration_s
         assert [t.duration_s for t in shuffled[k].tasks] == [t.duration_s for t in again[k].tasks]
@@ -99,7 +101,7 @@ def durations(plan: Plan, trial: int = 0, variability: Variability | None = None
     draw = Draw(seed=3, trial=trial, variability=variability or Variability())
     lowering = lower(WORK, fully_connected(8, link=WIRE), plan)
     rank_of = {device: rank for rank, device in enumerate(lowering.place)}
-    program = lowering.program(draw)
+    program = program_of(lowering, draw)
     found: dict[tuple[str, int], float] = Counter()
     for task in program.tasks:
         if task.traffic is None and task.kind != "optimizer":
@@ -139,7 +141,7 @@ def test_every_draw_is_a_sample_and_each_is_as_likely():
     lowering = lower(one, chain(1, link=WIRE), Plan(microbatches=500))
     counts: Counter[float] = Counter()
     for trial in range(4):
-        program = lowering.program(Draw(seed=0, trial=trial))
+        program = program_of(lowering, Draw(seed=0, trial=trial))
         counts.update(task.duration_s for task in program.tasks if task.kind == "forward")
     assert set(counts) == set(TIMES)
     # 2000 draws of 5 samples: 400 each, with a standard deviation of 18.
@@ -149,7 +151,7 @@ def test_every_draw_is_a_sample_and_each_is_as_likely():
 def test_jitter_is_exponential_and_in_the_latency():
     lowering = lower(WORK, chain(4, link=WIRE), Plan(pp=4, microbatches=250))
     plain, late = (
-        [task.traffic.latency_s for task in lowering.program(draw).tasks if task.traffic]
+        [task.traffic.latency_s for task in program_of(lowering, draw).tasks if task.traffic]
         for draw in (None, Draw(seed=0, trial=0, variability=Variability(link_jitter_s=0.5)))
     )
     extra = [b - a for a, b in zip(plain, late, strict=True)]
@@ -213,7 +215,7 @@ def test_a_schedule_that_other_processes_cannot_have_is_refused_in_one_line():
 
 def test_more_processes_than_trials():
     lowering = lower(WORK, chain(2, link=WIRE), Plan(pp=2))
-    assert len(trial_steps(lowering.program, chain(2, link=WIRE), 2, 0, Variability(), 3)) == 2
+    assert len(trial_steps(partial(program_of, lowering), chain(2, link=WIRE), 2, 0, Variability(), 3)) == 2
 
 
 # Collectives alone.
@@ -237,8 +239,8 @@ def test_a_slow_type_has_its_own_samples():
     lowering = lower(WORK, topology, Plan(dp=2), by_type={"old": other})
     plain = lower(WORK, chain(2, link=WIRE), Plan(dp=2))
     draw = Draw(seed=9, trial=0)
-    program = lowering.program(draw)
-    for ours, theirs in zip(program.tasks, plain.program(draw).tasks, strict=True):
+    program = program_of(lowering, draw)
+    for ours, theirs in zip(program.tasks, program_of(plain, draw).tasks, strict=True):
         twice = program.streams[ours.streams[0]].device == 1 and ours.kind != "optimizer"
         assert ours.duration_s == (2 if twice else 1) * theirs.duration_s
 

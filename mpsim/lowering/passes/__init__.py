@@ -12,6 +12,7 @@ from collections.abc import Callable
 from mpsim.lowering.instructions import Instructions
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.passes.buckets import buckets
+from mpsim.lowering.passes.hold import hold
 from mpsim.lowering.passes.messages import messages
 from mpsim.lowering.passes.post import post
 from mpsim.lowering.passes.segment import segment
@@ -30,6 +31,7 @@ PASSES: tuple[Pass, ...] = (
     shard,  # what ranks exchange that share layers
     buckets,  # gradients of replicas, as backward makes them ready
     tied,  # gradients of what several stages hold
+    hold,  # what is kept, and for how long
 )
 
 
@@ -46,7 +48,7 @@ def instructions_of(lowering: Lowering, rank: int) -> Instructions:
     >>> work = Workload.chain("two", layers, activation_bytes=64)
     >>> lowering = lower(work, parse_topology("chain:2,link=1GB/s@2us"), Plan(pp=2))
     >>> print(" · ".join(map(str, instructions_of(lowering, 0))))
-    0F0[0:1] · send 0F0>1 · receive 1B0>0 · wait · 0B0[0:1] · update[0:1]
+    0F0[0:1] · send 0F0>1 · wait · 0B0[0:1] · update[0:1]
     """
     found = start(lowering, rank)
     for one in PASSES:

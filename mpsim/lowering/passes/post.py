@@ -1,14 +1,12 @@
 """Post: when messages are handed to the runtime, and when they are waited for.
 
-- ``eager``: a receive is posted right before its computation and awaited; nobody waits for a send.
+- ``eager``: a message is awaited right before its computation; no receive is posted, nobody waits for a send.
 - ``blocking``: as ``eager``, and a send is awaited before anything else.
-- ``deferred``: as ``eager``, and sends are awaited at the end (torch's ``_PipelineScheduleRuntime``).
+- ``deferred``: a receive is posted right before its computation and awaited, sends are awaited at the end (torch's
+  ``_PipelineScheduleRuntime``).
 - ``at_turn``: as ``deferred``, and also before the first backward after a forward (``ScheduleGPipe``).
 - ``fused``: a send is awaited before the next is posted while the rank warms up and cools down; in between a
   computation's send is posted together with the next one's receive, and both are awaited (``Schedule1F1B``).
-- ``torch``: ``fused`` for the rows of 1F1B, ``at_turn`` for those of GPipe and of one micro-batch after another,
-  ``deferred`` for all others: as the classes of ``torch.distributed.pipelining`` that run them. The rows count, not
-  the name by which they were asked for.
 """
 
 from __future__ import annotations
@@ -18,10 +16,8 @@ from typing import NamedTuple
 
 from mpsim.lowering.instructions import Compute, Instruction, Instructions, Receive, Send, Wait
 from mpsim.lowering.model import Lowering
-from mpsim.plan.runtimes import resolve_runtime
-from mpsim.plan.schedules import Operation, gpipe, naive, one_f_one_b
 
-__all__ = ["POSTINGS", "post", "posting_of"]
+__all__ = ["POSTINGS", "post"]
 
 
 class _Visit(NamedTuple):
@@ -36,27 +32,9 @@ def post(instructions: Instructions, lowering: Lowering) -> Instructions:
     """Put waits between messages and computations, and messages where the plan's runtime posts them."""
     if len(lowering.rows) == 1:
         return instructions
-    posting = resolve_runtime(lowering.plan.runtime).posting
-    if posting == "torch":
-        posting = posting_of(lowering.rows)
     updates = next((i for i, one in enumerate(instructions) if isinstance(one, Compute) and one.microbatch < 0), None)
     row, rest = instructions[:updates], instructions[len(instructions) if updates is None else updates :]
-    return POSTINGS[posting](_visits(row)) + rest
-
-
-def posting_of(rows: Sequence[Sequence[Operation]]) -> str:
-    """Return how torch's class for these rows posts.
-
-    Examples
-    --------
-    >>> posting_of(one_f_one_b(2, 4)), posting_of(gpipe(2, 4)), posting_of(gpipe(2, 4)[::-1])
-    ('fused', 'at_turn', 'deferred')
-    """
-    found = [list(row) for row in rows]
-    ranks, microbatches = len(found), sum(operation.kind == "F" for operation in found[0])
-    if found in (gpipe(ranks, microbatches), naive(ranks, microbatches)):
-        return "at_turn"
-    return "fused" if found == one_f_one_b(ranks, microbatches) else "deferred"
+    return POSTINGS[lowering.posting](_visits(row)) + rest
 
 
 def _visits(row: Sequence[Instruction]) -> list[_Visit]:
@@ -81,9 +59,11 @@ def _waited(*messages: Receive | Send | None) -> Instructions:
 def _eager(visits: Sequence[_Visit], blocking: bool = False) -> Instructions:
     found: Instructions = []
     for receive, compute, send in visits:
-        found += [*_posted(receive), *_waited(receive), compute, *_posted(send)]
-        if blocking:
-            found += _waited(send)
+        if receive is not None:
+            found.append(Wait((receive.key,)))
+        found.append(compute)
+        if send is not None:
+            found += [send, Wait((send.key,))] if blocking else [send]
     return found
 
 

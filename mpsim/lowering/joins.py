@@ -1,0 +1,84 @@
+"""Collectives as tasks: each is one, which waits for all ranks of its group and occupies a stream of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mpsim.collectives.gloo import gloo_collective
+from mpsim.collectives.traffic import collective
+from mpsim.lowering.board import NOW, Board, Now
+from mpsim.lowering.instructions import Collective, Key
+from mpsim.lowering.wires import Wires
+from mpsim.plan.runtimes import Runtime
+from mpsim.program.model import Task, Traffic
+from mpsim.topology.routes import Routes
+
+__all__ = ["Joins"]
+
+
+class Joins:
+    """Puts collectives down on a board, as a runtime runs them.
+
+    Where a device has one stream for all its reductions of gradients, they stand there in the order in which they are
+    first waited for once all have posted them.
+    """
+
+    def __init__(self, board: Board, routes: Routes, runtime: Runtime, algorithm: str, wires: Wires) -> None:
+        self.board, self.routes, self.runtime = board, routes, runtime
+        self._algorithm, self._wires = algorithm, wires
+        self._tasks: dict[Key, int] = {}
+        # Reductions that nobody waits for yet, and what the ranks wait for that have posted them.
+        self._open: dict[Key, tuple[Collective, list[Now]]] = {}
+        self._traffic: dict[object, Traffic] = {}
+
+    def post(self, step: Collective, device: int, now: Now) -> Now | None:
+        """Take a rank's post; return what whoever waits for it waits for, None while that is not known."""
+        if self.runtime.gloo_collectives and step.kind == "all_reduce" and len(step.group) == 2:
+            return self._wires.ring_of_two(step, device, now)
+        if self.runtime.collectives_in_flight or step.axis == "tp":
+            if step.key not in self._tasks:
+                self._tasks[step.key] = self._put(step)
+            self.board.wait(self._tasks[step.key], now)
+            return Now((self._tasks[step.key],))
+        self._open.setdefault(step.key, (step, []))[1].append(now)
+        return None
+
+    def open(self, keys: Sequence[Key]) -> bool:
+        """Whether any of these waits for a rank that has yet to post it."""
+        found = [self._open[key] for key in keys if key in self._open] if self._open else []
+        return any(len(posted) < len(step.group) for step, posted in found)
+
+    def close(self, key: Key) -> None:
+        """Put down a reduction that waits for the ranks that have posted it."""
+        if key in self._open:
+            step, posted = self._open.pop(key)
+            self._tasks[key] = self._put(step, NOW.and_(*posted))
+
+    def end(self, key: Key) -> Now | None:
+        """Return what whoever waits for a collective waits for, where this knows of one."""
+        self.close(key)
+        return Now((self._tasks[key],)) if key in self._tasks else None
+
+    def _put(self, step: Collective, now: Now = NOW) -> int:
+        streams = tuple(self._stream(member, step.axis) for member in step.group)
+        traffic = self._traffic_of(step.kind, step.group, step.bytes)
+        task = Task(step.name, step.kind, streams, (), 0.0, traffic, step.axis, step.stage, step.microbatch)
+        return self.board.add(task, now)
+
+    def _stream(self, device: int, axis: str) -> int:
+        """Return the stream of a device's collectives along an axis; all reductions of gradients may share one."""
+        slots = self.runtime.collectives_in_flight
+        if slots:
+            return self.board.stream(device, f"{axis} collectives", slots)
+        return self.board.stream(device, "tp" if axis == "tp" else "gradients")
+
+    def _traffic_of(self, kind: str, group: tuple[int, ...], count: int) -> Traffic:
+        """Return the traffic of a collective, made once for all that are alike."""
+        key = (kind, group, count)
+        if key not in self._traffic:
+            self._traffic[key] = (
+                gloo_collective(self.routes, kind, group, count, self.runtime.reduce_bytes_per_s)
+                if self.runtime.gloo_collectives
+                else collective(self.routes, kind, group, count, algorithm=self._algorithm)
+            )
+        return self._traffic[key]
