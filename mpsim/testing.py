@@ -5,7 +5,6 @@ Each check returns nothing, or raises an `MpsimError` that says in one line what
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import math
 import tempfile
@@ -14,10 +13,10 @@ from pathlib import Path
 
 from mpsim.collectives.bounds import lower_bound_s
 from mpsim.collectives.rounds import Round, Rounds, must_hear
-from mpsim.errors import MpsimError
+from mpsim.errors import MpsimError, at
 from mpsim.plan.model import Plan
 from mpsim.plan.rows import shape_of
-from mpsim.plan.schedules import Rows, Schedule, check_rows, format_rows, parse_rows
+from mpsim.plan.schedules import Rows, Schedule, check_rows, format_rows, parse_rows, takes_chunks
 from mpsim.plan.timing import UNIT_S, unit_times
 from mpsim.simulation import simulate, simulate_collectives
 from mpsim.topology.builders import chain, switch
@@ -60,7 +59,7 @@ def check_schedule(schedule: Schedule, grid: Iterable[tuple[int, ...]] | None = 
     mpsim.errors.MpsimError: 2 ranks, 1 micro-batches: schedule has 1 rows, the plan has 2 pipeline ranks: give one row\
  a rank
     """
-    points = list(grid) if grid is not None else [*GRID, *(CHUNKED if _takes_chunks(schedule) else ())]
+    points = list(grid) if grid is not None else [*GRID, *(CHUNKED if takes_chunks(schedule) else ())]
     answered = 0
     for point in points:
         try:
@@ -74,16 +73,11 @@ def check_schedule(schedule: Schedule, grid: Iterable[tuple[int, ...]] | None = 
         raise MpsimError(f"the schedule refuses all numbers of ranks and micro-batches tried: {points}")
 
 
-def _takes_chunks(schedule: Schedule) -> bool:
-    parameters = inspect.signature(schedule).parameters.values()
-    return sum(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in parameters) > 2
-
-
 def _in_context(where: str, check: Callable[..., None], *arguments: object) -> None:
     try:
         check(*arguments)
     except MpsimError as error:
-        raise MpsimError(f"{where}: {error}") from None
+        raise at(where, error) from None
 
 
 def _check_rows_of(schedule: Schedule, rows: Rows, point: tuple[int, ...]) -> None:

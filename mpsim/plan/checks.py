@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import NoReturn
 
 from mpsim.errors import MpsimError
@@ -13,6 +14,7 @@ from mpsim.plan.timing import stuck_at, waits_for
 __all__ = ["check_form", "check_rows", "marked_grid"]
 
 _Rows = Sequence[Sequence[Operation]]
+_Done = set[tuple[int, str, int]]
 _RANKS, _CELLS = 4, 6  # Shown on each side of what is marked.
 
 
@@ -29,7 +31,7 @@ def check_rows(rows: _Rows, ranks: int, microbatches: int) -> None:
     Raises
     ------
     MpsimError
-        The first line names the operation, the rank, and what to do; below it stand the rows, with its cell marked.
+        It names the operation, the rank, and what to do; the error's note has the rows, with the cell marked.
 
     Examples
     --------
@@ -45,9 +47,10 @@ def check_rows(rows: _Rows, ranks: int, microbatches: int) -> None:
     if len(rows) != ranks or not rows:
         raise MpsimError(f"schedule has {len(rows)} rows, the plan has {ranks} pipeline ranks: give one row a rank")
     homes = _homes(rows)
+    done: _Done = set()
     for rank in range(ranks):
-        _check_row(rows, rank, microbatches)
-    _check_shape(rows, homes, microbatches)
+        _check_row(rows, rank, microbatches, done)
+    _check_shape(rows, homes, microbatches, done)
     stuck = stuck_at(rows)
     if stuck:
         _refuse_deadlock(rows, stuck)
@@ -72,17 +75,20 @@ def check_form(rows: object) -> None:
         raise MpsimError(f"schedule returned a {type(rows).__name__}, expected a list with a list for each rank")
     for rank, row in enumerate(rows):
         for operation in row:
-            _check_operation(operation, rank)
+            if type(operation) is not Operation or operation[1] not in KINDS:
+                _refuse_operation(operation, rank)
+            for number in (operation[0], operation[2]):
+                if type(number) is not int and not isinstance(number, Integral):
+                    _refuse_operation(operation, rank)
 
 
-def _check_operation(operation: object, rank: int) -> None:
-    if not isinstance(operation, Operation) or not all(isinstance(n, int) for n in (operation[0], operation[2])):
-        raise MpsimError(
-            f"schedule: the row of rank {rank} holds {operation!r}: give Operation({rank}, 'F', 0), or read it with"
-            " parse_rows"
-        )
-    if operation.kind not in KINDS:
+def _refuse_operation(operation: object, rank: int) -> NoReturn:
+    if isinstance(operation, Operation) and operation.kind not in KINDS:
         raise MpsimError(f"schedule: {operation} is of kind {operation.kind!r}, expected F, B, I, W or U")
+    raise MpsimError(
+        f"schedule: the row of rank {rank} holds {operation!r}: give Operation({rank}, 'F', 0), or read it with"
+        " parse_rows"
+    )
 
 
 def _homes(rows: _Rows) -> list[int]:
@@ -105,9 +111,8 @@ def _homes(rows: _Rows) -> list[int]:
     return [homes[stage] for stage in range(len(homes))]
 
 
-def _check_row(rows: _Rows, rank: int, microbatches: int) -> None:
-    """Refuse what is twice in a row, or before what it needs, and cells that cannot be shared."""
-    done: set[tuple[int, str, int]] = set()
+def _check_row(rows: _Rows, rank: int, microbatches: int, done: _Done) -> None:
+    """Refuse what is twice in a row, or before what it needs, and cells that cannot be shared; note what is done."""
     row = rows[rank]
     for i, operation in enumerate(row):
         wrong = _wrong(operation, done, microbatches) or (_wrong_pair(row, i) if operation.overlaps else "")
@@ -116,7 +121,7 @@ def _check_row(rows: _Rows, rank: int, microbatches: int) -> None:
         done.add(operation[:3])
 
 
-def _wrong(operation: Operation, done: set[tuple[int, str, int]], microbatches: int) -> str:
+def _wrong(operation: Operation, done: _Done, microbatches: int) -> str:
     stage, kind, k, _ = operation
     if not 0 <= k < microbatches:
         return f"{operation} names micro-batch {k}, the plan has {microbatches}"
@@ -144,36 +149,37 @@ def _wrong_pair(row: Sequence[Operation], i: int) -> str:
     return ""
 
 
-def _check_shape(rows: _Rows, homes: Sequence[int], microbatches: int) -> None:
+def _check_shape(rows: _Rows, homes: Sequence[int], microbatches: int, done: _Done) -> None:
     """Refuse micro-batches that miss a stage of their direction, and gradients that no update uses."""
-    done = {operation[:3] for row in rows for operation in row}
     passed: list[set[int]] = [set() for _ in range(microbatches)]
     for stage, kind, k in done:
         if kind == "F":
             passed[k].add(stage)
     stages = len(homes)
     each = stages // 2 if mirrored(homes) and max(map(len, passed)) <= stages // 2 else stages
+    whole = [set(range(first, first + each)) for first in range(0, stages, each)]
     for k in range(microbatches):
-        first = min(passed[k], default=0) // each * each
-        for stage in sorted({*range(first, first + each), *passed[k]}):
-            _check_passed(rows, homes[stage], (stage, k), done, range(first, first + each))
+        own = whole[min(passed[k], default=0) // each]
+        if passed[k] != own:
+            _refuse_passed(rows, homes, k, passed[k], own)
+        for stage in own:
+            if (stage, "B", k) not in done and (stage, "W", k) not in done:
+                missing = f"{stage}W{k}" if (stage, "I", k) in done else f"{stage}B{k}"
+                wrong = f"the backward of micro-batch {k} on stage {stage} is missing or half done"
+                _refuse(rows, wrong, [(homes[stage], len(rows[homes[stage]]))], missing)
     _check_updates(rows)
 
 
-def _check_passed(rows: _Rows, rank: int, at: tuple[int, int], done: set[tuple[int, str, int]], stages: range) -> None:
-    stage, k = at
-    if stage not in stages:
-        wrong = f"micro-batch {k} passes stages of both directions, {stages[0]} and {stage}: let it keep to one"
-        _refuse(rows, wrong, [(rank, rows[rank].index(Operation(stage, "F", k)))])
-    missing = ""
-    if (stage, "F", k) not in done:
-        missing = f"{stage}F{k}"
-        wrong = f"{missing} is missing: every micro-batch passes every stage"
-    elif (stage, "B", k) not in done and not {(stage, "I", k), (stage, "W", k)} <= done:
-        missing = f"{stage}W{k}" if (stage, "I", k) in done else f"{stage}B{k}"
-        wrong = f"the backward of micro-batch {k} on stage {stage} is missing or half done"
-    if missing:
-        _refuse(rows, wrong, [(rank, len(rows[rank]))], missing)
+def _refuse_passed(rows: _Rows, homes: Sequence[int], k: int, passed: set[int], own: set[int]) -> NoReturn:
+    """Say which stage of its direction a micro-batch misses, or which one it passes that is none of it."""
+    if own - passed:
+        stage = min(own - passed)
+        wrong = f"{stage}F{k} is missing: every micro-batch passes every stage"
+        _refuse(rows, wrong, [(homes[stage], len(rows[homes[stage]]))], f"{stage}F{k}")
+    stage = min(passed - own)
+    wrong = f"micro-batch {k} passes stages of both directions, {min(own)} and {stage}: let it keep to one"
+    row = rows[homes[stage]]
+    _refuse(rows, wrong, [(homes[stage], next(i for i, op in enumerate(row) if op[:3] == (stage, "F", k)))])
 
 
 def _check_updates(rows: _Rows) -> None:
@@ -199,11 +205,15 @@ def _refuse_deadlock(rows: _Rows, stuck: Sequence[tuple[int, int]]) -> NoReturn:
                 told.append(f"{head} waits for {needed._replace(kind='B') if whole and needed.kind == 'I' else needed}")
     more = f" and {len(told) - 3} more" if len(told) > 3 else ""
     wrong = f"cannot finish, its ranks wait for each other: {', '.join(told[:3])}{more}: change the order"
-    raise MpsimError(f"schedule {wrong}\n{marked_grid(rows, stuck)}")
+    error = MpsimError(f"schedule {wrong}")
+    error.add_note(marked_grid(rows, stuck))
+    raise error
 
 
 def _refuse(rows: _Rows, wrong: str, marks: Iterable[tuple[int, int]] = (), missing: str = "") -> NoReturn:
-    raise MpsimError(f"schedule: {wrong}\n{marked_grid(rows, list(marks), missing)}")
+    error = MpsimError(f"schedule: {wrong}")
+    error.add_note(marked_grid(rows, list(marks), missing))
+    raise error
 
 
 def marked_grid(rows: _Rows, marks: Sequence[tuple[int, int]], missing: str = "") -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpsim.documents import write_text
-from mpsim.errors import MpsimError
+from mpsim.errors import MpsimError, at
 from mpsim.plan.checks import check_form, check_rows
 from mpsim.plan.operations import Operation, Rows, Schedule, parse_cell
 
@@ -57,7 +57,7 @@ def read_schedule(path: str | Path) -> Rows:
     try:
         check_rows(rows, len(rows), microbatches_of(rows))
     except MpsimError as error:
-        raise MpsimError(f"{path}: {error}") from None
+        raise at(str(path), error) from None
     return rows
 
 

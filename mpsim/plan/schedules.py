@@ -8,7 +8,9 @@ step; ``0F3+7B1`` are two in one cell. Where a stage lives follows from the rows
 
 from __future__ import annotations
 
-from mpsim.errors import unknown
+import inspect
+
+from mpsim.errors import MpsimError, unknown
 from mpsim.plan.bidirectional import chimera, dualpipe
 from mpsim.plan.checks import check_rows
 from mpsim.plan.flat import eager_1f1b, gpipe, gpipe_accumulated, naive, one_f_one_b, pipedream, zb_h1, zb_h2
@@ -31,6 +33,8 @@ __all__ = [
     "one_f_one_b",
     "parse_rows",
     "resolve_schedule",
+    "rows_of",
+    "takes_chunks",
 ]
 
 SCHEDULES: dict[str, Schedule] = {
@@ -72,3 +76,47 @@ def resolve_schedule(schedule: str | Schedule) -> Schedule:
     if schedule not in SCHEDULES:
         raise unknown("schedule", schedule, SCHEDULES)
     return SCHEDULES[schedule]
+
+
+def takes_chunks(schedule: Schedule) -> bool:
+    """Return whether a schedule takes a number of stages a rank.
+
+    Examples
+    --------
+    >>> takes_chunks(looped_bfs), takes_chunks(gpipe)
+    (True, False)
+    """
+    parameters = inspect.signature(schedule).parameters.values()
+    return sum(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in parameters) > 2
+
+
+def rows_of(schedule: str | Schedule, ranks: int, microbatches: int, chunks: int | None = None) -> Rows:
+    """Return the rows of a schedule, checked; without `chunks` with as many stages a rank as it has by itself.
+
+    Raises
+    ------
+    MpsimError
+        No such schedule, numbers that it cannot have, or rows that are none.
+
+    Examples
+    --------
+    >>> print(format_rows(rows_of("looped-bfs", 1, 1, chunks=3)))
+    0F0 1F0 2F0 2B0 1B0 0B0
+    >>> rows_of("gpipe", 2, 4, chunks=2)
+    Traceback (most recent call last):
+    ...
+    mpsim.errors.MpsimError: schedule 'gpipe' has one stage a rank, 2 were asked for: leave the number out
+    """
+    function = resolve_schedule(schedule)
+    for name, value in (("ranks", ranks), ("micro-batches", microbatches), ("stages a rank", chunks)):
+        if value is not None and value < 1:
+            raise MpsimError(f"schedule: {value} {name}, expected 1 or more")
+    if chunks is None or not takes_chunks(function):
+        rows = function(ranks, microbatches)
+        if chunks not in (None, 1):
+            name = schedule if isinstance(schedule, str) else getattr(schedule, "__name__", "custom")
+            raise MpsimError(f"schedule {name!r} has one stage a rank, {chunks} were asked for: leave the number out")
+    else:
+        rows = function(ranks, microbatches, chunks)
+    check_rows(rows, ranks, microbatches)
+    return rows

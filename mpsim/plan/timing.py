@@ -81,8 +81,35 @@ def stuck_at(rows: Sequence[Sequence[Operation]]) -> list[tuple[int, int]]:
     >>> stuck_at(parse_rows("0F0 0B0 0F1 0B1")), stuck_at(parse_rows("0F0 0B0 0F1 0B1 \\n 1F1 1B1 1F0 1B0"))
     ([], [(0, 1), (1, 0)])
     """
-    times = _run(rows, lambda _: 0.0, 0.0)
-    return [(rank, len(ran)) for rank, (row, ran) in enumerate(zip(rows, times, strict=True)) if len(ran) < len(row)]
+    # Apart from `row_times`, as rows are checked wherever a plan is lowered, and most of that time goes here.
+    stages = shape_of(rows).stages
+    forward: set[tuple[int, int]] = set()
+    backward: set[tuple[int, int]] = set()
+
+    def waits(operation: Operation) -> bool:
+        stage, kind, k, _ = operation
+        if kind == "F":
+            return stage % stages > 0 and (stage - 1, k) not in forward
+        return kind in "BI" and (stage + 1) % stages > 0 and (stage + 1, k) not in backward
+
+    at = [0] * len(rows)
+    going = list(range(len(rows)))
+    moved = True
+    while moved:
+        moved = False
+        for rank in going:
+            row, i = rows[rank], at[rank]
+            while i < len(row) and not waits(row[i]) and not (row[i].overlaps and waits(row[i + 1])):
+                for stage, kind, k, _ in row[i : i + 1 + row[i].overlaps]:
+                    if kind == "F":
+                        forward.add((stage, k))
+                    elif kind in "BI":
+                        backward.add((stage, k))
+                    i += 1
+            moved = moved or i > at[rank]
+            at[rank] = i
+        going = [rank for rank in going if at[rank] < len(rows[rank])]
+    return [(rank, at[rank]) for rank in going]
 
 
 def _run(rows: Sequence[Sequence[Operation]], seconds: Callable[[Operation], float], message_s: float) -> _Times:

@@ -242,7 +242,7 @@ def _row(job: _Job, candidate: Candidate) -> Row:
             spans=False,
         )
     except MpsimError as error:
-        return row | {"reason": str(error).partition("\n")[0]}
+        return row | {"reason": str(error)}
     return row | summary_row(result)
 
 

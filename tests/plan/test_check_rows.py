@@ -39,7 +39,8 @@ from mpsim.plan.schedules import SCHEDULES, Operation, check_rows, parse_rows
 def test_bad_rows_are_refused_by_name(text, message):
     with pytest.raises(MpsimError) as error:
         check_rows(parse_rows(text), 2, 1)
-    assert message in str(error.value).splitlines()[0]
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("rows", [None, "0F0 0B0", 7, ["0F0 0B0"], [["0F0", "0B0"]], [[(0, "F", 0), (0, "B", 0)]]])
@@ -65,7 +66,7 @@ def test_directions_are_told_from_a_v():
     check_rows(parse_rows("0F0 0F1 3F0 3B0 3F1 3B1 0B0 0B1\n1F0 2F0 1F1 2F1 2B0 1B0 2B1 1B1"), 2, 2)
     with pytest.raises(MpsimError, match="schedule: 2F0 is missing: every micro-batch passes every stage") as error:
         check_rows(parse_rows("0F0 0F1 0B0 3F1 3B1 0B1\n1F0 1B0 1F1 2F1 2B1 1B1"), 2, 2)
-    assert str(error.value).endswith("rank 1  1F0 1B0 1F1 2F1 2B1 1B1 [2F0?]")
+    assert error.value.__notes__[0].endswith("rank 1  1F0 1B0 1F1 2F1 2B1 1B1 [2F0?]")
 
 
 def test_ranks_that_do_not_meet_are_no_directions():
@@ -86,9 +87,8 @@ def test_a_shared_cell_at_the_end_is_refused():
 def test_the_cell_is_marked():
     with pytest.raises(MpsimError) as error:
         check_rows(parse_rows("0F0 0F1 0B0 0B1\n1F0 1F1 1B0 1B0"), 2, 2)
-    assert str(error.value) == (
-        "schedule: 1B0 stands twice in its row\nrank 0  0F0 0F1 0B0 0B1\nrank 1  1F0 1F1 1B0 [1B0]"
-    )
+    assert str(error.value) == "schedule: 1B0 stands twice in its row"
+    assert error.value.__notes__ == ["rank 0  0F0 0F1 0B0 0B1\nrank 1  1F0 1F1 1B0 [1B0]"]
 
 
 def test_the_grid_of_a_large_schedule_is_bounded():
@@ -96,10 +96,10 @@ def test_the_grid_of_a_large_schedule_is_bounded():
     rows[40][700] = rows[40][700]._replace(microbatch=3)
     with pytest.raises(MpsimError, match=r"stands twice in its row") as error:
         check_rows(rows, 64, 1000)
-    lines = str(error.value).splitlines()
-    assert len(lines) == 11
-    assert lines[5].startswith("rank 40  ... 40")
-    assert "[40" in lines[5]
+    lines = error.value.__notes__[0].splitlines()
+    assert len(lines) == 10
+    assert lines[4].startswith("rank 40  ... 40")
+    assert "[40" in lines[4]
     assert lines[-1] == "(64 ranks in all)"
     assert max(map(len, lines)) < 120
 

@@ -65,10 +65,10 @@ def test_rows_run_exactly_when_their_inputs_come_in_time(found, runtime):
         return
     with pytest.raises(MpsimError) as error:
         run(found, runtime)
-    first, *grid = str(error.value).splitlines()
-    assert re.fullmatch(r"schedule cannot finish, its ranks wait for each other: \d\w\d waits for .+", first)
-    assert len(grid) == len(found)
-    assert len(str(error.value)) < 1000
+    text = str(error.value)
+    assert re.fullmatch(r"schedule cannot finish, its ranks wait for each other: \d\w\d waits for .+", text)
+    assert len(text) < 1000
+    assert len(error.value.__notes__[0].splitlines()) == len(found)
 
 
 def test_the_heads_are_named():
@@ -77,16 +77,14 @@ def test_the_heads_are_named():
     with pytest.raises(MpsimError) as error:
         run(found)
     assert str(error.value) == (
-        "schedule cannot finish, its ranks wait for each other: 0B0 waits for 1B0, 1F1 waits for 0F1: change"
-        " the order\n"
-        "rank 0  0F0 [0B0] 0F1 0B1\n"
-        "rank 1  [1F1] 1B1 1F0 1B0"
+        "schedule cannot finish, its ranks wait for each other: 0B0 waits for 1B0, 1F1 waits for 0F1: change the order"
     )
+    assert error.value.__notes__ == ["rank 0  0F0 [0B0] 0F1 0B1\nrank 1  [1F1] 1B1 1F0 1B0"]
 
 
 @settings(max_examples=100)
 @given(st.lists(st.lists(st.builds(Operation, st.integers(-1, 2), st.sampled_from("FBIWX"), st.integers(-1, 2)))))
-def test_any_rows_at_all_run_or_are_refused(found):
+def test_any_rows_at_all_run_or_get_one_line(found):
     work = chained([layer("a"), layer("b")], 16)
     plan = Plan(pp=2, microbatches=2, schedule=lambda *_: found)
     message = ""
@@ -94,5 +92,4 @@ def test_any_rows_at_all_run_or_are_refused(found):
         simulate(work, chain(2, link=Wire(64.0)), plan)
     except MpsimError as error:
         message = str(error)
-    assert "\n" not in message.partition("\nrank 0 ")[0]
-    assert len(message) < 2000
+    assert "\n" not in message
