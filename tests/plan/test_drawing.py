@@ -12,9 +12,9 @@ pytest.importorskip("matplotlib")
 def test_cells_of_two_directions():
     found = drawing_of(SCHEDULES["dualpipe"](2, 4))
     assert found.shades == ("first direction", "other direction")
-    assert found.cells[:2] == (Cell(0, 0.0, 1.0, "F", 0), Cell(0, 2.0, 3.0, "F", 1, shade=1))
+    assert found.cells[:2] == (Cell(0, 0.0, 1.0, "F", 0), Cell(0, 1.0, 2.0, "F", 1, shade=1))
     shared = [cell for cell in found.cells if cell.rank == 0 and cell.half]
-    assert shared == [Cell(0, 6.0, 9.0, "F", 3, shade=1, half=1), Cell(0, 6.0, 9.0, "B", 0, half=2)]
+    assert shared == [Cell(0, 5.0, 8.0, "F", 3, shade=1, half=1), Cell(0, 5.0, 8.0, "B", 0, half=2)]
 
 
 def test_numbers_of_a_drawing():
