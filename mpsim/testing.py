@@ -15,8 +15,8 @@ from mpsim.collectives.bounds import lower_bound_s
 from mpsim.collectives.rounds import Round, Rounds, must_hear
 from mpsim.errors import MpsimError, at
 from mpsim.plan.model import Plan
-from mpsim.plan.rows import shape_of
 from mpsim.plan.schedules import Rows, Schedule, check_rows, format_rows, parse_rows, takes_chunks
+from mpsim.plan.shape import shape_of
 from mpsim.plan.timing import UNIT_S, unit_times
 from mpsim.simulation import simulate, simulate_collectives
 from mpsim.topology.builders import chain, switch

@@ -7,9 +7,9 @@ from typing import Any
 
 from mpsim.errors import MpsimError
 from mpsim.plan.drawing import Drawing, drawing_of
-from mpsim.plan.rows import shape_of
 from mpsim.plan.schedule_file import microbatches_of, read_schedule, rows_schedule
-from mpsim.plan.schedules import SCHEDULES, Rows, resolve_schedule, rows_of
+from mpsim.plan.schedules import SCHEDULES, Rows, resolve_schedule, rows_for
+from mpsim.plan.shape import shape_of
 
 __all__ = ["draw_schedule"]
 
@@ -40,7 +40,7 @@ def _rows(schedule: str, stages: int | None, microbatches: int | None, chunks: i
     if stages is None or microbatches is None:
         missing = "--stages" if stages is None else "--microbatches"
         raise MpsimError(f"--schedule {schedule} needs {missing}: such as --stages 4 --microbatches 8")
-    return rows_of(schedule, stages, microbatches, chunks)
+    return rows_for(schedule, stages, microbatches, chunks)
 
 
 def _heading(schedule: str, rows: Rows, drawing: Drawing) -> list[str]:

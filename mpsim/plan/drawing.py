@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mpsim.plan.operations import Operation
-from mpsim.plan.rows import Shape, most_held, shape_of
+from mpsim.plan.shape import Shape, most_held, shape_of
 from mpsim.plan.timing import bubble_fraction, unit_times
 from mpsim.result.cells import Cell
 

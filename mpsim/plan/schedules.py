@@ -33,7 +33,7 @@ __all__ = [
     "one_f_one_b",
     "parse_rows",
     "resolve_schedule",
-    "rows_of",
+    "rows_for",
     "takes_chunks",
 ]
 
@@ -90,8 +90,8 @@ def takes_chunks(schedule: Schedule) -> bool:
     return sum(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in parameters) > 2
 
 
-def rows_of(schedule: str | Schedule, ranks: int, microbatches: int, chunks: int | None = None) -> Rows:
-    """Return the rows of a schedule, checked; without `chunks` with as many stages a rank as it has by itself.
+def rows_for(schedule: str | Schedule, ranks: int, microbatches: int, chunks: int | None = None) -> Rows:
+    """Return the rows of a schedule, checked; without `chunks` with as many stages a rank as it has unasked.
 
     Raises
     ------
@@ -100,23 +100,32 @@ def rows_of(schedule: str | Schedule, ranks: int, microbatches: int, chunks: int
 
     Examples
     --------
-    >>> print(format_rows(rows_of("looped-bfs", 1, 1, chunks=3)))
+    >>> print(format_rows(rows_for("looped-bfs", 1, 1, chunks=3)))
     0F0 1F0 2F0 2B0 1B0 0B0
-    >>> rows_of("gpipe", 2, 4, chunks=2)
+    >>> rows_for("gpipe", 2, 4, chunks=2)
     Traceback (most recent call last):
     ...
-    mpsim.errors.MpsimError: schedule 'gpipe' has one stage a rank, 2 were asked for: leave the number out
+    mpsim.errors.MpsimError: schedule 'gpipe' has one stage a rank: leave the 2 chunks out, or use one that has several
     """
     function = resolve_schedule(schedule)
-    for name, value in (("ranks", ranks), ("micro-batches", microbatches), ("stages a rank", chunks)):
-        if value is not None and value < 1:
+    said = {"ranks": ranks, "micro-batches": microbatches} | ({} if chunks is None else {"chunks": chunks})
+    for name, value in said.items():
+        if value < 1:
             raise MpsimError(f"schedule: {value} {name}, expected 1 or more")
-    if chunks is None or not takes_chunks(function):
-        rows = function(ranks, microbatches)
-        if chunks not in (None, 1):
-            name = schedule if isinstance(schedule, str) else getattr(schedule, "__name__", "custom")
-            raise MpsimError(f"schedule {name!r} has one stage a rank, {chunks} were asked for: leave the number out")
-    else:
-        rows = function(ranks, microbatches, chunks)
+    if chunks is not None and not _answers(function, len(said)):
+        name = schedule if isinstance(schedule, str) else getattr(schedule, "__name__", "custom")
+        raise MpsimError(
+            f"schedule {name!r} has one stage a rank: leave the {chunks} chunks out, or use one that has several"
+        )
+    rows = function(*said.values())
     check_rows(rows, ranks, microbatches)
     return rows
+
+
+def _answers(schedule: Schedule, count: int) -> bool:
+    """Return whether a schedule can be called with so many numbers."""
+    try:
+        inspect.signature(schedule).bind(*range(count))
+    except TypeError:
+        return False
+    return True

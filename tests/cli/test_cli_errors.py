@@ -73,7 +73,7 @@ VALUES = [
     (("plot", "-o", "x.png", "--schedule", "1f1b", "--stages", "4"), "--schedule 1f1b needs --microbatches"),
     (("plot", "-o", "x.png", "--schedule", "none.csv"), "cannot read 'none.csv': No such file"),
     ((*DRAW, "1f1b", "--stages", "0"), "0 ranks, expected 1 or more"),
-    ((*DRAW, "1f1b", "--stages", "2", "--chunks", "2"), "schedule '1f1b' has one stage a rank, 2 were asked for"),
+    ((*DRAW, "1f1b", "--stages", "2", "--chunks", "2"), "schedule '1f1b' has one stage a rank: leave the 2 chunks out"),
     ((*DRAW, "zb-v", "--stages", "2", "--chunks", "3"), "zb-v has 2 stages a rank, 3 were asked for"),
     ((*DRAW, "chimera", "--stages", "3"), "chimera pairs each rank with its mirror, 3 ranks leave one alone"),
     ((*SIMULATE, "--pp", "5"), "dp(1) × pp(5) × tp(1) = 5 devices, topology has 4"),

@@ -4,8 +4,8 @@ import pytest
 
 from mpsim.errors import MpsimError
 from mpsim.plan.operations import Operation, parse_rows
-from mpsim.plan.rows import most_held
 from mpsim.plan.schedules import SCHEDULES
+from mpsim.plan.shape import most_held
 from mpsim.plan.timing import bubble_fraction, row_times, stuck_at, unit_times
 
 TIMES = [{"F": 1, "I": 1, "W": 1}, {"F": 2, "I": 3, "W": 2}, {"F": 4, "I": 5, "W": 3}]

@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpsim.errors import MpsimError
-from mpsim.plan.rows import most_held, shape_of
 from mpsim.plan.schedules import (
     SCHEDULES,
     check_rows,
@@ -13,6 +12,7 @@ from mpsim.plan.schedules import (
     parse_rows,
     resolve_schedule,
 )
+from mpsim.plan.shape import most_held, shape_of
 
 LOOPED = ("looped-bfs", "interleaved-1f1b", "interleaved-zb")
 GPIPE = """\

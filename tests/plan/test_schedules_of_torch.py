@@ -7,9 +7,9 @@ import csv
 
 import pytest
 
-from mpsim.plan.rows import shape_of
 from mpsim.plan.schedule_file import read_schedule, write_schedule
 from mpsim.plan.schedules import SCHEDULES, Operation, format_rows
+from mpsim.plan.shape import shape_of
 
 schedules = pytest.importorskip("torch.distributed.pipelining.schedules", reason="torch is not installed")
 
