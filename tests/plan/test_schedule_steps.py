@@ -127,3 +127,12 @@ def test_an_update_takes_no_time_of_a_pass():
     assert unit_times([[Operation(0, "F", 0), Operation(0, "B", 0), Operation(0, "U", 0)]]) == [
         [(0, 1), (1, 3), (3, 3)]
     ]
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 3])
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+def test_interleaved_zero_bubble(ranks, chunks):
+    """ZB-H1's bubble, of a stage's times, where they are equal and there are rounds enough for weights to wait."""
+    for rounds in (2, 3, 5):
+        rows = SCHEDULES["interleaved-zb"](ranks, rounds * ranks, chunks)
+        assert step(rows, TIMES[0]) == 3 * rounds * ranks * chunks + ranks - 1

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["schedule"]
+__all__ = ["draw_legend", "schedule"]
 
 _KINDS = {
     "F": (BLUE, "forward"),
@@ -80,7 +80,7 @@ def schedule(
     ax.tick_params(axis="y", length=0)
     title(ax, heading, width)
     if own:
-        _legend(ax, cells, shades, levels)
+        draw_legend(ax, cells, shades)
     _number(ax, cells, count, levels)
     return figure_of(ax)
 
@@ -111,15 +111,28 @@ def _draw(ax: Axes, cells: Sequence[Cell], colour: tuple[float, float, float], *
         )
 
 
-def _legend(ax: Axes, cells: Sequence[Cell], shades: Sequence[str], levels: int) -> None:
+def draw_legend(ax: Axes, cells: Sequence[Cell], shades: Sequence[str], *, beside: bool = True) -> None:
+    """Say what the colours of cells stand for, beside the axes or in them.
+
+    Examples
+    --------
+    >>> axes = axes_for(None, 4.0, 3.0)
+    >>> draw_legend(axes, [Cell(0, 0.0, 1.0, "F", 0)], [], beside=False)
+    >>> [text.get_text() for text in axes.get_legend().get_texts()]
+    ['forward']
+    """
     found = {(cell.kind, cell.shade) for cell in cells}
+    levels = max(len(shades), 1 + max(cell.shade for cell in cells))
     for kind, (_, name) in _KINDS.items():
         for shade in range(levels):
             if (kind, shade) in found:
-                more = f", {shades[shade]}" if levels > 1 and shades else ""
+                more = f", {shades[shade]}" if levels > 1 and shades and shades[shade] else ""
                 # A bar of no size: it is there for its entry in the legend.
                 ax.bar(0, 0, color=[_colour(kind, shade, levels)], label=name + more)
-    legend_right(ax, fontsize="small")
+    if beside:
+        legend_right(ax, fontsize="small")
+    else:
+        ax.legend(frameon=False, fontsize="small", loc="center left")
 
 
 def _number(ax: Axes, cells: Sequence[Cell], count: int, levels: int) -> None:
