@@ -136,3 +136,26 @@ def test_interleaved_zero_bubble(ranks, chunks):
     for rounds in (2, 3, 5):
         rows = SCHEDULES["interleaved-zb"](ranks, rounds * ranks, chunks)
         assert step(rows, TIMES[0]) == 3 * rounds * ranks * chunks + ranks - 1
+
+
+# Of https://arxiv.org/abs/2401.10241: model, pipeline ranks and micro-batches; F, I, W and a message in milliseconds, as
+# profiled there (appendix); the bubble rates that its authors computed from them (table 5) for 1F1B, ZB-H1 and ZB-H2.
+PUBLISHED = [
+    ("1.5B", 8, 24, (18.522, 18.086, 9.337, 0.601), (0.2431, 0.1585, 0.1083)),
+    ("1.5B", 8, 32, (18.513, 18.086, 9.331, 0.626), (0.1985, 0.1242, 0.0837)),
+    ("1.5B", 8, 64, (18.546, 18.097, 9.321, 0.762), (0.1240, 0.0674, 0.0444)),
+    ("6.2B", 8, 24, (29.718, 29.444, 19.927, 0.527), (0.2347, 0.1323, 0.0698)),
+    ("6.2B", 8, 32, (29.802, 29.428, 19.530, 0.577), (0.1898, 0.1045, 0.0559)),
+    ("6.2B", 8, 64, (29.935, 29.621, 19.388, 0.535), (0.1091, 0.0554, 0.0294)),
+]
+
+
+@pytest.mark.parametrize(("model", "ranks", "microbatches", "profiled", "rates"), PUBLISHED)
+def test_published_bubble_rates(model, ranks, microbatches, profiled, rates):
+    """To the printed digit. The step is the longest that any rank takes from its first operation to its last."""
+    forward, inputs, weights, message = profiled
+    spent = {"F": forward, "I": inputs, "W": weights, "B": inputs + weights}
+    for name, rate in zip(("1f1b", "zb-h1", "zb-h2"), rates, strict=True):
+        times = row_times(SCHEDULES[name](ranks, microbatches), lambda op: spent[op.kind], message)
+        longest = max(row[-1][1] - row[0][0] for row in times)
+        assert round(1 - microbatches * (forward + inputs + weights) / longest, 4) == rate
