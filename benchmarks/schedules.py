@@ -66,6 +66,18 @@ interleaved-zb, zb-v and dualpipe-v (`tests/plan/test_schedules_of_torch.py`). T
 """
 
 
+def drawn() -> tuple[dict[str, Drawing], dict[str, int]]:
+    """Return what is drawn of each schedule, and its stages a rank."""
+    rows = {name: function(RANKS, MICROBATCHES) for name, function in SCHEDULES.items()}
+    shapes = {name: shape_of(one) for name, one in rows.items()}
+    stages = {name: len(shape.home) // shape.directions // RANKS for name, shape in shapes.items()}
+    return {name: drawing_of(one) for name, one in rows.items()}, stages
+
+
+def page(drawings: dict[str, Drawing], stages: dict[str, int]) -> str:
+    return HEAD + table(drawings, stages) + "\n" + "\n".join(section(name) for name in SCHEDULES)
+
+
 def table(drawings: dict[str, Drawing], stages: dict[str, int]) -> str:
     lines = ["| schedule | stages a rank | step | bubble | held |", "|---|---|---|---|---|"]
     for name, drawing in drawings.items():
@@ -120,12 +132,8 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=Path("docs/schedules.md"))
     parser.add_argument("--picture", type=Path, default=Path("docs/images/schedules.png"))
     arguments = parser.parse_args()
-    rows = {name: function(RANKS, MICROBATCHES) for name, function in SCHEDULES.items()}
-    shapes = {name: shape_of(one) for name, one in rows.items()}
-    stages = {name: len(shape.home) // shape.directions // RANKS for name, shape in shapes.items()}
-    drawings = {name: drawing_of(one) for name, one in rows.items()}
-    page = HEAD + table(drawings, stages) + "\n" + "\n".join(section(name) for name in SCHEDULES)
-    arguments.page.write_text(page, encoding="utf-8")
+    drawings, stages = drawn()
+    arguments.page.write_text(page(drawings, stages), encoding="utf-8")
     picture(drawings, stages, arguments.picture)
 
 

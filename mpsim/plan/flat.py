@@ -51,8 +51,7 @@ def gpipe(ranks: int, microbatches: int) -> Rows:
 def gpipe_accumulated(ranks: int, microbatches: int) -> Rows:
     """GPipe over as many micro-batches as there are ranks, again and again: gradients add up, one update ends the step.
 
-    No rank holds more micro-batches than there are ranks, for a bubble in each round
-    (gradient accumulation in https://arxiv.org/abs/1811.06965, section 2).
+    No rank holds more micro-batches than there are ranks, for a bubble in each round (https://arxiv.org/abs/1811.06965).
 
     ::
 
@@ -77,9 +76,9 @@ def one_f_one_b(ranks: int, microbatches: int) -> Rows:
 
     ::
 
-        rank 0  F0 F1 F2 .. .. B0 .. F3 B1 .. B2 .. B3
-        rank 1  .. F0 F1 .. B0 F2 B1 .. F3 B2 .. B3 ..
-        rank 2  .. .. F0 B0 F1 B1 F2 B2 F3 B3 .. .. ..
+        rank 0  F0 F1 F2 .. .. B0 F3 B1 .. B2 .. B3
+        rank 1  .. F0 F1 .. B0 F2 B1 F3 B2 .. B3 ..
+        rank 2  .. .. F0 B0 F1 B1 F2 B2 F3 B3 .. ..
 
     Examples
     --------
@@ -92,7 +91,7 @@ def one_f_one_b(ranks: int, microbatches: int) -> Rows:
 
 
 def eager_1f1b(ranks: int, microbatches: int) -> Rows:
-    """1F1B that warms up about twice as long (https://arxiv.org/abs/2211.05322, section 4).
+    """1F1B that warms up about twice as long (https://arxiv.org/abs/2211.05322).
 
     Between two passes that wait for each other through a message there is always another one to run: messages hide,
     and a stage holds at most ``2 * (ranks - stage) - 1`` micro-batches.

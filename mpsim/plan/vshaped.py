@@ -93,7 +93,7 @@ def dualpipe_v(ranks: int, microbatches: int, chunks: int = 2) -> Rows:
 
 
 def v_min(ranks: int, microbatches: int, chunks: int = 2) -> Rows:
-    """A V that holds about a third of what 1F1B does (V-Min, https://arxiv.org/abs/2405.15362, section 3).
+    """A V that holds about a third of what 1F1B does (V-Min, https://arxiv.org/abs/2405.15362).
 
     A micro-batch comes back to a rank as early as it can. Each micro-batch does so six units of time after the one
     before; delays keep any two from meeting.
@@ -115,7 +115,7 @@ def v_min(ranks: int, microbatches: int, chunks: int = 2) -> Rows:
 
 
 def v_half(ranks: int, microbatches: int, chunks: int = 2) -> Rows:
-    """A V that holds about half of what 1F1B does (V-Half, https://arxiv.org/abs/2405.15362, section 3).
+    """A V that holds about half of what 1F1B does (V-Half, https://arxiv.org/abs/2405.15362).
 
     As V-Min, but the first stages' forwards and the last ones' backwards leave a unit of time between two ranks, which
     gives slack to those that take longer.

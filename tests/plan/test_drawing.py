@@ -1,5 +1,7 @@
 """What is drawn of a schedule."""
 
+from pathlib import Path
+
 import pytest
 
 from mpsim.plan.drawing import drawing_of
@@ -47,3 +49,10 @@ def test_too_many_cells_have_no_numbers():
 
     drawing = drawing_of(SCHEDULES["1f1b"](8, 200))
     assert not schedule(drawing.cells).axes[0].texts
+
+
+def test_the_page_of_schedules_is_what_the_script_writes():
+    script = pytest.importorskip("schedules")
+    written = (Path(__file__).parents[2] / "docs" / "schedules.md").read_text(encoding="utf-8")
+    assert script.page(*script.drawn()) == written
+    assert set(script.STEPS) == set(SCHEDULES)

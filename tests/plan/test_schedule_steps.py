@@ -49,7 +49,7 @@ def test_interleaved(ranks, chunks, times):
 @pytest.mark.parametrize("chunks", [1, 2, 4])
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])
 def test_looped_breadth_first(ranks, chunks):
-    """https://arxiv.org/abs/2211.05953, section 4: the same bubble, for micro-batches enough to fill the pipeline."""
+    """https://arxiv.org/abs/2211.05953: the same bubble, for micro-batches enough to fill the pipeline."""
     for microbatches in (ranks, ranks + 1, 3 * ranks + 2):
         rows = SCHEDULES["looped-bfs"](ranks, microbatches, chunks)
         assert step(rows, TIMES[1]) == (microbatches * chunks + ranks - 1) * 7
@@ -57,7 +57,7 @@ def test_looped_breadth_first(ranks, chunks):
 
 @pytest.mark.parametrize("ranks", RANKS)
 def test_zero_bubble(ranks):
-    """https://arxiv.org/abs/2401.10241, table 1: bubbles of (p − 1)(t_F + t_I − t_W) for ZB-H1; with equal times none
+    """https://arxiv.org/abs/2401.10241: bubbles of (p − 1)(t_F + t_I − t_W) for ZB-H1; with equal times none
     for ZB-H2 between the first and the last operation of any rank, ranks start one after another."""
     for times in (TIMES[0], {"F": 2, "I": 2, "W": 2}, {"F": 3, "I": 3, "W": 2}):
         rows = SCHEDULES["zb-h1"](ranks, 3 * ranks)
@@ -85,7 +85,7 @@ def test_dualpipe(ranks):
 
 @pytest.mark.parametrize("ranks", [2, 4, 8, 16])
 def test_chimera(ranks):
-    """https://arxiv.org/abs/2107.06925, section 3.1: p − 2 bubbles of a pass where both passes take as long, and
+    """https://arxiv.org/abs/2107.06925: p − 2 bubbles of a pass where both passes take as long, and
     between p / 2 + 1 and p micro-batches held on the rank that holds least and on the one that holds most."""
     rows = SCHEDULES["chimera"](ranks, ranks)
     equal = row_times(rows, lambda _: 1.0)
@@ -138,8 +138,8 @@ def test_interleaved_zero_bubble(ranks, chunks):
         assert step(rows, TIMES[0]) == 3 * rounds * ranks * chunks + ranks - 1
 
 
-# Of https://arxiv.org/abs/2401.10241: model, pipeline ranks and micro-batches; F, I, W and a message in milliseconds, as
-# profiled there (appendix); the bubble rates that its authors computed from them (table 5) for 1F1B, ZB-H1 and ZB-H2.
+# Of https://arxiv.org/abs/2401.10241: model, pipeline ranks and micro-batches; F, I, W and a message in milliseconds,
+# as profiled there (appendix); the bubble rates that its authors computed of them (table 5) for 1F1B, ZB-H1 and ZB-H2.
 PUBLISHED = [
     ("1.5B", 8, 24, (18.522, 18.086, 9.337, 0.601), (0.2431, 0.1585, 0.1083)),
     ("1.5B", 8, 32, (18.513, 18.086, 9.331, 0.626), (0.1985, 0.1242, 0.0837)),
