@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["MpsimError", "did_you_mean", "unknown"]
+__all__ = ["MpsimError", "at", "did_you_mean", "unknown"]
 
 
 class MpsimError(ValueError):
     """Say in one line what is wrong, both values, and what to do about it.
+
+    What needs a picture has it in a note (`add_note`), which stands below the line wherever the error is shown.
 
     Examples
     --------
@@ -18,6 +20,20 @@ class MpsimError(ValueError):
     ...
     mpsim.errors.MpsimError: plan needs 16 devices, topology has 8: lower dp, pp or tp
     """
+
+
+def at(where: str, error: MpsimError) -> MpsimError:
+    """Return the error with a word before it of where that was; its notes are kept.
+
+    Examples
+    --------
+    >>> str(at("mine.csv", MpsimError("schedule: 0F0 is missing")))
+    'mine.csv: schedule: 0F0 is missing'
+    """
+    found = MpsimError(f"{where}: {error}")
+    for note in getattr(error, "__notes__", ()):
+        found.add_note(note)
+    return found
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

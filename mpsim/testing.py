@@ -13,9 +13,11 @@ from pathlib import Path
 
 from mpsim.collectives.bounds import lower_bound_s
 from mpsim.collectives.rounds import Round, Rounds, must_hear
-from mpsim.errors import MpsimError
+from mpsim.errors import MpsimError, at
 from mpsim.plan.model import Plan
-from mpsim.plan.schedules import Schedule, check_rows, format_rows, parse_rows
+from mpsim.plan.schedules import Rows, Schedule, check_rows, format_rows, parse_rows, takes_chunks
+from mpsim.plan.shape import shape_of
+from mpsim.plan.timing import unit_times
 from mpsim.simulation import simulate, simulate_collectives
 from mpsim.topology.builders import chain, switch
 from mpsim.topology.file import load_topology, save_topology
@@ -26,18 +28,21 @@ from mpsim.workload.model import Layer, Workload
 
 __all__ = ["check_collective", "check_schedule", "check_topology"]
 
+# Ranks and micro-batches; and with stages a rank, for schedules that take a number of them.
 GRID = ((1, 1), (1, 4), (2, 1), (2, 2), (2, 5), (3, 4), (4, 4), (4, 16), (8, 9))
+CHUNKED = ((1, 3, 2), (2, 3, 1), (2, 4, 2), (3, 2, 2), (3, 7, 3), (4, 8, 4))
 
 
-def check_schedule(schedule: Schedule, grid: Iterable[tuple[int, int]] = GRID) -> None:
+def check_schedule(schedule: Schedule, grid: Iterable[tuple[int, ...]] | None = None) -> None:
     """Check that a schedule is whole, the same each time, can be written as text, and runs to its end.
 
     Parameters
     ----------
     schedule : callable
-        ``(stages, microbatches) -> rows``.
-    grid : iterable of (int, int)
-        The numbers of stages and micro-batches to try.
+        ``(ranks, microbatches[, chunks]) -> rows``; it may refuse some of the numbers with an `MpsimError`, not all.
+    grid : iterable of tuples of int
+        The numbers of ranks and micro-batches to try, or of ranks, micro-batches and stages a rank; by default several
+        of both, the latter if the schedule has a third parameter.
 
     Raises
     ------
@@ -48,41 +53,61 @@ def check_schedule(schedule: Schedule, grid: Iterable[tuple[int, int]] = GRID) -
     --------
     >>> from mpsim.plan.schedules import gpipe
     >>> check_schedule(gpipe)
-    >>> check_schedule(lambda stages, microbatches: gpipe(stages, microbatches)[:1], grid=[(2, 1)])
+    >>> check_schedule(lambda ranks, microbatches: gpipe(ranks, microbatches)[:1], grid=[(2, 1)])
     Traceback (most recent call last):
     ...
-    mpsim.errors.MpsimError: 2 stages, 1 micro-batches: schedule has 1 rows, the plan has 2 stages: give one row a stage
+    mpsim.errors.MpsimError: 2 ranks, 1 micro-batches: schedule has 1 rows, the plan has 2 pipeline ranks: give one row\
+ a rank
     """
-    for stages, microbatches in grid:
-        _in_context(f"{stages} stages, {microbatches} micro-batches", _check_rows_of, schedule, stages, microbatches)
+    points = list(grid) if grid is not None else [*GRID, *(CHUNKED if takes_chunks(schedule) else ())]
+    answered = 0
+    for point in points:
+        try:
+            rows = schedule(*point)
+        except MpsimError:
+            continue
+        answered += 1
+        where = ", ".join(map("{} {}".format, point, ("ranks", "micro-batches", "stages a rank")))
+        _in_context(where, _check_rows_of, schedule, rows, point)
+    if not answered:
+        raise MpsimError(f"the schedule refuses all numbers of ranks and micro-batches tried: {points}")
 
 
 def _in_context(where: str, check: Callable[..., None], *arguments: object) -> None:
     try:
         check(*arguments)
     except MpsimError as error:
-        raise MpsimError(f"{where}: {error}") from None
+        raise at(where, error) from None
 
 
-def _check_rows_of(schedule: Schedule, stages: int, microbatches: int) -> None:
-    rows = schedule(stages, microbatches)
-    check_rows(rows, stages, microbatches)
-    if schedule(stages, microbatches) != rows:
+def _check_rows_of(schedule: Schedule, rows: Rows, point: tuple[int, ...]) -> None:
+    ranks, microbatches = point[:2]
+    check_rows(rows, ranks, microbatches)
+    if schedule(*point) != rows:
         raise MpsimError("asked twice, the schedule gave two orders: let it depend on its arguments alone")
     if parse_rows(format_rows(rows)) != [list(row) for row in rows]:
         raise MpsimError(
             "its rows are not the same once written and read again: number stages and micro-batches from 0"
         )
-    layers = [Layer.given(f"layer{s}", forward_s=1.0, backward_s=2.0, saved_bytes=1) for s in range(stages)]
-    work = Workload.chain("contract", layers)
-    plan = Plan(pp=stages, microbatches=microbatches, schedule=schedule)
-    step_s = simulate(work, chain(stages, link=Wire(math.inf)), plan, spans=False).step_s
-    least_s, most_s = 3.0 * max(microbatches, stages), 3.0 * stages * microbatches
-    if not least_s <= step_s <= most_s:
+    if len(point) > 2 and max(operation.stage for row in rows for operation in row) + 1 != ranks * point[2]:
+        raise MpsimError(f"it was asked for {point[2]} stages a rank and gave another number of them")
+    step_s = max(end_s for row in unit_times(rows) for _, end_s in row)
+    # Of two that share a cell a replay knows the moments apart, unit times do not.
+    shared = any(operation.overlaps for row in rows for operation in row)
+    simulated_s = step_s if shared else _simulated_s(schedule, shape_of(rows).stages, point)
+    if simulated_s != step_s:
         raise MpsimError(
-            f"on free links the step takes {step_s} times a third of a stage's pass, expected {least_s} to {most_s}:"
+            f"on free links the step takes {simulated_s} times a third of a stage's pass, by unit times {step_s}:"
             " report this, the rows run but not as they should"
         )
+
+
+def _simulated_s(schedule: Schedule, stages: int, point: tuple[int, ...]) -> float:
+    layers = [Layer.given(f"layer{s}", forward_s=1.0, backward_s=2.0, saved_bytes=1) for s in range(stages)]
+    work = Workload.chain("contract", layers)
+    ranks, microbatches, chunks = (*point, 0)[:3]
+    plan = Plan(pp=ranks, microbatches=microbatches, schedule=schedule, chunks=chunks)
+    return simulate(work, chain(ranks, link=Wire(math.inf)), plan, spans=False).step_s
 
 
 def check_topology(builder: Callable[..., Topology], *arguments: object, **keywords: object) -> None:

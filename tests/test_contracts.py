@@ -61,19 +61,28 @@ def crossed(stages, microbatches):
     return [row, *others]
 
 
+def refuses(ranks, microbatches):
+    raise MpsimError("never")
+
+
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
-        (lambda stages, microbatches: gpipe(stages, microbatches)[:-1], "schedule has 0 rows, the plan has 1 stages"),
+        (
+            lambda stages, microbatches: gpipe(stages, microbatches)[:-1],
+            "schedule has 0 rows, the plan has 1 pipeline ranks",
+        ),
         (lambda stages, microbatches: [row[:-1] for row in gpipe(stages, microbatches)], "is missing"),
-        (lambda stages, microbatches: gpipe(stages, microbatches)[::-1], "2 stages, 1 micro-batches: schedule: 1F0"),
+        (lambda stages, microbatches: [gpipe(1, microbatches)[0]] * stages, "2 ranks, 1 micro-batches: schedule: 0F0"),
+        (lambda stages, microbatches, chunks=1: gpipe(stages, microbatches), "gave another number of them"),
+        (refuses, "the schedule refuses all numbers of ranks and micro-batches tried"),
         (lambda *_: "0F0 0B0", "schedule returned a str"),
-        (lambda *_: parse_rows("0F0 0B0"), "1 stages, 4 micro-batches: schedule: 0F1 is missing"),
-        (crossed, "2 stages, 2 micro-batches: deadlock"),
+        (lambda *_: parse_rows("0F0 0B0"), "1 ranks, 4 micro-batches: schedule: 0F1 is missing"),
+        (crossed, "2 ranks, 2 micro-batches: schedule cannot finish"),
     ],
 )
 def test_a_broken_schedule_is_told_where(schedule, message):
-    with pytest.raises(MpsimError, match=r"^\d+ stages, \d+ micro-batches: ") as error:
+    with pytest.raises(MpsimError, match=r"^(\d+ ranks, \d+ micro-batches|the schedule refuses)") as error:
         check_schedule(schedule)
     assert message in str(error.value)
     assert "\n" not in str(error.value)

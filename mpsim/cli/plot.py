@@ -11,7 +11,9 @@ import click
 
 from mpsim.cli.identify import noun_of
 from mpsim.cli.output import PICTURES, output_option, tell
+from mpsim.cli.plot_schedule import draw_schedule
 from mpsim.errors import MpsimError, unknown
+from mpsim.plan.schedules import SCHEDULES
 from mpsim.result.file import load_result
 from mpsim.result.model import Result
 
@@ -29,21 +31,33 @@ _KINDS = {
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", nargs=-1, metavar="FILE...")
 @click.option("--kind", metavar="KIND", help=f"{', '.join(_KINDS)}; by default what suits the files.")
 @output_option("-o", "--output", what="The picture (.png, .svg or .pdf).", suffixes=PICTURES, required=True)
-def plot(files: tuple[str, ...], kind: str | None, output: str) -> None:
-    """Draw the results of mpsim simulate -o, the table of mpsim sweep -o, or a topology.
+@click.option("--schedule", metavar="NAME|CSV", help=f"{', '.join(SCHEDULES)}, or a file of rows: needs no FILE.")
+@click.option("--stages", type=int, metavar="N", help="Of --schedule: pipeline ranks; a file's own by default.")
+@click.option("--microbatches", type=int, metavar="M", help="Of --schedule; a file's own by default.")
+@click.option("--chunks", type=int, metavar="V", help="Of --schedule: stages a rank; by default as it has by itself.")
+def plot(files: tuple[str, ...], kind: str | None, output: str, **asked: Any) -> None:
+    """Draw the results of mpsim simulate -o, the table of mpsim sweep -o, a topology, or a schedule.
 
     By default one result is drawn as a timeline, several as a breakdown of their steps, a sweep as speedups, a topology
-    as its graph.
+    as its graph. A schedule is drawn by unit times: forward 1, backward 2, or 1 for inputs and 1 for weights.
 
     \b
       mpsim plot result.json -o timeline.png
       mpsim plot gpipe.json 1f1b.json --kind breakdown -o both.svg
       mpsim plot sweep.csv -o speedup.png
       mpsim plot dgx_h100:2 -o cluster.png
+      mpsim plot --schedule zb-v --stages 4 --microbatches 8 -o zb-v.png
     """
+    if asked["schedule"] is not None:
+        if files or kind is not None:
+            raise MpsimError(f"--schedule draws a schedule alone: leave out {files[0] if files else '--kind'}")
+        _save(lambda plotting: draw_schedule(plotting, **asked), output)
+        tell(f"wrote {output}")
+        return
+    _refuse_missing(files, asked)
     if kind is not None and kind not in _KINDS:
         raise unknown("kind of picture", kind, _KINDS)
     if any(_is_topology(path) for path in files):
@@ -60,6 +74,14 @@ def plot(files: tuple[str, ...], kind: str | None, output: str) -> None:
         results = [load_result(path) for path in files]
         draw(results, kind or ("timeline" if len(results) == 1 else "breakdown"), output)
     tell(f"wrote {output}")
+
+
+def _refuse_missing(files: Sequence[str], asked: dict[str, Any]) -> None:
+    given = [name for name, value in asked.items() if value is not None]
+    if given:
+        raise MpsimError(f"--{given[0]} is of a schedule: name it with --schedule, or leave --{given[0]} out")
+    if not files:
+        raise MpsimError("FILE is missing: name what to draw, or a schedule with --schedule")
 
 
 def _is_topology(text: str) -> bool:

@@ -87,7 +87,10 @@ class Commands(click.Group):
         except click.ClickException as error:
             return _complain(_message(error))
         except MpsimError as error:
-            return _complain(str(error))
+            code = _complain(str(error))
+            for note in getattr(error, "__notes__", ()):
+                print(note, file=sys.stderr)
+            return code
         except BrokenPipeError:
             raise
         except OSError as error:

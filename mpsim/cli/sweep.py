@@ -34,7 +34,7 @@ __all__ = ["sweep"]
 @click.option("--batch", type=int, required=True, metavar="B", help="Samples in a step: the same for every plan.")
 @click.option("--devices", type=int, metavar="N", help="Up to so many of the topology's; by default all.")
 @click.option("--microbatches", type=NUMBERS, help="By default every count whose micro-batch was measured, 8 at most.")
-@click.option("--schedules", metavar="NAME,NAME,…", help=f"By default all: {', '.join(SCHEDULES)}.")
+@click.option("--schedules", metavar="NAME,NAME,…", help=f"Of {', '.join(SCHEDULES)}; by default the first three.")
 @click.option("--tensor", type=NUMBERS, help="Tensor-parallel sizes; by default all.")
 @click.option("--bucket", type=BYTES, default="25 MiB", show_default=True, help="Gradients all-reduced at once.")
 @click.option("--algorithm", default="ring", show_default=True, metavar="NAME", help="Of the collectives.")

@@ -145,7 +145,7 @@ class Call:
         return [[Operation(stage, kind, k) for k in chunks] for stage in range(stages)]
 
     def _forward(self, operation: Operation, received: Message) -> Message:
-        stage, _, k = operation
+        stage, k = operation.stage, operation.microbatch
         part = self.splits[k].parts[stage]
         flight = part.start(received, self._feeds[k])
         flight.forward(part.layers.start, part.layers.stop)
@@ -155,7 +155,7 @@ class Call:
         return flight.sends
 
     def _backward(self, operation: Operation, flight: Flight, received: Message, own: Message) -> Message:
-        stage, _, k = operation
+        stage, k = operation.stage, operation.microbatch
         layers = self.splits[k].parts[stage].layers
         flight.receive(received)
         flight.receive(own)  # an output may be read by the next part as well

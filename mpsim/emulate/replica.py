@@ -88,7 +88,7 @@ class Line:
             raise
 
     def _forward(self, operation: Operation, received: Message) -> Message:
-        stage, _, k = operation
+        stage, k = operation.stage, operation.microbatch
         part = self.parts[stage]
         flight = part.start(received, self._feeds[k])
         flight.forward(part.layers.start, part.layers.stop)
@@ -101,7 +101,7 @@ class Line:
         return flight.sends
 
     def _back(self, operation: Operation, received: Message) -> Message:
-        stage, kind, k = operation
+        stage, kind, k, _ = operation
         layers = self.parts[stage].layers
         flight = self._flights[stage, k] if kind == "I" else self._flights.pop((stage, k))
         if kind != "W":

@@ -1,108 +1,61 @@
-"""Schedules: for each stage the ordered operations, as plain data.
+"""Schedules: for each pipeline rank the ordered operations, as plain data.
 
-A schedule is a function ``(stages, microbatches) -> rows``; ``rows[s]`` is what stage `s` runs, in order. An
-operation is written ``0F3`` (stage 0, forward, micro-batch 3), ``0B3``, or ``0I3`` and ``0W3`` where backward is
-split into the part for inputs and the part for weights.
+A schedule is a function ``(ranks, microbatches[, chunks]) -> rows``, where `chunks` are the stages a rank; ``rows[r]``
+is what rank `r` runs, in order. An operation is written ``0F3`` (stage 0, forward, micro-batch 3), ``0B3``, or ``0I3``
+and ``0W3`` where backward is split into the part for inputs and the part for weights, ``0U3`` for an update amid the
+step; ``0F3+7B1`` are two in one cell. Where a stage lives follows from the rows.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import inspect
 
 from mpsim.errors import MpsimError, unknown
+from mpsim.plan.bidirectional import chimera, dualpipe
+from mpsim.plan.checks import check_rows
+from mpsim.plan.flat import eager_1f1b, gpipe, gpipe_accumulated, naive, one_f_one_b, pipedream, zb_h1, zb_h2
+from mpsim.plan.looped import interleaved_1f1b, interleaved_zb, looped_bfs
+from mpsim.plan.operations import Operation, Rows, Schedule, format_rows, parse_rows
+from mpsim.plan.vshaped import dualpipe_v, v_half, v_min, zb_v
 
-__all__ = ["SCHEDULES", "Operation", "Rows", "Schedule", "check_rows", "format_rows", "parse_rows", "resolve_schedule"]
+__all__ = [
+    "SCHEDULES",
+    "Operation",
+    "Rows",
+    "Schedule",
+    "check_rows",
+    "chimera",
+    "dualpipe",
+    "format_rows",
+    "gpipe",
+    "looped_bfs",
+    "naive",
+    "one_f_one_b",
+    "parse_rows",
+    "resolve_schedule",
+    "rows_for",
+    "takes_chunks",
+]
 
-
-class Operation(NamedTuple):
-    """One pass of one micro-batch through one stage; `kind` is F, B, I or W.
-
-    Examples
-    --------
-    >>> str(Operation(0, "F", 3))
-    '0F3'
-    """
-
-    stage: int
-    kind: str
-    microbatch: int
-
-    def __str__(self) -> str:
-        return f"{self.stage}{self.kind}{self.microbatch}"
-
-
-Rows = list[list[Operation]]
-Schedule = Callable[[int, int], Rows]
-
-
-def naive(stages: int, microbatches: int) -> Rows:
-    """One micro-batch at a time through all stages and back; the baseline of teaching and papers.
-
-    ::
-
-        stage 0  F0 .. .. .. .. B0 F1
-        stage 1  .. F0 .. .. B0 .. ..
-        stage 2  .. .. F0 B0 .. .. ..
-
-    Examples
-    --------
-    >>> print(format_rows(naive(2, 2)))
-    0F0 0B0 0F1 0B1
-    1F0 1B0 1F1 1B1
-    """
-    return [[Operation(s, kind, k) for k in range(microbatches) for kind in "FB"] for s in range(stages)]
-
-
-def gpipe(stages: int, microbatches: int) -> Rows:
-    """All forwards, then all backwards (Huang et al., https://arxiv.org/abs/1811.06965).
-
-    ::
-
-        stage 0  F0 F1 F2 .. .. .. .. B0 B1 B2
-        stage 1  .. F0 F1 F2 .. .. B0 B1 B2 ..
-        stage 2  .. .. F0 F1 F2 B0 B1 B2 .. ..
-
-    Examples
-    --------
-    >>> print(format_rows(gpipe(2, 2)))
-    0F0 0F1 0B0 0B1
-    1F0 1F1 1B0 1B1
-    """
-    return [[Operation(s, kind, k) for kind in "FB" for k in range(microbatches)] for s in range(stages)]
-
-
-def one_f_one_b(stages: int, microbatches: int) -> Rows:
-    """Warm up, then one forward and one backward in turn (PipeDream-flush, https://arxiv.org/abs/2006.09503).
-
-    A stage holds at most ``stages - stage`` micro-batches, where GPipe holds all of them.
-
-    ::
-
-        stage 0  F0 F1 F2 .. .. B0 .. F3 B1 .. B2 .. B3
-        stage 1  .. F0 F1 .. B0 F2 B1 .. F3 B2 .. B3 ..
-        stage 2  .. .. F0 B0 F1 B1 F2 B2 F3 B3 .. .. ..
-
-    Examples
-    --------
-    >>> print(format_rows(one_f_one_b(2, 3)))
-    0F0 0F1 0B0 0F2 0B1 0B2
-    1F0 1B0 1F1 1B1 1F2 1B2
-    """
-    return [_one_f_one_b_row(s, min(microbatches, stages - s), microbatches) for s in range(stages)]
-
-
-def _one_f_one_b_row(stage: int, warm_up: int, microbatches: int) -> list[Operation]:
-    row = [Operation(stage, "F", k) for k in range(warm_up)]
-    for k in range(microbatches):
-        row.append(Operation(stage, "B", k))
-        if warm_up + k < microbatches:
-            row.append(Operation(stage, "F", warm_up + k))
-    return row
-
-
-SCHEDULES: dict[str, Schedule] = {"naive": naive, "gpipe": gpipe, "1f1b": one_f_one_b}
+SCHEDULES: dict[str, Schedule] = {
+    "naive": naive,
+    "gpipe": gpipe,
+    "1f1b": one_f_one_b,
+    "gpipe-accumulated": gpipe_accumulated,
+    "eager-1f1b": eager_1f1b,
+    "zb-h1": zb_h1,
+    "zb-h2": zb_h2,
+    "pipedream": pipedream,
+    "looped-bfs": looped_bfs,
+    "interleaved-1f1b": interleaved_1f1b,
+    "interleaved-zb": interleaved_zb,
+    "zb-v": zb_v,
+    "v-half": v_half,
+    "v-min": v_min,
+    "dualpipe-v": dualpipe_v,
+    "dualpipe": dualpipe,
+    "chimera": chimera,
+}
 
 
 def resolve_schedule(schedule: str | Schedule) -> Schedule:
@@ -112,6 +65,11 @@ def resolve_schedule(schedule: str | Schedule) -> Schedule:
     ------
     MpsimError
         No schedule has that name.
+
+    Examples
+    --------
+    >>> resolve_schedule("gpipe") is gpipe
+    True
     """
     if callable(schedule):
         return schedule
@@ -120,81 +78,54 @@ def resolve_schedule(schedule: str | Schedule) -> Schedule:
     return SCHEDULES[schedule]
 
 
-def format_rows(rows: Sequence[Sequence[Operation]]) -> str:
-    """Write rows as text, a line a stage."""
-    return "\n".join(" ".join(map(str, row)) for row in rows)
-
-
-def parse_rows(text: str) -> Rows:
-    """Read rows from text, a line a stage; commas and spaces separate, empty cells are skipped.
-
-    Raises
-    ------
-    MpsimError
-        A cell that is no operation.
+def takes_chunks(schedule: Schedule) -> bool:
+    """Return whether a schedule takes a number of stages a rank.
 
     Examples
     --------
-    >>> parse_rows("0F0 0B0")
-    [[Operation(stage=0, kind='F', microbatch=0), Operation(stage=0, kind='B', microbatch=0)]]
+    >>> takes_chunks(looped_bfs), takes_chunks(gpipe)
+    (True, False)
     """
-    return [[_parse_cell(cell) for cell in re.split(r"[,\s]+", line) if cell] for line in text.strip().splitlines()]
+    parameters = inspect.signature(schedule).parameters.values()
+    return sum(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in parameters) > 2
 
 
-def _parse_cell(cell: str) -> Operation:
-    match = re.fullmatch(r"(\d+)([FBIW])(\d+)", cell)
-    if match is None:
-        raise MpsimError(f"{cell!r} is no operation: write stage, F, B, I or W, micro-batch, as in '0F3'")
-    return Operation(int(match[1]), match[2], int(match[3]))
-
-
-def check_rows(rows: Sequence[Sequence[Operation]], stages: int, microbatches: int) -> None:
-    """Refuse rows that are not one forward and one whole backward of every micro-batch on every stage, in order.
+def rows_for(schedule: str | Schedule, ranks: int, microbatches: int, chunks: int | None = None) -> Rows:
+    """Return the rows of a schedule, checked; without `chunks` with as many stages a rank as it has unasked.
 
     Raises
     ------
     MpsimError
-        The message names the stage and the operation.
+        No such schedule, numbers that it cannot have, or rows that are none.
+
+    Examples
+    --------
+    >>> print(format_rows(rows_for("looped-bfs", 1, 1, chunks=3)))
+    0F0 1F0 2F0 2B0 1B0 0B0
+    >>> rows_for("gpipe", 2, 4, chunks=2)
+    Traceback (most recent call last):
+    ...
+    mpsim.errors.MpsimError: schedule 'gpipe' has one stage a rank: leave the 2 chunks out, or use one that has several
     """
-    if not isinstance(rows, list | tuple) or not all(isinstance(row, list | tuple) for row in rows):
-        raise MpsimError(f"schedule returned a {type(rows).__name__}, expected a list with a list for each stage")
-    if len(rows) != stages:
-        raise MpsimError(f"schedule has {len(rows)} rows, the plan has {stages} stages: give one row a stage")
-    for stage, row in enumerate(rows):
-        for operation in row:
-            _check_operation(operation, stage)
-        _check_row(row, stage, microbatches)
-
-
-def _check_operation(operation: object, stage: int) -> None:
-    """Refuse what is no operation: a schedule may be anybody's function."""
-    if not isinstance(operation, Operation):
+    function = resolve_schedule(schedule)
+    said = {"ranks": ranks, "micro-batches": microbatches} | ({} if chunks is None else {"chunks": chunks})
+    for name, value in said.items():
+        if value < 1:
+            raise MpsimError(f"schedule: {value} {name}, expected 1 or more")
+    if chunks is not None and not _answers(function, len(said)):
+        name = schedule if isinstance(schedule, str) else getattr(schedule, "__name__", "custom")
         raise MpsimError(
-            f"schedule: the row of stage {stage} holds {operation!r}: give Operation({stage}, 'F', 0), or read it with"
-            " parse_rows"
+            f"schedule {name!r} has one stage a rank: leave the {chunks} chunks out, or use one that has several"
         )
-    if operation.kind not in ("F", "B", "I", "W"):
-        raise MpsimError(f"schedule: {operation} is of kind {operation.kind!r}, expected F, B, I or W")
+    rows = function(*said.values())
+    check_rows(rows, ranks, microbatches)
+    return rows
 
 
-def _check_row(row: Sequence[Operation], stage: int, microbatches: int) -> None:
-    done: set[tuple[str, int]] = set()
-    for operation in row:
-        kind, k = operation.kind, operation.microbatch
-        if operation.stage != stage:
-            raise MpsimError(f"schedule: {operation} stands in the row of stage {stage}")
-        if not 0 <= k < microbatches:
-            raise MpsimError(f"schedule: {operation} names micro-batch {k}, the plan has {microbatches}")
-        if (kind, k) in done:
-            raise MpsimError(f"schedule: {operation} stands twice in its row")
-        needs = "I" if kind == "W" else "F"
-        if kind != "F" and (needs, k) not in done:
-            raise MpsimError(f"schedule: {operation} stands before {stage}{needs}{k}, which it needs")
-        if (kind == "B" and ("I", k) in done) or (kind == "I" and ("B", k) in done):
-            raise MpsimError(f"schedule: stage {stage} runs both 'B' and 'I' of micro-batch {k}: give B, or I and W")
-        done.add((kind, k))
-    for k in range(microbatches):
-        if ("F", k) not in done:
-            raise MpsimError(f"schedule: {stage}F{k} is missing")
-        if ("B", k) not in done and not {("I", k), ("W", k)} <= done:
-            raise MpsimError(f"schedule: the backward of micro-batch {k} on stage {stage} is missing or half done")
+def _answers(schedule: Schedule, count: int) -> bool:
+    """Return whether a schedule can be called with so many numbers."""
+    try:
+        inspect.signature(schedule).bind(*range(count))
+    except TypeError:
+        return False
+    return True

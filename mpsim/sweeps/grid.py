@@ -14,6 +14,8 @@ from mpsim.workload.model import Workload
 __all__ = ["Candidate", "candidates", "microbatch_counts"]
 
 MOST_MICROBATCHES = 8
+# Of mpsim's own schedules these are tried unasked; what a user registers is as well.
+_WHERE_NAMED = frozenset(SCHEDULES) - {"naive", "gpipe", "1f1b"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,4 +155,4 @@ def _schedules(
         return ["naive"]
     if chosen:
         return list(dict.fromkeys(chosen))
-    return [name for name in SCHEDULES if name != "naive" or fewest]
+    return [name for name in SCHEDULES if name not in _WHERE_NAMED and (name != "naive" or fewest)]

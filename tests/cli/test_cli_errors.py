@@ -20,6 +20,7 @@ def check(result, message: str) -> None:
 
 
 SIMULATE = ("simulate", HAND, RING)
+DRAW = ("plot", "-o", "x.png", "--microbatches", "4", "--schedule")
 SWEEP = ("sweep", HAND, RING, "--batch", "16")
 NAMES = [
     (("simulat",), "no command 'simulat'; did you mean 'simulate'?"),
@@ -65,6 +66,16 @@ VALUES = [
     (("simulate", HAND), "simulate takes a WORKLOAD and a TOPOLOGY, got 1"),
     (("sweep", HAND, RING), "--batch is missing"),
     (("plot", "-o", "x.png"), "FILE is missing"),
+    (("plot", "-o", "x.png", "--stages", "4"), "--stages is of a schedule: name it with --schedule"),
+    (("plot", HAND, "-o", "x.png", "--schedule", "1f1b"), "--schedule draws a schedule alone: leave out"),
+    (("plot", "-o", "x.png", "--schedule", "1f1b", "--kind", "cdf"), "draws a schedule alone: leave out --kind"),
+    (("plot", "-o", "x.png", "--schedule", "zbv"), "unknown schedule 'zbv'; did you mean 'zb-v'?"),
+    (("plot", "-o", "x.png", "--schedule", "1f1b", "--stages", "4"), "--schedule 1f1b needs --microbatches"),
+    (("plot", "-o", "x.png", "--schedule", "none.csv"), "cannot read 'none.csv': No such file"),
+    ((*DRAW, "1f1b", "--stages", "0"), "0 ranks, expected 1 or more"),
+    ((*DRAW, "1f1b", "--stages", "2", "--chunks", "2"), "schedule '1f1b' has one stage a rank: leave the 2 chunks out"),
+    ((*DRAW, "zb-v", "--stages", "2", "--chunks", "3"), "zb-v has 2 stages a rank, 3 were asked for"),
+    ((*DRAW, "chimera", "--stages", "3"), "chimera pairs each rank with its mirror, 3 ranks leave one alone"),
     ((*SIMULATE, "--pp", "5"), "dp(1) × pp(5) × tp(1) = 5 devices, topology has 4"),
     ((*SIMULATE, "--pp", "4", "--devices", "2"), "needs 4 devices, --devices allows 2"),
     ((*SIMULATE, "--devices", "9"), "--devices asks for 9, topology has 4"),

@@ -9,6 +9,7 @@ from mpsim.result.plotting.curves import cdf, memory_over_time
 from mpsim.result.plotting.gantt import timeline
 from mpsim.result.plotting.network import network
 from mpsim.result.plotting.scaling import speedup
+from mpsim.result.plotting.schedule import schedule
 from mpsim.result.plotting.style import save_figure
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "network",
     "predicted_and_measured",
     "save_figure",
+    "schedule",
     "speedup",
     "timeline",
 ]
