@@ -81,3 +81,6 @@ def test_examples(mpsim, folder, path):
     for line in FOUND[path]:
         if line not in TOO_LONG and ("namespaces" not in line or os.geteuid() == 0):
             run(mpsim, line)
+        if line.endswith("-o mlp.json"):
+            # Of what was traced on a busy machine nothing may be predicted: the next line takes the stored trace.
+            shutil.copy(ROOT / "workloads" / "mnist-mlp.cpu.json", "mlp.json")

@@ -5,6 +5,7 @@ import pytest
 pytest.importorskip("transformers")
 
 import torch
+from zoo_sizes import SMALL
 
 from mpsim.emulate.capture.cut import capture
 from mpsim.emulate.parts import crossing_tensors
@@ -12,17 +13,9 @@ from mpsim.workload.example import flat_inputs
 from mpsim.workload.source import resolve_model
 from mpsim.workload.trace import build, trace
 
-SMALL = {
-    "mnist-mlp": ({}, 8),
-    "lenet5": ({}, 4),
-    "resnet50": ({"image": 64}, 2),
-    "gpt2": ({"n_layer": 2, "seq": 16}, 2),
-    "llama": ({"n_layer": 2, "seq": 16}, 2),
-    "bert-base": ({"n_layer": 2, "seq": 16}, 2),
-    "vit-b16": ({"n_layer": 2}, 2),
-    "t5-small": ({"n_layer": 2, "n_decoder_layer": 2, "seq": 16, "target_seq": 16}, 2),
-    "unet": ({"image": 32}, 2),
-}
+pytestmark = pytest.mark.usefixtures("timed_once")
+
+BATCH = 2
 
 
 def crossing_bytes(tensors, layers, boundary):
@@ -39,10 +32,9 @@ def crossing_bytes(tensors, layers, boundary):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_the_same_crosses_every_boundary(name):
-    sizes, batch = SMALL[name]
-    source = resolve_model(name, sizes)
-    workload = trace(source, batch, repeats=1, warmup=1, progress=False)
-    example = build(source, batch)
+    source = resolve_model(name, SMALL[name])
+    workload = trace(source, BATCH, repeats=1, warmup=1, progress=False)
+    example = build(source, BATCH)
     cut = capture(example)
     layers = [layer.name for layer in workload.layers]
     assert [unit.name for unit in cut.units] == layers

@@ -2,6 +2,8 @@
 
 import math
 from collections import defaultdict
+from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from random_cases import Case, ascending, cases
 
 from mpsim.lowering.lower import lower
 from mpsim.lowering.model import Lowering
-from mpsim.result.model import Result
+from mpsim.result.model import Result, Spans
 from mpsim.simulation import simulate
 from mpsim.simulation.cutting import fastest_cut
 from mpsim.topology.routes import Routes
@@ -18,14 +20,19 @@ FEW = settings(max_examples=80)
 MANY = settings(max_examples=2000)
 
 
-def both(check):
-    """Run a property on few examples, and on many where slow tests are asked for."""
-    given_a_case = given(cases())
-    return FEW(given_a_case(check)), pytest.mark.slow(MANY(given_a_case(check)))
+class Run(NamedTuple):
+    """A case, what it is lowered to, and its replay: made once for all that must hold of it."""
+
+    case: Case
+    lowering: Lowering
+    result: Result
 
 
-def slices(case: Case) -> list[list[int]]:
-    return [list(stage.layers) for stage in fastest_cut(lower(*case)).stages]
+runs = cases().map(lambda case: Run(case, fastest_cut(lower(*case)), simulate(*case)))
+
+
+def slices(run: Run) -> list[list[int]]:
+    return [list(stage.layers) for stage in run.lowering.stages]
 
 
 def tuples(result: Result):
@@ -59,8 +66,8 @@ def held(case: Case, stage: list[int]) -> dict[str, int]:
     return {g.parameter: g.bytes for layer in layers for g in layer.shard(case.plan.tp).gradients}
 
 
-def expected_payload(case: Case) -> dict[tuple[str, str], int]:
-    plan, stages = case.plan, slices(case)
+def expected_payload(run: Run) -> dict[tuple[str, str], int]:
+    case, plan, stages = run.case, run.case.plan, slices(run)
     expected: dict[tuple[str, str], int] = defaultdict(int)
     pairs = plan.dp * plan.tp * plan.microbatches
     expected["pp", "send"] = pairs * sum(map(sum, cut_bytes(case, stages)))
@@ -77,20 +84,16 @@ def expected_payload(case: Case) -> dict[tuple[str, str], int]:
     return {key: count for key, count in expected.items() if count}
 
 
-def check_payload(case: Case) -> None:
-    result = simulate(*case)
-    sent = {(count.axis, count.kind): count.payload_bytes for count in result.traffic if count.payload_bytes}
-    assert sent == expected_payload(case)
+def check_payload(run: Run) -> None:
+    sent = {(count.axis, count.kind): count.payload_bytes for count in run.result.traffic if count.payload_bytes}
+    assert sent == expected_payload(run)
 
 
-test_payload_is_the_formula, test_payload_is_the_formula_often = both(check_payload)
-
-
-def check_link_bytes(case: Case) -> None:
+def check_link_bytes(run: Run) -> None:
     """A message is on every link of its route, a ring's collective on those from each rank to the next."""
-    result = simulate(*case)
+    case, lowering, result = run
     routes = Routes(case.topology)
-    order = sorted(lower(*case).place)
+    order = sorted(lowering.place)
     expected: dict[tuple[str, str], float] = defaultdict(float)
     for axis, kind, where, count, _, _ in tuples(result):
         if not axis or (kind != "send" and case.plan.algorithm != "ring"):
@@ -109,15 +112,12 @@ def check_link_bytes(case: Case) -> None:
             assert count.link_bytes == pytest.approx(expected[count.axis, count.kind], rel=1e-12, abs=0.5)
 
 
-test_link_bytes_are_the_formula, test_link_bytes_are_the_formula_often = both(check_link_bytes)
-
-
 # Time.
 
 
-def check_accounts(case: Case) -> None:
+def check_accounts(run: Run) -> None:
     """Compute, exposed communication and idle are the step to the bit, and are what the spans say they are."""
-    result = simulate(*case)
+    result = run.result
     busy, active = defaultdict(list), defaultdict(list)
     for axis, _, where, _, start_s, end_s in tuples(result):
         for device in where:
@@ -143,22 +143,16 @@ def covered(spans: list[tuple[float, float]]) -> float:
     return total
 
 
-test_parts_are_the_whole, test_parts_are_the_whole_often = both(check_accounts)
-
-
-def check_free(case: Case) -> None:
-    result = simulate(*case, spans=False)
+def check_free(run: Run) -> None:
+    result = run.result
     assert 0 <= result.free_step_s <= result.step_s
     assert 0 <= result.communication_overhead_fraction <= 1
 
 
-test_free_links_never_slow_a_step, test_free_links_never_slow_a_step_often = both(check_free)
-
-
-def check_alone(case: Case) -> None:
+def check_alone(run: Run) -> None:
     """No two computations of a device overlap, and a computation is one device's."""
     busy = defaultdict(list)
-    for axis, kind, where, _, start_s, end_s in tuples(simulate(*case)):
+    for axis, kind, where, _, start_s, end_s in tuples(run.result):
         if not axis:
             assert len(where) == 1
             assert kind in ("forward", "backward", "backward_input", "backward_weight", "optimizer")
@@ -168,13 +162,9 @@ def check_alone(case: Case) -> None:
         assert ascending(tuple(edge for span in spans for edge in span))
 
 
-test_a_device_computes_one_thing_at_a_time, test_a_device_computes_one_thing_at_a_time_often = both(check_alone)
-
-
-def check_compute(case: Case) -> None:
+def check_compute(run: Run) -> None:
     """A device computes for as long as its layers take, times its micro-batches, and updates them once."""
-    result = simulate(*case)
-    lowering = fastest_cut(lower(*case))
+    case, lowering, result = run
     rank_of = {device: rank for rank, device in enumerate(lowering.place)}
     for device, use in zip(sorted(lowering.place), result.devices, strict=True):
         stage = lowering.stages[rank_of[device] // case.plan.tp % case.plan.pp]
@@ -185,20 +175,17 @@ def check_compute(case: Case) -> None:
         assert use.compute_s == pytest.approx(expected_s, rel=1e-9, abs=1e-12)
 
 
-test_compute_is_the_sum_of_the_layers, test_compute_is_the_sum_of_the_layers_often = both(check_compute)
-
-
 # Memory.
 
 
-def check_memory(case: Case) -> None:
-    result, lowering = simulate(*case), fastest_cut(lower(*case))
+def check_memory(run: Run) -> None:
+    case, lowering, result = run
     rank_of = {device: rank for rank, device in enumerate(lowering.place)}
     for device, use in zip(sorted(lowering.place), result.devices, strict=True):
         p = rank_of[device] // case.plan.tp % case.plan.pp
         stage, memory = lowering.stages[p], use.memory
         resident = stage.optimizer_bytes + stage.buffer_bytes + sum(stage.parameter_sizes)
-        resident += sum(bucket.bytes for bucket in lowering.stages[p].buckets)
+        resident += sum(bucket.bytes for bucket in stage.buckets)
         assert memory.timeline_s[0] == 0.0
         assert ascending(memory.timeline_s)
         assert len(set(memory.timeline_s)) == len(memory.timeline_s) == len(memory.timeline_bytes)
@@ -224,4 +211,19 @@ def _most_in_flight(lowering: Lowering, p: int) -> int:
     return most
 
 
-test_memory_is_what_the_row_holds, test_memory_is_what_the_row_holds_often = both(check_memory)
+CHECKS = (check_payload, check_link_bytes, check_accounts, check_free, check_alone, check_compute, check_memory)
+
+
+def check_all(run: Run) -> None:
+    for check in CHECKS:
+        check(run)
+
+
+test_all_of_it_holds = FEW(given(runs)(check_all))
+test_all_of_it_holds_of_many = pytest.mark.slow(MANY(given(runs)(check_all)))
+
+
+@FEW
+@given(runs)
+def test_spans_that_are_left_out_change_nothing(run):
+    assert simulate(*run.case, spans=False) == replace(run.result, spans=Spans())

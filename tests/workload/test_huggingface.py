@@ -22,7 +22,7 @@ BOTH = {
     "decoder_ffn_dim": 16,
     "vocab_size": 50,
 }
-SOUND = {**SIZES, "conv_dim": (16,), "conv_stride": (5,), "conv_kernel": (10,), "num_feat_extract_layers": 1}
+SOUND = {**SIZES, "conv_dim": (16,), "conv_stride": (160,), "conv_kernel": (320,), "num_feat_extract_layers": 1}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
 
 

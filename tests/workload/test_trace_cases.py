@@ -14,6 +14,8 @@ from traced_models.timm_models import TIMM
 
 from mpsim.errors import MpsimError
 
+pytestmark = pytest.mark.usefixtures("timed_once")
+
 REFUSED = {  # what cannot be traced, and what the one line must say
     "23 sparse_gradients": "does not support sparse gradients.*sgd or sparse-adam",
     "functorch_gradient_in_forward": r"torch.func.*hooks.*torch\.autograd\.grad",

@@ -18,6 +18,8 @@ from mpsim.workload.show import show_workload, workload_to_dict
 from mpsim.workload.source import Source, resolve_model
 from mpsim.workload.trace import trace
 
+pytestmark = pytest.mark.usefixtures("timed_once")
+
 
 def quick(model, batch=None, **options):
     return trace(model, batch, **{"repeats": 2, "warmup": 1, **options})
@@ -46,8 +48,7 @@ def test_mlp_of_the_seeds():
     assert workload.dataset_samples // workload.microbatch + 1 == 8
 
 
-def test_samples_are_raw_and_complete(monkeypatch):
-    monkeypatch.setattr(point, "doubted", lambda check: False)
+def test_samples_are_raw_and_complete():
     workload = trace(small_mlp(), torch.rand(4, 6), microbatches=(2, 4), repeats=3, warmup=1)
     for layer in workload.layers:
         assert [(cost.microbatch, cost.tensor_parallel) for cost in layer.costs] == [(2, 1), (4, 1)]
