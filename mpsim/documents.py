@@ -74,11 +74,15 @@ def made_now(call: str) -> Provenance:
 def encode(value: Any) -> Any:
     """Return `value` as what JSON can hold; fields at their default are left out.
 
+    What has an `as_document` says itself what it is there.
+
     Examples
     --------
     >>> encode(Provenance(command="x"))
     {'command': 'x'}
     """
+    if hasattr(value, "as_document"):
+        return value.as_document()
     if dataclasses.is_dataclass(value):
         return {
             field.name: encode(item)
@@ -166,8 +170,10 @@ def _decode_tuple(arguments: tuple[Any, ...], data: Any, where: str) -> tuple[An
 def _decode_union(arguments: tuple[Any, ...], data: Any, where: str) -> Any:
     if data is None and types.NoneType in arguments:
         return None
-    (kind,) = (a for a in arguments if a is not types.NoneType and typing.get_origin(a) is not Callable)
-    return decode(kind, data, where)
+    kinds = [a for a in arguments if a is not types.NoneType and typing.get_origin(a) is not Callable]
+    # Of several, what the data is: a list is not looked for in text.
+    fitting = [a for a in kinds if isinstance(data, list) == (typing.get_origin(a) in (list, tuple))]
+    return decode((fitting or kinds)[0], data, where)
 
 
 def _decode_enum(kind: type[Enum], data: Any, where: str) -> Enum:

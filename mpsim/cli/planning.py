@@ -13,6 +13,7 @@ from mpsim.collectives.mapping import AUTO, algorithm_names, check_algorithm
 from mpsim.errors import MpsimError, unknown
 from mpsim.plan.model import LAUNCHES, Plan, check_size, load_plan
 from mpsim.plan.runtimes import RUNTIMES
+from mpsim.plan.schedule_file import GivenRows, given_schedule
 from mpsim.plan.schedules import SCHEDULES
 from mpsim.workload.model import Workload
 
@@ -38,7 +39,14 @@ _OPTIONS = (
         metavar="B",
         help="Samples in a step; by default what makes each micro-batch the size that the trace refers to.",
     ),
-    click.option("--schedule", metavar="NAME", help=f"{', '.join(SCHEDULES)}; by default 1f1b."),
+    click.option(
+        "--schedule",
+        metavar="NAME|FILE.csv",
+        help=f"{', '.join(SCHEDULES)}; by default 1f1b. Or rows of your own, in PyTorch's CSV.",
+    ),
+    click.option(
+        "--chunks", type=int, metavar="V", help="Stages on each pipeline rank, where the schedule has several."
+    ),
     click.option(
         "--stages",
         metavar="L,L,…",
@@ -60,7 +68,8 @@ _OPTIONS = (
     click.option("--plan", metavar="FILE", help="A plan file; options beside it change it."),
 )
 PLAN_OPTIONS = (
-    "strategy", "dp", "pp", "tp", "microbatches", "batch", "schedule", "stages", "bucket", "launch", "place", "plan",
+    "strategy", "dp", "pp", "tp", "microbatches", "batch", "schedule", "chunks", "stages", "bucket", "launch",
+    "place", "plan",
 )  # fmt: skip
 
 _FIELDS = {"bucket": "bucket_bytes", "place": "devices"}
@@ -88,8 +97,12 @@ def plan_of(given: dict[str, Any], workload: Workload, n_devices: int) -> Plan:
     """
     _refuse_empty(given)
     base = load_plan(given["plan"]) if given["plan"] else Plan()
-    names = ("dp", "pp", "tp", "microbatches", "batch", "schedule", "bucket", "algorithm", "runtime", "launch", "place")
+    names = (
+        "dp", "pp", "tp", "microbatches", "batch", "schedule", "chunks", "bucket", "algorithm", "runtime", "launch",
+        "place",
+    )  # fmt: skip
     changes = {_FIELDS.get(name, name): given[name] for name in names if given[name] is not None}
+    changes |= _of_rows(given)
     if given["batch"] is not None and given["batch"] < 1:
         raise MpsimError(f"--batch is {given['batch']}, expected 1 or more samples")
     if given["strategy"]:
@@ -97,7 +110,7 @@ def plan_of(given: dict[str, Any], workload: Workload, n_devices: int) -> Plan:
     if given["stages"]:
         changes["boundaries"] = _boundaries(given["stages"], workload)
         if given["pp"] is None and not given["strategy"]:
-            changes["pp"] = len(changes["boundaries"]) + 1
+            changes["pp"] = (len(changes["boundaries"]) + 1) // max(given["chunks"] or 1, 1)
     elif {"pp"} & changes.keys() and base.boundaries and changes["pp"] != base.pp:
         changes["boundaries"] = None
     plan = replace(base, **changes)
@@ -115,6 +128,15 @@ def _refuse_empty(given: dict[str, Any]) -> None:
     for name in ("plan", "strategy", "stages"):
         if given[name] is not None and not given[name].strip():
             raise MpsimError(f"--{name} is {given[name]!r}, expected a value: give one, or leave --{name} out")
+
+
+def _of_rows(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the schedule of a file, and the ranks and micro-batches that it is for where nobody says them."""
+    rows = given_schedule(given["schedule"]) if given["schedule"] else None
+    if not isinstance(rows, GivenRows):
+        return {}
+    own = {"schedule": rows, "pp": rows.ranks, "microbatches": rows.microbatches}
+    return {name: value for name, value in own.items() if name == "schedule" or given[name] is None}
 
 
 def _strategy(given: dict[str, Any], n_devices: int) -> dict[str, Any]:

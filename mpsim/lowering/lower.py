@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from mpsim.errors import MpsimError
 from mpsim.lowering.costs import Costs, weakest
 from mpsim.lowering.devices import check_devices, for_costs
+from mpsim.lowering.fitting import fitted_rows
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.shared import shared_gradients
 from mpsim.lowering.stages import cut, microbatch_size
@@ -27,7 +29,7 @@ from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
 from mpsim.workload.model import Workload
 
-__all__ = ["lower"]
+__all__ = ["cut_at", "lower"]
 
 
 def lower(
@@ -62,23 +64,39 @@ def lower(
     routes = Routes(topology)
     rows = rows_of(plan)
     shape = shape_of(rows)
-    stages = cut(costs, routes, plan, place, shape)
-    return Lowering(
+    lowering = Lowering(
         workload=workload,
         topology=topology,
         plan=plan,
         place=place,
         rows=rows,
         shape=shape,
-        stages=stages,
+        stages=(),
         costs=costs,
         routes=routes,
         fidelity=weakest(costs, topology, place),
+        closing={},
+        tied=(),
+        posting="",
+        launches=_launches(costs, plan, {topology.devices[device].type for device in place}, host_speed),
+        host_speed=host_speed,
+    )
+    return cut_at(lowering, plan.boundaries)
+
+
+def cut_at(lowering: Lowering, boundaries: tuple[int, ...] | None) -> Lowering:
+    """Return the same plan with other stages, and what follows from them; None balances them."""
+    plan = replace(lowering.plan, boundaries=boundaries)
+    costs, routes, place, shape = lowering.costs, lowering.routes, lowering.place, lowering.shape
+    stages = cut(costs, routes, plan, place, shape)
+    rows = fitted_rows(lowering.rows, plan, shape, stages, costs, routes, place)
+    return replace(
+        lowering,
+        rows=rows,
+        stages=stages,
         closing=_closing(rows),
         tied=shared_gradients(stages, shape),
         posting=posting_of(resolve_runtime(plan.runtime), rows),
-        launches=_launches(costs, plan, {topology.devices[device].type for device in place}, host_speed),
-        host_speed=host_speed,
     )
 
 

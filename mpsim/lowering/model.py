@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mpsim.lowering.costs import Costs
 from mpsim.lowering.instructions import Compute
-from mpsim.lowering.shared import Shared, shared_gradients
-from mpsim.lowering.stages import Stage, cut
+from mpsim.lowering.shared import Shared
+from mpsim.lowering.stages import Stage
 from mpsim.plan.grid import Grid
 from mpsim.plan.model import Plan
 from mpsim.plan.rows import Shape
@@ -123,12 +123,6 @@ class Lowering:
         if (one.stage, one.pass_kind, one.microbatch) in self.closing:
             found.update(bucket.layer for bucket in stage.buckets)
         return found
-
-    def cut_at(self, boundaries: tuple[int, ...]) -> Lowering:
-        """Return the same plan with other stages."""
-        plan = replace(self.plan, boundaries=boundaries)
-        stages = cut(self.costs, self.routes, plan, self.place, self.shape)
-        return replace(self, stages=stages, tied=shared_gradients(stages, self.shape))
 
     @property
     def random(self) -> bool:

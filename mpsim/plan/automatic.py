@@ -8,14 +8,62 @@ ZB-H1 and ZB-H2 where these fit (Qi et al., https://arxiv.org/abs/2401.10241).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import isfinite
+from typing import Protocol, runtime_checkable
 
 from mpsim.errors import MpsimError
 from mpsim.plan.candidates import best_placed
+from mpsim.plan.operations import Rows
 from mpsim.plan.placing import Pipeline, Placing, StageTimes
-from mpsim.plan.schedules import Rows
 
-__all__ = ["StageTimes", "zero_bubble_rows"]
+__all__ = ["Fitted", "StageTimes", "ZeroBubble", "zero_bubble_rows"]
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """A schedule whose rows are made for the times of a plan's stages; asked for rows alone, it takes them as alike."""
+
+    def __call__(self, ranks: int, microbatches: int, chunks: int = 1) -> Rows:
+        """Return rows for stages that are alike."""
+
+    def fit(
+        self, stages: Sequence[StageTimes], microbatches: int, message_s: float, limits: Sequence[float], chunks: int
+    ) -> Rows:
+        """Return rows for these stages, as `zero_bubble_rows` takes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroBubble:
+    """Automatic zero-bubble scheduling (Qi et al., https://arxiv.org/abs/2401.10241), as a registered schedule.
+
+    A simulated plan gives it the times of its own stages, its messages, and as much memory as its devices have left;
+    without those, each of F, I and W takes as long, and a rank holds twice what 1F1B does on the first one.
+
+    Examples
+    --------
+    >>> from mpsim.plan.schedules import format_rows
+    >>> print(format_rows(ZeroBubble()(2, 2)))
+    0F0 0F1 0I0 0I1 0W0 0W1
+    1F0 1I0 1F1 1I1 1W0 1W1
+    """
+
+    name: str = "zb-auto"
+
+    @property
+    def __name__(self) -> str:
+        return self.name
+
+    def __call__(self, ranks: int, microbatches: int, chunks: int = 1) -> Rows:
+        """Return rows for stages that are alike."""
+        alike = [StageTimes(1.0, 1.0, 1.0)] * (ranks * chunks)
+        return zero_bubble_rows(alike, microbatches, limits=2.0 * ranks * chunks, chunks=chunks, barrier=True)
+
+    def fit(
+        self, stages: Sequence[StageTimes], microbatches: int, message_s: float, limits: Sequence[float], chunks: int
+    ) -> Rows:
+        """Return rows for these stages."""
+        return zero_bubble_rows(stages, microbatches, message_s=message_s, limits=limits, chunks=chunks, barrier=True)
 
 
 def zero_bubble_rows(

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from itertools import product
 
 from mpsim.plan.greedy import Rules, greedy
+from mpsim.plan.operations import Operation, Rows
 from mpsim.plan.placing import Pipeline, Placing, in_order
 from mpsim.plan.rounds import rounds
-from mpsim.plan.schedules import Operation, Rows
 
 __all__ = ["FLAT", "Choice", "V", "aheads", "best_placed", "grid", "handcrafted"]
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mpsim import documents
 from mpsim.documents import Provenance
 from mpsim.errors import MpsimError, unknown
 from mpsim.plan.grid import Grid
+from mpsim.plan.operations import Rows
 from mpsim.plan.runtimes import resolve_runtime
-from mpsim.plan.schedules import Schedule, resolve_schedule
+from mpsim.plan.schedule_file import given_schedule
+from mpsim.plan.schedules import Schedule, resolve_schedule, rows_for
 from mpsim.units import format_bytes
 
 __all__ = ["LAUNCHES", "Plan", "check_size", "load_plan", "save_plan"]
@@ -18,8 +20,9 @@ __all__ = ["LAUNCHES", "Plan", "check_size", "load_plan", "save_plan"]
 MIB = 2**20
 LAUNCHES = ("eager", "graphs")
 _UNSAID = Provenance()
-_VERSION = 2
-_UPGRADES = {1: dict}  # the second version only adds how hosts launch
+_VERSION = 3
+# The second version only adds how hosts launch, the third the stages on each rank, and schedules as rows.
+_UPGRADES = {1: dict, 2: dict}
 # Each is several tasks on every stage: beyond this a replay takes the memory of a large machine.
 MOST_MICROBATCHES = 1_000_000
 
@@ -37,8 +40,9 @@ class Plan:
         Samples in one step over all replicas; 0: as many as `microbatches` of the workload's reference size.
     microbatches : int
         Parts into which a replica cuts its share of the batch.
-    schedule : str or callable
-        A name of ``SCHEDULES``, or a function ``(stages, microbatches) -> rows``.
+    schedule : str, callable or rows
+        A name of ``SCHEDULES``, a function ``(ranks, microbatches[, chunks]) -> rows``, a CSV file as
+        ``torch.distributed.pipelining`` writes it, or the rows themselves, as lists of `Operation` or as text.
     chunks : int
         Stages on each pipeline rank, where the schedule has several (virtual stages); 0: as many as it has unasked.
     boundaries : tuple of int or None
@@ -67,7 +71,7 @@ class Plan:
     tp: int = 1
     batch: int = 0
     microbatches: int = 1
-    schedule: str | Schedule = "1f1b"
+    schedule: str | Schedule | Rows = "1f1b"
     boundaries: tuple[int, ...] | None = None
     bucket_bytes: int = 25 * MIB
     first_bucket_bytes: int = MIB
@@ -83,6 +87,7 @@ class Plan:
                 raise MpsimError(f"plan: {name} is {getattr(self, name)}, expected 1 or more")
         if self.batch < 0:
             raise MpsimError(f"plan: batch is {self.batch}, expected 1 or more samples")
+        object.__setattr__(self, "schedule", given_schedule(self.schedule))
         resolve_schedule(self.schedule)
         resolve_runtime(self.runtime)
         if self.launch and self.launch not in LAUNCHES:
@@ -191,15 +196,15 @@ def check_size(plan: Plan) -> None:
 
 
 def save_plan(path: str | Path, plan: Plan, provenance: Provenance = _UNSAID) -> None:
-    """Write a plan as ``mpsim.plan/2``.
+    """Write a plan as ``mpsim.plan/3``; a schedule that has no registered name is saved as its rows.
 
     Raises
     ------
     MpsimError
-        Its schedule is a function, which a file cannot hold.
+        Its schedule does not give rows for it.
     """
     if not isinstance(plan.schedule, str):
-        raise MpsimError(f"plan's schedule is the function {plan.schedule_name!r}: register it in SCHEDULES to save it")
+        plan = replace(plan, schedule=rows_for(plan.schedule, plan.pp, plan.microbatches, plan.chunks or None))
     documents.write(path, "plan", _VERSION, _PlanFile(plan=plan, provenance=provenance))
 
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mpsim.plan.schedules import Operation, Rows
+from mpsim.plan.operations import Operation, Rows
 
 __all__ = ["Pipeline", "Placing", "StageTimes", "in_order"]
 

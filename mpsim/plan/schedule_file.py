@@ -16,9 +16,9 @@ from pathlib import Path
 from mpsim.documents import write_text
 from mpsim.errors import MpsimError, at
 from mpsim.plan.checks import check_form, check_rows
-from mpsim.plan.operations import Operation, Rows, Schedule, parse_cell
+from mpsim.plan.operations import Operation, Rows, Schedule, format_rows, parse_cell, parse_rows
 
-__all__ = ["microbatches_of", "read_schedule", "rows_schedule", "write_schedule"]
+__all__ = ["GivenRows", "given_schedule", "microbatches_of", "read_schedule", "rows_schedule", "write_schedule"]
 
 _OVERLAPPED = re.compile(r"\(([^;()]+);([^;()]+)\)OVERLAP_F_B")
 _SKIPPED = re.compile(r"\d+(UNSHARD|RESHARD|REDUCE_GRAD|SEND_F|RECV_F|SEND_B|RECV_B)\d*", re.ASCII)
@@ -103,7 +103,7 @@ def microbatches_of(rows: Sequence[Sequence[Operation]]) -> int:
     return max((operation.microbatch for row in rows for operation in row), default=-1) + 1
 
 
-def rows_schedule(rows: Sequence[Sequence[Operation]]) -> Schedule:
+def rows_schedule(rows: Sequence[Sequence[Operation]], name: str = "rows") -> GivenRows:
     """Return a schedule that gives these rows, for the ranks and micro-batches that they are for.
 
     Raises
@@ -125,16 +125,44 @@ def rows_schedule(rows: Sequence[Sequence[Operation]]) -> Schedule:
     """
     check_form(rows)
     check_rows(rows, len(rows), microbatches_of(rows))
-    return _Given(tuple(map(tuple, rows)))
+    return GivenRows(tuple(map(tuple, rows)), name)
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
-    """A schedule that knows one answer: a value, so that it can be compared, hashed and sent to other processes."""
+class GivenRows:
+    """A schedule that knows one answer: a value, so that it can be compared, hashed and sent to other processes.
+
+    Attributes
+    ----------
+    rows : tuple of tuple of Operation
+        A row for each pipeline rank.
+    name : str
+        What results call it.
+    """
 
     rows: tuple[tuple[Operation, ...], ...]
+    name: str = "rows"
+
+    @property
+    def __name__(self) -> str:
+        return self.name
+
+    @property
+    def ranks(self) -> int:
+        """For how many pipeline ranks it is."""
+        return len(self.rows)
+
+    @property
+    def microbatches(self) -> int:
+        """For how many micro-batches it is."""
+        return microbatches_of(self.rows)
+
+    def as_document(self) -> str:
+        """Return the rows as text, a line a rank: what a plan's file holds."""
+        return format_rows(self.rows)
 
     def __call__(self, ranks: int, microbatches: int, chunks: int | None = None) -> Rows:
+        """Return the rows, for what they are for alone."""
         own = (len(self.rows), microbatches_of(self.rows))
         if (ranks, microbatches) != own:
             raise MpsimError(
@@ -147,3 +175,28 @@ class _Given:
                 f"the schedule's rows have {stages} stages on {ranks} ranks, not {chunks} a rank: leave the number out"
             )
         return [list(row) for row in self.rows]
+
+
+_ROWS = re.compile(r"\s*\d+[FBIWU]\d+")
+
+
+def given_schedule(schedule: str | Schedule | Sequence[Sequence[Operation]]) -> str | Schedule:
+    """Return a schedule as a plan holds it: rows, their text, and a CSV file's name become what gives the rows.
+
+    Raises
+    ------
+    MpsimError
+        The file cannot be read, or the rows are no schedule.
+
+    Examples
+    --------
+    >>> given_schedule("gpipe"), given_schedule("0F0 0B0").ranks
+    ('gpipe', 1)
+    """
+    if isinstance(schedule, list | tuple):
+        return rows_schedule(schedule)
+    if isinstance(schedule, str) and schedule.lower().endswith(".csv"):
+        return rows_schedule(read_schedule(schedule), Path(schedule).stem)
+    if isinstance(schedule, str) and _ROWS.match(schedule):
+        return rows_schedule(parse_rows(schedule))
+    return schedule  # type: ignore[return-value]

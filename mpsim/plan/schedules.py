@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 
 from mpsim.errors import MpsimError, unknown
+from mpsim.plan.automatic import ZeroBubble
 from mpsim.plan.bidirectional import chimera, dualpipe
 from mpsim.plan.checks import check_rows
 from mpsim.plan.flat import eager_1f1b, gpipe, gpipe_accumulated, naive, one_f_one_b, pipedream, zb_h1, zb_h2
@@ -55,10 +56,13 @@ SCHEDULES: dict[str, Schedule] = {
     "dualpipe-v": dualpipe_v,
     "dualpipe": dualpipe,
     "chimera": chimera,
+    "zb-auto": ZeroBubble(),
 }
+# Held to their contract by tests, at every number of ranks and micro-batches: they are not checked again.
+_OURS = frozenset(SCHEDULES.values())
 
 
-def resolve_schedule(schedule: str | Schedule) -> Schedule:
+def resolve_schedule(schedule: str | Schedule | Rows) -> Schedule:
     """Return the function of a registered name; a function is returned as it is.
 
     Raises
@@ -73,6 +77,8 @@ def resolve_schedule(schedule: str | Schedule) -> Schedule:
     """
     if callable(schedule):
         return schedule
+    if not isinstance(schedule, str):
+        raise MpsimError(f"schedule is a {type(schedule).__name__}: give a name, a function, a CSV file or rows")
     if schedule not in SCHEDULES:
         raise unknown("schedule", schedule, SCHEDULES)
     return SCHEDULES[schedule]
@@ -90,7 +96,7 @@ def takes_chunks(schedule: Schedule) -> bool:
     return sum(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in parameters) > 2
 
 
-def rows_for(schedule: str | Schedule, ranks: int, microbatches: int, chunks: int | None = None) -> Rows:
+def rows_for(schedule: str | Schedule | Rows, ranks: int, microbatches: int, chunks: int | None = None) -> Rows:
     """Return the rows of a schedule, checked; without `chunks` with as many stages a rank as it has unasked.
 
     Raises
@@ -118,7 +124,8 @@ def rows_for(schedule: str | Schedule, ranks: int, microbatches: int, chunks: in
             f"schedule {name!r} has one stage a rank: leave the {chunks} chunks out, or use one that has several"
         )
     rows = function(*said.values())
-    check_rows(rows, ranks, microbatches)
+    if function not in _OURS:
+        check_rows(rows, ranks, microbatches)
     return rows
 
 

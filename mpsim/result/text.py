@@ -114,9 +114,7 @@ def _step(result: Result) -> str:
 
 def _steady(result: Result) -> str:
     """Return the step of many, where hosts that run ahead make it another than one alone."""
-    return (
-        f"{format_duration(result.steady_s)} a step" if result.launch == "eager" and result.steady_s is not None else ""
-    )
+    return f"{format_duration(result.steady_s or 0.0)} a step" if _apart(result) else ""
 
 
 def _throughput(result: Result) -> str:
@@ -257,3 +255,8 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
         cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         lines.append("  ".join(cells))
     return "\n".join(lines)
+
+
+def _apart(result: Result) -> bool:
+    """Whether steps back to back take another time than one alone."""
+    return result.steady_s is not None and abs(result.steady_s - result.step_s) > 1e-3 * result.step_s

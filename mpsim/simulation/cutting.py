@@ -9,6 +9,7 @@ from math import inf
 from mpsim.engine.replay import replay
 from mpsim.lowering.balancing import Scales, boundaries_worth_trying
 from mpsim.lowering.emit import program_of
+from mpsim.lowering.lower import cut_at
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.stages import scales_of
 from mpsim.program.account import account_devices
@@ -68,7 +69,7 @@ class _Search:
         self._try(boundaries_worth_trying(self._scales))
         while self._try(_neighbours(self._best, len(whole.workload.layers))):
             pass
-        return whole if self._best == whole.boundaries else whole.cut_at(self._best)
+        return whole if self._best == whole.boundaries else cut_at(whole, self._best)
 
     def _try(self, cuts: Iterable[_Boundaries]) -> bool:
         """Try the cuts that were not yet, the most promising first; return whether one of them is better than all."""
@@ -77,7 +78,7 @@ class _Search:
         for cut in sorted(least, key=lambda cut: (round_step(least[cut]), cut)):
             if (False, round_step(least[cut])) >= self._score:
                 break
-            program = program_of(self._lowering.cut_at(cut))
+            program = program_of(cut_at(self._lowering, cut))
             self._left -= len(program.tasks)
             if self._left < 0 or len(self._seen) == _MOST_REPLAYS:
                 break

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -18,21 +18,18 @@ from mpsim.lowering.lower import lower
 from mpsim.lowering.stages import microbatch_size
 from mpsim.plan.model import Plan, check_size
 from mpsim.program.account import account_devices, account_traffic, spans_of
-from mpsim.program.model import Program
-from mpsim.program.repeat import in_a_row
+from mpsim.program.model import Program, Timing
 from mpsim.result.model import Result, Spans
 from mpsim.result.statistics import middle
 from mpsim.scaling import Scaling
 from mpsim.simulation.baseline import one_device
 from mpsim.simulation.cutting import fastest_cut
+from mpsim.simulation.steady import steady_s
 from mpsim.simulation.trials import ProgramOf, trial_steps
 from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
 
 __all__ = ["Label", "play", "simulate"]
-
-# By the third step a host has run as far ahead as it ever will.
-_STEPS = 4
 
 
 class Label(NamedTuple):
@@ -95,7 +92,7 @@ def simulate(
     processes : int
         Processes that share the trials.
     spans : bool
-        Keep what ran when; without it a result is small.
+        Keep what ran when, and find out what steps in a row take; without it a result is small, and soon there.
 
     Returns
     -------
@@ -128,8 +125,9 @@ def simulate(
             f"baseline has a global batch of {baseline.global_batch}, the plan {batch}: a speedup needs equal ones"
         )
     name, seconds = (baseline.plan, baseline.step_s) if baseline else one_device(lowering, batch, unchecked=unchecked)
+    lowering = fastest_cut(lowering)
     return play(
-        partial(program_of, fastest_cut(lowering)),
+        partial(program_of, lowering),
         topology,
         lowering.place,
         trials=trials,
@@ -152,6 +150,7 @@ def simulate(
         ),
         global_batch=batch,
         baseline_step_s=seconds,
+        steady=partial(steady_s, lowering) if spans or lowering.launches else lambda program, timing: None,
     )
 
 
@@ -159,13 +158,6 @@ def _check_finite(step_s: float) -> None:
     """Times of 1e308 s each are finite, their sum is not."""
     if not math.isfinite(step_s):
         raise MpsimError(f"the step lasts {step_s} s, more than a number holds: check the costs, speeds and bandwidths")
-
-
-def _steady_s(program: Program, topology: Topology) -> float:
-    """Return by how much the last of several steps in a row ends later than the one before it."""
-    steps, firsts = in_a_row(program, _STEPS)
-    end_s = replay(steps, topology).end_s
-    return max(end_s[firsts[-1] :]) - max(end_s[firsts[-2] : firsts[-1]])
 
 
 def play(
@@ -182,8 +174,9 @@ def play(
     label: Label,
     global_batch: int = 0,
     baseline_step_s: float = 0.0,
+    steady: Callable[[Program, Timing], float | None] | None = None,
 ) -> Result:
-    """Replay the trials of a program and account for the middle one."""
+    """Replay the trials of a program and account for the middle one; `steady` tells what steps in a row take."""
     if trials < 1:
         raise MpsimError(f"trials is {trials}, expected 1 or more")
     if processes < 1:
@@ -198,7 +191,7 @@ def play(
         timing, free = replay(program, topology), replay(program, topology, free=True)
         _check_finite(timing.step_s)
         uses = account_devices(program, topology, place, timing, free)
-        steady_s = _steady_s(program, topology) if label.launch == "eager" else timing.step_s
+        steady_s = timing.step_s if steady is None else steady(program, timing)
         ran = spans_of(program, place, timing) if spans else Spans()
     traffic = account_traffic(program)
     return Result(

@@ -1,0 +1,90 @@
+"""Rows made for a plan's own stages: what each takes and holds, what messages take, and how much memory is left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mpsim.collectives.traffic import point_to_point
+from mpsim.lowering.costs import Costs
+from mpsim.lowering.memory import residents_of
+from mpsim.lowering.stages import Stage
+from mpsim.plan.automatic import Fitted, StageTimes
+from mpsim.plan.model import Plan
+from mpsim.plan.operations import Operation
+from mpsim.plan.schedules import resolve_schedule
+from mpsim.plan.shape import Shape
+from mpsim.topology.routes import Routes
+from mpsim.workload.costs import median_s
+
+__all__ = ["fitted_rows"]
+
+_Rows = tuple[tuple[Operation, ...], ...]
+
+
+def fitted_rows(
+    rows: _Rows, plan: Plan, shape: Shape, stages: Sequence[Stage], costs: Costs, routes: Routes, place: Sequence[int]
+) -> _Rows:
+    """Return the rows that a plan's schedule makes for these stages; those it has where it makes none.
+
+    Of replicas and ranks that share a stage the slowest counts. What a rank has left is its device's memory less what
+    it holds throughout and its gradients; where memories are not known, room for twice what 1F1B holds.
+    """
+    schedule = resolve_schedule(plan.schedule)
+    if not isinstance(schedule, Fitted) or shape.directions > 1 or plan.pp == 1:
+        return rows
+    devices = [
+        [place[(d * plan.pp + home) * plan.tp + t] for d in range(plan.dp) for t in range(plan.tp)]
+        for home in shape.home
+    ]
+    times = [_times(stage, own, costs, routes) for stage, own in zip(stages, devices, strict=True)]
+    limits = [_limit(rank, shape, stages, devices, routes) for rank in range(plan.pp)]
+    message_s = max(
+        (
+            _message_s(routes, here[0], there[0], stage.output.forward_bytes)
+            for stage, here, there in zip(stages, devices, devices[1:], strict=False)
+            if stage.output is not None and here != there
+        ),
+        default=0.0,
+    )
+    found = schedule.fit(times, plan.microbatches, message_s, limits, shape.stages // plan.pp)
+    return tuple(map(tuple, found))
+
+
+def _times(stage: Stage, devices: Sequence[int], costs: Costs, routes: Routes) -> StageTimes:
+    nodes = [routes.topology.devices[device] for device in devices]
+    own = [
+        [
+            sum(median_s(cost.samples)[clock] for cost in costs.of(node.type)[stage.layers.start : stage.layers.stop])
+            / node.speed
+            for clock in range(3)
+        ]
+        for node in nodes
+    ]
+    held = float(max(stage.activation_bytes, 1))
+    forward_s, inputs_s, weights_s = (max(column) for column in zip(*own, strict=True))
+    return StageTimes(forward_s, inputs_s, weights_s, held=held, kept=held)
+
+
+def _limit(rank: int, shape: Shape, stages: Sequence[Stage], devices: Sequence[Sequence[int]], routes: Routes) -> float:
+    held = [stages[s] for s, home in enumerate(shape.home) if home == rank]
+    once = sum(max(stage.activation_bytes, 1) for stage in held)
+    memories = [
+        routes.topology.devices[device].memory_bytes
+        for s, home in enumerate(shape.home)
+        if home == rank
+        for device in devices[s]
+    ]
+    if not all(memories):
+        return 2.0 * (max(shape.home) + 1) * once
+    throughout = sum(one.bytes for stage in held for one in residents_of(stage, stage.buckets, 0))
+    gradients = sum(gradient.bytes for stage in held for _, gradient in stage.gradients)
+    return float(max(min(memories) - throughout - gradients, once))
+
+
+def _message_s(routes: Routes, source: int, target: int, count: int) -> float:
+    if not count:
+        return routes.latency_s(routes.path(source, target))
+    traffic = point_to_point(routes, source, target, count)
+    links = routes.topology.links
+    used = zip(traffic.links, traffic.bytes, strict=True)
+    return traffic.latency_s + max(n / links[i].bandwidth_bytes_per_s for i, n in used)

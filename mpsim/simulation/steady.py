@@ -1,0 +1,66 @@
+"""What a step takes where steps follow one another: a rank begins its next one when it is done with its own part."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mpsim.engine.replay import replay
+from mpsim.lowering.emit import program_of
+from mpsim.lowering.lower import cut_at, lower
+from mpsim.lowering.model import Lowering
+from mpsim.plan.schedule_file import GivenRows
+from mpsim.program.model import Program, Timing
+from mpsim.program.repeat import in_a_row
+
+__all__ = ["steady_s"]
+
+# By the third step a host has run as far ahead as it ever will, and ranks have drifted apart as far.
+_STEPS = 4
+# Of one step: replaying four of more takes longer than what it tells is worth.
+_MOST_TASKS = 60_000
+
+
+def steady_s(lowering: Lowering, program: Program, timing: Timing) -> float | None:
+    """Return the time between the ends of steps that follow one another; None where the program is too large.
+
+    Ranks that neither wait for one another's stages nor for a host take as long as for a single step. Where stages
+    update as their rows say, and not at the end, there is no end of a step to wait for: then it is what twice as many
+    micro-batches take longer.
+
+    Parameters
+    ----------
+    lowering, program, timing
+        A plan, and one step of it.
+
+    Examples
+    --------
+    >>> from mpsim.plan.model import Plan
+    >>> from mpsim.topology.spec import parse_topology
+    >>> from mpsim.workload.model import Layer, Workload
+    >>> layers = [Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "ab"]
+    >>> work = Workload.chain("two", layers)
+    >>> lowering = lower(work, parse_topology("chain:2,link=1GB/s@0"), Plan(pp=2, microbatches=4))
+    >>> program = program_of(lowering)
+    >>> timing = replay(program, lowering.topology)
+    >>> timing.step_s, steady_s(lowering, program, timing)
+    (15.0, 15.0)
+    """
+    if lowering.asynchronous:
+        return _asynchronous_s(lowering, timing)
+    if len(lowering.rows) == 1 and not lowering.launches:
+        return timing.step_s
+    if len(program.tasks) > _MOST_TASKS:
+        return None
+    steps, firsts = in_a_row(program, _STEPS)
+    end_s = replay(steps, lowering.topology).end_s
+    return max(end_s[firsts[-1] :]) - max(end_s[firsts[-2] : firsts[-1]])
+
+
+def _asynchronous_s(lowering: Lowering, timing: Timing) -> float | None:
+    plan = lowering.plan
+    if isinstance(plan.schedule, GivenRows):
+        return None  # of other micro-batches it says nothing
+    longer = replace(plan, microbatches=2 * plan.microbatches, batch=2 * plan.batch)
+    by_type, speed = lowering.costs.by_type, lowering.host_speed
+    twice = lower(lowering.workload, lowering.topology, longer, by_type=by_type, host_speed=speed)
+    return replay(program_of(cut_at(twice, lowering.boundaries)), lowering.topology).step_s - timing.step_s
