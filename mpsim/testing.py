@@ -92,9 +92,7 @@ def _check_rows_of(schedule: Schedule, rows: Rows, point: tuple[int, ...]) -> No
     if len(point) > 2 and max(operation.stage for row in rows for operation in row) + 1 != ranks * point[2]:
         raise MpsimError(f"it was asked for {point[2]} stages a rank and gave another number of them")
     step_s = max(end_s for row in unit_times(rows) for _, end_s in row)
-    # Of two that share a cell a replay knows the moments apart, unit times do not.
-    shared = any(operation.overlaps for row in rows for operation in row)
-    simulated_s = step_s if shared else _simulated_s(schedule, shape_of(rows).stages, point)
+    simulated_s = _simulated_s(rows, microbatches)
     if simulated_s != step_s:
         raise MpsimError(
             f"on free links the step takes {simulated_s} times a third of a stage's pass, by unit times {step_s}:"
@@ -102,12 +100,13 @@ def _check_rows_of(schedule: Schedule, rows: Rows, point: tuple[int, ...]) -> No
         )
 
 
-def _simulated_s(schedule: Schedule, stages: int, point: tuple[int, ...]) -> float:
-    layers = [Layer.given(f"layer{s}", forward_s=1.0, backward_s=2.0, saved_bytes=1) for s in range(stages)]
+def _simulated_s(rows: Rows, microbatches: int) -> float:
+    layers = [
+        Layer.given(f"layer{s}", forward_s=1.0, backward_s=2.0, saved_bytes=1) for s in range(shape_of(rows).stages)
+    ]
     work = Workload.chain("contract", layers)
-    ranks, microbatches, chunks = (*point, 0)[:3]
-    plan = Plan(pp=ranks, microbatches=microbatches, schedule=schedule, chunks=chunks)
-    return simulate(work, chain(ranks, link=Wire(math.inf)), plan, spans=False).step_s
+    plan = Plan(pp=len(rows), microbatches=microbatches, schedule=rows)
+    return simulate(work, chain(len(rows), link=Wire(math.inf)), plan, spans=False).step_s
 
 
 def check_topology(builder: Callable[..., Topology], *arguments: object, **keywords: object) -> None:

@@ -14,6 +14,7 @@ from mpsim.lowering.model import Lowering
 from mpsim.lowering.passes.buckets import buckets
 from mpsim.lowering.passes.hold import hold
 from mpsim.lowering.passes.messages import messages
+from mpsim.lowering.passes.overlap import overlap
 from mpsim.lowering.passes.post import post
 from mpsim.lowering.passes.segment import segment
 from mpsim.lowering.passes.shard import shard
@@ -29,6 +30,7 @@ PASSES: tuple[Pass, ...] = (
     post,  # when it is posted and waited for, as the runtime does
     segment,  # computations cut where layers exchange and buckets are full
     shard,  # what ranks exchange that share layers
+    overlap,  # two operations in one cell, one computing while the other exchanges
     buckets,  # gradients of replicas, as backward makes them ready
     tied,  # gradients of what several stages hold
     hold,  # what is kept, and for how long

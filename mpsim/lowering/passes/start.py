@@ -13,9 +13,9 @@ def start(lowering: Lowering, rank: int) -> Instructions:
     stages = lowering.stages
     found: Instructions = []
     for operation in lowering.rows[rank]:
-        stage, kind, microbatch = operation[:3]
+        stage, kind, microbatch, overlaps = operation
         layers = stages[stage].layers
-        found.append(Compute(stage, kind, microbatch, layers.start, layers.stop))
+        found.append(Compute(stage, kind, microbatch, layers.start, layers.stop, overlaps=overlaps))
     if not lowering.asynchronous:
         held = [stage for stage, home in enumerate(lowering.shape.home) if home == rank]
         found += [Compute(stage, "U", -1, stages[stage].layers.start, stages[stage].layers.stop) for stage in held]
