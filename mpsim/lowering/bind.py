@@ -103,13 +103,13 @@ class _Binding:
         lowering, plan = self.lowering, self.lowering.plan
         steps: list[Instruction] = []
         for one in instructions:
-            if isinstance(one, Compute):
+            if type(one) is Compute:
                 steps += self.compute(one)
-            elif isinstance(one, (Send, Receive)):
+            elif type(one) is Send or type(one) is Receive:
                 steps.append(self.message(one))
-            elif isinstance(one, Collective):
+            elif type(one) is Collective:
                 steps.append(self.collective(one))
-            elif isinstance(one, Wait) and not self.alone:
+            elif type(one) is Wait and not self.alone:
                 steps.append(Wait(tuple([self.key_of(key) for key in one.keys])))
             else:
                 steps.append(one)

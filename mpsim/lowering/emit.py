@@ -16,7 +16,7 @@ from mpsim.lowering.board import NOW, Board, Now
 from mpsim.lowering.draws import Draw, delayed
 from mpsim.lowering.held import Held
 from mpsim.lowering.hosts import HOST, Hosts
-from mpsim.lowering.instructions import Collective, Compute, Drop, Hold, Key, Post, Receive, Script, Wait
+from mpsim.lowering.instructions import Collective, Compute, Drop, Hold, Key, Post, Receive, Script, Send, Wait
 from mpsim.lowering.joins import Joins
 from mpsim.lowering.launch import Launch
 from mpsim.lowering.memory import residents_of
@@ -137,20 +137,19 @@ class _Rank:
 
     def follow(self) -> bool:
         """Go on for as long as what is waited for is known; return whether this was all."""
-        steps = self.steps
-        while self.at < len(steps):
-            step = steps[self.at]
-            if isinstance(step, Compute):
-                self.run(step)
-            elif isinstance(step, Wait):
+        begun = self.at
+        for at, step in enumerate(self.steps[begun:] if begun else self.steps, start=begun):
+            if type(step) is Wait:
                 if self.player.joins.open(step.keys):
+                    self.at = at
                     return False
                 self.wait(step)
-            elif isinstance(step, (Hold, Drop)):
+            elif type(step) is Compute:
+                self.run(step)
+            elif type(step) is Hold or type(step) is Drop:
                 self.held.note(step)
-            else:
+            elif isinstance(step, (Send, Receive, Collective)):
                 self.post(step)
-            self.at += 1
         self.player.allocations += self.held.allocations
         return True
 
@@ -174,8 +173,9 @@ class _Rank:
         """Wait for messages and collectives; where it is the host that waits, it launches nothing meanwhile."""
         ends = [self.ends.get(key) or self.player.joins.end(key) or self.arrival(key) for key in step.keys]
         self.now = self.now.and_(*ends)
-        reduced = [end for key, end in zip(step.keys, ends, strict=True) if key in self.reductions]
-        self.held.reduced([max((*end.after, *end.after_buffered)) for end in reduced])
+        if self.reductions:
+            reduced = [end for key, end in zip(step.keys, ends, strict=True) if key in self.reductions]
+            self.held.reduced([max((*end.after, *end.after_buffered)) for end in reduced])
         if self.runtime.host_waits:
             self.host = self.now
 

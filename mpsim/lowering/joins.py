@@ -45,7 +45,9 @@ class Joins:
 
     def open(self, keys: Sequence[Key]) -> bool:
         """Whether any of these waits for a rank that has yet to post it."""
-        found = [self._open[key] for key in keys if key in self._open] if self._open else []
+        if not self._open:
+            return False
+        found = [self._open[key] for key in keys if key in self._open]
         return any(len(posted) < len(step.group) for step, posted in found)
 
     def close(self, key: Key) -> None:
@@ -56,7 +58,8 @@ class Joins:
 
     def end(self, key: Key) -> Now | None:
         """Return what whoever waits for a collective waits for, where this knows of one."""
-        self.close(key)
+        if self._open:
+            self.close(key)
         return Now((self._tasks[key],)) if key in self._tasks else None
 
     def _put(self, step: Collective, now: Now = NOW) -> int:

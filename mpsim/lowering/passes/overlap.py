@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import zip_longest
 
-from mpsim.lowering.instructions import Collective, Compute, Instructions, Send, Wait
+from mpsim.lowering.instructions import Collective, Compute, Instructions, Key, Send, Wait
 from mpsim.lowering.model import Lowering
 
 __all__ = ["overlap"]
@@ -40,6 +40,7 @@ def _cell(instructions: Instructions, at: int) -> tuple[Instructions, int]:
     bodies: dict[tuple[int, str, int], Instructions] = {}
     early: Instructions = []
     late: Instructions = []
+    sent: set[Key] = set()
     own = None
     while at < len(instructions):
         one = instructions[at]
@@ -50,15 +51,14 @@ def _cell(instructions: Instructions, at: int) -> tuple[Instructions, int]:
         if isinstance(one, Compute | Collective) or (isinstance(one, Wait) and isinstance(one.keys[0], tuple)):
             assert own is not None
             bodies.setdefault(own, []).append(one)
-        elif isinstance(one, Send):
+        elif isinstance(one, Send) or (isinstance(one, Wait) and one.keys[0] in sent):
+            sent |= {one.key} if isinstance(one, Send) else set()
             late.append(one)
         elif len(bodies) == 2:
             break  # of what comes next
         else:
             early.append(one)
         at += 1
-        if isinstance(one, Send) and len(bodies) == 2:
-            break
     return early + _in_turn(*bodies.values()) + late, at
 
 
