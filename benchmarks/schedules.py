@@ -42,6 +42,7 @@ STEPS = {
     "dualpipe-v": "2m (F + B) + (p − 1)(F&B + B − 3W), F&B what two in one cell take",
     "dualpipe": "m (F + B) + (p / 2 − 1)(F&B + B − 3W)",
     "chimera": "m (F + B) + (p − 2) F, where F = B and m = p",
+    "zb-auto": "none in closed form: made for a plan's own stages, messages and memory; drawn for stages alike",
 }
 HEAD = """\
 # Schedules
@@ -101,7 +102,7 @@ def section(name: str) -> str:
 
 
 def picture(drawings: dict[str, Drawing], stages: dict[str, int], path: Path) -> None:
-    rows = -(-len(drawings) // 2)
+    rows = len(drawings) // 2 + 1  # and a place for the legend
     figure, grid = plt.subplots(rows, 2, figsize=(19, 1.75 * rows), layout="constrained")
     for ax, (name, drawing) in zip(grid.T.flat, drawings.items(), strict=False):
         each = stages[name]

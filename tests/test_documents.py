@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mpsim import documents
 from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan, load_plan, save_plan
+from mpsim.plan.schedules import gpipe
 from mpsim.result.file import load_result, save_result
 from mpsim.simulation import simulate
 from mpsim.topology.builders import ring
@@ -30,7 +31,7 @@ WORK = Workload.chain(
 TOPOLOGY = ring(3, link=Wire(1e9, 1e-6))
 PLAN = Plan(dp=1, pp=2, batch=4, microbatches=4, boundaries=(1,), devices=(2, 0))
 # The newest, where it is not 1.
-VERSIONS = {"workload": 2, "plan": 2, "result": 4, "topology": 4}
+VERSIONS = {"workload": 2, "plan": 3, "result": 4, "topology": 4}
 NOUNS = {
     "workload": (save_workload, load_workload, WORK),
     "topology": (save_topology, load_topology, TOPOLOGY),
@@ -277,18 +278,20 @@ def test_where_nothing_can_be_written(path, tmp_path):
         save_workload(f"{tmp_path}/{path}", WORK)
 
 
-def test_a_schedule_that_is_a_function_cannot_be_saved(tmp_path):
-    with pytest.raises(MpsimError, match="plan's schedule is the function 'anyhow': register it in SCHEDULES"):
-        save_plan(tmp_path / "plan.json", Plan(schedule=_named("anyhow")))
+def test_a_schedule_that_is_a_function_is_saved_as_its_rows(tmp_path):
+    def mine(ranks, microbatches):
+        return gpipe(ranks, microbatches)
+
+    save_plan(tmp_path / "plan.json", Plan(pp=2, microbatches=2, schedule=mine))
+    plan = load_plan(tmp_path / "plan.json")
+    assert plan == Plan(pp=2, microbatches=2, schedule="0F0 0F1 0B0 0B1\n1F0 1F1 1B0 1B1")
+    assert plan.schedule(2, 2) == gpipe(2, 2)
+
+
+def test_rows_that_are_no_schedule_are_not_saved(tmp_path):
+    with pytest.raises(MpsimError, match="schedule has 0 rows, the plan has 1 pipeline ranks"):
+        save_plan(tmp_path / "plan.json", Plan(schedule=lambda ranks, microbatches: []))
     assert list(tmp_path.iterdir()) == []
-
-
-def _named(name: str):
-    def schedule(stages, microbatches):
-        return []
-
-    schedule.__name__ = name
-    return schedule
 
 
 def test_a_workload_made_by_hand_is_kept(tmp_path):

@@ -27,8 +27,16 @@ class _Shown(NamedTuple):
 @click.option("--microbatch", type=int, metavar="B", help="Of a workload: at this micro-batch.")
 @click.option("--tensor", type=int, metavar="N", help="Of a workload: one of so many tensor-parallel ranks.")
 @click.option("--top", type=int, metavar="N", help="Of a sweep: so many plans; by default all.")
+@click.option("--schedule", is_flag=True, help="Of a plan: what each pipeline rank runs, in order.")
 @json_option
-def show(things: tuple[str, ...], microbatch: int | None, tensor: int | None, top: int | None, as_json: bool) -> None:
+def show(
+    things: tuple[str, ...],
+    microbatch: int | None,
+    tensor: int | None,
+    top: int | None,
+    schedule: bool,
+    as_json: bool,
+) -> None:
     """Show THING: a file of mpsim's, a topology such as torus:4x4,link=nvlink4, a model of the zoo, or the catalog.
 
     \b
@@ -42,7 +50,7 @@ def show(things: tuple[str, ...], microbatch: int | None, tensor: int | None, to
     for name, value, least in (("microbatch", microbatch, 1), ("tensor", tensor, 1), ("top", top, 0)):
         if value is not None and value < least:
             raise MpsimError(f"--{name} is {value}, expected {least} or more")
-    found = [_find(thing, microbatch, tensor, top) for thing in things]
+    found = [_find(thing, microbatch, tensor, top, schedule) for thing in things]
     if as_json:
         plain = [one.plain() for one in found]
         print_json(plain[0] if len(plain) == 1 else {"shown": plain})
@@ -50,13 +58,17 @@ def show(things: tuple[str, ...], microbatch: int | None, tensor: int | None, to
         click.echo("\n\n".join(one.text() for one in found))
 
 
-def _find(thing: str, microbatch: int | None, tensor: int | None, top: int | None) -> _Shown:
+def _find(thing: str, microbatch: int | None, tensor: int | None, top: int | None, schedule: bool) -> _Shown:
     from mpsim.cli.identify import noun_of
     from mpsim.workload.zoo import ZOO
 
     noun = noun_of(thing) if Path(thing).is_file() else ""
     if top is not None and noun != "sweep":
         raise MpsimError(f"--top counts the plans of a sweep, {thing!r} is none: leave it out")
+    if schedule and noun != "plan":
+        raise MpsimError(f"--schedule shows the rows of a plan file, {thing!r} is none: leave it out")
+    if noun == "plan":
+        return _plan(thing, schedule)
     if noun == "workload":
         return _workload(thing, microbatch, tensor or 1)
     if microbatch is not None or tensor is not None:
@@ -66,7 +78,7 @@ def _find(thing: str, microbatch: int | None, tensor: int | None, top: int | Non
     if noun == "sweep":
         return _sweep(thing, top or 0)
     if noun:
-        return {"topology": _topology, "plan": _plan, "result": _result}[noun](thing)
+        return {"topology": _topology, "result": _result}[noun](thing)
     if thing == "catalog":
         return _catalog()
     if thing in ZOO:
@@ -93,19 +105,33 @@ def _topology(text: str) -> _Shown:
     return _Shown(lambda: draw(topology), lambda: topology_to_dict(topology))
 
 
-def _plan(path: str) -> _Shown:
+def _plan(path: str, schedule: bool) -> _Shown:
     from mpsim import documents
+    from mpsim.plan.checks import marked_grid
     from mpsim.plan.model import load_plan
+    from mpsim.plan.operations import format_rows
+    from mpsim.plan.rows import rows_of
     from mpsim.units import format_bytes
 
     plan = load_plan(path)
-    names = ("dp", "pp", "tp", "batch", "microbatches", "schedule", "boundaries", "bucket_bytes",
+    names = ("dp", "pp", "tp", "batch", "microbatches", "schedule", "chunks", "boundaries", "bucket_bytes",
              "first_bucket_bytes", "algorithm", "devices", "runtime")  # fmt: skip
     fields = {name: documents.encode(getattr(plan, name)) for name in names}
     more = [f"batch {plan.batch or 'as the workload'}", f"buckets of {format_bytes(plan.bucket_bytes)}", plan.runtime]
+    rows = rows_of(plan) if schedule else ()
     return _Shown(
-        lambda: f"{plan.text}\n{plan.strategy} over {plan.ranks} devices, {', '.join(more)}",
-        lambda: {"plan": plan.text, "strategy": plan.strategy, "ranks": plan.ranks} | fields,
+        lambda: "\n".join(
+            [
+                plan.text,
+                f"{plan.strategy} over {plan.ranks} devices, {', '.join(more)}",
+                *([marked_grid(rows, ())] if schedule else []),
+            ]
+        ),
+        lambda: (
+            {"plan": plan.text, "strategy": plan.strategy, "ranks": plan.ranks}
+            | fields
+            | ({"rows": format_rows(rows).splitlines()} if schedule else {})
+        ),
     )
 
 

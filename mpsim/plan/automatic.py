@@ -44,7 +44,7 @@ class ZeroBubble:
     --------
     >>> from mpsim.plan.schedules import format_rows
     >>> print(format_rows(ZeroBubble()(2, 2)))
-    0F0 0F1 0I0 0I1 0W0 0W1
+    0F0 0F1 0I0 0W0 0I1 0W1
     1F0 1I0 1F1 1I1 1W0 1W1
     """
 

@@ -150,7 +150,7 @@ def simulate(
         ),
         global_batch=batch,
         baseline_step_s=seconds,
-        steady=partial(steady_s, lowering) if spans or lowering.launches else lambda program, timing: None,
+        steady=partial(steady_s, lowering, pipelines=spans),
     )
 
 

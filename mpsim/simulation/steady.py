@@ -20,7 +20,7 @@ _STEPS = 4
 _MOST_TASKS = 60_000
 
 
-def steady_s(lowering: Lowering, program: Program, timing: Timing) -> float | None:
+def steady_s(lowering: Lowering, program: Program, timing: Timing, *, pipelines: bool = True) -> float | None:
     """Return the time between the ends of steps that follow one another; None where the program is too large.
 
     Ranks that neither wait for one another's stages nor for a host take as long as for a single step. Where stages
@@ -31,6 +31,8 @@ def steady_s(lowering: Lowering, program: Program, timing: Timing) -> float | No
     ----------
     lowering, program, timing
         A plan, and one step of it.
+    pipelines : bool
+        Whether to replay pipelines whose hosts take no time; otherwise theirs is not known.
 
     Examples
     --------
@@ -46,10 +48,10 @@ def steady_s(lowering: Lowering, program: Program, timing: Timing) -> float | No
     (15.0, 15.0)
     """
     if lowering.asynchronous:
-        return _asynchronous_s(lowering, timing)
+        return _asynchronous_s(lowering, timing) if pipelines else None
     if len(lowering.rows) == 1 and not lowering.launches:
         return timing.step_s
-    if len(program.tasks) > _MOST_TASKS:
+    if len(program.tasks) > _MOST_TASKS or not (pipelines or lowering.launches):
         return None
     steps, firsts = in_a_row(program, _STEPS)
     end_s = replay(steps, lowering.topology).end_s
