@@ -141,9 +141,16 @@ class Scales:
 
 def _by_stage(place: tuple[int, ...], plan: Plan, shape: Shape) -> list[list[list[int]]]:
     """Return the devices that share the layers of each stage: of every replica, and of every copy in it."""
-    ranks = np.reshape(place, (plan.dp, plan.pp, plan.tp)).tolist()
+    grid = plan.grid
     homes = [shape.home[stage :: shape.stages] for stage in range(shape.stages)]
-    return [[replica[home] for replica in ranks for home in copies] for copies in homes]
+    return [
+        [
+            [place[rank] for rank in grid.group(grid.rank(dp=d, pp=home), "tp")]
+            for d in range(plan.dp)
+            for home in copies
+        ]
+        for copies in homes
+    ]
 
 
 class _Clock:

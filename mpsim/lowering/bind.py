@@ -49,12 +49,8 @@ def scripts(lowering: Lowering, draw: Draw | None = None) -> tuple[Script, ...]:
     plan = lowering.plan
     written = [instructions_of(lowering, p) for p in range(plan.pp)]
     keys = _Keys(2 * len(lowering.stages) * plan.microbatches * plan.dp * plan.tp)
-    return tuple(
-        _Binding(lowering, draw, keys, d, p, t).script(written[p])
-        for d in range(plan.dp)
-        for p in range(plan.pp)
-        for t in range(plan.tp)
-    )
+    bindings = [_Binding(lowering, draw, keys, rank) for rank in range(plan.grid.size)]
+    return tuple(binding.script(written[binding.at["pp"]]) for binding in bindings)
 
 
 def collective_scripts(sizes: Sequence[int], kind: str, devices: Sequence[int]) -> tuple[Script, ...]:
@@ -86,21 +82,21 @@ class _Keys:
 class _Binding:
     """Makes the instructions of a pipeline rank those of one rank."""
 
-    def __init__(self, lowering: Lowering, draw: Draw | None, keys: _Keys, d: int, p: int, t: int) -> None:
-        self.lowering, self.draw, self.number = lowering, draw, keys
-        self.d, self.p, self.t = d, p, t
+    def __init__(self, lowering: Lowering, draw: Draw | None, keys: _Keys, rank: int) -> None:
+        self.lowering, self.draw, self.number, self.rank = lowering, draw, keys, rank
+        self.grid = lowering.grid
+        self.at = self.grid.at(rank)
         self.times: dict[int, RankTimes] = {}
         self.keys: dict[Key, int] = {}
         self.peers: dict[int, int] = {}
         # Each (d, :, t) has messages of its own; where there is one line of ranks, numbers stay as they are.
-        self.lines, self.line = lowering.plan.dp * lowering.plan.tp, d * lowering.plan.tp + t
+        self.lines, self.line = self.grid.size // lowering.plan.pp, self.at["dp"] * lowering.plan.tp + self.at["tp"]
         self.in_order = lowering.place == tuple(range(len(lowering.place)))
         self.alone = self.lines == 1 and not (lowering.tied or any(stage.exchanges for stage in lowering.stages))
         self.groups: dict[tuple[str, tuple[int, ...]], tuple[int, ...]] = {}
 
     def script(self, instructions: Instructions) -> Script:
         """Return the script of the rank."""
-        lowering, plan = self.lowering, self.lowering.plan
         steps: list[Instruction] = []
         for one in instructions:
             if type(one) is Compute:
@@ -113,11 +109,7 @@ class _Binding:
                 steps.append(Wait(tuple([self.key_of(key) for key in one.keys])))
             else:
                 steps.append(one)
-        return Script(
-            device=lowering.device(self.d, self.p, self.t),
-            rank=(self.d * plan.pp + self.p) * plan.tp + self.t,
-            steps=tuple(steps),
-        )
+        return Script(device=self.lowering.place[self.rank], rank=self.rank, steps=tuple(steps))
 
     def message(self, one: Send | Receive) -> Instruction:
         """Return a message with its other end."""
@@ -125,7 +117,7 @@ class _Binding:
         if self.alone and self.in_order:
             return one
         if peer not in self.peers:
-            self.peers[peer] = self.lowering.device(self.d, peer, self.t)
+            self.peers[peer] = self.device(peer)
         return type(one)(key * self.lines + self.line, self.peers[peer], count, stage, to, microbatch, way)
 
     def collective(self, one: Collective) -> Instruction:
@@ -155,22 +147,25 @@ class _Binding:
     def group(self, axis: str, ranks: tuple[int, ...]) -> tuple[int, ...]:
         """Return the devices that differ from this one along an axis; of the pipeline's those at `ranks` alone."""
         if (axis, ranks) not in self.groups:
-            device, plan = self.lowering.device, self.lowering.plan
-            self.groups[axis, ranks] = {
-                "dp": lambda: tuple(device(d, self.p, self.t) for d in range(plan.dp)),
-                "pp": lambda: tuple(device(self.d, p, self.t) for p in ranks),
-                "tp": lambda: tuple(device(self.d, self.p, t) for t in range(plan.tp)),
-            }[axis]()
+            place = self.lowering.place
+            own = (
+                [place[rank] for rank in self.grid.group(self.rank, axis)] if axis != "pp" else map(self.device, ranks)
+            )
+            self.groups[axis, ranks] = tuple(own)
         return self.groups[axis, ranks]
+
+    def device(self, rank: int) -> int:
+        """Return the device of a pipeline rank that is this one's in all else."""
+        return self.lowering.place[self.grid.rank(**(self.at | {"pp": rank}))]
 
     def times_of(self, stage: int) -> RankTimes:
         """Return the layer times of a stage on this rank: medians, or what a trial drew for its device."""
         lowering, draw, plan = self.lowering, self.draw, self.lowering.plan
         layers = lowering.stages[stage].layers
-        device = lowering.device(self.d, self.p, self.t)
+        device = lowering.place[self.rank]
         node = lowering.topology.devices[device]
         costs = lowering.costs.of(node.type)[layers.start : layers.stop]
-        first = next(one.microbatch for one in lowering.rows[self.p] if one.stage == stage and one.kind in "BW")
+        first = next(one.microbatch for one in lowering.rows[self.at["pp"]] if one.stage == stage and one.kind in "BW")
         host_speed = lowering.host_speed if lowering.launches else None
         if draw is None:
             self.times[stage] = medians(costs, node.speed, host_speed, first)
@@ -180,8 +175,8 @@ class _Binding:
                 node.speed / draw.slowdown(device),
                 draw,
                 first_layer=layers.start,
-                tp_rank=self.t,
-                replica=self.d,
+                tp_rank=self.at["tp"],
+                replica=self.at["dp"],
                 microbatches=plan.microbatches,
                 host_speed=host_speed,
                 makes_gradients=first,

@@ -32,10 +32,7 @@ def fitted_rows(
     schedule = resolve_schedule(plan.schedule)
     if not isinstance(schedule, Fitted) or shape.directions > 1 or plan.pp == 1:
         return rows
-    devices = [
-        [place[(d * plan.pp + home) * plan.tp + t] for d in range(plan.dp) for t in range(plan.tp)]
-        for home in shape.home
-    ]
+    devices = [[place[rank] for rank in plan.grid.group(plan.grid.rank(pp=home), "dp", "tp")] for home in shape.home]
     times = [_times(stage, own, costs, routes) for stage, own in zip(stages, devices, strict=True)]
     limits = [_limit(rank, shape, stages, devices, routes) for rank in range(plan.pp)]
     message_s = max(

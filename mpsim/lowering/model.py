@@ -89,11 +89,6 @@ class Lowering:
         """The first layer of each stage but the first."""
         return tuple(stage.layers.start for stage in self.stages[1 : self.shape.stages])
 
-    def device(self, replica: int, rank: int, tp_rank: int) -> int:
-        """Return the device at a place of the grid; `rank` is the pipeline's."""
-        plan = self.plan
-        return self.place[(replica * plan.pp + rank) * plan.tp + tp_rank]
-
     def crossing_bytes(self, source: int, target: int) -> int:
         """Return the bytes that one micro-batch sends from a stage to the one behind it, or back."""
         output = self.stages[min(source, target)].output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from math import prod
 from typing import NamedTuple
 
 __all__ = ["Grid"]
@@ -27,6 +28,11 @@ class Grid(NamedTuple):
     """
 
     axes: tuple[tuple[str, int], ...]
+
+    @property
+    def size(self) -> int:
+        """How many ranks there are."""
+        return prod(size for _, size in self.axes)
 
     def rank(self, **at: int) -> int:
         """Return the rank at a place; an axis that goes unsaid is at 0."""
