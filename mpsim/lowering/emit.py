@@ -125,6 +125,7 @@ class _Rank:
     def __init__(self, player: _Player, script: Script) -> None:
         self.player, self.steps, self.device = player, script.steps, script.device
         self.board, self.runtime, self.hosts = player.board, player.runtime, player.hosts
+        self.launches = player.hosts.on
         self.compute = (self.board.stream(script.device, "compute"),)
         # What the next step waits for, what its host waits for beside that, and what waits for each post end with.
         self.now = self.host = NOW
@@ -161,17 +162,20 @@ class _Rank:
 
     def run(self, step: Compute) -> None:
         """Compute, once it is launched."""
-        if self.hosts.on:
+        if self.launches:
             self.now = self.now.and_(self.launch(step, step.launch, self.host))
         after, rid = self.now
-        task = Task(step.name, step.kind, self.compute, after, step.seconds, None, "", step.stage, step.microbatch, rid)
-        index = self.board.put(task)
+        stage, _, microbatch, _, _, seconds, *_ = step
+        index = self.board.put(
+            Task(step.name, step.kind, self.compute, after, seconds, None, "", stage, microbatch, rid)
+        )
         self.held.ran(index)
         self.now, self.host = Now((index,)), NOW
 
     def wait(self, step: Wait) -> None:
         """Wait for messages and collectives; where it is the host that waits, it launches nothing meanwhile."""
-        ends = [self.ends.get(key) or self.player.joins.end(key) or self.arrival(key) for key in step.keys]
+        arrived = self.board.arrived
+        ends = [self.ends.get(key) or (Now((arrived[key],)) if key in arrived else self.end(key)) for key in step.keys]
         self.now = self.now.and_(*ends)
         if self.reductions:
             reduced = [end for key, end in zip(step.keys, ends, strict=True) if key in self.reductions]
@@ -179,14 +183,14 @@ class _Rank:
         if self.runtime.host_waits:
             self.host = self.now
 
-    def arrival(self, key: Key) -> Now:
-        """Return what stands for the arrival of a message whose receive is not posted."""
-        return Now((self.board.arrival(key),))
+    def end(self, key: Key) -> Now:
+        """Return what a collective ends with, or what stands for the arrival of a message whose sender comes later."""
+        return self.player.joins.end(key) or Now((self.board.arrival(key),))
 
     def post(self, step: Post) -> None:
         """Hand a message or a collective to the runtime, once it is launched."""
         now = self.now
-        if self.hosts.on:
+        if self.launches:
             launch = Launch(self.post_s, 0.0) if self.post_s else self.hosts.message
             now = now.and_(self.launch(step, launch, now if self.runtime.host_waits else self.host))
         elif self.post_s:

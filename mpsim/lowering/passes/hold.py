@@ -16,15 +16,18 @@ def hold(instructions: Instructions, lowering: Lowering) -> Instructions:
     which makes them, to the update; what each pass and the update take for a while; and, where stages update while
     micro-batches are under way, the parameters that those went forward with.
     """
-    holdings = {one.stage: _Holdings(one.stage, lowering) for one in instructions if isinstance(one, Compute)}
+    holdings: dict[int, _Holdings] = {}
     found: Instructions = []
     for one in instructions:
-        if not isinstance(one, Compute):
+        if type(one) is not Compute:
             found.append(one)
             continue
-        of_stage = holdings[one.stage]
-        begins, ends = of_stage.layers.start == one.first, of_stage.layers.stop == one.last
-        if one.pass_kind != "F":
+        stage, kind, _, first, last, *_ = one
+        if stage not in holdings:
+            holdings[stage] = _Holdings(stage, lowering)
+        of_stage = holdings[stage]
+        begins, ends = of_stage.layers.start == first, of_stage.layers.stop == last
+        if kind != "F":
             begins, ends = ends, begins
         if begins:
             found += of_stage.before(one)

@@ -17,7 +17,7 @@ def messages(instructions: Instructions, lowering: Lowering) -> Instructions:
     ports: dict[tuple[int, str], tuple[_Port | None, _Port | None]] = {}
     found: Instructions = []
     for one in instructions:
-        if not isinstance(one, Compute) or one.pass_kind in "WU":
+        if type(one) is not Compute or one.pass_kind in "WU":
             found.append(one)
             continue
         stage, kind, microbatch = one[:3]
