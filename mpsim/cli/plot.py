@@ -25,6 +25,7 @@ _KINDS = {
     "breakdown": ("breakdown", True),
     "memory": ("memory", False),
     "memory-over-time": ("memory_over_time", False),
+    "memory-by-holder": ("memory_by_holder", False),
     "cdf": ("cdf", True),
     "speedup": ("speedup", True),
 }

@@ -13,11 +13,12 @@ from mpsim.interchange.chrome import Slice, read_trace, slices
 from mpsim.interchange.losses import Losses
 from mpsim.interchange.recognise import is_ours
 from mpsim.result.lanes import is_launch, is_transfer
-from mpsim.result.model import DeviceUse, MemoryUse, Result, Spans
+from mpsim.result.model import HOLDERS, DeviceUse, MemoryUse, Result, Spans, Timeline
 
 __all__ = ["load_perfetto"]
 
 _AXES = ("pp", "tp", "dp")
+_COUNTERS = ("memory", *(f"memory: {holder}" for holder in HOLDERS))
 _PHASES = ("X", "M", "C")  # slices, names, counters
 _ABOUT = ("workload", "topology", "plan", "runtime", "made_by", "fidelity")
 
@@ -55,7 +56,7 @@ def load_perfetto(path: str | Path) -> tuple[Result, Losses]:
     if isinstance(step_s, bool) or not isinstance(step_s, int | float) or not last_s <= step_s + 1e-9:
         raise MpsimError(f"{path}: its step_s is {step_s!r}, its last span ends at {last_s} s")
     reader.losses.add("times are whole nanoseconds")
-    reader.losses.add("memory by holder: no peak is told, the total over time is")
+    reader.losses.add("memory at its peak, by holder: not told, what each holds over time is")
     reader.losses.add("the step on free links, the bubble, the baseline, trials, traffic by link: not in such a trace")
     workload, topology, plan, runtime, made_by, fidelity = (str(about.get(name, "")) for name in _ABOUT)
     result = Result(
@@ -96,7 +97,8 @@ class _Reader:
         self.path, self.losses = path, Losses()
         self.names: dict[str, str] = {}
         self.threads: dict[tuple[str, str], str] = {}
-        self.memory: dict[str, list[tuple[float, int]]] = defaultdict(list)
+        # By process and counter, "memory" or "memory: holder": bytes by time; of several at one time the last counts.
+        self.memory: dict[str, dict[str, dict[float, int]]] = defaultdict(lambda: defaultdict(dict))
         for event in trace["traceEvents"]:
             if isinstance(event, dict) and isinstance(event.get("args", {}), dict):
                 self._read(event, event.get("args", {}))
@@ -113,7 +115,7 @@ class _Reader:
             self.names[pid] = str(args.get("name", pid))
         elif event.get("name") == "thread_name":
             self.threads[pid, str(event.get("tid", ""))] = str(args.get("name", ""))
-        elif event.get("ph") == "C" and event.get("name") == "memory":
+        elif event.get("ph") == "C" and event.get("name") in _COUNTERS:
             at_us, held = event.get("ts"), args.get("bytes")
             if (
                 not isinstance(at_us, int | float)
@@ -123,7 +125,7 @@ class _Reader:
             ):
                 shown = f"{repr(held)[:40]} at {repr(at_us)[:40]} us"
                 raise MpsimError(f"{self.path}: the memory of {self.names.get(pid, pid)!r} is {shown}")
-            self.memory[pid].append((at_us / 1e6, held))
+            self.memory[pid][str(event["name"])][at_us / 1e6] = held
 
     def _spans(self, found: Sequence[Slice]) -> list[tuple[_Span, tuple[int, ...]]]:
         """Return spans with their devices; a transfer stands under each of its devices."""
@@ -204,15 +206,26 @@ def _use(reader: _Reader, device: int, spans: Spans, step_s: float) -> DeviceUse
             if not is_transfer(spans, i):
                 computed.append(interval)
     compute_s, active_s = _covered(computed), _covered(active)
-    timeline = reader.memory.get(reader.devices[device], [])
-    memory = MemoryUse(timeline_s=tuple(at for at, _ in timeline), timeline_bytes=tuple(held for _, held in timeline))
     return DeviceUse(
         name=reader.names[reader.devices[device]],
         compute_s=compute_s,
         exposed_communication_s=active_s - compute_s,
         idle_s=max(0.0, step_s - active_s),
         bubble_s=None,
-        memory=memory,
+        memory=_memory(reader.memory[reader.devices[device]]),
+    )
+
+
+def _memory(counters: Mapping[str, Mapping[float, int]]) -> MemoryUse:
+    """Return what a device holds over time, in all and by holder."""
+    total = counters.get("memory", {})
+    holders = [(name.removeprefix("memory: "), held) for name, held in counters.items() if name != "memory"]
+    return MemoryUse(
+        timeline_s=tuple(total),
+        timeline_bytes=tuple(total.values()),
+        by_holder=tuple(
+            Timeline(holder=name, time_s=tuple(held), bytes=tuple(held.values())) for name, held in holders
+        ),
     )
 
 

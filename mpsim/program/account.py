@@ -12,7 +12,7 @@ from itertools import groupby
 
 from mpsim.program.allocator import segment_bytes
 from mpsim.program.model import Program, Resident, Timing
-from mpsim.result.model import Count, DeviceUse, MemoryUse, Spans
+from mpsim.result.model import HOLDERS, Count, DeviceUse, MemoryUse, Spans, Timeline
 from mpsim.topology.model import Topology
 
 __all__ = ["account_devices", "account_traffic", "spans_of"]
@@ -148,7 +148,7 @@ def _length(intervals: _Intervals) -> float:
 
 
 def _memory(program: Program, place: Sequence[int], timing: Timing) -> dict[int, MemoryUse]:
-    """Return what each device held, by holder at its peak, and in all over time."""
+    """Return what each device held, by holder: at its peak, and over time."""
     residents: dict[int, list[Resident]] = {device: [] for device in place}
     for resident in program.residents:
         residents[resident.device].append(resident)
@@ -167,24 +167,44 @@ def _memory_use(residents: Sequence[Resident], changes: list[_Change]) -> Memory
         held[resident.holder] += resident.bytes
     base = total = sum(held.values())
     most, at_peak = total, dict(held)
-    times, totals = [0.0], [base]
+    totals, of = _Steps(base), {holder: _Steps(held[holder]) for holder in HOLDERS}
     for (time_s, _), together in groupby(changes, lambda change: change[:2]):
         for *_, count, holder in together:
             held[holder] += count
             total += count
+            of[holder].becomes(time_s, held[holder])
         if total > most:
             most, at_peak = total, dict(held)
-        if time_s == times[-1]:
-            totals[-1] = total
-        else:
-            times.append(time_s)
-            totals.append(total)
+        totals.becomes(time_s, total)
     return MemoryUse(
         **{f"{holder}_bytes": count for holder, count in at_peak.items()},
         reserved_bytes=_reserved(residents, most - base),
-        timeline_s=tuple(times),
-        timeline_bytes=tuple(totals),
+        timeline_s=tuple(totals.time_s),
+        timeline_bytes=tuple(totals.bytes),
+        by_holder=tuple(steps.timeline(holder) for holder, steps in of.items() if any(steps.bytes)),
     )
+
+
+class _Steps:
+    """A number of bytes over time, as it changes; of several changes at one time the last counts."""
+
+    def __init__(self, count: int) -> None:
+        self.time_s, self.bytes = [0.0], [count]
+
+    def becomes(self, time_s: float, count: int) -> None:
+        """Take notice of a change, at a time that is not before the last one's."""
+        if time_s == self.time_s[-1]:
+            self.bytes[-1] = count
+        else:
+            self.time_s.append(time_s)
+            self.bytes.append(count)
+
+    def timeline(self, holder: str) -> Timeline:
+        """Return it as a holder's, without the times after which it is what it was before."""
+        kept = [i for i, count in enumerate(self.bytes) if not i or count != self.bytes[i - 1]]
+        return Timeline(
+            holder=holder, time_s=tuple(self.time_s[i] for i in kept), bytes=tuple(self.bytes[i] for i in kept)
+        )
 
 
 def _reserved(residents: Sequence[Resident], beside: int) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 from mpsim.errors import MpsimError, unknown
-from mpsim.result.model import DeviceUse, MemoryUse, Result, Spans
+from mpsim.result.model import HOLDERS, DeviceUse, MemoryUse, Result, Spans, Timeline
 
 __all__ = ["check_result"]
 
@@ -66,11 +67,47 @@ def _check_memory(name: str, memory: MemoryUse) -> None:
         raise MpsimError(f"the memory of device {name!r} has {len(times)} times and {len(totals)} totals")
     for field in dataclasses.fields(memory):
         value = getattr(memory, field.name)
-        bad = [one for one in (value if isinstance(value, tuple) else (value,)) if not 0 <= one < math.inf]
-        if bad:
-            raise MpsimError(f"the memory of device {name!r}: {field.name} holds {bad[0]}, expected zero or more")
+        if field.name != "by_holder":
+            _check_numbers(name, field.name, value if isinstance(value, tuple) else (value,))
     if list(times) != sorted(times):
         raise MpsimError(f"the memory of device {name!r}: the times do not ascend")
+    _check_holders(name, memory)
+
+
+def _check_numbers(name: str, what: str, values: Iterable[float]) -> None:
+    bad = [one for one in values if not 0 <= one < math.inf]
+    if bad:
+        raise MpsimError(f"the memory of device {name!r}: {what} holds {bad[0]}, expected zero or more")
+
+
+def _check_holders(name: str, memory: MemoryUse) -> None:
+    """Refuse timelines by holder that do not add up to the one of all together."""
+    known: list[str] = []
+    for timeline in memory.by_holder:
+        if timeline.holder not in HOLDERS:
+            raise unknown("holder of memory", timeline.holder, HOLDERS)
+        if timeline.holder in known:
+            raise MpsimError(f"the memory of device {name!r} has two timelines of {timeline.holder}: keep one")
+        known.append(timeline.holder)
+        _check_timeline(name, timeline)
+    sums = [sum(held) for held in zip(*(one.held(memory.timeline_s) for one in memory.by_holder), strict=True)]
+    if memory.by_holder and sums != list(memory.timeline_bytes):
+        i = next(i for i, (a, b) in enumerate(zip(sums, memory.timeline_bytes, strict=True)) if a != b)
+        raise MpsimError(
+            f"the memory of device {name!r} at {memory.timeline_s[i]} s: its holders add up to {sums[i]} bytes,"
+            f" the total is {memory.timeline_bytes[i]}"
+        )
+
+
+def _check_timeline(name: str, timeline: Timeline) -> None:
+    times, held = timeline.time_s, timeline.bytes
+    if len(times) != len(held):
+        raise MpsimError(
+            f"{timeline.holder} of device {name!r} have {len(times)} times and {len(held)} numbers of bytes"
+        )
+    _check_numbers(name, timeline.holder, (*times, *held))
+    if list(times) != sorted(times):
+        raise MpsimError(f"the memory of device {name!r}: the times of {timeline.holder} do not ascend")
 
 
 def _check_spans(spans: Spans, n_devices: int) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "devices_frame",
+    "memory_by_holder_frame",
     "memory_frame",
     "result_to_dict",
     "spans_frame",
@@ -277,3 +278,27 @@ def memory_frame(result: Result) -> pd.DataFrame:
         columns["time_s"] += memory.timeline_s
         columns["memory_bytes"] += memory.timeline_bytes
     return pd.DataFrame(columns)
+
+
+def memory_by_holder_frame(result: Result) -> pd.DataFrame:
+    """Return what each holder holds on each device over time: one row for each change, valid until the pair's next row.
+
+    Examples
+    --------
+    >>> from mpsim.result.model import MemoryUse, Timeline
+    >>> memory = MemoryUse(by_holder=(Timeline(holder="activations", time_s=(0.0, 1.0), bytes=(64, 0)),))
+    >>> use = DeviceUse(name="gpu0", compute_s=1.0, exposed_communication_s=0.0, idle_s=0.0, memory=memory)
+    >>> result = Result(workload="mlp", topology="one", plan="dp=1", step_s=1.0, trial_step_s=(1.0,), free_step_s=1.0,
+    ...                 devices=(use,))
+    >>> memory_by_holder_frame(result).values.tolist()
+    [['gpu0', 'activations', 0.0, 64], ['gpu0', 'activations', 1.0, 0]]
+    """
+    import pandas as pd
+
+    rows = [
+        (device.name, timeline.holder, time_s, held)
+        for device in result.devices
+        for timeline in device.memory.by_holder
+        for time_s, held in zip(timeline.time_s, timeline.bytes, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=pd.Index(["device", "holder", "time_s", "bytes"]))

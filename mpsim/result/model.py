@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mpsim.documents import Provenance
 from mpsim.scaling import Scaling
 
-__all__ = ["HOLDERS", "Count", "DeviceUse", "MemoryUse", "Result", "Spans"]
+__all__ = ["HOLDERS", "Count", "DeviceUse", "MemoryUse", "Result", "Spans", "Timeline"]
 
 
 HOLDERS = (
@@ -53,11 +55,31 @@ class Spans:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryUse:
-    """Bytes on one device by holder, at the moment of its peak, and the step function of the total over time.
+class Timeline:
+    """What one holder holds on a device over time, changes only: from ``time_s[i]`` on it is ``bytes[i]``.
 
-    ``timeline_s[i]`` is when the total becomes ``timeline_bytes[i]``; the first entry is at 0. `reserved_bytes` is what
-    a caching allocator takes from the device for all of it, 0 where there is none.
+    Examples
+    --------
+    >>> Timeline(holder="activations", time_s=(0.0, 2.0), bytes=(0, 64)).held([0.0, 1.0, 2.0, 3.0])
+    [0, 0, 64, 64]
+    """
+
+    holder: str
+    time_s: tuple[float, ...]
+    bytes: tuple[int, ...]
+
+    def held(self, times: Iterable[float]) -> list[int]:
+        """Return the bytes held from each of some times on; nothing before the first change."""
+        return [self.bytes[i - 1] if i else 0 for i in (bisect_right(self.time_s, time) for time in times)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryUse:
+    """Bytes on one device by holder, at the moment of its peak, and over time: in all, and by holder.
+
+    ``timeline_s[i]`` is when the total becomes ``timeline_bytes[i]``; the first entry is at 0. `by_holder` has every
+    holder that holds anything, in the order of `HOLDERS`; empty where that is not known. `reserved_bytes` is what a
+    caching allocator takes from the device for all of it, 0 where there is none.
     """
 
     parameters_bytes: int = 0
@@ -71,6 +93,7 @@ class MemoryUse:
     reserved_bytes: int = 0
     timeline_s: tuple[float, ...] = ()
     timeline_bytes: tuple[int, ...] = ()
+    by_holder: tuple[Timeline, ...] = ()
 
     @property
     def peak_bytes(self) -> int:

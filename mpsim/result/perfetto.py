@@ -2,7 +2,7 @@
 
 The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU (Trace Event Format).
 A device is a process; its computations are one thread and its transfers one for each axis. Slices of one thread must
-nest or stand apart, so that spans that overlap are given further threads. Memory is a counter.
+nest or stand apart, so that spans that overlap are given further threads. Memory is a counter, and one for each holder.
 """
 
 from __future__ import annotations
@@ -136,9 +136,12 @@ def _args(result: Result, index: int) -> dict[str, Any]:
 
 def _memory(result: Result, device: int, pid: int) -> list[dict[str, Any]]:
     memory = result.devices[device].memory
+    tracks = [("memory", memory.timeline_s, memory.timeline_bytes)]
+    tracks += [(f"memory: {one.holder}", one.time_s, one.bytes) for one in memory.by_holder]
     return [
-        {"name": "memory", "ph": "C", "ts": round(time * 1e9) / 1000, "pid": pid, "args": {"bytes": held}}
-        for time, held in zip(memory.timeline_s, memory.timeline_bytes, strict=True)
+        {"name": name, "ph": "C", "ts": round(time * 1e9) / 1000, "pid": pid, "args": {"bytes": held}}
+        for name, times, counts in tracks
+        for time, held in zip(times, counts, strict=True)
     ]
 
 

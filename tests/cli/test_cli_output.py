@@ -251,7 +251,7 @@ def test_a_bar_moves_where_it_is_asked_for(mpsim) -> None:
     assert mpsim(*SWEEP).stderr == ""
 
 
-@pytest.mark.parametrize("kind", ["timeline", "breakdown", "memory", "memory-over-time", "cdf"])
+@pytest.mark.parametrize("kind", ["timeline", "breakdown", "memory", "memory-over-time", "memory-by-holder", "cdf"])
 def test_pictures_of_a_result(mpsim, kind) -> None:
     mpsim("simulate", HAND, RING, "--pp", "4", "--microbatches", "8", "--trials", "5", "-o", "r.json")
     result = mpsim("plot", "r.json", "--kind", kind, "-o", "x.svg")

@@ -42,6 +42,8 @@ def test_a_trace_read_back_is_the_result_that_it_was(tmp_path, plan):
     for before, after in zip(result.devices, read.devices, strict=True):
         assert after.name == before.name
         assert after.memory.timeline_bytes == before.memory.timeline_bytes
+        held = [[(one.holder, one.bytes) for one in use.memory.by_holder] for use in (before, after)]
+        assert held[0] == held[1]
         for part in ("compute_s", "exposed_communication_s", "idle_s"):
             assert math.isclose(getattr(after, part), getattr(before, part), abs_tol=1e-9)
     assert len(losses) == 3

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from mpsim.result.model import Count, DeviceUse, MemoryUse, Result, Spans
+from mpsim.result.model import Count, DeviceUse, MemoryUse, Result, Spans, Timeline
 
 MIB = 2**20
 
@@ -157,6 +157,7 @@ def device_use(index: int, stage: int, stages: int, rows: list[tuple], step_s: f
         delta = {"forward": 24 * MIB, "backward": -24 * MIB, "backward_weight": -24 * MIB}.get(row[1], 0)
         changes.append((row[8], changes[-1][1] + delta))
     peak = max(total for _, total in changes)
+    throughout = {"parameters": 16 * MIB, "gradients": 16 * MIB, "optimizer": 32 * MIB, "buffers": 32 * MIB}
     memory = MemoryUse(
         parameters_bytes=16 * MIB,
         gradients_bytes=16 * MIB,
@@ -165,6 +166,14 @@ def device_use(index: int, stage: int, stages: int, rows: list[tuple], step_s: f
         activations_bytes=peak - 96 * MIB,
         timeline_s=tuple(time for time, _ in changes),
         timeline_bytes=tuple(total for _, total in changes),
+        by_holder=(
+            *(Timeline(holder=holder, time_s=(0.0,), bytes=(count,)) for holder, count in throughout.items()),
+            Timeline(
+                holder="activations",
+                time_s=tuple(time for time, _ in changes),
+                bytes=tuple(total - 96 * MIB for _, total in changes),
+            ),
+        ),
     )
     return DeviceUse(
         name=f"gpu{index}",

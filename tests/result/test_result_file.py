@@ -30,7 +30,7 @@ def test_spans_are_columns_in_the_file(tmp_path, pipeline):
     save_result(tmp_path / "r.json", pipeline)
     body = json.loads((tmp_path / "r.json").read_text())
     assert next(iter(body)) == "schema"
-    assert body["schema"] == "mpsim.result/4"
+    assert body["schema"] == "mpsim.result/5"
     assert {len(column) for column in body["spans"].values()} == {len(pipeline.spans)}
 
 
@@ -85,6 +85,19 @@ def test_the_golden_file_of_version_4_says_what_may_make_it_wrong():
     assert result.notes == ("nothing reads parameter b.spare",)
 
 
+def test_the_golden_file_of_version_5_has_memory_by_holder_over_time():
+    """ZB-H1 over two devices: what stage 0 keeps of its two micro-batches is freed with W, not before."""
+    first, second = (device.memory for device in load_result(DATA / "result-5.json").devices)
+    held = {one.holder: dict(zip(one.time_s, one.bytes, strict=True)) for one in first.by_holder}
+    assert held == {
+        "parameters": {0.0: 1024},
+        "gradients": {0.0: 0, 6.0: 1024, 8.0: 2048, 9.0: 1024, 9.5: 0},
+        "optimizer": {0.0: 2048},
+        "activations": {0.0: 256, 1.0: 512, 7.0: 256, 9.0: 0},
+    }
+    assert [one.holder for one in second.by_holder] == ["parameters", "gradients", "optimizer", "activations"]
+
+
 def test_older_files_know_no_steady_step():
     assert load_result(DATA / "result-3.json").steady_s is None
 
@@ -104,6 +117,10 @@ def test_any_times_and_names_come_back(tmp_path_factory, steps, names):
 
 def device(body: dict) -> dict:
     return body["devices"][0]
+
+
+def holder(body: dict) -> dict:
+    return device(body)["memory"]["by_holder"][0]
 
 
 def edited(tmp_path, pipeline, change) -> Path:
@@ -135,9 +152,24 @@ def edited(tmp_path, pipeline, change) -> Path:
             lambda body: device(body)["memory"].update(timeline_s=[1.0, 0.0], timeline_bytes=[1, 1]),
             r"the times do not ascend",
         ),
+        (lambda body: holder(body).update(holder="parameter"), r"unknown holder of memory 'parameter'; did you mean"),
+        (lambda body: holder(body).update(holder="gradients"), r"'gpu0' has two timelines of gradients: keep one"),
+        (
+            lambda body: holder(body).update(bytes=[]),
+            r"parameters of device 'gpu0' have 1 times and 0 numbers of bytes",
+        ),
+        (lambda body: holder(body).update(bytes=[-1]), r"'gpu0': parameters holds -1, expected zero or more"),
+        (
+            lambda body: holder(body).update(time_s=[1.0, 0.0], bytes=[1, 1]),
+            r"'gpu0': the times of parameters do not ascend",
+        ),
+        (
+            lambda body: holder(body).update(bytes=[1]),
+            r"'gpu0' at 0.0 s: its holders add up to 83886081 bytes, the total is 100663296",
+        ),
         (lambda body: body.update(step="x"), r"unknown field 'step'; did you mean 'step_s'\?"),
         (lambda body: body.update(schema="mpsim.workload/1"), r"is a workload .*, expected a result"),
-        (lambda body: body.update(schema="mpsim.result/5"), r"reads up to mpsim.result/4: upgrade mpsim"),
+        (lambda body: body.update(schema="mpsim.result/6"), r"reads up to mpsim.result/5: upgrade mpsim"),
     ],
 )
 def test_a_file_that_no_result_can_have_made_is_refused(tmp_path, pipeline, change, message):

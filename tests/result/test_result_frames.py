@@ -7,6 +7,7 @@ import pytest
 
 from mpsim.result.frames import (
     devices_frame,
+    memory_by_holder_frame,
     memory_frame,
     result_to_dict,
     spans_frame,
@@ -133,6 +134,21 @@ def test_trials_traffic_and_memory_frames(noisy):
     memory = memory_frame(noisy)
     assert memory.groupby("device")["memory_bytes"].max().tolist() == list(noisy.peak_memory_bytes)
     assert (memory.groupby("device")["time_s"].first() == 0).all()
+
+
+def test_memory_by_holder_in_long_form(pipeline):
+    frame = memory_by_holder_frame(pipeline)
+    assert list(frame.columns) == ["device", "holder", "time_s", "bytes"]
+    last = frame[frame["device"] == "gpu3"]
+    assert last[last["holder"] != "activations"].values.tolist() == [
+        ["gpu3", "parameters", 0.0, 16 * MIB],
+        ["gpu3", "gradients", 0.0, 16 * MIB],
+        ["gpu3", "optimizer", 0.0, 32 * MIB],
+        ["gpu3", "buffers", 0.0, 32 * MIB],
+    ]
+    # The last stage holds one micro-batch at a time.
+    assert set(last[last["holder"] == "activations"]["bytes"]) == {0, 24 * MIB}
+    assert len(memory_by_holder_frame(bare(trial_step_s=(0.0,)))) == 0
 
 
 def test_frames_of_a_result_with_nothing_in_it():

@@ -92,9 +92,18 @@ def test_every_span_stands_under_each_of_its_devices(replay):
 
 
 def test_memory_is_a_counter(pipeline):
-    counters = [e for e in of(to_perfetto(pipeline), "C") if e["pid"] == 1]
+    counters = [e for e in of(to_perfetto(pipeline), "C") if e["pid"] == 1 and e["name"] == "memory"]
     assert counters[0] == {"name": "memory", "ph": "C", "ts": 0.0, "pid": 1, "args": {"bytes": 96 * 2**20}}
     assert max(e["args"]["bytes"] for e in counters) == pipeline.peak_memory_bytes[0]
+
+
+def test_memory_is_a_counter_for_each_holder_too(pipeline):
+    counters = [e for e in of(to_perfetto(pipeline), "C") if e["pid"] == 1]
+    names = ["memory", *(f"memory: {one.holder}" for one in pipeline.devices[0].memory.by_holder)]
+    assert list(dict.fromkeys(e["name"] for e in counters)) == names
+    activations = [(e["ts"], e["args"]["bytes"]) for e in counters if e["name"] == "memory: activations"]
+    # 2**-10 s a forward: the first is done after a 1024th of a second.
+    assert activations[:3] == [(0.0, 0), (976.562, 24 * 2**20), (1953.125, 48 * 2**20)]
 
 
 def test_overlapping_spans_are_given_further_threads(pipeline):

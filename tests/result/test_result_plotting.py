@@ -12,7 +12,14 @@ from mpsim.result.frames import summary_row
 from mpsim.result.model import Result, Spans
 
 LONG = "meta-llama/Llama-3.1-70B with a long suffix --set n_layer=4 --set hidden=8192 --dtype bfloat16 --sequence 8192"
-OF_ONE = (plotting.timeline, plotting.breakdown, plotting.memory, plotting.memory_over_time, plotting.cdf)
+OF_ONE = (
+    plotting.timeline,
+    plotting.breakdown,
+    plotting.memory,
+    plotting.memory_over_time,
+    plotting.memory_by_holder,
+    plotting.cdf,
+)
 OF_SEVERAL = (plotting.breakdown, plotting.cdf, plotting.speedup)
 
 
@@ -46,7 +53,8 @@ def assert_tick_labels_stand_apart(figure: Figure) -> None:
     for ax in figure.axes:
         for axis in (ax.xaxis, ax.yaxis):
             labels = [tick.label1 for tick in axis.get_major_ticks()]
-            labels = [label for label in labels if label.get_text() and not is_hidden_tick(figure, label)]
+            labels = [label for label in labels if label.get_visible() and label.get_text()]
+            labels = [label for label in labels if not is_hidden_tick(figure, label)]
             if any(label.get_rotation() % 90 for label in labels):
                 continue  # The boxes of slanted labels overlap though their letters do not.
             boxes = [label.get_window_extent() for label in labels]
@@ -92,10 +100,11 @@ def test_axes_of_ones_own(draw, pipeline):
 
 @pytest.mark.parametrize("draw", OF_ONE)
 def test_axes_are_labelled_and_the_subject_named(draw, pipeline):
-    (ax,) = draw(pipeline).axes
-    assert ax.get_xlabel()
-    assert pipeline.workload in ax.get_title(loc="left")
-    assert pipeline.topology in ax.get_title(loc="left")
+    axes = draw(pipeline).axes
+    assert len(axes) == (4 if draw is plotting.memory_by_holder else 1)
+    assert axes[-1].get_xlabel()
+    assert pipeline.workload in axes[0].get_title(loc="left")
+    assert pipeline.topology in axes[0].get_title(loc="left")
 
 
 def legend(figure: Figure) -> list[str]:
@@ -141,6 +150,26 @@ def test_devices_that_hold_the_same_share_a_curve(replay):
     (ax,) = plotting.memory_over_time(replay(replicas=2)).axes
     assert legend(ax.figure) == [f"gpu{i} and 1 alike" for i in range(4)]
     assert [max(line.get_ydata()) for line in ax.lines] == [192, 168, 144, 120]
+
+
+def test_holders_lie_upon_each_other_and_devices_that_hold_the_same_share_a_picture(replay):
+    figure = plotting.memory_by_holder(replay(replicas=2))
+    texts = [[text.get_text() for text in ax.texts] for ax in figure.axes]
+    assert texts == [[f"gpu{i} and 1 alike, peak {192 - 24 * i} MiB"] for i in range(4)]
+    assert legend(figure) == ["activations", "gradients", "buffers", "optimizer", "parameters"]
+    tops = [area.get_paths()[0].vertices[:, 1].max() for area in figure.axes[0].collections]
+    assert tops == [16, 48, 80, 96, 192]
+
+
+def test_of_many_devices_the_fullest_are_drawn_by_holder(replay):
+    figure = plotting.memory_by_holder(replay(stages=16, microbatches=16))
+    assert [ax.texts[0].get_text().partition(",")[0] for ax in figure.axes] == [f"gpu{i}" for i in range(8)]
+    assert "the 8 of the highest peaks; 8 lower ones are left out" in figure.axes[0].get_title(loc="left")
+
+
+def test_a_capacity_that_memory_comes_near_is_drawn_by_holder(replay):
+    assert "capacity" in legend(plotting.memory_by_holder(replay(capacity_bytes=200 * 2**20)))
+    assert "capacity" not in legend(plotting.memory_by_holder(replay(capacity_bytes=250 * 2**20)))
 
 
 def test_timeline_marks_the_end(noisy):

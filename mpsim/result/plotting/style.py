@@ -17,6 +17,7 @@ from mpsim.errors import MpsimError
 from mpsim.result.model import Result
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
@@ -130,11 +131,16 @@ def title(ax: Axes, lines: Sequence[str], width: float) -> None:
     ax.set_title("\n".join(wrapped), fontsize="medium", loc="left")
 
 
-def legend_right(ax: Axes, *, gap: float = 0.1, fontsize: str = "medium") -> None:
-    """Put the legend `gap` inches beside the axes, where it hides nothing whatever their height."""
+def legend_right(
+    ax: Axes, *, gap: float = 0.1, fontsize: str = "medium", entries: dict[str, Artist] | None = None
+) -> None:
+    """Put the legend `gap` inches beside the axes, where it hides nothing whatever their height.
+
+    It has these entries, or by default those of the axes, each label once.
+    """
     handles, labels = ax.get_legend_handles_labels()
-    if handles:
-        once = dict(zip(labels, handles, strict=True))  # A label given twice is listed once.
+    once = dict(zip(labels, handles, strict=True)) if entries is None else entries
+    if once:
         # In inches: a gap that grows with the axes would leave the page, for the layout is settled in one pass.
         beside = ax.transAxes + ScaledTranslation(gap, 0, figure_of(ax).dpi_scale_trans)
         place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "bbox_transform": beside}
