@@ -54,8 +54,8 @@ def program_of(lowering: Lowering, draw: Draw | None = None) -> Program:
         residents = []
         for script in ranks:
             rank = script.rank // plan.tp % plan.pp
-            for stage in (lowering.stages[s] for s, home in enumerate(lowering.shape.home) if home == rank):
-                residents += residents_of(stage, stage.buckets, script.device)
+            held = [lowering.stages[s] for s, home in enumerate(lowering.shape.home) if home == rank]
+            residents += residents_of(held, script.device)
         return Program(
             streams=player.board.streams(),
             tasks=tuple(player.board.tasks) if draw is None else delayed(player.board.tasks, draw),

@@ -73,9 +73,9 @@ def _limit(rank: int, shape: Shape, stages: Sequence[Stage], devices: Sequence[S
     ]
     if not all(memories):
         return 2.0 * (max(shape.home) + 1) * once
-    throughout = sum(one.bytes for stage in held for one in residents_of(stage, stage.buckets, 0))
-    gradients = sum(gradient.bytes for stage in held for _, gradient in stage.gradients)
-    return float(max(min(memories) - throughout - gradients, once))
+    throughout = sum(one.bytes for one in residents_of(held, 0))
+    gradients = {gradient.parameter: gradient.bytes for stage in held for _, gradient in stage.gradients}
+    return float(max(min(memories) - throughout - sum(gradients.values()), once))
 
 
 def _message_s(routes: Routes, source: int, target: int, count: int) -> float:

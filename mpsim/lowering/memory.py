@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
-from mpsim.lowering.buckets import Bucket
 from mpsim.lowering.stages import Stage
 from mpsim.program.allocator import segment_bytes
 from mpsim.program.model import Resident
@@ -13,26 +12,31 @@ from mpsim.program.model import Resident
 __all__ = ["Pass", "residents_of", "within"]
 
 
-def residents_of(stage: Stage, buckets: Sequence[Bucket], device: int) -> list[Resident]:
-    """Return what a device holds of its stage from the first task to the last, and the buffers of its buckets.
+def residents_of(stages: Sequence[Stage], device: int) -> list[Resident]:
+    """Return what a device holds of its stages from the first task to the last, and the buffers of their buckets.
 
-    Where the caching allocator keeps them, with what it reserves: tensors of one holder are made one after another.
+    What several of them hold of one parameter or layer is there once. Where the caching allocator keeps them, with what
+    it reserves: tensors of one holder are made one after another.
     """
-    parameters = stage.parameter_sizes
-    trained = [gradient.bytes for _, gradient in stage.gradients]
-    copies = stage.optimizer_bytes // sum(trained) if sum(trained) else 0
-    tensors: dict[str, list[int]] = {
-        "parameters": list(parameters),
-        "master": [stage.master_bytes],
-        "optimizer": trained * copies + [stage.optimizer_bytes - copies * sum(trained)],
-        "buffers": [stage.buffer_bytes, *(bucket.bytes for bucket in buckets)],
-        "workspace": [stage.workspace_bytes],
-    }
+    held: dict[str, dict[tuple[str, str], int]] = {}
+    for stage in stages:
+        for holder, sizes in stage.held.items():
+            held.setdefault(holder, {}).update(sizes)
+    tensors = {holder: list(sizes.values()) for holder, sizes in held.items()}
+    tensors["optimizer"] = _states(stages, sum(tensors["optimizer"]))
+    tensors["buffers"] = [sum(tensors["buffers"]), *(bucket.bytes for stage in stages for bucket in stage.buckets)]
     return [
-        Resident(device, holder, sum(sizes), segment_bytes(sizes) if stage.cached else 0)
+        Resident(device, holder, sum(sizes), segment_bytes(sizes) if stages[0].cached else 0)
         for holder, sizes in tensors.items()
         if sum(sizes)
     ]
+
+
+def _states(stages: Sequence[Stage], count: int) -> list[int]:
+    """Return the tensors of an optimizer's state of so many bytes: as many for each gradient as it has room for."""
+    trained = {gradient.parameter: gradient.bytes for stage in stages for _, gradient in stage.gradients}
+    copies = count // sum(trained.values()) if sum(trained.values()) else 0
+    return [*trained.values()] * copies + [count - copies * sum(trained.values())]
 
 
 class Pass(NamedTuple):
@@ -52,15 +56,15 @@ class Pass(NamedTuple):
         return self.gradients + self.transients - self.released
 
 
-def within(stage: Stage, kind: str, adds: bool = False) -> Pass:
+def within(stage: Stage, kind: str, there: Collection[str] = ()) -> Pass:
     """Return what a pass of a stage takes for a while: in layer after layer, the one in which it takes most.
 
     Parameters
     ----------
     kind : str
         ``forward``, ``backward``, ``backward_input`` or ``backward_weight``.
-    adds : bool
-        A backward that adds to gradients that are there: it holds a new one only until it is added.
+    there : collection of str
+        The parameters whose gradients are there already: a backward holds a new one only until it is added.
     """
     saved = [cost.saved_bytes for cost in stage.costs]
     if kind == "forward":
@@ -70,16 +74,17 @@ def within(stage: Stage, kind: str, adds: bool = False) -> Pass:
             (Pass(0, cost.forward_transient_bytes, missing) for cost, missing in zip(stage.costs, behind, strict=True)),
             key=lambda one: one.most,
         )
-    return max(_backward(stage, kind, adds, saved), key=lambda one: one.most)
+    return max(_backward(stage, kind, there, saved), key=lambda one: one.most)
 
 
-def _backward(stage: Stage, kind: str, adds: bool, saved: Sequence[int]) -> Iterator[Pass]:
+def _backward(stage: Stage, kind: str, there: Collection[str], saved: Sequence[int]) -> Iterator[Pass]:
     """Yield what each layer of a backward takes, the last layer first."""
     made = released = 0
     for i in reversed(range(len(saved))):
-        new = [gradient.bytes for layer, gradient in stage.gradients if layer == stage.layers.start + i]
-        made += sum(new)
-        gradients = 0 if kind == "backward_input" else max(new, default=0) if adds else made
+        new = [gradient for layer, gradient in stage.gradients if layer == stage.layers.start + i]
+        made += sum(gradient.bytes for gradient in new if gradient.parameter not in there)
+        added = max((gradient.bytes for gradient in new if gradient.parameter in there), default=0)
+        gradients = 0 if kind == "backward_input" else made + added
         transients = 0 if kind == "backward_weight" else stage.costs[i].backward_transient_bytes
         yield Pass(gradients, transients, 0 if kind == "backward_input" else released)
         released += saved[i]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,12 +16,15 @@ from mpsim.plan.partition import stage_slices
 from mpsim.plan.rows import Shape
 from mpsim.program.allocator import on_cuda, update_copies, workspace_bytes
 from mpsim.topology.routes import Routes
-from mpsim.workload.model import Cost, Gradient, Parameter, Workload
+from mpsim.workload.model import Cost, Gradient, Layer, Parameter, Workload
 from mpsim.workload.tensors import tensor_bytes as tensor_bytes_of
 
 __all__ = ["Stage", "cut", "microbatch_size", "scales_of"]
 
 _Calls = tuple[tuple[str, int], ...]
+# Bytes by what they are of: ("parameter", its name), ("layer", its name), or the whole device.
+_Sizes = dict[tuple[str, str], int]
+_Gradients = tuple[tuple[int, Gradient], ...]
 
 
 def microbatch_size(workload: Workload, plan: Plan) -> int:
@@ -48,10 +52,9 @@ class Stage:
     gradients : tuple of (int, Gradient)
         In the order in which backward completes them, with the layer that completes each; a parameter that two of
         the stage's layers share stands once, where its last contribution is made.
-    parameter_sizes : tuple of int
-        Bytes of each parameter, a tied one once.
-    optimizer_bytes, master_bytes, buffer_bytes, workspace_bytes : int
-        Held throughout; `master_bytes` is the optimizer's copy of the parameters in another type.
+    held : dict
+        What is held throughout, by holder and by what it is of: `master` has the optimizer's copies of the parameters
+        in another type. What two stages on one rank both name is there once.
     update_bytes : int
         What the update takes for a while.
     cached : bool
@@ -69,12 +72,8 @@ class Stage:
 
     layers: range
     costs: tuple[Cost, ...]
-    gradients: tuple[tuple[int, Gradient], ...]
-    parameter_sizes: tuple[int, ...]
-    optimizer_bytes: int
-    master_bytes: int
-    buffer_bytes: int
-    workspace_bytes: int
+    gradients: _Gradients
+    held: dict[str, _Sizes]
     update_bytes: int
     cached: bool
     activation_bytes: int
@@ -97,7 +96,8 @@ def cut(costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...], shape:
             " name the first layer of each stage but the first"
         )
     slices = stage_slices(boundaries, len(workload.layers))
-    return tuple(_stage(costs, layers, plan, cuts) for layers in slices) * shape.directions
+    states = _states(workload, tp)
+    return tuple(_stage(costs, layers, plan, cuts, states) for layers in slices) * shape.directions
 
 
 def scales_of(costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...], shape: Shape) -> Scales:
@@ -106,24 +106,18 @@ def scales_of(costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...], 
     return Scales(costs, routes, plan, place, cuts, shape)
 
 
-def _stage(costs: Costs, layers: range, plan: Plan, cuts: list[Crossing]) -> Stage:
+def _stage(costs: Costs, layers: range, plan: Plan, cuts: list[Crossing], states: Sequence[_Sizes]) -> Stage:
     workload, tp = costs.workload, plan.tp
     microbatch = microbatch_size(workload, plan)
-    members = [workload.layers[i] for i in layers]
     chosen = tuple(costs.of("")[i] for i in layers)
-    shards = [layer.shard(tp) for layer in members]
-    parameters = {p.name: p for shard in shards for p in shard.parameters}
     gradients = _gradients(workload, layers, tp)
     last = layers.stop == len(workload.layers)
     return Stage(
         layers=layers,
         costs=chosen,
         gradients=gradients,
-        parameter_sizes=tuple(parameter.bytes for parameter in parameters.values()),
-        optimizer_bytes=sum(shard.optimizer_bytes for shard in shards) + _tied_optimizer_bytes(workload, layers, tp),
-        master_bytes=sum(_master_bytes(workload, parameters.get(gradient.parameter)) for _, gradient in gradients),
-        buffer_bytes=sum(shard.buffer_bytes for shard in shards),
-        workspace_bytes=workspace_bytes(workload),
+        held=_held(workload, [workload.layers[i] for i in layers], tp, gradients)
+        | {"optimizer": {of: count for i in layers for of, count in states[i].items()}},
         update_bytes=update_copies(workload) * sum(gradient.bytes for _, gradient in gradients),
         cached=on_cuda(workload),
         activation_bytes=sum(cost.saved_bytes for cost in chosen) + _received_bytes(workload, layers, microbatch, tp),
@@ -143,6 +137,19 @@ def _exchanges(layers: range, costs: Sequence[Cost]) -> dict[str, dict[int, _Cal
     return found
 
 
+def _held(workload: Workload, layers: Sequence[Layer], tp: int, gradients: _Gradients) -> dict[str, _Sizes]:
+    """Return what layers hold throughout, besides the optimizer's state."""
+    shards = [layer.shard(tp) for layer in layers]
+    parameters = {p.name: p for shard in shards for p in shard.parameters}
+    trained = [gradient.parameter for _, gradient in gradients]
+    return {
+        "parameters": {("parameter", name): parameter.bytes for name, parameter in parameters.items()},
+        "master": {("parameter", name): _master_bytes(workload, parameters.get(name)) for name in trained},
+        "buffers": {("layer", layer.name): shard.buffer_bytes for layer, shard in zip(layers, shards, strict=True)},
+        "workspace": {("device", ""): workspace_bytes(workload)},
+    }
+
+
 def _master_bytes(workload: Workload, parameter: Parameter | None) -> int:
     """Return the bytes of the copy of a parameter that the optimizer updates in its stead; 0 where it has none."""
     master = workload.precision.master
@@ -151,7 +158,7 @@ def _master_bytes(workload: Workload, parameter: Parameter | None) -> int:
     return tensor_bytes_of(parameter.shape, master)
 
 
-def _gradients(workload: Workload, layers: range, tp: int) -> tuple[tuple[int, Gradient], ...]:
+def _gradients(workload: Workload, layers: range, tp: int) -> _Gradients:
     """Return the stage's gradients in the order in which backward completes them, tied ones once."""
     found: dict[str, tuple[int, Gradient]] = {}
     for i in reversed(layers):
@@ -161,16 +168,27 @@ def _gradients(workload: Workload, layers: range, tp: int) -> tuple[tuple[int, G
     return tuple(found.values())
 
 
-def _tied_optimizer_bytes(workload: Workload, layers: range, tp: int) -> int:
-    """Return the optimizer state of parameters tied to an earlier stage, whose state the trace counts only there."""
-    own = {p.name: p.bytes for i in layers for p in workload.layers[i].shard(tp).parameters}
-    extra = 0
-    for layer in workload.layers[: layers.start]:
-        shard = layer.shard(tp)
-        shared = sum(own.pop(p.name, 0) for p in shard.parameters)
-        if shared:
-            extra += round(shard.optimizer_bytes * shared / shard.parameter_bytes)
-    return extra
+def _states(workload: Workload, tp: int) -> list[_Sizes]:
+    """Return the optimizer's state of each layer: that of each parameter which layers share, and of the rest.
+
+    The trace counts the state of a tied parameter in the first of its layers alone; wherever another of them is, there
+    is as much.
+    """
+    shards = [layer.shard(tp) for layer in workload.layers]
+    times = Counter(p.name for shard in shards for p in shard.parameters)
+    tied: dict[str, int] = {}
+    found: list[_Sizes] = []
+    for layer, shard in zip(workload.layers, shards, strict=True):
+        names = [p.name for p in shard.parameters if times[p.name] > 1]
+        new = {
+            p.name: round(shard.optimizer_bytes * p.bytes / shard.parameter_bytes)
+            for p in shard.parameters
+            if times[p.name] > 1 and p.name not in tied and p.bytes
+        }
+        tied |= new
+        rest = {("layer", layer.name): shard.optimizer_bytes - sum(new.values())}
+        found.append(rest | {("parameter", name): tied[name] for name in names if name in tied})
+    return found
 
 
 def _received_bytes(workload: Workload, layers: range, microbatch: int, tp: int) -> int:

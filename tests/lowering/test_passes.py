@@ -56,7 +56,7 @@ def test_shards_exchange_behind_each_layer_and_buckets_leave_inside_backward():
 def test_what_is_kept_stands_between():
     kept = work(1, parameters={"w": 64}, saved_bytes=8)
     assert text(Plan(), kept, keeping=True) == (
-        "hold activations · 0F0[0:1] · hold gradients · 0B0[0:1] · drop · drop · hold gradients · update[0:1] · drop"
+        "hold activations · 0F0[0:1] · hold gradients · 0B0[0:1] · drop · update[0:1] · drop"
     )
 
 

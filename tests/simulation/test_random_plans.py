@@ -184,12 +184,14 @@ def check_memory(run: Run) -> None:
     for device, use in zip(sorted(lowering.place), result.devices, strict=True):
         p = rank_of[device] // case.plan.tp % case.plan.pp
         stage, memory = lowering.stages[p], use.memory
-        resident = stage.optimizer_bytes + stage.buffer_bytes + sum(stage.parameter_sizes)
+        resident = sum(sum(sizes.values()) for sizes in stage.held.values())
         resident += sum(bucket.bytes for bucket in stage.buckets)
         assert memory.timeline_s[0] == 0.0
         assert ascending(memory.timeline_s)
         assert len(set(memory.timeline_s)) == len(memory.timeline_s) == len(memory.timeline_bytes)
         assert memory.timeline_bytes[-1] == resident
+        at_once = zip(*(one.held(memory.timeline_s) for one in memory.by_holder), strict=True)
+        assert not resident or [sum(held) for held in at_once] == list(memory.timeline_bytes)
         assert min(memory.timeline_bytes) >= resident
         assert max(memory.timeline_bytes) <= memory.peak_bytes
         held_at_once = _most_in_flight(lowering, p)
