@@ -89,7 +89,7 @@ def test_on_a_chain_each_end_has_the_tied_weight_its_state_and_its_gradient():
 
 
 def test_two_directions_hold_a_stage_of_each():
-    """Rank 0 has the first stage of one direction and the last of the other: a and a copy of b, which share a weight."""
+    """Rank 0 has the first stage of one direction and the last of the other: a and a copy of b, which share one."""
     layers = [of("a", 8, shares=64, state=144), of("b", 4, shares=64, state=8)]
     for memory in memories(layers, 2, microbatches=2, schedule="chimera"):
         assert held(memory, "parameters") == {0.0: 64 + 8 + 4}
