@@ -120,7 +120,9 @@ class Holdings:
         key = (one.pass_kind, self.makes, there)
         if key not in self._takes:
             if one.pass_kind == "U":
-                found = [("transients", self.stage.update_bytes)]
+                # Of a whole step's update all stages of the rank are one call.
+                copies = self.stage.update_copies if one.microbatch >= 0 else 0
+                found = [("transients", copies * sum(self.sizes.values()))]
             else:
                 there = there if self.makes else there.union(self.own)
                 gradients, transients, released = within(self.stage, one.kind, there)

@@ -55,8 +55,8 @@ class Stage:
     held : dict
         What is held throughout, by holder and by what it is of: `master` has the optimizer's copies of the parameters
         in another type. What two stages on one rank both name is there once.
-    update_bytes : int
-        What the update takes for a while.
+    update_copies : int
+        So many times its gradients' parameters the update takes for a while.
     cached : bool
         Whether a caching allocator keeps all that.
     activation_bytes : int
@@ -74,7 +74,7 @@ class Stage:
     costs: tuple[Cost, ...]
     gradients: _Gradients
     held: dict[str, _Sizes]
-    update_bytes: int
+    update_copies: int
     cached: bool
     activation_bytes: int
     output: Crossing | None
@@ -118,7 +118,7 @@ def _stage(costs: Costs, layers: range, plan: Plan, cuts: list[Crossing], states
         gradients=gradients,
         held=_held(workload, [workload.layers[i] for i in layers], tp, gradients)
         | {"optimizer": {of: count for i in layers for of, count in states[i].items()}},
-        update_bytes=update_copies(workload) * sum(gradient.bytes for _, gradient in gradients),
+        update_copies=update_copies(workload),
         cached=on_cuda(workload),
         activation_bytes=sum(cost.saved_bytes for cost in chosen) + _received_bytes(workload, layers, microbatch, tp),
         output=None if last else cuts[layers.stop - 1],

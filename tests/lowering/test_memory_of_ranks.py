@@ -108,6 +108,16 @@ def test_one_device_has_one_workspace_and_one_copy_of_master_weights():
     assert (first.master_bytes, second.master_bytes) == (4 * (64 + 8 + 4), 4 * 48)
 
 
+def test_an_update_of_several_stages_is_one_call():
+    """On CUDA AdamW works on a copy of all the rank's parameters, from its first stage's update to its last's."""
+    layers = [of("a", 8, shares=64), of("b", 16), of("c", 4, shares=64), of("d", 32)]
+    work = replace(chained(layers, 0), clock="cuda-kernel", optimizer="adamw")
+    plan = Plan(pp=2, schedule="interleaved-1f1b", chunks=2)
+    first, second = (one.memory for one in simulate(work, fully_connected(2, link=FREE), plan).devices)
+    assert held(first, "transients") == {0.0: 0, 12.0: 64 + 8 + 4, 13.0: 0}
+    assert held(second, "transients") == {0.0: 0, 10.0: 48, 11.0: 0}
+
+
 @pytest.mark.parametrize("schedule", sorted(set(SCHEDULES) - {"pipedream"}))
 def test_holders_add_up_whatever_the_schedule(schedule):
     """What is held throughout is at both ends, and gradients that are made stay until an update ends."""

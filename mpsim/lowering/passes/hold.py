@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mpsim.lowering.holdings import Holdings, SharedGradients
-from mpsim.lowering.instructions import Compute, Instructions
+from mpsim.lowering.instructions import Compute, Drop, Hold, Instructions
 from mpsim.lowering.model import Lowering
+from mpsim.lowering.stages import Stage
 
 __all__ = ["hold"]
 
@@ -12,10 +15,10 @@ __all__ = ["hold"]
 def hold(instructions: Instructions, lowering: Lowering) -> Instructions:
     """Put holds and drops around what makes a rank keep something.
 
-    Activations from a micro-batch's forward to the end of its backward; gradients from the first backward,
-    which makes them, to the update, those of a parameter that several of the rank's stages share once; what each pass
-    and the update take for a while; and, where stages update while micro-batches are under way, the parameters that
-    those went forward with.
+    Activations from a micro-batch's forward to the end of its backward; gradients from the first backward, which makes
+    them, to the update, those of a parameter that several of the rank's stages share once; what each pass and the
+    update take for a while; and, where stages update while micro-batches are under way, the parameters that those went
+    forward with.
     """
     holdings = _of_rank(instructions, lowering)
     found: Instructions = []
@@ -33,7 +36,30 @@ def hold(instructions: Instructions, lowering: Lowering) -> Instructions:
         found.append(one)
         if ends:
             found += of_stage.after(one)
-    return [*found, *(drop for one in holdings.values() for drop in one.updated())]
+    found += [drop for one in holdings.values() for drop in one.updated()]
+    copied = _copied([lowering.stages[number] for number in holdings])
+    return _around_update(found, copied) if copied else found
+
+
+def _copied(stages: Sequence[Stage]) -> int:
+    """Return the bytes that an update of all stages of a rank, which is one call, takes for a while."""
+    return stages[0].update_copies * sum(
+        {gradient.parameter: gradient.bytes for stage in stages for _, gradient in stage.gradients}.values()
+    )
+
+
+def _around_update(instructions: Instructions, count: int) -> Instructions:
+    """Hold so many bytes from the first to the last part of the update of a whole step."""
+    parts = [
+        i
+        for i, one in enumerate(instructions)
+        if isinstance(one, Compute) and one.pass_kind == "U" and one.microbatch < 0
+    ]
+    if not parts:
+        return instructions
+    first, behind = parts[0], parts[-1] + 1
+    held: Instructions = [Hold(("update",), "transients", count), *instructions[first:behind], Drop(("update",))]
+    return instructions[:first] + held + instructions[behind:]
 
 
 def _of_rank(instructions: Instructions, lowering: Lowering) -> dict[int, Holdings]:
