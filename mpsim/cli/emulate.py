@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,23 +118,18 @@ def _plan(inputs: tuple[str, ...], given: _Asked) -> tuple[Answer, Emulation]:
     lowering = fastest_cut(lower(workload, topology, plan, by_type=by_type))
     batch = microbatch_size(workload, plan) * plan.microbatches * plan.dp
     trials = trials_of(given.trials, batch, workload.dataset_samples)
-    from mpsim.emulate.run import emulate as run_plan
+    from mpsim.emulate.run import emulate_lowering
 
-    run = run_plan(
-        workload,
+    run = emulate_lowering(
+        lowering,
         topology,
-        replace(plan, boundaries=lowering.boundaries),
-        trials=trials.count,
+        trials,
         compute=given.compute,
         model=model,
         depth=_depth(given.depth),
         fabric=given.fabric,
-        rng=trials.seed,
         draws=not given.medians,
-        variability=trials.variability,
-        by_type=by_type,
     )
-    run = replace(run, result=replace(run.result, plan=plan.text))
     if given.files.save_plan:
         save_plan(given.files.save_plan, plan, made_now(""))
     return (

@@ -19,13 +19,12 @@ from mpsim.cli.trials import trial_options, trials_of
 from mpsim.cli.types import Sizes
 from mpsim.documents import made_now
 from mpsim.errors import MpsimError
-from mpsim.lowering.lower import lower
 from mpsim.lowering.stages import microbatch_size
 from mpsim.plan.model import save_plan
-from mpsim.simulation import simulate as simulate_plan
 from mpsim.simulation import simulate_collectives
-from mpsim.simulation.cutting import fastest_cut
 from mpsim.simulation.launching import launch_bound
+from mpsim.simulation.preparing import prepare
+from mpsim.simulation.run import simulate_lowering
 from mpsim.topology.spec import parse_topology
 
 __all__ = ["simulate"]
@@ -87,21 +86,21 @@ def _plan(inputs: tuple[str, ...], given: _Asked) -> Answer:
     plan = plan_of(given.plan, workload, devices)
     by_type = by_type_of(given.scaling, workload, topology)
     batch = microbatch_size(workload, plan) * plan.microbatches * plan.dp
-    trials = trials_of(given.trials, batch, workload.dataset_samples)
-    run = partial(
-        simulate_plan, workload, topology, trials=trials.count, rng=trials.seed, variability=trials.variability,
-        by_type=by_type, unchecked=given.unchecked, host_speed=given.host_speed, processes=given.processes,
-    )  # fmt: skip
-    lowering = fastest_cut(lower(workload, topology, plan, by_type=by_type, host_speed=given.host_speed))
-    baseline = baseline_of(given.baseline, workload, batch, plan.ranks, partial(run, spans=False))
-    result = run(plan, baseline=baseline)
+    trials = trials_of(given.trials, batch, workload.dataset_samples, given.processes)
+    lowered = partial(
+        prepare, workload, topology, by_type=by_type, unchecked=given.unchecked, host_speed=given.host_speed
+    )
+    run = partial(simulate_lowering, trials=trials, unchecked=given.unchecked)
+    lowering = lowered(plan)
+    baseline = baseline_of(given.baseline, workload, batch, plan.ranks, lambda one: run(lowered(one), spans=False))
+    result = run(lowering, baseline=baseline)
     if given.files.save_plan:
         save_plan(given.files.save_plan, plan, made_now(""))
     notes = []
     if plan.ranks < devices:
         notes.append(f"the plan uses {plan.ranks} of {devices} devices: give --dp, --pp, --tp or --strategy for more")
     if result.launch == "eager":
-        graphs = run(replace(plan, launch="graphs"), baseline=baseline, spans=False)
+        graphs = run(lowered(replace(plan, launch="graphs")), baseline=baseline, spans=False)
         result = replace(result, caveats=(*result.caveats, *launch_bound(result, graphs)))
     return Answer(
         result=without_baseline(result) if given.baseline == "none" else result,
@@ -117,7 +116,7 @@ def _collectives(sizes: tuple[int, ...], inputs: tuple[str, ...], given: _Asked)
     }  # fmt: skip
     text, notes = collectives_topology(inputs, given, others)
     topology = parse_topology(text)
-    trials = trials_of(given.trials, 0, 0)
+    trials = trials_of(given.trials, 0, 0, given.processes)
     result = simulate_collectives(
         sizes,
         topology,
@@ -126,8 +125,8 @@ def _collectives(sizes: tuple[int, ...], inputs: tuple[str, ...], given: _Asked)
         runtime=given.plan.runtime or "ideal",
         devices=available(given.plan.devices, len(topology.devices)),
         trials=trials.count,
-        rng=trials.seed,
+        rng=trials.rng,
         variability=trials.variability,
-        processes=given.processes,
+        processes=trials.processes,
     )
     return Answer(result=result, notes=notes)

@@ -109,7 +109,7 @@ def _prepared(workload_path: str, topology_text: str, given: _Asked) -> Callable
     by_type = by_type_of(given.scaling, workload, topology)
     batch, trials = given.batch, trials_of(given.trials, max(given.batch, 1), workload.dataset_samples)
     shared: dict[str, Any] = {
-        "trials": trials.count, "rng": trials.seed, "variability": trials.variability, "by_type": by_type,
+        "trials": trials.count, "rng": trials.rng, "variability": trials.variability, "by_type": by_type,
         "unchecked": given.unchecked, "host_speed": given.host_speed,
     }  # fmt: skip
     n_devices = min(given.devices or len(topology.devices), len(topology.devices))

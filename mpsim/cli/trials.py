@@ -10,9 +10,9 @@ import click
 
 from mpsim.cli.types import SECONDS
 from mpsim.errors import MpsimError
-from mpsim.lowering.draws import Variability
+from mpsim.lowering.draws import Trials, Variability
 
-__all__ = ["TrialOptions", "Trials", "trial_options", "trials_of"]
+__all__ = ["TrialOptions", "trial_options", "trials_of"]
 
 _OPTIONS = (
     click.option(
@@ -69,17 +69,8 @@ def trial_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trials:
-    """What a simulation is told of trials."""
-
-    count: int
-    seed: int
-    variability: Variability
-
-
-def trials_of(given: TrialOptions, batch: int, dataset_samples: int) -> Trials:
-    """Return the trials that the options ask for.
+def trials_of(given: TrialOptions, batch: int, dataset_samples: int, processes: int = 1) -> Trials:
+    """Return the trials that the options ask for, shared by so many processes.
 
     Raises
     ------
@@ -94,8 +85,9 @@ def trials_of(given: TrialOptions, batch: int, dataset_samples: int) -> Trials:
         )
     return Trials(
         count=_count(given, batch, dataset_samples),
-        seed=given.seed,
+        rng=given.seed,
         variability=Variability(link_jitter_s=given.jitter, straggler_probability=slow, straggler_factor=factor),
+        processes=processes,
     )
 
 
