@@ -94,7 +94,9 @@ def parts_of(routes: Routes, kind: str, algorithm: str, ranks: tuple[int, ...], 
 
     none = [0.0] * len(links)
     narrowest = narrowest_bytes_per_s(routes.topology, link)
-    on_level = [0.0 if one.type != link else 1.0 / relative_width(one, narrowest) for one in links]
+    on_level = [
+        0.0 if one.type != link else 1.0 / relative_width(one.bandwidth_bytes_per_s, narrowest) for one in links
+    ]
     outer = work_out(routes, rounds, order, Pace(lambda path: float(crosses(path)), on_level, one_by_one=True))
     inner = work_out(routes, rounds, order, Pace(inside_s, none, one_by_one=True))
     own = work_out(routes, rounds, order, Pace.of_links(routes))

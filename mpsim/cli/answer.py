@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mpsim.cli.output import print_json, tell
-from mpsim.cli.planning import PLAN_OPTIONS
+from mpsim.cli.planning import PlanOptions
+from mpsim.cli.scaling import ScalingOptions
+from mpsim.cli.trials import TrialOptions
 from mpsim.documents import made_now
 from mpsim.errors import MpsimError
 from mpsim.lowering.stages import microbatch_size
@@ -21,10 +23,31 @@ if TYPE_CHECKING:
     from mpsim.lowering.model import Lowering
     from mpsim.plan.model import Plan
 
-__all__ = ["OUTPUTS", "Answer", "available", "collectives_topology", "coordinates", "give", "stage_layers"]
+__all__ = ["Answer", "Asked", "Files", "available", "collectives_topology", "coordinates", "give", "stage_layers"]
 
-OUTPUTS = ("output", "save_plan", "perfetto", "plot")
 _RING = "ring:{n},link=eth_10g"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """What an answer is written to."""
+
+    output: str | None
+    save_plan: str | None
+    perfetto: str | None
+    plot: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a prediction and a real run are both asked."""
+
+    plan: PlanOptions
+    scaling: ScalingOptions
+    trials: TrialOptions
+    files: Files
+    collectives: tuple[int, ...] | None
+    collective: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +60,9 @@ class Answer:
     coordinates: tuple[tuple[str, Any], ...] = ()
 
 
-def give(answer: Answer, given: dict[str, Any], as_json: bool) -> None:
+def give(answer: Answer, files: Files, as_json: bool) -> None:
     """Write the files that were asked for, and print the answer."""
-    _write(answer.result, given)
+    _write(answer.result, files)
     if as_json:
         print_json(_as_dict(answer))
     else:
@@ -76,7 +99,7 @@ def available(asked: int | None, have: int) -> int:
 
 
 def collectives_topology(
-    inputs: tuple[str, ...], given: dict[str, Any], others: Sequence[tuple[str, object]]
+    inputs: tuple[str, ...], given: Asked, others: Mapping[str, bool]
 ) -> tuple[str, tuple[str, ...]]:
     """Return the topology that carries a list of collectives, and what is to be said about it.
 
@@ -84,30 +107,27 @@ def collectives_topology(
     ----------
     inputs : tuple of str
         The command's arguments.
-    given : dict
+    given : Asked
         Its options.
-    others : sequence of (str, object)
-        Options that a list of collectives cannot have either, with what stands for their absence.
+    others : mapping of str to bool
+        Options of one command alone that a list of collectives cannot have either, and whether they were given.
 
     Raises
     ------
     MpsimError
         An option that speaks of a workload or plan, or no topology and no number of devices.
     """
-    said = [name for name in PLAN_OPTIONS if given[name] is not None]
-    said += [
-        name.replace("_", "-") for name in ("costs", "rescale", "speed", "unchecked", "save_plan") if given.get(name)
-    ]
-    said += [name.replace("_", "-") for name, default in others if given[name] != default]
+    said = [*given.plan.of_a_plan_alone, *(name for name, value in asdict(given.scaling).items() if value)]
+    said += [name for name, told in {"save-plan": bool(given.files.save_plan), **others}.items() if told]
     if said:
         raise MpsimError(f"--collectives has no workload to split: leave out --{said[0]}")
-    if given["epochs"] is not None:
-        raise MpsimError(f"--collectives has no epochs, --epochs is {given['epochs']}: give --trials")
+    if given.trials.epochs is not None:
+        raise MpsimError(f"--collectives has no epochs, --epochs is {given.trials.epochs}: give --trials")
     if len(inputs) > 1:
         raise MpsimError(f"--collectives takes a TOPOLOGY alone, got {' '.join(inputs)}: leave the workload out")
     if inputs:
         return inputs[0], ()
-    devices = given["devices"]
+    devices = given.plan.devices
     if devices is None:
         raise MpsimError("--collectives needs a TOPOLOGY, or --devices N for a ring of 10 Gbit/s Ethernet")
     if devices < 2:
@@ -116,22 +136,21 @@ def collectives_topology(
     return text, (f"no topology given: took {text} (10 Gbit/s Ethernet of the catalog); name your own to change it",)
 
 
-def _write(result: Result, given: dict[str, Any]) -> None:
-    if given["output"]:
+def _write(result: Result, files: Files) -> None:
+    if files.output:
         from mpsim.result.file import save_result
 
-        save_result(given["output"], replace(result, provenance=made_now("")))
-    if given["perfetto"]:
+        save_result(files.output, replace(result, provenance=made_now("")))
+    if files.perfetto:
         from mpsim.result.perfetto import save_perfetto
 
-        save_perfetto(given["perfetto"], result)
-    if given["plot"]:
+        save_perfetto(files.perfetto, result)
+    if files.plot:
         from mpsim.cli.plot import draw
 
-        draw([result], "timeline", given["plot"])
-    for name in OUTPUTS:
-        if given[name]:
-            tell(f"wrote {given[name]}")
+        draw([result], "timeline", files.plot)
+    for path in filter(None, asdict(files).values()):
+        tell(f"wrote {path}")
 
 
 def _as_dict(answer: Answer) -> dict[str, Any]:

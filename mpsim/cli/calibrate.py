@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
+from mpsim.cli.options import options_of
 from mpsim.cli.output import DOCUMENTS, check_kept, json_option, output_option, print_json, tell
 from mpsim.cli.read import read_workload
 from mpsim.cli.types import SECONDS
@@ -15,6 +17,14 @@ from mpsim.topology.spec import parse_topology
 from mpsim.units import duration, format_duration
 
 __all__ = ["calibrate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    compute: str | None
+    step: float | None
+    plan: str | None
+    layer: tuple[str, ...]
 
 
 @click.command()
@@ -44,11 +54,12 @@ def calibrate(logs: tuple[str, ...], topology: str, as_json: bool, output: str, 
       mpsim simulate gpt2.a100.json dgx_a100 --dp 8 --batch 64 --save-plan plan.json
       mpsim calibrate --compute gpt2.a100.json --step "65 ms" --plan plan.json --topology dgx_a100 -o node.json
     """
-    check_kept([output], tuple(filter(None, (*logs, topology, given["compute"], given["plan"]))))
-    if given["compute"]:
-        _compute(logs, topology, as_json, output, given)
+    asked = options_of(_Asked, given)
+    check_kept([output], tuple(filter(None, (*logs, topology, asked.compute, asked.plan))))
+    if asked.compute:
+        _compute(asked.compute, logs, topology, as_json, output, asked)
         return
-    said = [name for name in ("step", "plan", "layer") if given[name]]
+    said = [name for name in ("step", "plan", "layer") if getattr(asked, name)]
     if said:
         raise MpsimError(f"--{said[0]} is of --compute WORKLOAD, which is missing: name roofline costs")
     if not logs:
@@ -70,20 +81,20 @@ def calibrate(logs: tuple[str, ...], topology: str, as_json: bool, output: str, 
     tell(f"wrote {output}")
 
 
-def _compute(logs: tuple[str, ...], topology: str, as_json: bool, output: str, given: dict[str, Any]) -> None:
+def _compute(workload: str, logs: tuple[str, ...], topology: str, as_json: bool, output: str, given: _Asked) -> None:
     from mpsim.calibration.compute import calibrate_compute
     from mpsim.plan.model import load_plan
 
     if logs:
         raise MpsimError(f"--compute takes no LOG, got {logs[0]!r}: calibrate collectives first, and give its topology")
-    if given["step"] is not None and not given["plan"]:
+    if given.step is not None and not given.plan:
         raise MpsimError("--step needs --plan FILE: the plan that was run (mpsim simulate --save-plan writes one)")
     found = calibrate_compute(
-        read_workload(given["compute"]),
+        read_workload(workload),
         parse_topology(topology),
-        step_s=given["step"],
-        plan=load_plan(given["plan"]) if given["plan"] else None,
-        layers_s=dict(map(_layer, given["layer"])) if given["layer"] else None,
+        step_s=given.step,
+        plan=load_plan(given.plan) if given.plan else None,
+        layers_s=dict(map(_layer, given.layer)) if given.layer else None,
     )
     save_topology(output, found.topology)
     shown = {name: getattr(found, name) for name in ("device", "speed", "measured_s", "modelled_s", "source")}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpsim.cli.answer import OUTPUTS, Answer, available, collectives_topology, coordinates, give, stage_layers
+from mpsim.cli.answer import Answer, Asked, available, collectives_topology, coordinates, give, stage_layers
+from mpsim.cli.options import options_of
 from mpsim.cli.output import DOCUMENTS, PICTURES, check_apart, json_option, output_option, tell
 from mpsim.cli.planning import plan_of, plan_options
 from mpsim.cli.read import read_pair
@@ -32,6 +33,17 @@ if TYPE_CHECKING:
     from mpsim.workload.model import Workload
 
 __all__ = ["emulate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked(Asked):
+    compute: str
+    fabric: str
+    medians: bool
+    model: str | None
+    depth: str
+    links: str | None
+
 
 # Above it a run says more of what else the machine does than of the plan.
 _DISTURBED = 0.02
@@ -82,80 +94,79 @@ def emulate(inputs: tuple[str, ...], as_json: bool, **given: Any) -> None:
       mpsim emulate mnist-mlp ring:2,link=eth_10g --compute real --dp 2 --batch 4096
       mpsim emulate --collectives 2600,33024,131584,803840 --devices 4 --trials 8
     """
-    check_apart(given, *OUTPUTS, "links", inputs=inputs)
+    asked = options_of(_Asked, given)
+    check_apart(asdict(asked.files) | {"links": asked.links}, inputs)
     if find_spec("torch") is None:
         raise MpsimError("a real run needs PyTorch, which is not installed: pip install 'mpsim[trace]'")
-    answer, run = _collectives(inputs, given) if given["collectives"] is not None else _plan(inputs, given)
-    if given["links"]:
-        _write_links(given["links"], run)
-    give(answer, given, as_json)
+    answer, run = _plan(inputs, asked) if asked.collectives is None else _collectives(asked.collectives, inputs, asked)
+    if asked.links:
+        _write_links(asked.links, run)
+    give(answer, asked.files, as_json)
 
 
-def _plan(inputs: tuple[str, ...], given: dict[str, Any]) -> tuple[Answer, Emulation]:
+def _plan(inputs: tuple[str, ...], given: _Asked) -> tuple[Answer, Emulation]:
     if len(inputs) != 2:
         got = f", got {len(inputs)}: {' '.join(inputs)}" if inputs else ""
         raise MpsimError(f"emulate takes a WORKLOAD or MODEL and a TOPOLOGY{got}: see mpsim emulate --help")
-    if given["runtime"] not in (None, "torch-gloo"):
-        raise MpsimError(f"--runtime is {given['runtime']!r}, what runs here is torch-gloo: leave it out")
+    if given.plan.runtime not in (None, "torch-gloo"):
+        raise MpsimError(f"--runtime is {given.plan.runtime!r}, what runs here is torch-gloo: leave it out")
     workload, topology, model = _inputs(*inputs, given)
-    plan = plan_of(given, workload, available(given["devices"], len(topology.devices)))
-    if given["links"] and plan.ranks == 1:
-        raise MpsimError(f"--links {given['links']!r}: the plan has one rank, and no links to measure; leave it out")
-    by_type = by_type_of(given, workload, topology)
+    plan = plan_of(given.plan, workload, available(given.plan.devices, len(topology.devices)))
+    if given.links and plan.ranks == 1:
+        raise MpsimError(f"--links {given.links!r}: the plan has one rank, and no links to measure; leave it out")
+    by_type = by_type_of(given.scaling, workload, topology)
     lowering = fastest_cut(lower(workload, topology, plan, by_type=by_type))
     batch = microbatch_size(workload, plan) * plan.microbatches * plan.dp
-    trials = trials_of(given, batch, workload.dataset_samples)
-    from mpsim.emulate.run import emulate as run_plan
+    trials = trials_of(given.trials, batch, workload.dataset_samples)
+    from mpsim.emulate.run import emulate_lowering
 
-    run = run_plan(
-        workload,
+    run = emulate_lowering(
+        lowering,
         topology,
-        replace(plan, boundaries=lowering.boundaries),
-        trials=trials.count,
-        compute=given["compute"],
+        trials,
+        compute=given.compute,
         model=model,
-        depth=_depth(given["depth"]),
-        fabric=given["fabric"],
-        rng=trials.seed,
-        draws=not given["medians"],
-        variability=trials.variability,
-        by_type=by_type,
+        depth=_depth(given.depth),
+        fabric=given.fabric,
+        draws=not given.medians,
     )
-    run = replace(run, result=replace(run.result, plan=plan.text))
-    if given["save_plan"]:
-        save_plan(given["save_plan"], plan, made_now(""))
+    if given.files.save_plan:
+        save_plan(given.files.save_plan, plan, made_now(""))
     return (
         Answer(result=run.result, notes=_notes(run), stages=stage_layers(lowering), coordinates=coordinates(lowering)),
         run,
     )
 
 
-def _collectives(inputs: tuple[str, ...], given: dict[str, Any]) -> tuple[Answer, Emulation]:
-    others = (("runtime", None), ("algorithm", None), ("compute", "replay"), ("model", None), ("medians", False))
+def _collectives(sizes: tuple[int, ...], inputs: tuple[str, ...], given: _Asked) -> tuple[Answer, Emulation]:
+    others = {
+        "runtime": given.plan.runtime is not None, "algorithm": given.plan.algorithm is not None,
+        "compute": given.compute != "replay", "model": given.model is not None, "medians": given.medians,
+    }  # fmt: skip
     text, notes = collectives_topology(inputs, given, others)
     topology = parse_topology(text)
-    trials = trials_of(given, 0, 0)
+    trials = trials_of(given.trials, 0, 0)
     if not trials.variability.none:
         raise MpsimError("--collectives has no computations to slow down, and links their own jitter: leave those out")
     from mpsim.emulate.run import emulate_collectives
 
     run = emulate_collectives(
-        given["collectives"],
+        sizes,
         topology,
-        kind=given["collective"],
-        devices=available(given["devices"], len(topology.devices)),
+        kind=given.collective,
+        devices=available(given.plan.devices, len(topology.devices)),
         trials=trials.count,
-        fabric=given["fabric"],
+        fabric=given.fabric,
     )
     return Answer(result=run.result, notes=(*notes, *_notes(run))), run
 
 
-def _inputs(first: str, second: str, given: dict[str, Any]) -> tuple[Workload, Topology, str | None]:
+def _inputs(first: str, second: str, given: _Asked) -> tuple[Workload, Topology, str | None]:
     """Return the workload, the topology, and the model if one was named."""
     if Path(first).exists() or not _is_model(first):
-        return *read_pair(first, second), given["model"]
+        return *read_pair(first, second), given.model
     topology = parse_topology(second)
-    return _traced(first, given, len(topology.devices)), topology, given["model"] or first
+    return _traced(first, given, len(topology.devices)), topology, given.model or first
 
 
 def _is_model(text: str) -> bool:
@@ -164,18 +175,17 @@ def _is_model(text: str) -> bool:
     return text.partition("[")[0] in ZOO or re.fullmatch(r"[\w.]+:[A-Za-z_]\w*", text) is not None
 
 
-def _traced(model: str, given: dict[str, Any], devices: int) -> Workload:
+def _traced(model: str, given: _Asked, devices: int) -> Workload:
     """Measure a model at the sizes that the plan needs."""
     from mpsim.emulate.recipes import split_name
     from mpsim.workload.source import resolve_model
     from mpsim.workload.trace import trace
 
     source = resolve_model(*split_name(model))
-    blank = given | {"stages": None}
-    plan = plan_of(blank, None, available(given["devices"], devices))  # type: ignore[arg-type]
+    plan = plan_of(given.plan, None, available(given.plan.devices, devices))
     size = plan.batch // (plan.dp * plan.microbatches) if plan.batch else source.default_batch
     tell(f"tracing {source.name} at micro-batch {size}")
-    return trace(source, microbatches=(size,), tensor=tuple({1: None, plan.tp: None}), depth=_depth(given["depth"]))
+    return trace(source, microbatches=(size,), tensor=tuple({1: None, plan.tp: None}), depth=_depth(given.depth))
 
 
 def _depth(text: str) -> int | str:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from mpsim.cli.options import options_of
 from mpsim.cli.output import check_kept, tell
-from mpsim.cli.planning import plan_of, plan_options
+from mpsim.cli.planning import PlanOptions, plan_of, plan_options
 from mpsim.cli.read import read_pair
-from mpsim.cli.scaling import by_type_of, scaling_options
+from mpsim.cli.scaling import ScalingOptions, by_type_of, scaling_options
 from mpsim.errors import MpsimError
 from mpsim.lowering.emit import program_of
 from mpsim.lowering.lower import lower
 from mpsim.simulation.cutting import fastest_cut
 
 __all__ = ["export"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    plan: PlanOptions
+    scaling: ScalingOptions
 
 
 @click.command()
@@ -39,12 +47,13 @@ def export(workload: str, topology: str, output: str, **given: Any) -> None:
     from mpsim.cli.answer import available
     from mpsim.interchange.chakra_export import export_files, save_chakra
 
+    asked = options_of(_Asked, given)
     if not Path(output).parent.is_dir():
         raise MpsimError(f"-o {output!r}: there is no folder {str(Path(output).parent)!r}: make it first")
     work, graph = read_pair(workload, topology)
     check_kept(export_files(output, len(graph.devices)), (workload, topology))
-    plan = plan_of(given, work, available(given["devices"], len(graph.devices)))
-    by_type = by_type_of(given, work, graph)
+    plan = plan_of(asked.plan, work, available(asked.plan.devices, len(graph.devices)))
+    by_type = by_type_of(asked.scaling, work, graph)
     losses = save_chakra(output, program_of(fastest_cut(lower(work, graph, plan, by_type=by_type))), graph)
     for line in losses.lines:
         tell(f"not in the traces: {line}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from mpsim.cli.options import options_of
 from mpsim.cli.output import DOCUMENTS, check_kept, output_option, tell
 from mpsim.errors import MpsimError
 
@@ -22,6 +24,18 @@ _USED = {
     "a Kineto trace": ("microbatch", "depth"),
     "a Perfetto trace": (),
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    topology: str | None
+    in_flight: int | None
+    algorithm: str | None
+    control: bool | None
+    groups: str | None
+    ranks: int | None
+    microbatch: int | None
+    depth: int | None
 
 
 @click.command(name="import")
@@ -47,11 +61,12 @@ def import_(files: tuple[str, ...], output: str | None, **given: Any) -> None:
       mpsim import network.yml -o cluster.json
       mpsim import profile.json --microbatch 64 -o mlp.json
     """
-    check_kept([output] if output else [], (*files, given["topology"], given["groups"]))
+    asked = options_of(_Asked, given)
+    check_kept([output] if output else [], (*files, asked.topology, asked.groups))
     from mpsim.interchange.recognise import kind_of
 
     kind = kind_of(files[0])
-    for name, value in given.items():
+    for name, value in asdict(asked).items():
         if value is not None and name not in _USED[kind]:
             raise MpsimError(f"--{name.replace('_', '-')} says nothing of {kind}, which {files[0]!r} is: leave it out")
     if kind != "Chakra traces" and len(files) > 1:
@@ -62,7 +77,7 @@ def import_(files: tuple[str, ...], output: str | None, **given: Any) -> None:
         "a Kineto trace": _kineto,
         "a Perfetto trace": _perfetto,
     }[kind]
-    shown, losses = read(files, output, given)
+    shown, losses = read(files, output, asked)
     click.echo(shown)
     for line in losses.lines:
         tell(f"not represented: {line}")
@@ -70,22 +85,22 @@ def import_(files: tuple[str, ...], output: str | None, **given: Any) -> None:
         tell(f"wrote {output}")
 
 
-def _chakra(files: tuple[str, ...], output: str | None, given: dict[str, Any]) -> tuple[str, Losses]:
+def _chakra(files: tuple[str, ...], output: str | None, given: _Asked) -> tuple[str, Losses]:
     from mpsim.interchange import load_chakra, replay_program
     from mpsim.interchange.chakra_file import spread
     from mpsim.result.file import save_result
     from mpsim.result.text import summary
     from mpsim.topology.spec import parse_topology
 
-    if given["topology"] is None:
+    if given.topology is None:
         raise MpsimError("Chakra traces say nothing of links: give --topology, as in --topology switch:4,link=nvlink4")
     check_kept([output] if output else [], spread(files))
-    topology = parse_topology(given["topology"])
-    in_flight = 1 if given["in_flight"] is None else given["in_flight"]
-    copies = 1 if given["ranks"] is None else given["ranks"]
+    topology = parse_topology(given.topology)
+    in_flight = 1 if given.in_flight is None else given.in_flight
+    copies = 1 if given.ranks is None else given.ranks
     program, losses = load_chakra(
-        files, topology, in_flight=in_flight, algorithm=given["algorithm"] or "ring", control=bool(given["control"]),
-        groups=given["groups"], copies=copies,
+        files, topology, in_flight=in_flight, algorithm=given.algorithm or "ring", control=bool(given.control),
+        groups=given.groups, copies=copies,
     )  # fmt: skip
     losses.add("memory: a trace has none, peaks of 0 B say nothing")
     result = replay_program(program, topology, name=Path(files[0]).name.split(".")[0])
@@ -94,7 +109,7 @@ def _chakra(files: tuple[str, ...], output: str | None, given: dict[str, Any]) -
     return summary(result), losses
 
 
-def _network(files: tuple[str, ...], output: str | None, given: dict[str, Any]) -> tuple[str, Losses]:
+def _network(files: tuple[str, ...], output: str | None, given: _Asked) -> tuple[str, Losses]:
     from mpsim.interchange import load_astra_network
     from mpsim.topology.file import save_topology
     from mpsim.topology.show import draw
@@ -105,21 +120,21 @@ def _network(files: tuple[str, ...], output: str | None, given: dict[str, Any]) 
     return draw(topology), losses
 
 
-def _kineto(files: tuple[str, ...], output: str | None, given: dict[str, Any]) -> tuple[str, Losses]:
+def _kineto(files: tuple[str, ...], output: str | None, given: _Asked) -> tuple[str, Losses]:
     from mpsim.interchange import load_kineto
     from mpsim.workload.file import save_workload
     from mpsim.workload.show import show_workload
 
-    if given["microbatch"] is None:
+    if given.microbatch is None:
         raise MpsimError("a Kineto trace does not say how many samples a forward pass has: give --microbatch")
-    depth = 1 if given["depth"] is None else given["depth"]
-    workload, losses = load_kineto(files[0], microbatch=given["microbatch"], depth=depth)
+    depth = 1 if given.depth is None else given.depth
+    workload, losses = load_kineto(files[0], microbatch=given.microbatch, depth=depth)
     if output:
         save_workload(output, workload)
     return show_workload(workload), losses
 
 
-def _perfetto(files: tuple[str, ...], output: str | None, given: dict[str, Any]) -> tuple[str, Losses]:
+def _perfetto(files: tuple[str, ...], output: str | None, given: _Asked) -> tuple[str, Losses]:
     from mpsim.interchange import load_perfetto
     from mpsim.result.file import save_result
     from mpsim.result.text import summary

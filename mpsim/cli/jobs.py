@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -29,7 +28,15 @@ __all__ = ["jobs"]
 @speed_option
 @unchecked_option
 @json_option
-def jobs(topology: str, names: tuple[str, ...], steps: int, as_json: bool, **given: Any) -> None:
+def jobs(
+    topology: str,
+    names: tuple[str, ...],
+    steps: int,
+    as_json: bool,
+    rescale: str | None,
+    speed: float | None,
+    unchecked: bool,
+) -> None:
     """Predict the steps of jobs that train at once on TOPOLOGY, on devices of their own, and share its links.
 
     WORKLOAD is a file that mpsim trace wrote, PLAN one that mpsim simulate --save-plan did. A plan that places nothing
@@ -40,7 +47,9 @@ def jobs(topology: str, names: tuple[str, ...], steps: int, as_json: bool, **giv
       mpsim simulate workloads/bert-base.cpu.json ring:8,link=eth_1g --dp 4 --place 1,3,5,7 --save-plan b.json
       mpsim jobs ring:8,link=eth_1g workloads/gpt2.cpu.json=a.json workloads/bert-base.cpu.json=b.json
     """
-    found = simulate_jobs(_read(names), parse_topology(topology), steps=steps, **given)
+    found = simulate_jobs(
+        _read(names), parse_topology(topology), steps=steps, rescale=rescale, speed=speed, unchecked=unchecked
+    )
     if as_json:
         print_json({"jobs": [asdict(one) | {"slowdown": one.slowdown} for one in found]})
     else:

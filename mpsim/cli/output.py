@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,8 @@ def check_output(path: str, option: str, suffixes: tuple[str, ...]) -> None:
         raise MpsimError(f"{option} {path!r}: no permission to write into {str(target.parent)!r}: choose another place")
 
 
-def check_apart(given: dict[str, Any], *names: str, inputs: Iterable[str | None] = ()) -> None:
-    """Refuse two outputs to one file, and an output over a file that is read.
+def check_apart(outputs: Mapping[str, str | None], inputs: Iterable[str | None] = ()) -> None:
+    """Refuse two outputs, by their option, to one file, and an output over a file that is read.
 
     Raises
     ------
@@ -65,13 +65,13 @@ def check_apart(given: dict[str, Any], *names: str, inputs: Iterable[str | None]
         They are one file.
     """
     seen: dict[str, str] = {}
-    check_kept([given[name] for name in names if given.get(name)], inputs)
-    for name in names:
-        if given.get(name):
-            path = os.path.realpath(given[name])
-            if path in seen:
-                raise MpsimError(f"--{seen[path]} and --{name} both write {given[name]!r}: name two files")
-            seen[path] = name
+    written = {name: path for name, path in outputs.items() if path}
+    check_kept(written.values(), inputs)
+    for name, path in written.items():
+        target = os.path.realpath(path)
+        if target in seen:
+            raise MpsimError(f"--{seen[target]} and --{name} both write {path!r}: name two files")
+        seen[target] = name
 
 
 def check_kept(outputs: Iterable[str | Path], inputs: Iterable[str | Path | None]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
@@ -17,7 +17,7 @@ from mpsim.plan.schedule_file import GivenRows, given_schedule
 from mpsim.plan.schedules import SCHEDULES
 from mpsim.workload.model import Workload
 
-__all__ = ["PLAN_OPTIONS", "host_speed_option", "plan_of", "plan_options"]
+__all__ = ["PlanOptions", "host_speed_option", "plan_of", "plan_options"]
 
 _ALGORITHMS = [AUTO, *algorithm_names("all_reduce")]
 _OPTIONS = (
@@ -67,10 +67,6 @@ _OPTIONS = (
     ),
     click.option("--plan", metavar="FILE", help="A plan file; options beside it change it."),
 )
-PLAN_OPTIONS = (
-    "strategy", "dp", "pp", "tp", "microbatches", "batch", "schedule", "chunks", "stages", "bucket", "launch",
-    "place", "plan",
-)  # fmt: skip
 
 _FIELDS = {"bucket": "bucket_bytes", "place": "devices"}
 
@@ -80,6 +76,34 @@ host_speed_option = click.option(
 )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """What a plan is made of, None where nothing was said, and how many devices it may use."""
+
+    strategy: str | None
+    dp: int | None
+    pp: int | None
+    tp: int | None
+    microbatches: int | None
+    batch: int | None
+    schedule: str | None
+    chunks: int | None
+    stages: str | None
+    bucket: int | None
+    algorithm: str | None
+    runtime: str | None
+    launch: str | None
+    place: tuple[int, ...] | None
+    plan: str | None
+    devices: int | None
+
+    @property
+    def of_a_plan_alone(self) -> tuple[str, ...]:
+        """What was said that a list of collectives, which has an algorithm and a runtime too, has no use for."""
+        both = ("algorithm", "runtime", "devices")
+        return tuple(name for name in self.__slots__ if name not in both and getattr(self, name) is not None)
+
+
 def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of a plan to a command."""
     for option in reversed(_OPTIONS):
@@ -87,8 +111,8 @@ def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def plan_of(given: dict[str, Any], workload: Workload, n_devices: int) -> Plan:
-    """Return the plan that the options make.
+def plan_of(given: PlanOptions, workload: Workload | None, n_devices: int) -> Plan:
+    """Return the plan that the options make; without a workload, whose layers `stages` names, where they leave it open.
 
     Raises
     ------
@@ -96,53 +120,53 @@ def plan_of(given: dict[str, Any], workload: Workload, n_devices: int) -> Plan:
         No such plan can be, or it needs more than `n_devices`.
     """
     _refuse_empty(given)
-    base = load_plan(given["plan"]) if given["plan"] else Plan()
+    base = load_plan(given.plan) if given.plan else Plan()
     names = (
         "dp", "pp", "tp", "microbatches", "batch", "schedule", "chunks", "bucket", "algorithm", "runtime", "launch",
         "place",
     )  # fmt: skip
-    changes = {_FIELDS.get(name, name): given[name] for name in names if given[name] is not None}
+    said = {name: getattr(given, name) for name in names}
+    changes: dict[str, Any] = {_FIELDS.get(name, name): value for name, value in said.items() if value is not None}
     changes |= _of_rows(given)
-    if given["batch"] is not None and given["batch"] < 1:
-        raise MpsimError(f"--batch is {given['batch']}, expected 1 or more samples")
-    if given["strategy"]:
-        changes |= _strategy(given, n_devices)
-    if given["stages"]:
-        changes["boundaries"] = _boundaries(given["stages"], workload)
-        if given["pp"] is None and not given["strategy"]:
-            changes["pp"] = (len(changes["boundaries"]) + 1) // max(given["chunks"] or 1, 1)
+    if given.batch is not None and given.batch < 1:
+        raise MpsimError(f"--batch is {given.batch}, expected 1 or more samples")
+    if given.strategy:
+        changes |= _strategy(given.strategy, given, n_devices)
+    if given.stages and workload is not None:
+        changes["boundaries"] = _boundaries(given.stages, workload)
+        if given.pp is None and not given.strategy:
+            changes["pp"] = (len(changes["boundaries"]) + 1) // max(given.chunks or 1, 1)
     elif {"pp"} & changes.keys() and base.boundaries and changes["pp"] != base.pp:
         changes["boundaries"] = None
     plan = replace(base, **changes)
     # The lowering asks for it only where the plan has a collective.
     check_algorithm("all_reduce", plan.algorithm)
-    if plan.ranks > n_devices and given["devices"]:
+    if plan.ranks > n_devices and given.devices:
         raise MpsimError(f"plan {plan.text} needs {plan.ranks} devices, --devices allows {n_devices}: allow more")
     plan.place(n_devices)
     check_size(plan)
     return plan
 
 
-def _refuse_empty(given: dict[str, Any]) -> None:
+def _refuse_empty(given: PlanOptions) -> None:
     """Refuse an option whose text is empty, as an unset variable of a shell leaves it."""
-    for name in ("plan", "strategy", "stages"):
-        if given[name] is not None and not given[name].strip():
-            raise MpsimError(f"--{name} is {given[name]!r}, expected a value: give one, or leave --{name} out")
+    for name, text in (("plan", given.plan), ("strategy", given.strategy), ("stages", given.stages)):
+        if text is not None and not text.strip():
+            raise MpsimError(f"--{name} is {text!r}, expected a value: give one, or leave --{name} out")
 
 
-def _of_rows(given: dict[str, Any]) -> dict[str, Any]:
+def _of_rows(given: PlanOptions) -> dict[str, Any]:
     """Return the schedule of a file, and the ranks and micro-batches that it is for where nobody says them."""
-    rows = given_schedule(given["schedule"]) if given["schedule"] else None
+    rows = given_schedule(given.schedule) if given.schedule else None
     if not isinstance(rows, GivenRows):
         return {}
     own = {"schedule": rows, "pp": rows.ranks, "microbatches": rows.microbatches}
-    return {name: value for name, value in own.items() if name == "schedule" or given[name] is None}
+    return {name: value for name, value in own.items() if name == "schedule" or getattr(given, name) is None}
 
 
-def _strategy(given: dict[str, Any], n_devices: int) -> dict[str, Any]:
+def _strategy(name: str, given: PlanOptions, n_devices: int) -> dict[str, Any]:
     """Return the fields of a plan that a strategy's name stands for."""
-    name = given["strategy"]
-    said = [axis for axis in ("dp", "pp", "tp", "schedule") if given[axis] is not None]
+    said = [axis for axis in ("dp", "pp", "tp", "schedule") if getattr(given, axis) is not None]
     if said:
         raise MpsimError(
             f"--strategy {name} says the whole split: leave out --{said[0]}, or write dp, pp and tp yourself"
@@ -151,7 +175,7 @@ def _strategy(given: dict[str, Any], n_devices: int) -> dict[str, Any]:
         return {"dp": 1, "pp": 1, "tp": 1} | {"tp" if name == "tensor" else "dp": n_devices}
     if name not in SCHEDULES:
         raise unknown("strategy", name, [*SCHEDULES, "tensor", "data"])
-    if name != "naive" and given["microbatches"] is None and not given["plan"]:
+    if name != "naive" and given.microbatches is None and not given.plan:
         raise MpsimError(
             f"--strategy {name} needs --microbatches: as many parts as a batch is cut into, such as {2 * n_devices}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -12,7 +13,7 @@ from mpsim.lowering.devices import scaled_by_type
 from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
 
-__all__ = ["by_type_of", "rescale_option", "scaling_options", "speed_option", "unchecked_option"]
+__all__ = ["ScalingOptions", "by_type_of", "rescale_option", "scaling_options", "speed_option", "unchecked_option"]
 
 costs_option = click.option("--costs", multiple=True, metavar="TYPE=FILE", help="The workload traced on a device TYPE.")
 rescale_option = click.option(
@@ -26,6 +27,15 @@ unchecked_option = click.option(
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalingOptions:
+    """Whose times devices are to be given that the workload was not traced on."""
+
+    costs: tuple[str, ...]
+    rescale: str | None
+    speed: float | None
+
+
 def scaling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of costs by type, of a rescaling and of a speed to a command."""
     for option in (speed_option, rescale_option, costs_option):
@@ -33,7 +43,7 @@ def scaling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def by_type_of(given: dict[str, Any], workload: Workload, topology: Topology) -> dict[str, Workload]:
+def by_type_of(given: ScalingOptions, workload: Workload, topology: Topology) -> dict[str, Workload]:
     """Return the workloads by type of device that the options make.
 
     Raises
@@ -41,5 +51,5 @@ def by_type_of(given: dict[str, Any], workload: Workload, topology: Topology) ->
     MpsimError
         As `costs_by_type` and `scaled_by_type`.
     """
-    found = costs_by_type(given["costs"], topology)
-    return scaled_by_type(workload, topology, found, rescale=given["rescale"], speed=given["speed"])
+    found = costs_by_type(given.costs, topology)
+    return scaled_by_type(workload, topology, found, rescale=given.rescale, speed=given.speed)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import click
 
-from mpsim.cli.answer import OUTPUTS, Answer, available, collectives_topology, coordinates, give, stage_layers
+from mpsim.cli.answer import Answer, Asked, available, collectives_topology, coordinates, give, stage_layers
 from mpsim.cli.baseline import baseline_of, baseline_option, without_baseline
+from mpsim.cli.options import options_of
 from mpsim.cli.output import DOCUMENTS, PICTURES, check_apart, json_option, output_option
 from mpsim.cli.planning import host_speed_option, plan_of, plan_options
 from mpsim.cli.read import read_pair
@@ -18,16 +19,23 @@ from mpsim.cli.trials import trial_options, trials_of
 from mpsim.cli.types import Sizes
 from mpsim.documents import made_now
 from mpsim.errors import MpsimError
-from mpsim.lowering.lower import lower
 from mpsim.lowering.stages import microbatch_size
 from mpsim.plan.model import save_plan
-from mpsim.simulation import simulate as simulate_plan
 from mpsim.simulation import simulate_collectives
-from mpsim.simulation.cutting import fastest_cut
 from mpsim.simulation.launching import launch_bound
+from mpsim.simulation.preparing import prepare
+from mpsim.simulation.run import simulate_lowering
 from mpsim.topology.spec import parse_topology
 
 __all__ = ["simulate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked(Asked):
+    unchecked: bool
+    host_speed: float
+    baseline: str
+    processes: int
 
 
 @click.command(epilog="Sizes and times are written with their units; see docs/model.md for what each number means.")
@@ -63,57 +71,62 @@ def simulate(inputs: tuple[str, ...], as_json: bool, **given: Any) -> None:
       mpsim simulate workloads/gpt2.h200.json dgx_h100:2 --dp 8 --tp 2 --batch 64 --rescale roofline
       mpsim simulate --collectives 2600,33024,131584,803840 --algorithm ring --devices 4 --trials 8
     """
-    check_apart(given, *OUTPUTS, inputs=inputs)
-    give(_collectives(inputs, given) if given["collectives"] is not None else _plan(inputs, given), given, as_json)
+    asked = options_of(_Asked, given)
+    check_apart(asdict(asked.files), inputs)
+    answer = _plan(inputs, asked) if asked.collectives is None else _collectives(asked.collectives, inputs, asked)
+    give(answer, asked.files, as_json)
 
 
-def _plan(inputs: tuple[str, ...], given: dict[str, Any]) -> Answer:
+def _plan(inputs: tuple[str, ...], given: _Asked) -> Answer:
     if len(inputs) != 2:
         got = f", got {len(inputs)}: {' '.join(inputs)}" if inputs else ""
         raise MpsimError(f"simulate takes a WORKLOAD and a TOPOLOGY{got}: see mpsim simulate --help")
     workload, topology = read_pair(*inputs)
-    devices = available(given["devices"], len(topology.devices))
-    plan = plan_of(given, workload, devices)
-    by_type = by_type_of(given, workload, topology)
+    devices = available(given.plan.devices, len(topology.devices))
+    plan = plan_of(given.plan, workload, devices)
+    by_type = by_type_of(given.scaling, workload, topology)
     batch = microbatch_size(workload, plan) * plan.microbatches * plan.dp
-    trials = trials_of(given, batch, workload.dataset_samples)
-    run = partial(
-        simulate_plan, workload, topology, trials=trials.count, rng=trials.seed, variability=trials.variability,
-        by_type=by_type, unchecked=given["unchecked"], host_speed=given["host_speed"], processes=given["processes"],
-    )  # fmt: skip
-    lowering = fastest_cut(lower(workload, topology, plan, by_type=by_type, host_speed=given["host_speed"]))
-    baseline = baseline_of(given["baseline"], workload, batch, plan.ranks, partial(run, spans=False))
-    result = run(plan, baseline=baseline)
-    if given["save_plan"]:
-        save_plan(given["save_plan"], plan, made_now(""))
+    trials = trials_of(given.trials, batch, workload.dataset_samples, given.processes)
+    lowered = partial(
+        prepare, workload, topology, by_type=by_type, unchecked=given.unchecked, host_speed=given.host_speed
+    )
+    run = partial(simulate_lowering, trials=trials, unchecked=given.unchecked)
+    lowering = lowered(plan)
+    baseline = baseline_of(given.baseline, workload, batch, plan.ranks, lambda one: run(lowered(one), spans=False))
+    result = run(lowering, baseline=baseline)
+    if given.files.save_plan:
+        save_plan(given.files.save_plan, plan, made_now(""))
     notes = []
     if plan.ranks < devices:
         notes.append(f"the plan uses {plan.ranks} of {devices} devices: give --dp, --pp, --tp or --strategy for more")
     if result.launch == "eager":
-        graphs = run(replace(plan, launch="graphs"), baseline=baseline, spans=False)
+        graphs = run(lowered(replace(plan, launch="graphs")), baseline=baseline, spans=False)
         result = replace(result, caveats=(*result.caveats, *launch_bound(result, graphs)))
     return Answer(
-        result=without_baseline(result) if given["baseline"] == "none" else result,
+        result=without_baseline(result) if given.baseline == "none" else result,
         notes=tuple(notes),
         stages=stage_layers(lowering),
         coordinates=coordinates(lowering),
     )
 
 
-def _collectives(inputs: tuple[str, ...], given: dict[str, Any]) -> Answer:
-    text, notes = collectives_topology(inputs, given, (("baseline", "one"), ("host_speed", 1.0)))
+def _collectives(sizes: tuple[int, ...], inputs: tuple[str, ...], given: _Asked) -> Answer:
+    others = {
+        "unchecked": given.unchecked, "baseline": given.baseline != "one", "host-speed": given.host_speed != 1.0,
+    }  # fmt: skip
+    text, notes = collectives_topology(inputs, given, others)
     topology = parse_topology(text)
-    trials = trials_of(given, 0, 0)
+    trials = trials_of(given.trials, 0, 0, given.processes)
     result = simulate_collectives(
-        given["collectives"],
+        sizes,
         topology,
-        kind=given["collective"],
-        algorithm=given["algorithm"] or "ring",
-        runtime=given["runtime"] or "ideal",
-        devices=available(given["devices"], len(topology.devices)),
+        kind=given.collective,
+        algorithm=given.plan.algorithm or "ring",
+        runtime=given.plan.runtime or "ideal",
+        devices=available(given.plan.devices, len(topology.devices)),
         trials=trials.count,
-        rng=trials.seed,
+        rng=trials.rng,
         variability=trials.variability,
-        processes=given["processes"],
+        processes=trials.processes,
     )
     return Answer(result=result, notes=notes)

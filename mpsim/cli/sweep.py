@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import click
 
 from mpsim.cli.baseline import baseline_of, baseline_option
+from mpsim.cli.options import options_of
 from mpsim.cli.output import TABLES, json_option, output_option, print_json, tell
 from mpsim.cli.planning import host_speed_option
 from mpsim.cli.progress import progress_bar
 from mpsim.cli.read import read_pair
-from mpsim.cli.scaling import by_type_of, scaling_options, unchecked_option
-from mpsim.cli.trials import trial_options, trials_of
+from mpsim.cli.scaling import ScalingOptions, by_type_of, scaling_options, unchecked_option
+from mpsim.cli.trials import TrialOptions, trial_options, trials_of
 from mpsim.cli.types import BYTES, NUMBERS
 from mpsim.errors import MpsimError
 from mpsim.plan.model import LAUNCHES
@@ -26,6 +27,28 @@ from mpsim.sweeps import sweep as sweep_plans
 from mpsim.sweeps.file import check_suffix
 
 __all__ = ["sweep"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    batch: int
+    devices: int | None
+    microbatches: tuple[int, ...] | None
+    schedules: str | None
+    tensor: tuple[int, ...] | None
+    bucket: int
+    algorithm: str
+    runtime: str
+    launch: str
+    scaling: ScalingOptions
+    unchecked: bool
+    host_speed: float
+    trials: TrialOptions
+    baseline: str
+    processes: int | None
+    top: int
+    progress: bool | None
+    output: str | None
 
 
 @click.command(epilog="Plans that cannot be run are rows too, with the reason instead of numbers.")
@@ -58,49 +81,50 @@ def sweep(workload: str, topology: str, as_json: bool, **given: Any) -> None:
       mpsim sweep workloads/gpt2.h200.json dgx_h200 --batch 64 --runtime torch-nccl -o gpt2.csv
       mpsim plot gpt2.csv -o gpt2.png
     """
-    if given["output"]:
-        check_suffix(given["output"])
-    if given["top"] < 0:
-        raise MpsimError(f"--top is {given['top']}, expected the number of plans to list, or 0 for all")
-    run = _prepared(workload, topology, given)
+    asked = options_of(_Asked, given)
+    if asked.output:
+        check_suffix(asked.output)
+    if asked.top < 0:
+        raise MpsimError(f"--top is {asked.top}, expected the number of plans to list, or 0 for all")
+    run = _prepared(workload, topology, asked)
     try:
-        found = _finished(run(), given["baseline"])
+        found = _finished(run(), asked.baseline)
     except SweepInterrupted as stop:
-        raise _interrupted(_finished(stop.result, given["baseline"]), given["output"]) from None
+        raise _interrupted(_finished(stop.result, asked.baseline), asked.output) from None
     _refuse_nothing(found)
-    if given["output"]:
-        save_sweep(given["output"], found)
-        tell(f"wrote {given['output']}")
+    if asked.output:
+        save_sweep(asked.output, found)
+        tell(f"wrote {asked.output}")
     if as_json:
         print_json(_as_dict(found))
     else:
-        head = f"{found.rows[0]['workload']} | {found.rows[0]['topology']} | batch {given['batch']}\n"
-        click.echo(table(found, given["top"], head=head))
+        head = f"{found.rows[0]['workload']} | {found.rows[0]['topology']} | batch {asked.batch}\n"
+        click.echo(table(found, asked.top, head=head))
         click.echo(f"\n{found.planned} plans, {_count(found.processes, 'process', 'processes')}")
 
 
-def _prepared(workload_path: str, topology_text: str, given: dict[str, Any]) -> Callable[[], SweepResult]:
+def _prepared(workload_path: str, topology_text: str, given: _Asked) -> Callable[[], SweepResult]:
     """Return the sweep with everything read and checked, ready to be run."""
     workload, topology = read_pair(workload_path, topology_text)
-    by_type = by_type_of(given, workload, topology)
-    batch, trials = given["batch"], trials_of(given, max(given["batch"], 1), workload.dataset_samples)
+    by_type = by_type_of(given.scaling, workload, topology)
+    batch, trials = given.batch, trials_of(given.trials, max(given.batch, 1), workload.dataset_samples)
     shared: dict[str, Any] = {
-        "trials": trials.count, "rng": trials.seed, "variability": trials.variability, "by_type": by_type,
-        "unchecked": given["unchecked"], "host_speed": given["host_speed"],
+        "trials": trials.count, "rng": trials.rng, "variability": trials.variability, "by_type": by_type,
+        "unchecked": given.unchecked, "host_speed": given.host_speed,
     }  # fmt: skip
-    n_devices = min(given["devices"] or len(topology.devices), len(topology.devices))
+    n_devices = min(given.devices or len(topology.devices), len(topology.devices))
     one = partial(simulate_plan, workload, topology, spans=False, **shared)
-    baseline = baseline_of(given["baseline"], workload, batch, n_devices, one)
-    chosen = given["schedules"]
+    baseline = baseline_of(given.baseline, workload, batch, n_devices, one)
+    chosen = given.schedules
     schedules = None if chosen is None else [name.strip() for name in chosen.split(",")]
 
     def run() -> SweepResult:
-        with progress_bar(given["progress"], "plans") as progress:
+        with progress_bar(given.progress, "plans") as progress:
             return sweep_plans(
-                workload, topology, batch=batch, devices=given["devices"], microbatches=given["microbatches"],
-                schedules=schedules, tensor=given["tensor"], bucket_bytes=given["bucket"],
-                algorithm=given["algorithm"], runtime=given["runtime"], launch=given["launch"], baseline=baseline,
-                processes=given["processes"], progress=progress, **shared,
+                workload, topology, batch=batch, devices=given.devices, microbatches=given.microbatches,
+                schedules=schedules, tensor=given.tensor, bucket_bytes=given.bucket,
+                algorithm=given.algorithm, runtime=given.runtime, launch=given.launch, baseline=baseline,
+                processes=given.processes, progress=progress, **shared,
             )  # fmt: skip
 
     return run

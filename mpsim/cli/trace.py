@@ -8,12 +8,13 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from mpsim.cli.options import options_of
 from mpsim.cli.output import DOCUMENTS, check_output, json_option, output_option, print_json, tell
 from mpsim.cli.types import NUMBERS
 from mpsim.errors import MpsimError
@@ -23,6 +24,22 @@ if TYPE_CHECKING:
     from mpsim.workload.model import Workload
 
 __all__ = ["trace"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    output: str | None
+    batch: tuple[int, ...] | None
+    tensor: tuple[int, ...]
+    depth: str
+    sizes: tuple[str, ...]
+    repeats: int
+    warmup: int
+    optimizer: str
+    precision: str | None
+    threads: int
+    device: str | None
+    analytical: str | None
 
 
 @click.command()
@@ -70,6 +87,7 @@ def trace(model: str | None, only_list: bool, as_json: bool, **given: Any) -> No
       mpsim trace llama --set seq=64 --batch 1,2 --tensor 1,2 -o llama.json
       mpsim trace hf:Llama-3-8B --set num_hidden_layers=2 --set seq=256 --precision bf16
     """
+    asked = options_of(_Asked, given)
     if only_list:
         _list(as_json)
         return
@@ -77,10 +95,10 @@ def trace(model: str | None, only_list: bool, as_json: bool, **given: Any) -> No
         raise MpsimError(
             "trace takes a MODEL: mpsim trace --list has the zoo, your own is package.module:factory or hf:PATH"
         )
-    if not given["output"]:
+    if not asked.output:
         check_output("workload.json", "the current folder", DOCUMENTS)
-    workload = _traced(model, given)
-    path = given["output"] or _default_name(workload, given["device"])
+    workload = _traced(model, asked)
+    path = asked.output or _default_name(workload, asked.device)
     from mpsim.workload.file import save_workload
 
     save_workload(path, workload)
@@ -93,7 +111,7 @@ def trace(model: str | None, only_list: bool, as_json: bool, **given: Any) -> No
         from mpsim.workload.show import show_workload
 
         click.echo(show_workload(workload))
-    if missing := len(set(given["batch"] or (0,))) * len(set(given["tensor"])) - len(workload.layers[0].costs):
+    if missing := len(set(asked.batch or (0,))) * len(set(asked.tensor)) - len(workload.layers[0].costs):
         tell(f"mpsim: error: interrupted: {missing} points are missing; those that are whole are in {path}")
         raise click.exceptions.Exit(130)
 
@@ -108,29 +126,29 @@ def _list(as_json: bool) -> None:
         click.echo(models_text(list_models()))
 
 
-def _traced(model: str, given: dict[str, Any]) -> Workload:
+def _traced(model: str, given: _Asked) -> Workload:
     if find_spec("torch") is None:
         raise MpsimError("tracing needs PyTorch, which is not installed: pip install 'mpsim[trace]'")
     from mpsim.workload.source import resolve_model
     from mpsim.workload.trace import trace as trace_model
     from mpsim.workload.zoo import parse_overrides
 
-    depth = _depth(given["depth"])
-    source = resolve_model(model, parse_overrides(given["sizes"]))
-    analytical = _roofline(given["analytical"], given["precision"] or "")
+    depth = _depth(given.depth)
+    source = resolve_model(model, parse_overrides(given.sizes))
+    analytical = _roofline(given.analytical, given.precision or "")
     with _one_line_of_errors():
         return trace_model(
             source,
-            microbatches=given["batch"],
-            tensor=given["tensor"],
+            microbatches=given.batch,
+            tensor=given.tensor,
             depth=depth,
-            repeats=given["repeats"],
-            warmup=given["warmup"],
-            optimizer=given["optimizer"],
-            threads=given["threads"],
-            device=given["device"],
+            repeats=given.repeats,
+            warmup=given.warmup,
+            optimizer=given.optimizer,
+            threads=given.threads,
+            device=given.device,
             analytical=analytical,
-            precision=given["precision"],
+            precision=given.precision,
         )
 
 

@@ -10,9 +10,9 @@ import click
 
 from mpsim.cli.types import SECONDS
 from mpsim.errors import MpsimError
-from mpsim.lowering.draws import Variability
+from mpsim.lowering.draws import Trials, Variability
 
-__all__ = ["Trials", "trial_options", "trials_of"]
+__all__ = ["TrialOptions", "trial_options", "trials_of"]
 
 _OPTIONS = (
     click.option(
@@ -49,6 +49,19 @@ _OPTIONS = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialOptions:
+    """How many trials were asked for, and what is to differ between them."""
+
+    trials: int | None
+    epochs: int | None
+    samples: int | None
+    seed: int
+    jitter: float
+    straggler_probability: float
+    straggler_factor: float
+
+
 def trial_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of trials to a command."""
     for option in reversed(_OPTIONS):
@@ -56,24 +69,15 @@ def trial_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trials:
-    """What a simulation is told of trials."""
-
-    count: int
-    seed: int
-    variability: Variability
-
-
-def trials_of(given: dict[str, Any], batch: int, dataset_samples: int) -> Trials:
-    """Return the trials that the options ask for.
+def trials_of(given: TrialOptions, batch: int, dataset_samples: int, processes: int = 1) -> Trials:
+    """Return the trials that the options ask for, shared by so many processes.
 
     Raises
     ------
     MpsimError
         Both or too few trials and epochs, no samples, or a half-said straggler.
     """
-    slow, factor = given["straggler_probability"], given["straggler_factor"]
+    slow, factor = given.straggler_probability, given.straggler_factor
     if (slow > 0) != (factor != 1):
         raise MpsimError(
             f"--straggler-probability is {slow:g} and --straggler-factor {factor:g}: a straggler needs both,"
@@ -81,17 +85,18 @@ def trials_of(given: dict[str, Any], batch: int, dataset_samples: int) -> Trials
         )
     return Trials(
         count=_count(given, batch, dataset_samples),
-        seed=given["seed"],
-        variability=Variability(link_jitter_s=given["jitter"], straggler_probability=slow, straggler_factor=factor),
+        rng=given.seed,
+        variability=Variability(link_jitter_s=given.jitter, straggler_probability=slow, straggler_factor=factor),
+        processes=processes,
     )
 
 
-def _count(given: dict[str, Any], batch: int, dataset_samples: int) -> int:
-    trials, epochs, samples = given["trials"], given["epochs"], given["samples"]
+def _count(given: TrialOptions, batch: int, dataset_samples: int) -> int:
+    trials, epochs, samples = given.trials, given.epochs, given.samples
     if epochs is None:
         if samples is not None:
             raise MpsimError(f"--samples {samples} says how long an epoch is: give --epochs too")
-        return 1 if trials is None else int(trials)
+        return 1 if trials is None else trials
     if trials is not None:
         raise MpsimError(f"--trials {trials} and --epochs {epochs} are both given: leave one out")
     samples = dataset_samples if samples is None else samples
@@ -105,4 +110,4 @@ def _count(given: dict[str, Any], batch: int, dataset_samples: int) -> int:
     if not batch:
         raise MpsimError("--epochs needs a batch, which a list of collectives has not: give --trials")
     # The last, smaller batch of an epoch is a step too.
-    return -(-int(samples) // batch) * int(epochs)
+    return -(-samples // batch) * epochs

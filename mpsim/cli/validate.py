@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
 
+from mpsim.cli.options import options_of
 from mpsim.cli.output import PICTURES, check_apart, json_option, output_option, print_json, tell
 from mpsim.cli.progress import progress_bar
 from mpsim.emulate.fabric.namespaces import lacking
@@ -28,6 +29,19 @@ from mpsim.validate.text import exchange_table
 from mpsim.workload.file import load_workload
 
 __all__ = ["validate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    quick: bool
+    fabric: str | None
+    compute: str
+    processes: int | None
+    models: str | None
+    workloads: str
+    progress: bool | None
+    output: str | None
+    figure: str | None
 
 
 @click.group(invoke_without_command=True)
@@ -64,20 +78,21 @@ def emulated(as_json: bool, **given: Any) -> None:
       mpsim validate emulated --quick
       mpsim validate emulated -o validation.csv --figure validation.png
     """
-    check_apart(given, "output", "figure")
-    fabric = _fabric(given["fabric"])
-    cases = cases_on(fabric, _cases(given))
-    workloads = {model: _trace(given["workloads"], model) for model in sorted({case.model for case in cases})}
-    path = given["output"]
-    with progress_bar(given["progress"], "cases") as progress:
+    asked = options_of(_Asked, given)
+    check_apart({"output": asked.output, "figure": asked.figure})
+    fabric = _fabric(asked.fabric)
+    cases = cases_on(fabric, _cases(asked))
+    workloads = {model: _trace(asked.workloads, model) for model in sorted({case.model for case in cases})}
+    path = asked.output
+    with progress_bar(asked.progress, "cases") as progress:
         found = validate_emulated(
-            cases, workloads, fabric=fabric, compute=given["compute"], done=_done(path), progress=progress,
+            cases, workloads, fabric=fabric, compute=asked.compute, done=_done(path), progress=progress,
             keep=lambda rows: save_rows(path, Comparison, rows) if path else None,
         )  # fmt: skip
     if not found.rows:
         raise MpsimError(f"none of {found.planned} cases could be run: {found.failures[0][1]}")
-    if given["figure"]:
-        _draw(found, given["figure"])
+    if asked.figure:
+        _draw(found, asked.figure)
     print_json(_as_dict(found)) if as_json else click.echo(table(found))
 
 
@@ -140,18 +155,18 @@ def _fabric(name: str | None) -> str:
     return name
 
 
-def _cases(given: dict[str, Any]) -> tuple[Case, ...]:
+def _cases(given: _Asked) -> tuple[Case, ...]:
     """Return the cases that were asked for."""
-    if given["compute"] not in ("replay", "real"):
-        raise unknown("compute", given["compute"], ("replay", "real"))
-    grid = GRIDS["quick" if given["quick"] else "full"]
+    if given.compute not in ("replay", "real"):
+        raise unknown("compute", given.compute, ("replay", "real"))
+    grid = GRIDS["quick" if given.quick else "full"]
     known = list(dict.fromkeys(case.model for case in grid))
-    models = known if given["models"] is None else [name.strip() for name in given["models"].split(",")]
+    models = known if given.models is None else [name.strip() for name in given.models.split(",")]
     for name in models:
         if name not in known:
             raise unknown("model", name, known)
-    most = given["processes"]
-    if most is None and given["compute"] == "real":
+    most = given.processes
+    if most is None and given.compute == "real":
         most = os.cpu_count() or 1  # More would compute in turns, which no plan is about.
     cases = tuple(case for case in grid if case.model in models and (most is None or case.plan.ranks <= most))
     if not cases:

@@ -175,6 +175,6 @@ def _byte_s(links: Sequence[Link], picked: _Picked) -> list[float]:
         width = link.bandwidth_bytes_per_s
         if link.type in of_type:
             cost, regime = of_type[link.type]
-            width = min(width, regime.bandwidth_bytes_per_s * relative_width(link, cost.link_bytes_per_s))
+            width = min(width, regime.bandwidth_bytes_per_s * relative_width(width, cost.link_bytes_per_s))
         found.append(1 / width)
     return found

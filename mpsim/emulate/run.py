@@ -19,9 +19,9 @@ from mpsim.errors import MpsimError, unknown
 from mpsim.lowering.bind import collective_scripts, scripts
 from mpsim.lowering.caveats import caveats, scalings
 from mpsim.lowering.devices import scaled_by_type
-from mpsim.lowering.draws import Draw, Seed, Variability, seed_of
+from mpsim.lowering.draws import Seed, Trials, Variability
 from mpsim.lowering.instructions import Compute, Post, Script
-from mpsim.lowering.lower import lower
+from mpsim.lowering.lower import lower, run_by
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.stages import microbatch_size
 from mpsim.plan.model import Plan
@@ -33,7 +33,7 @@ from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
 from mpsim.workload.model import Workload
 
-__all__ = ["Emulation", "emulate", "emulate_collectives"]
+__all__ = ["Emulation", "emulate", "emulate_collectives", "emulate_lowering"]
 
 RUNTIME = "torch-gloo"
 
@@ -131,9 +131,56 @@ def emulate(
         A plan that cannot be run, too many processes, or a process that failed.
     """
     by_type = scaled_by_type(workload, topology, by_type, rescale=rescale, speed=speed)
-    lowering = lower(workload, topology, replace(plan, runtime=RUNTIME), by_type=by_type)
-    variability = variability or Variability()
-    _check(plan, trials, warm_ups, variability)
+    return emulate_lowering(
+        lower(workload, topology, plan, by_type=by_type),
+        topology,
+        Trials(count=trials, rng=rng, variability=variability or Variability()),
+        compute=compute,
+        model=model,
+        depth=depth,
+        fabric=fabric,
+        measure_links=measure_links,
+        draws=draws,
+        baseline=baseline,
+        warm_ups=warm_ups,
+    )
+
+
+def emulate_lowering(
+    lowering: Lowering,
+    topology: Topology,
+    trials: Trials,
+    *,
+    compute: str = "replay",
+    model: Any = None,
+    depth: int | str = "auto",
+    fabric: str = "host",
+    measure_links: bool = True,
+    draws: bool = True,
+    baseline: Result | None = None,
+    warm_ups: int = 1,
+) -> Emulation:
+    """Run a plan that is lowered, with its stages as they are cut.
+
+    Parameters
+    ----------
+    lowering : Lowering
+        Of the plan, whatever its runtime.
+    topology : Topology
+        As it was given: what is measured is written into it.
+    trials : Trials
+        Steps that are run and measured, and what differs between them.
+    compute, model, depth, fabric, measure_links, draws, baseline, warm_ups
+        As in `emulate`.
+
+    Raises
+    ------
+    MpsimError
+        As `emulate`.
+    """
+    lowering = run_by(lowering, RUNTIME)
+    workload, plan = lowering.workload, lowering.plan
+    _check(plan, trials, warm_ups)
     batch = microbatch_size(workload, plan) * plan.microbatches * plan.dp
     if baseline is not None and baseline.global_batch != batch:
         raise MpsimError(
@@ -142,9 +189,9 @@ def emulate(
     if compute not in ("replay", "real"):
         raise unknown("compute", compute, ("replay", "real"))
     random = draws and compute == "replay"
-    drawn = _drawn(lowering, trials if random else 1, rng, variability)
+    drawn = _drawn(lowering, trials if random else replace(trials, count=1))
     models = recipes(lowering, model, depth) if compute == "real" else ()
-    ran = _run(drawn, topology, fabric, trials, warm_ups, measure_links, models)
+    ran = _run(drawn, topology, fabric, trials.count, warm_ups, measure_links, models)
     emulation = ran.emulation(
         workload=workload.name,
         measured_on=workload.device,
@@ -199,9 +246,10 @@ def emulate_collectives(
         )
     if not sizes:
         raise MpsimError("no collective sizes: give bytes, as in 2600,33024,131584,803840")
-    _check_counts(trials, warm_ups)
+    steps = Trials(count=trials)
+    _check_warm_ups(warm_ups)
     drawn = (collective_scripts(sizes, kind, range(count)),)
-    ran = _run(drawn, topology, fabric, trials, warm_ups, measure_links)
+    ran = _run(drawn, topology, fabric, steps.count, warm_ups, measure_links)
     return ran.emulation(
         workload=f"{len(sizes)} collectives of {sum(sizes)} bytes",
         plan=f"{kind} over {count} devices",
@@ -209,31 +257,30 @@ def emulate_collectives(
     )
 
 
-def _check(plan: Plan, trials: int, warm_ups: int, variability: Variability) -> None:
-    _check_counts(trials, warm_ups)
+def _check(plan: Plan, trials: Trials, warm_ups: int) -> None:
+    _check_warm_ups(warm_ups)
     if plan.algorithm != "ring":
         raise MpsimError(
             f"the plan asks for {plan.algorithm!r} collectives, gloo has its own ring: leave the algorithm out"
         )
-    if variability.link_jitter_s:
+    if trials.variability.link_jitter_s:
         raise MpsimError(
-            f"a jitter of {variability.link_jitter_s:g} s cannot be imposed on a real run: its links have their own"
+            f"a jitter of {trials.variability.link_jitter_s:g} s cannot be imposed on a real run: its links have their"
+            " own"
         )
 
 
-def _check_counts(trials: int, warm_ups: int) -> None:
-    if trials < 1:
-        raise MpsimError(f"trials is {trials}, expected 1 or more")
+def _check_warm_ups(warm_ups: int) -> None:
     if warm_ups < 0:
         raise MpsimError(f"warm_ups is {warm_ups}, expected 0 or more")
 
 
-def _drawn(lowering: Lowering, trials: int, rng: Seed, variability: Variability) -> tuple[tuple[Script, ...], ...]:
+def _drawn(lowering: Lowering, trials: Trials) -> tuple[tuple[Script, ...], ...]:
     """Return every rank's script, for each trial if they differ."""
-    if variability.none and not (lowering.random and trials > 1):
+    if not trials.differ(random=lowering.random):
         return (scripts(lowering),)
-    seed = seed_of(rng)
-    return tuple(scripts(lowering, Draw(seed=seed, trial=i, variability=variability)) for i in range(trials))
+    seeded = trials.seeded()
+    return tuple(scripts(lowering, seeded.draw(i)) for i in range(trials.count))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mpsim.lowering.draws import Variability
+from mpsim.lowering.draws import Trials
 from mpsim.program.model import Program
 from mpsim.result.model import Result
 from mpsim.simulation.run import Label, play
@@ -46,11 +46,8 @@ def replay_program(program: Program, topology: Topology, *, name: str, plan: str
         lambda draw: program,
         replace(topology, devices=devices),
         range(len(devices)),
-        trials=1,
-        rng=0,
-        variability=Variability(),
+        trials=Trials(),
         random=False,
-        processes=1,
         spans=True,
         label=Label(workload=name, plan=plan),
     )

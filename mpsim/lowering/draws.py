@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mpsim.errors import MpsimError
 from mpsim.program.model import Task, Traffic
 
-__all__ = ["Draw", "Seed", "Variability", "delayed", "seed_of"]
+__all__ = ["Draw", "Seed", "Trials", "Variability", "delayed", "seed_of"]
 
 Seed = int | np.random.Generator | None
 
@@ -115,6 +115,56 @@ class Draw:
     def lateness(self, count: int) -> NDArray[np.float64]:
         """Return the extra latency of each of a program's transfers, in seconds, in the program's order."""
         return self._generator(_Key.LINK).exponential(self.variability.link_jitter_s, count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trials:
+    """How many steps are run, and what differs between them.
+
+    Attributes
+    ----------
+    count : int
+        1 or more.
+    rng : int, numpy.random.Generator or None
+        What makes them reproducible.
+    variability : Variability
+        What differs besides the measured samples of layer times.
+    processes : int
+        That share them; no number depends on it.
+
+    Raises
+    ------
+    MpsimError
+        Less than one trial or process.
+
+    Examples
+    --------
+    >>> Trials(count=8, rng=3).draw(7) == Draw(seed=3, trial=7)
+    True
+    """
+
+    count: int = 1
+    rng: Seed = 0
+    variability: Variability = Variability()
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise MpsimError(f"trials is {self.count}, expected 1 or more")
+        if self.processes < 1:
+            raise MpsimError(f"processes is {self.processes}, expected 1 or more")
+
+    def differ(self, *, random: bool) -> bool:
+        """Whether steps differ, where layer times are `random` or not; otherwise one replay stands for all."""
+        return not self.variability.none or (random and self.count > 1)
+
+    def seeded(self) -> Trials:
+        """Return the same trials with a whole number as their seed, which a generator gives only once."""
+        return replace(self, rng=seed_of(self.rng))
+
+    def draw(self, trial: int) -> Draw:
+        """Return the random numbers of one of them; of several, `seeded` ones have the same seed."""
+        return Draw(seed=seed_of(self.rng), trial=trial, variability=self.variability)
 
 
 def delayed(tasks: Sequence[Task], draw: Draw) -> tuple[Task, ...]:

@@ -29,7 +29,7 @@ from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
 from mpsim.workload.model import Workload
 
-__all__ = ["cut_at", "lower"]
+__all__ = ["cut_at", "lower", "run_by"]
 
 
 def lower(
@@ -98,6 +98,12 @@ def cut_at(lowering: Lowering, boundaries: tuple[int, ...] | None) -> Lowering:
         tied=shared_gradients(stages, shape),
         posting=posting_of(resolve_runtime(plan.runtime), rows),
     )
+
+
+def run_by(lowering: Lowering, runtime: str) -> Lowering:
+    """Return the same plan, cut as it is, under another runtime."""
+    plan = replace(lowering.plan, runtime=runtime)
+    return replace(lowering, plan=plan, posting=posting_of(resolve_runtime(runtime), lowering.rows))
 
 
 def _closing(rows: Sequence[Sequence[Operation]]) -> dict[tuple[int, str, int], int]:

@@ -8,7 +8,7 @@ from functools import partial
 from mpsim.collectives.traffic import collective
 from mpsim.errors import MpsimError
 from mpsim.lowering.bind import collective_scripts
-from mpsim.lowering.draws import Draw, Seed, Variability, delayed
+from mpsim.lowering.draws import Draw, Seed, Trials, Variability, delayed
 from mpsim.lowering.emit import emit
 from mpsim.plan.runtimes import resolve_runtime
 from mpsim.program.model import Program, Stream, Task
@@ -76,11 +76,8 @@ def simulate_collectives(
         partial(_draw, program),
         topology,
         range(count),
-        trials=trials,
-        rng=rng,
-        variability=variability or Variability(),
+        trials=Trials(count=trials, rng=rng, variability=variability or Variability(), processes=processes),
         random=False,
-        processes=processes,
         spans=True,
         label=Label(
             workload=f"{len(sizes)} collectives of {sum(sizes)} bytes",

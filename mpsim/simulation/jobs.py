@@ -10,15 +10,14 @@ from typing import NamedTuple
 from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
-from mpsim.lowering.caveats import borrowed, caveats, check_point
+from mpsim.lowering.caveats import borrowed, caveats
 from mpsim.lowering.devices import scaled_by_type
 from mpsim.lowering.emit import program_of
-from mpsim.lowering.lower import lower
 from mpsim.lowering.model import Lowering
 from mpsim.plan.model import Plan, check_size
 from mpsim.program.account import account_traffic
 from mpsim.program.model import Program, Stream, Task, Timing
-from mpsim.simulation.cutting import fastest_cut
+from mpsim.simulation.preparing import prepare
 from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
 
@@ -194,8 +193,7 @@ def _lay(jobs: Sequence[Job], topology: Topology, unchecked: bool) -> list[_Laid
 def _one(job: Job, topology: Topology, unchecked: bool) -> _Laid:
     check_size(job.plan)
     try:
-        lowering = fastest_cut(lower(job.workload, topology, job.plan, by_type=job.by_type))
-        check_point(lowering, unchecked=unchecked)
+        lowering = prepare(job.workload, topology, job.plan, by_type=job.by_type, unchecked=unchecked)
         program = program_of(lowering)
         alone_s = replay(program, topology).step_s
     except MpsimError as error:

@@ -10,26 +10,25 @@ from typing import NamedTuple
 from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
-from mpsim.lowering.caveats import borrowed, caveats, check_point, measured_on, scalings
-from mpsim.lowering.devices import scaled_by_type
-from mpsim.lowering.draws import Draw, Seed, Variability, seed_of
+from mpsim.lowering.caveats import borrowed, caveats, measured_on, scalings
+from mpsim.lowering.draws import Seed, Trials, Variability
 from mpsim.lowering.emit import program_of
-from mpsim.lowering.lower import lower
+from mpsim.lowering.model import Lowering
 from mpsim.lowering.stages import microbatch_size
-from mpsim.plan.model import Plan, check_size
+from mpsim.plan.model import Plan
 from mpsim.program.account import account_devices, account_traffic, spans_of
 from mpsim.program.model import Program, Timing
 from mpsim.result.model import Result, Spans
 from mpsim.result.statistics import middle
 from mpsim.scaling import Scaling
 from mpsim.simulation.baseline import one_device
-from mpsim.simulation.cutting import fastest_cut
+from mpsim.simulation.preparing import prepare
 from mpsim.simulation.steady import steady_s
 from mpsim.simulation.trials import ProgramOf, trial_steps
 from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
 
-__all__ = ["Label", "play", "simulate"]
+__all__ = ["Label", "play", "simulate", "simulate_lowering"]
 
 
 class Label(NamedTuple):
@@ -115,26 +114,46 @@ def simulate(
     >>> simulate(work, chain(4, link=Wire(1024.0)), plan).step_s
     39.0
     """
-    check_size(plan)
-    by_type = scaled_by_type(workload, topology, by_type, rescale=rescale, speed=speed)
-    lowering = lower(workload, topology, plan, by_type=by_type, host_speed=host_speed)
-    check_point(lowering, unchecked=unchecked)
+    drawn = Trials(count=trials, rng=rng, variability=variability or Variability(), processes=processes)
+    lowering = prepare(
+        workload, topology, plan, by_type=by_type, rescale=rescale, speed=speed, unchecked=unchecked,
+        host_speed=host_speed,
+    )  # fmt: skip
+    return simulate_lowering(lowering, drawn, unchecked=unchecked, baseline=baseline, spans=spans)
+
+
+def simulate_lowering(
+    lowering: Lowering, trials: Trials, *, unchecked: bool = False, baseline: Result | None = None, spans: bool = True
+) -> Result:
+    """Predict a step of a plan that is lowered, as `mpsim.simulation.preparing.prepare` does it.
+
+    Parameters
+    ----------
+    lowering : Lowering
+        A plan with its stages cut.
+    trials : Trials
+        How many steps, and what differs between them.
+    unchecked, baseline, spans
+        As in `simulate`; `unchecked` counts for the one device that a speedup compares with.
+
+    Raises
+    ------
+    MpsimError
+        A baseline of another batch, or a step without an end.
+    """
+    workload, plan, place = lowering.workload, lowering.plan, lowering.place
     batch = microbatch_size(workload, plan) * plan.microbatches * plan.dp
     if baseline is not None and baseline.global_batch != batch:
         raise MpsimError(
             f"baseline has a global batch of {baseline.global_batch}, the plan {batch}: a speedup needs equal ones"
         )
     name, seconds = (baseline.plan, baseline.step_s) if baseline else one_device(lowering, batch, unchecked=unchecked)
-    lowering = fastest_cut(lowering)
     return play(
         partial(program_of, lowering),
-        topology,
-        lowering.place,
+        lowering.topology,
+        place,
         trials=trials,
-        rng=rng,
-        variability=variability or Variability(),
         random=lowering.random,
-        processes=processes,
         spans=spans,
         label=Label(
             workload=workload.name,
@@ -145,7 +164,7 @@ def simulate(
             measured_on=measured_on(lowering),
             launch="eager" if lowering.launches else plan.launch,
             caveats=caveats(lowering),
-            notes=lowering.costs.remarks(topology.devices[device] for device in lowering.place),
+            notes=lowering.costs.remarks(lowering.topology.devices[device] for device in place),
             scalings=scalings(lowering),
         ),
         global_batch=batch,
@@ -165,11 +184,8 @@ def play(
     topology: Topology,
     place: Sequence[int],
     *,
-    trials: int,
-    rng: Seed,
-    variability: Variability,
+    trials: Trials,
     random: bool,
-    processes: int,
     spans: bool,
     label: Label,
     global_batch: int = 0,
@@ -177,15 +193,11 @@ def play(
     steady: Callable[[Program, Timing], float | None] | None = None,
 ) -> Result:
     """Replay the trials of a program and account for the middle one; `steady` tells what steps in a row take."""
-    if trials < 1:
-        raise MpsimError(f"trials is {trials}, expected 1 or more")
-    if processes < 1:
-        raise MpsimError(f"processes is {processes}, expected 1 or more")
     draw, steps = None, []
-    if not variability.none or (random and trials > 1):
-        seed = seed_of(rng)
-        steps = trial_steps(program_of, topology, trials, seed, variability, processes)
-        draw = Draw(seed=seed, trial=middle(steps), variability=variability)
+    if trials.differ(random=random):
+        trials = trials.seeded()
+        steps = trial_steps(program_of, topology, trials)
+        draw = trials.draw(middle(steps))
     program = program_of(draw)
     with collector_paused():
         timing, free = replay(program, topology), replay(program, topology, free=True)
@@ -209,7 +221,7 @@ def play(
         global_batch=global_batch,
         step_s=timing.step_s,
         trial_step_s=tuple(steps) or (timing.step_s,),
-        trials=trials,
+        trials=trials.count,
         deterministic=draw is None,
         steady_s=steady_s,
         free_step_s=free.step_s,

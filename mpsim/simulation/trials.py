@@ -9,7 +9,7 @@ from functools import partial
 
 from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
-from mpsim.lowering.draws import Draw, Variability
+from mpsim.lowering.draws import Draw, Trials
 from mpsim.program.model import Program
 from mpsim.topology.model import Topology
 
@@ -18,9 +18,7 @@ __all__ = ["trial_steps"]
 ProgramOf = Callable[[Draw | None], Program]
 
 
-def trial_steps(
-    program_of: ProgramOf, topology: Topology, trials: int, seed: int, variability: Variability, processes: int = 1
-) -> list[float]:
+def trial_steps(program_of: ProgramOf, topology: Topology, trials: Trials) -> list[float]:
     """Return the step of each trial, in order of trial number.
 
     Parameters
@@ -29,25 +27,21 @@ def trial_steps(
         The program that a draw gives; it must pickle when there are several processes.
     topology : Topology
         Whose links.
-    trials, seed : int
-        How many, and what makes them reproducible.
-    variability : Variability
-        What differs besides layer times.
-    processes : int
-        Processes used; the result does not depend on it.
+    trials : Trials
+        With a whole number as their seed.
 
     Raises
     ------
     MpsimError
         `program_of` does not pickle and there are several processes.
     """
-    one = partial(_trial_step, program_of, topology, seed, variability)
-    processes = min(processes, trials)
+    one = partial(_trial_step, program_of, topology, trials)
+    processes = min(trials.processes, trials.count)
     if processes == 1:
-        return [one(trial) for trial in range(trials)]
+        return [one(trial) for trial in range(trials.count)]
     _check_pickles(one, processes)
     with ProcessPoolExecutor(processes) as pool:
-        return list(pool.map(one, range(trials), chunksize=max(1, trials // (4 * processes))))
+        return list(pool.map(one, range(trials.count), chunksize=max(1, trials.count // (4 * processes))))
 
 
 def _check_pickles(one: partial[float], processes: int) -> None:
@@ -61,5 +55,5 @@ def _check_pickles(one: partial[float], processes: int) -> None:
         ) from None
 
 
-def _trial_step(program_of: ProgramOf, topology: Topology, seed: int, variability: Variability, trial: int) -> float:
-    return replay(program_of(Draw(seed=seed, trial=trial, variability=variability)), topology).step_s
+def _trial_step(program_of: ProgramOf, topology: Topology, trials: Trials, trial: int) -> float:
+    return replay(program_of(trials.draw(trial)), topology).step_s

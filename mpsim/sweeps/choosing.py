@@ -7,11 +7,13 @@ from dataclasses import replace
 
 from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
+from mpsim.lowering.caveats import check_point
 from mpsim.lowering.emit import program_of
 from mpsim.lowering.lower import lower
 from mpsim.lowering.model import Lowering
 from mpsim.plan.model import Plan, check_size
 from mpsim.simulation.cutting import fastest_cut, overflows, round_step
+from mpsim.simulation.preparing import prepare
 from mpsim.sweeps.placing import placements
 from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
@@ -26,9 +28,15 @@ _Score = tuple[bool, float]
 
 
 def best_placed(
-    workload: Workload, topology: Topology, plan: Plan, by_type: Mapping[str, Workload], host_speed: float = 1.0
-) -> Plan:
-    """Return the plan on the devices on which it fits and its step is the shortest, of `placements`.
+    workload: Workload,
+    topology: Topology,
+    plan: Plan,
+    by_type: Mapping[str, Workload],
+    *,
+    host_speed: float = 1.0,
+    unchecked: bool = False,
+) -> Lowering:
+    """Return the plan, lowered, on the devices on which it fits and its step is the shortest, of `placements`.
 
     Each is replayed once, its stages balanced, until 30,000 tasks were replayed; the best three are cut anew where
     their step is the shortest. Of equal ones the topology's order counts, then the first.
@@ -36,7 +44,8 @@ def best_placed(
     Raises
     ------
     MpsimError
-        What is wrong with the plan in the topology's order, if it cannot be run anywhere.
+        What is wrong with the plan in the topology's order, if it cannot be run anywhere; costs that miss the step
+        measured beside them, unless `unchecked`.
 
     Examples
     --------
@@ -45,12 +54,12 @@ def best_placed(
     >>> from mpsim.workload.model import Layer
     >>> work = Workload.chain("one", [Layer.given("a", forward_s=1.0, backward_s=2.0)])
     >>> unlike = chain(2, link="1GB/s@0", devices=[Device(name=""), Device(name="", speed=4.0)])
-    >>> best_placed(work, unlike, Plan(), {}).devices
+    >>> best_placed(work, unlike, Plan(), {}).plan.devices
     (1,)
     """
     places = placements(topology, plan.dp, plan.pp, plan.tp) if plan.ranks <= len(topology.devices) else [()]
     if len(places) == 1:
-        return plan
+        return prepare(workload, topology, plan, by_type=by_type, host_speed=host_speed, unchecked=unchecked)
     check_size(plan)
     left, found, errors = _MOST_TASKS, [], []
     for place in places:
@@ -67,8 +76,10 @@ def best_placed(
     if not found:
         raise errors[0]
     found.sort(key=lambda one: one[0])
-    finalists = [(_score(fastest_cut(lowering))[0], lowering.plan) for _, lowering in found[:_FINALISTS]]
-    return min(finalists, key=lambda one: one[0])[1]
+    finalists = [(_score(cut)[0], cut) for cut in (fastest_cut(lowering) for _, lowering in found[:_FINALISTS])]
+    best = min(finalists, key=lambda one: one[0])[1]
+    check_point(best, unchecked=unchecked)
+    return best
 
 
 def _score(lowering: Lowering) -> tuple[_Score, int]:

@@ -15,12 +15,12 @@ from mpsim.collectives.mapping import check_algorithm
 from mpsim.errors import MpsimError
 from mpsim.lowering.costs import Costs
 from mpsim.lowering.devices import check_devices, scaled_by_type
-from mpsim.lowering.draws import Seed, Variability, seed_of
+from mpsim.lowering.draws import Seed, Trials, Variability, seed_of
 from mpsim.plan.model import MIB, Plan
 from mpsim.plan.schedules import Schedule, resolve_schedule
 from mpsim.result.frames import summary_row
 from mpsim.result.model import Result
-from mpsim.simulation import simulate
+from mpsim.simulation.run import simulate_lowering
 from mpsim.sweeps.choosing import best_placed
 from mpsim.sweeps.grid import Candidate, candidates
 from mpsim.sweeps.model import COLUMNS, Row, SweepInterrupted, SweepResult, finish
@@ -39,9 +39,7 @@ class _Job:
     workload: Workload
     topology: Topology
     base: Plan
-    trials: int
-    seed: int
-    variability: Variability | None
+    trials: Trials
     by_type: Mapping[str, Workload]
     unchecked: bool
     host_speed: float
@@ -119,7 +117,8 @@ def sweep(
     ('dp=4 pp=1 tp=1 micro-batches=2', 24.0, 4.0)
     """
     n_devices = _checked_devices(devices, topology)
-    for name, value in (("batch", batch), ("trials", trials), ("processes", processes), *_each(microbatches, tensor)):
+    drawn = Trials(count=trials, rng=seed_of(rng), variability=variability or Variability())
+    for name, value in (("batch", batch), ("processes", processes), *_each(microbatches, tensor)):
         if value is not None and value < 1:
             raise MpsimError(f"{name} is {value}, expected 1 or more")
     for schedule in schedules or ():
@@ -139,9 +138,7 @@ def sweep(
         workload=workload,
         topology=topology,
         base=Plan(batch=batch, bucket_bytes=bucket_bytes, algorithm=algorithm, runtime=runtime, launch=launch),
-        trials=trials,
-        seed=seed_of(rng),
-        variability=variability,
+        trials=drawn,
         by_type=by_type,
         unchecked=unchecked,
         host_speed=host_speed,
@@ -227,20 +224,15 @@ def _row(job: _Job, candidate: Candidate) -> Row:
     """Return the row of one plan, or why it cannot be run."""
     row: Row = dict.fromkeys(COLUMNS) | _coordinates(job, candidate)
     try:
-        plan = best_placed(job.workload, job.topology, candidate.plan(job.base), job.by_type, job.host_speed)
-        result = simulate(
+        lowering = best_placed(
             job.workload,
             job.topology,
-            plan,
-            trials=job.trials,
-            rng=job.seed,
-            variability=job.variability,
-            by_type=job.by_type,
-            unchecked=job.unchecked,
+            candidate.plan(job.base),
+            job.by_type,
             host_speed=job.host_speed,
-            baseline=job.baseline,
-            spans=False,
+            unchecked=job.unchecked,
         )
+        result = simulate_lowering(lowering, job.trials, unchecked=job.unchecked, baseline=job.baseline, spans=False)
     except MpsimError as error:
         return row | {"reason": str(error)}
     return row | summary_row(result)
@@ -266,5 +258,5 @@ def _coordinates(job: _Job, candidate: Candidate) -> Row:
         "schedule": plan.schedule_name if candidate.pp > 1 else None,
         "runtime": job.base.runtime,
         "algorithm": job.base.algorithm,
-        "trials": job.trials,
+        "trials": job.trials.count,
     }

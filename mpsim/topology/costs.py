@@ -14,12 +14,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mpsim.errors import MpsimError
-
-if TYPE_CHECKING:
-    from mpsim.topology.model import Link
 
 __all__ = ["NOT_MEASURED", "CollectiveCost", "Regime", "relative_width"]
 
@@ -130,15 +126,14 @@ class CollectiveCost:
         return near and sizes[0] <= bytes <= sizes[1]
 
 
-def relative_width(link: Link, reference_bytes_per_s: float) -> float:
+def relative_width(bandwidth_bytes_per_s: float, reference_bytes_per_s: float) -> float:
     """Return how many times as wide a link is as those that a cost was fitted on; 1 where that is not known.
 
     Examples
     --------
-    >>> from mpsim.topology.model import Link
-    >>> double = Link(source="a", target="b", bandwidth_bytes_per_s=4e10)
-    >>> relative_width(double, 2e10), relative_width(double, 0.0)
+    >>> relative_width(4e10, 2e10), relative_width(4e10, 0.0)
     (2.0, 1.0)
     """
-    width = link.bandwidth_bytes_per_s
-    return 1.0 if width == reference_bytes_per_s or not reference_bytes_per_s else width / reference_bytes_per_s
+    if bandwidth_bytes_per_s == reference_bytes_per_s or not reference_bytes_per_s:
+        return 1.0
+    return bandwidth_bytes_per_s / reference_bytes_per_s

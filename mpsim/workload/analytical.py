@@ -19,11 +19,11 @@ from mpsim.workload.fused import fused_attention
 from mpsim.workload.layers import Fidelity
 from mpsim.workload.measure import ACCUMULATE, Repetition, Stopwatch, samples_of
 from mpsim.workload.model import Precision
+from mpsim.workload.model_source import Source
 from mpsim.workload.point import Point, described
 from mpsim.workload.precision import watched_dtype
 from mpsim.workload.roofline import DeviceSpec, Roofline
 from mpsim.workload.sharding import sharded
-from mpsim.workload.source import Source
 from mpsim.workload.step import step_of
 from mpsim.workload.update import optimizer_state_bytes, shares, updated_bytes
 from mpsim.workload.watch import UPDATE, Graph, Watch, calls_of

@@ -17,8 +17,8 @@ from mpsim.errors import MpsimError
 from mpsim.workload.account import Account
 from mpsim.workload.example import Example
 from mpsim.workload.feeds import feeds_of
+from mpsim.workload.model_source import Source
 from mpsim.workload.point import Point, described
-from mpsim.workload.source import Source
 from mpsim.workload.step import step_of
 from mpsim.workload.watch import Call, Watch
 

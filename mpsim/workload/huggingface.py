@@ -12,7 +12,7 @@ from typing import Any
 
 from mpsim.errors import MpsimError, did_you_mean
 from mpsim.workload.example import Example
-from mpsim.workload.source import Source, labelled
+from mpsim.workload.model_source import Source, labelled
 
 __all__ = ["path_source", "transformers_source"]
 

@@ -5,44 +5,18 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mpsim.errors import MpsimError, did_you_mean
 from mpsim.workload.example import Example
+from mpsim.workload.model_source import Source, labelled
 from mpsim.workload.own_module import imported_factory, names_factory
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Source", "arguments_of", "labelled", "module_source", "resolve_model", "source_of"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """A model that can be built for any batch.
-
-    Attributes
-    ----------
-    name : str
-        For the workload.
-    build : callable
-        ``build(batch) -> Example``.
-    default_batch : int
-        Samples, where none are asked for.
-    dataset_samples : int
-        Samples in one epoch; 0 if unknown.
-
-    Examples
-    --------
-    >>> Source(name="mine", build=lambda batch: None).default_batch
-    1
-    """
-
-    name: str
-    build: Callable[[int], Example]
-    default_batch: int = 1
-    dataset_samples: int = 0
+__all__ = ["arguments_of", "module_source", "resolve_model", "source_of"]
 
 
 def resolve_model(text: str, overrides: Mapping[str, Any] | None = None) -> Source:
@@ -92,21 +66,6 @@ def resolve_model(text: str, overrides: Mapping[str, Any] | None = None) -> Sour
         default_batch=model.default_batch,
         dataset_samples=model.dataset_samples,
     )
-
-
-def labelled(name: str, overrides: Mapping[str, Any]) -> str:
-    """Return a model's name with what was changed of it.
-
-    Examples
-    --------
-    >>> labelled("mlp", {"widths": (8, 4), "bias": True})
-    'mlp[widths=8,4,bias=True]'
-    """
-    return name + (f"[{','.join(f'{key}={_text(value)}' for key, value in overrides.items())}]" if overrides else "")
-
-
-def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _example(made: Any, what: str) -> Example:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from mpsim.errors import MpsimError
 from mpsim.workload.allocator import keep_freed_memory
+from mpsim.workload.model_source import Source
 from mpsim.workload.precision import precision as precision_named
 from mpsim.workload.rounds import Rounds
-from mpsim.workload.source import Source, source_of
+from mpsim.workload.source import source_of
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ import pytest
 from cases import chained, layer
 
 from mpsim.errors import MpsimError
-from mpsim.lowering.draws import Draw, Variability
+from mpsim.lowering.draws import Draw, Trials, Variability
 from mpsim.lowering.emit import program_of
 from mpsim.lowering.lower import lower
 from mpsim.plan.model import Plan
@@ -215,7 +215,35 @@ def test_a_schedule_that_other_processes_cannot_have_is_refused_in_one_line():
 
 def test_more_processes_than_trials():
     lowering = lower(WORK, chain(2, link=WIRE), Plan(pp=2))
-    assert len(trial_steps(partial(program_of, lowering), chain(2, link=WIRE), 2, 0, Variability(), 3)) == 2
+    trials = Trials(count=2, processes=3)
+    assert len(trial_steps(partial(program_of, lowering), chain(2, link=WIRE), trials)) == 2
+
+
+def test_trials_are_one_value():
+    trials = Trials(count=3, rng=5, variability=NOISY, processes=2)
+    assert trials == Trials(count=3, rng=5, variability=NOISY, processes=2)
+    assert trials.seeded() == trials
+    assert trials.draw(2) == Draw(seed=5, trial=2, variability=NOISY)
+
+
+def test_a_generator_gives_all_trials_one_seed():
+    trials = Trials(count=3, rng=np.random.default_rng(5)).seeded()
+    assert trials.rng == int(np.random.default_rng(5).integers(2**63))
+    assert {trials.draw(i).seed for i in range(3)} == {trials.rng}
+
+
+@pytest.mark.parametrize(
+    ("trials", "of_random_layers", "of_fixed_layers"),
+    [
+        (Trials(), False, False),
+        (Trials(count=2), True, False),
+        (Trials(variability=NOISY), True, True),
+        (Trials(count=2, variability=Variability(straggler_factor=5.0)), True, False),
+    ],
+)
+def test_when_trials_differ(trials, of_random_layers, of_fixed_layers):
+    assert trials.differ(random=True) == of_random_layers
+    assert trials.differ(random=False) == of_fixed_layers
 
 
 # Collectives alone.

@@ -11,7 +11,7 @@ from mpsim.workload.analytical import DeviceSpec, analytical_point
 from mpsim.workload.example import Example
 from mpsim.workload.fake import shape_point
 from mpsim.workload.model import Fidelity
-from mpsim.workload.source import Source
+from mpsim.workload.model_source import Source
 from mpsim.workload.trace import trace
 
 FLOOR = DeviceSpec(

@@ -14,8 +14,9 @@ from mpsim.workload import point
 from mpsim.workload.example import Example
 from mpsim.workload.file import load_workload, save_workload
 from mpsim.workload.model import Fidelity
+from mpsim.workload.model_source import Source
 from mpsim.workload.show import show_workload, workload_to_dict
-from mpsim.workload.source import Source, resolve_model
+from mpsim.workload.source import resolve_model
 from mpsim.workload.trace import trace
 
 pytestmark = pytest.mark.usefixtures("timed_once")

@@ -1,0 +1,57 @@
+"""Every option of a command is a field of the value that its functions are given, and every field is an option."""
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from importlib import import_module
+from typing import get_type_hints
+
+import click
+import pytest
+
+from mpsim.cli.options import options_of
+from mpsim.cli.scaling import ScalingOptions
+
+SCALING = {"costs": ("T4=a.json",), "rescale": None, "speed": 2.0}
+COMMANDS = ["calibrate", "emulate", "export", "import_", "simulate", "sweep", "trace", "validate.emulated"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    scaling: ScalingOptions
+    seed: int
+
+
+def test_a_group_takes_its_fields_out_of_the_same_options():
+    asked = options_of(Asked, {**SCALING, "seed": 7})
+    assert asked == Asked(scaling=ScalingOptions(**SCALING), seed=7)
+
+
+def test_an_option_that_no_field_has_is_an_error_of_the_program():
+    with pytest.raises(TypeError, match="Asked has no field for depth, top"):
+        options_of(Asked, {**SCALING, "seed": 7, "depth": 1, "top": 2})
+
+
+def test_a_field_that_no_option_is_is_one_too():
+    with pytest.raises(TypeError, match=r"ScalingOptions\.speed is no option"):
+        options_of(Asked, {"costs": (), "rescale": None, "seed": 7})
+
+
+def names(kind: type) -> Iterator[str]:
+    hints = get_type_hints(kind)
+    for field in fields(kind):
+        if is_dataclass(hints[field.name]):
+            yield from names(hints[field.name])
+        else:
+            yield field.name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_fields_are_the_options_that_are_no_parameters(name):
+    module, _, inner = name.partition(".")
+    room = import_module(f"mpsim.cli.{module}")
+    command = getattr(room, module)
+    command = command.commands[inner] if inner else command
+    parameters = inspect.signature(inspect.unwrap(command.callback)).parameters
+    options = {option.name for option in command.params if isinstance(option, click.Option)}
+    assert sorted(names(room._Asked)) == sorted(options - parameters.keys())
