@@ -15,6 +15,7 @@ from mpsim.plan.model import LAUNCHES, Plan, check_size, load_plan
 from mpsim.plan.runtimes import RUNTIMES
 from mpsim.plan.schedule_file import GivenRows, given_schedule
 from mpsim.plan.schedules import SCHEDULES
+from mpsim.plan.sharding import Sharding
 from mpsim.workload.model import Workload
 
 __all__ = ["PlanOptions", "host_speed_option", "plan_of", "plan_options"]
@@ -27,6 +28,12 @@ _OPTIONS = (
         type=int,
         metavar="N",
         help="Replicas, each with its part of the batch; by default 1, as of the next two.",
+    ),
+    click.option(
+        "--zero", type=int, metavar="N", help="Replicas shard: 1 optimizer state, 2 gradients, 3 parameters too."
+    ),
+    click.option(
+        "--fsdp", is_flag=True, help="As --zero 3: each layer's parameters are gathered before they are used."
     ),
     click.option("--pp", type=int, metavar="N", help="Pipeline stages."),
     click.option("--tp", type=int, metavar="N", help="Ranks that share each layer."),
@@ -82,6 +89,8 @@ class PlanOptions:
 
     strategy: str | None
     dp: int | None
+    zero: int | None
+    fsdp: bool
     pp: int | None
     tp: int | None
     microbatches: int | None
@@ -101,7 +110,7 @@ class PlanOptions:
     def of_a_plan_alone(self) -> tuple[str, ...]:
         """What was said that a list of collectives, which has an algorithm and a runtime too, has no use for."""
         both = ("algorithm", "runtime", "devices")
-        return tuple(name for name in self.__slots__ if name not in both and getattr(self, name) is not None)
+        return tuple(name for name in self.__slots__ if name not in both and getattr(self, name) not in (None, False))
 
 
 def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -127,7 +136,7 @@ def plan_of(given: PlanOptions, workload: Workload | None, n_devices: int) -> Pl
     )  # fmt: skip
     said = {name: getattr(given, name) for name in names}
     changes: dict[str, Any] = {_FIELDS.get(name, name): value for name, value in said.items() if value is not None}
-    changes |= _of_rows(given)
+    changes |= _of_rows(given) | _sharding(given)
     if given.batch is not None and given.batch < 1:
         raise MpsimError(f"--batch is {given.batch}, expected 1 or more samples")
     if given.strategy:
@@ -153,6 +162,13 @@ def _refuse_empty(given: PlanOptions) -> None:
     for name, text in (("plan", given.plan), ("strategy", given.strategy), ("stages", given.stages)):
         if text is not None and not text.strip():
             raise MpsimError(f"--{name} is {text!r}, expected a value: give one, or leave --{name} out")
+
+
+def _sharding(given: PlanOptions) -> dict[str, Any]:
+    if given.fsdp and given.zero not in (None, 3):
+        raise MpsimError(f"--fsdp is --zero 3, --zero {given.zero} was given too: leave one out")
+    zero = 3 if given.fsdp else given.zero
+    return {} if zero is None else {"sharding": Sharding(zero=zero)}
 
 
 def _of_rows(given: PlanOptions) -> dict[str, Any]:

@@ -188,6 +188,8 @@ def emulate_lowering(
         )
     if compute not in ("replay", "real"):
         raise unknown("compute", compute, ("replay", "real"))
+    if compute == "real" and plan.sharding.zero:
+        raise MpsimError(f"real computation has whole replicas, the plan {plan.sharding.text}: use --compute replay")
     random = draws and compute == "replay"
     drawn = _drawn(lowering, trials if random else replace(trials, count=1))
     models = recipes(lowering, model, depth) if compute == "real" else ()

@@ -135,7 +135,9 @@ class _Binding:
         stage, kind, microbatch, first, last, *_, overlaps = one
         times = self.times.get(stage) or self.times_of(stage)
         if kind == "U":
-            seconds, launch = times.optimizer_s, times.launch_update
+            # A share of the update is a share of its bytes, and launched like the whole.
+            shares = self.lowering.plan.dp if self.lowering.plan.sharding.zero else 1
+            seconds, launch = times.optimizer_s / shares, times.launch_update
             if not seconds:
                 return ()
         else:

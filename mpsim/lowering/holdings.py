@@ -48,7 +48,7 @@ class Holdings:
         self.layers = self.stage.layers
         self.sizes = {gradient.parameter: gradient.bytes for _, gradient in self.stage.gradients}
         self.own = {name: count for name, count in self.sizes.items() if name not in shared.names}
-        self.gradients = sum(self.own.values())
+        self.gradients = -(-sum(self.own.values()) // stage.shares)
         self.shared, self.others = shared, {name: self.sizes[name] for name in self.sizes if name in shared.names}
         # Whether the next backward makes gradients, and does not add to some; what each kind of pass takes for a while.
         self.makes = True
@@ -124,7 +124,9 @@ class Holdings:
                 copies = self.stage.update_copies if one.microbatch >= 0 else 0
                 found = [("transients", copies * sum(self.sizes.values()))]
             else:
-                there = there if self.makes else there.union(self.own)
+                # Sharded ones are whole for as long as it takes to scatter them, layer by layer.
+                sharded = self.stage.shares > 1
+                there = frozenset(self.sizes) if sharded else there if self.makes else there.union(self.own)
                 gradients, transients, released = within(self.stage, one.kind, there)
                 if one.pass_kind in "BW":
                     gradients -= sum(count for name, count in self.sizes.items() if name not in there)

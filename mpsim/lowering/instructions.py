@@ -31,6 +31,7 @@ __all__ = [
     "Send",
     "Shard",
     "Tied",
+    "Unit",
     "Wait",
 ]
 
@@ -159,6 +160,17 @@ class Copies(NamedTuple):
         return f"copies of stage {self.stage}"
 
 
+class Unit(NamedTuple):
+    """The parameters, or the gradients, of a layer that replicas shard."""
+
+    layer: int
+
+    @property
+    def name(self) -> str:
+        """Such as ``unit 3``."""
+        return f"unit {self.layer}"
+
+
 class Shard(NamedTuple):
     """What the ranks that share a layer exchange in one pass, one collective after another."""
 
@@ -184,7 +196,7 @@ class Listed(NamedTuple):
         return f"{self.kind} {self.number}"
 
 
-Of = Bucket | Tied | Copies | Shard | Listed
+Of = Bucket | Tied | Copies | Shard | Unit | Listed
 
 
 class Collective(NamedTuple):

@@ -35,7 +35,7 @@ class Joins:
         """Take a rank's post; return what whoever waits for it waits for, None while that is not known."""
         if self.runtime.gloo_collectives and step.kind == "all_reduce" and len(step.group) == 2:
             return self._wires.ring_of_two(step, device, now)
-        if self.runtime.collectives_in_flight or step.axis == "tp":
+        if self.runtime.collectives_in_flight or step.axis == "tp" or step.microbatch >= 0:
             if step.key not in self._tasks:
                 self._tasks[step.key] = self._put(step)
             self.board.wait(self._tasks[step.key], now)
@@ -63,17 +63,18 @@ class Joins:
         return Now((self._tasks[key],)) if key in self._tasks else None
 
     def _put(self, step: Collective, now: Now = NOW) -> int:
-        streams = tuple(self._stream(member, step.axis) for member in step.group)
+        streams = tuple(self._stream(member, step) for member in step.group)
         traffic = self._traffic_of(step.kind, step.group, step.bytes)
         task = Task(step.name, step.kind, streams, (), 0.0, traffic, step.axis, step.stage, step.microbatch)
         return self.board.add(task, now)
 
-    def _stream(self, device: int, axis: str) -> int:
+    def _stream(self, device: int, step: Collective) -> int:
         """Return the stream of a device's collectives along an axis; all reductions of gradients may share one."""
         slots = self.runtime.collectives_in_flight
         if slots:
-            return self.board.stream(device, f"{axis} collectives", slots)
-        return self.board.stream(device, "tp" if axis == "tp" else "gradients")
+            return self.board.stream(device, f"{step.axis} collectives", slots)
+        of_pass = "tp" if step.axis == "tp" else "gathers"
+        return self.board.stream(device, of_pass if step.microbatch >= 0 else "gradients")
 
     def _traffic_of(self, kind: str, group: tuple[int, ...], count: int) -> Traffic:
         """Return the traffic of a collective, made once for all that are alike."""

@@ -117,6 +117,8 @@ class Lowering:
         found = set(stage.exchanges.get(_PHASE.get(one.pass_kind, ""), ()))
         if (one.stage, one.pass_kind, one.microbatch) in self.closing:
             found.update(bucket.layer for bucket in stage.buckets)
+        # Each unit begins a run, forward, and ends one on the way back.
+        found.update(layer - (one.pass_kind == "F") for layer in stage.units)
         return found
 
     @property

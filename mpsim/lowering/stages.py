@@ -67,7 +67,11 @@ class Stage:
         By phase, ``forward`` or ``backward``, and layer: the kind and the bytes of each collective between the ranks
         that share it.
     buckets : tuple of Bucket
-        Of its gradients, where there are replicas.
+        Of its gradients, where there are replicas that each hold all of them.
+    units : dict
+        The bytes of the parameters and of the gradients of each layer, where replicas shard them.
+    shares : int
+        Into how many parts replicas shard gradients; 1 where they do not.
     """
 
     layers: range
@@ -80,6 +84,8 @@ class Stage:
     output: Crossing | None
     exchanges: dict[str, dict[int, _Calls]]
     buckets: tuple[Bucket, ...]
+    units: dict[int, tuple[int, int]]
+    shares: int = 1
 
 
 def cut(costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...], shape: Shape) -> tuple[Stage, ...]:
@@ -112,19 +118,44 @@ def _stage(costs: Costs, layers: range, plan: Plan, cuts: list[Crossing], states
     chosen = tuple(costs.of("")[i] for i in layers)
     gradients = _gradients(workload, layers, tp)
     last = layers.stop == len(workload.layers)
+    zero = plan.sharding.zero if plan.dp > 1 else 0
+    held = _held(workload, [workload.layers[i] for i in layers], tp, gradients)
+    held |= {"optimizer": {of: count for i in layers for of, count in states[i].items()}}
     return Stage(
         layers=layers,
         costs=chosen,
         gradients=gradients,
-        held=_held(workload, [workload.layers[i] for i in layers], tp, gradients)
-        | {"optimizer": {of: count for i in layers for of, count in states[i].items()}},
+        held={holder: _shared_out(sizes, plan.dp if holder in _SHARDED[zero] else 1) for holder, sizes in held.items()},
         update_copies=update_copies(workload),
         cached=on_cuda(workload),
         activation_bytes=sum(cost.saved_bytes for cost in chosen) + _received_bytes(workload, layers, microbatch, tp),
         output=None if last else cuts[layers.stop - 1],
         exchanges=_exchanges(layers, chosen),
-        buckets=tuple(fill(gradients, plan.first_bucket_bytes, plan.bucket_bytes)) if plan.dp > 1 else (),
+        buckets=tuple(fill(gradients, plan.first_bucket_bytes, plan.bucket_bytes)) if plan.dp > 1 and zero < 3 else (),
+        units=_units(workload, layers, tp, gradients) if zero == 3 else {},
+        shares=plan.dp if zero >= 2 else 1,
     )
+
+
+# What replicas share among them, by ZeRO's stage.
+_SHARDED = ((), ("optimizer", "master"), ("optimizer", "master"), ("optimizer", "master", "parameters"))
+
+
+def _shared_out(sizes: _Sizes, parts: int) -> _Sizes:
+    return {of: -(-count // parts) for of, count in sizes.items()}
+
+
+def _units(workload: Workload, layers: range, tp: int, gradients: _Gradients) -> dict[int, tuple[int, int]]:
+    """Return the bytes of the parameters and gradients of each layer that has any; what two share is the first's."""
+    found = {}
+    seen: set[str] = set()
+    for i in layers:
+        own = {p.name: p.bytes for p in workload.layers[i].shard(tp).parameters if p.name not in seen}
+        seen.update(own)
+        made = sum(gradient.bytes for layer, gradient in gradients if layer == i)
+        if own or made:
+            found[i] = (sum(own.values()), made)
+    return found
 
 
 def _exchanges(layers: range, costs: Sequence[Cost]) -> dict[str, dict[int, _Calls]]:

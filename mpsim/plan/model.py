@@ -13,6 +13,7 @@ from mpsim.plan.operations import Rows
 from mpsim.plan.runtimes import resolve_runtime
 from mpsim.plan.schedule_file import given_schedule
 from mpsim.plan.schedules import Schedule, resolve_schedule, rows_for
+from mpsim.plan.sharding import Sharding
 from mpsim.units import format_bytes
 
 __all__ = ["LAUNCHES", "Plan", "check_size", "load_plan", "save_plan"]
@@ -45,6 +46,8 @@ class Plan:
         ``torch.distributed.pipelining`` writes it, or the rows themselves, as lists of `Operation` or as text.
     chunks : int
         Stages on each pipeline rank, where the schedule has several (virtual stages); 0: as many as it has unasked.
+    sharding : Sharding
+        What replicas share among them instead of each holding all of it: ZeRO, FSDP.
     boundaries : tuple of int or None
         The first layer of each stage but the first; None: `mpsim.simulate` cuts where the step is the shortest.
     bucket_bytes, first_bucket_bytes : int
@@ -80,6 +83,7 @@ class Plan:
     runtime: str = "ideal"
     launch: str = ""
     chunks: int = 0
+    sharding: Sharding = Sharding()
 
     def __post_init__(self) -> None:
         for name in ("dp", "pp", "tp", "microbatches", "bucket_bytes", "first_bucket_bytes"):
@@ -92,6 +96,8 @@ class Plan:
         resolve_runtime(self.runtime)
         if self.launch and self.launch not in LAUNCHES:
             raise unknown("way of launching", self.launch, LAUNCHES)
+        if self.sharding.zero and self.dp == 1:
+            raise MpsimError(f"plan: {self.sharding.text} shards over replicas, dp is 1: give it 2 or more")
         parts = self.dp * self.microbatches
         if self.batch % parts:
             raise MpsimError(
@@ -172,7 +178,9 @@ class Plan:
             words.append(f"stages={','.join(map(str, self.boundaries))}")
         if self.devices:
             words.append(f"place={','.join(map(str, self.devices))}")
-        if self.dp > 1 and self.bucket_bytes != 25 * MIB:
+        if self.sharding.zero:
+            words.append(self.sharding.text)
+        if self.dp > 1 and self.sharding.zero < 3 and self.bucket_bytes != 25 * MIB:
             words.append(f"bucket={format_bytes(self.bucket_bytes)}")
         if self.algorithm != "ring":
             words.append(self.algorithm)

@@ -13,7 +13,7 @@ __all__ = ["HOLDERS", "Count", "DeviceUse", "MemoryUse", "Result", "Spans", "Tim
 
 
 HOLDERS = (
-    "parameters", "master", "gradients", "optimizer", "activations", "transients", "buffers", "workspace",
+    "parameters", "master", "gradients", "optimizer", "activations", "transients", "gathered", "buffers", "workspace",
 )  # fmt: skip
 
 
@@ -88,6 +88,7 @@ class MemoryUse:
     optimizer_bytes: int = 0
     activations_bytes: int = 0
     transients_bytes: int = 0
+    gathered_bytes: int = 0
     buffers_bytes: int = 0
     workspace_bytes: int = 0
     reserved_bytes: int = 0

@@ -1,8 +1,7 @@
 """Passes: each takes the instructions of a pipeline rank and returns them with one thing more said, in this order.
 
 To add what a rank does, write a function ``(instructions, lowering) -> instructions`` in a file of its own and put it
-in its place here: what gathers parameters before a pass uses them (FSDP) stands behind `shard`, what computes a forward
-again before its backward (recomputation) behind `start`.
+in its place here: what computes a forward again before its backward (recomputation) would stand before `messages`.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from mpsim.lowering.instructions import Instructions
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.passes.buckets import buckets
+from mpsim.lowering.passes.gather import gather
 from mpsim.lowering.passes.hold import hold
 from mpsim.lowering.passes.messages import messages
 from mpsim.lowering.passes.overlap import overlap
@@ -31,6 +31,7 @@ PASSES: tuple[Pass, ...] = (
     segment,  # computations cut where layers exchange and buckets are full
     shard,  # what ranks exchange that share layers
     overlap,  # two operations in one cell, one computing while the other exchanges
+    gather,  # parameters of replicas that shard them, ahead of what uses them; gradients scattered
     buckets,  # gradients of replicas, as backward makes them ready
     tied,  # gradients of what several stages hold
     hold,  # what is kept, and for how long

@@ -9,11 +9,17 @@ __all__ = ["buckets"]
 
 
 def buckets(instructions: Instructions, lowering: Lowering) -> Instructions:
-    """Put an all-reduce behind the computation that completes a bucket; all are awaited before the stages update."""
+    """Put an all-reduce behind the computation that completes a bucket; all are awaited before the stages update.
+
+    Where replicas shard what the optimizer keeps, each gets its part of the bucket alone (reduce-scatter), and what it
+    has updated is gathered behind the update.
+    """
     if not any(stage.buckets for stage in lowering.stages):
         return instructions
+    kind = "reduce_scatter" if lowering.plan.sharding.zero else "all_reduce"
     found: Instructions = []
     under_way: list[Key] = []
+    gathered: list[Key] = []
     for one in instructions:
         if isinstance(one, Compute) and one.pass_kind == "U" and under_way:
             found.append(Wait(tuple(under_way)))
@@ -23,6 +29,11 @@ def buckets(instructions: Instructions, lowering: Lowering) -> Instructions:
             for i in lowering.filled_after(one):
                 key = ("bucket", one.stage, i, lowering.update_of(one))
                 size = lowering.stages[one.stage].buckets[i].bytes
-                found.append(Collective(key, Bucket(i), "all_reduce", "dp", (), size, one.stage, -1))
+                found.append(Collective(key, Bucket(i), kind, "dp", (), size, one.stage, -1))
                 under_way.append(key)
-    return found
+            if one.pass_kind == "U" and lowering.plan.sharding.zero:
+                for i, bucket in enumerate(lowering.stages[one.stage].buckets):
+                    key = ("updated", one.stage, i, one.microbatch)
+                    found.append(Collective(key, Bucket(i), "all_gather", "dp", (), bucket.bytes, one.stage, -1))
+                    gathered.append(key)
+    return [*found, Wait(tuple(gathered))] if gathered else found

@@ -10,7 +10,7 @@ __all__ = ["segment"]
 
 def segment(instructions: Instructions, lowering: Lowering) -> Instructions:
     """Cut computations into runs of layers, in the order in which they run: forward ascending, backward descending."""
-    if not any(stage.exchanges or stage.buckets for stage in lowering.stages):
+    if not any(stage.exchanges or stage.buckets or stage.units for stage in lowering.stages):
         return instructions
     found: Instructions = []
     for one in instructions:
@@ -21,7 +21,7 @@ def segment(instructions: Instructions, lowering: Lowering) -> Instructions:
 def _runs(one: Compute, lowering: Lowering) -> list[Compute]:
     ends = lowering.ends(one)
     if one.pass_kind == "F":
-        edges = sorted({end + 1 for end in ends if end + 1 < one.last})
+        edges = sorted({end + 1 for end in ends if one.first < end + 1 < one.last})
         return [
             one._replace(first=first, last=last)
             for first, last in zip([one.first, *edges], [*edges, one.last], strict=True)

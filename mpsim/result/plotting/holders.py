@@ -31,7 +31,9 @@ _MOST_PANELS, _ROOM = 8, 1.25
 _WIDTH, _PANEL, _MARGIN = 10.0, 1.7, 1.4  # inches; the margin holds title and time
 
 # From below: what is held throughout, then what comes and goes.
-_ORDER = ("parameters", "master", "optimizer", "buffers", "workspace", "gradients", "activations", "transients")
+_ORDER = (
+    "parameters", "master", "optimizer", "buffers", "workspace", "gradients", "activations", "transients", "gathered",
+)  # fmt: skip
 _Scales = tuple[float, float]
 
 

@@ -67,6 +67,7 @@ HOLDER_COLOURS = {
     "optimizer": PURPLE,
     "activations": ORANGE,
     "transients": YELLOW,
+    "gathered": "#44AA99",
     "buffers": SKY,
     "workspace": GREY,
 }

@@ -1,0 +1,53 @@
+"""What replicas share among them instead of each holding it all: ZeRO's stages, and FSDP, which is its third."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpsim.errors import MpsimError
+
+__all__ = ["Sharding"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharding:
+    """How replicas of a plan shard their state (Rajbhandari et al., https://arxiv.org/abs/1910.02054).
+
+    Attributes
+    ----------
+    zero : int
+        0: nothing, as DistributedDataParallel. 1: optimizer state (a distributed optimizer). 2: gradients too. 3:
+        parameters too, as FSDP (https://arxiv.org/abs/2304.11277): each layer's are gathered before a pass uses them,
+        and dropped behind it.
+    gather_ahead : int
+        Layers whose gathering is begun before the one that is computed; of ``zero=3``.
+    keep_gathered : bool
+        Gather each layer once a step and keep it until its last backward, instead of before each pass; of ``zero=3``.
+
+    Examples
+    --------
+    >>> Sharding(zero=3).text
+    'zero=3'
+    """
+
+    zero: int = 0
+    gather_ahead: int = 1
+    keep_gathered: bool = False
+
+    def __post_init__(self) -> None:
+        if self.zero not in (0, 1, 2, 3):
+            raise MpsimError(f"zero is {self.zero}: 0 shards nothing, 1 optimizer state, 2 gradients, 3 parameters too")
+        if self.gather_ahead < 0:
+            raise MpsimError(f"gather_ahead is {self.gather_ahead}, expected 0 or more layers")
+        if self.zero != 3 and (self.gather_ahead != 1 or self.keep_gathered):
+            raise MpsimError(f"zero is {self.zero}: nothing is gathered, gather_ahead and keep_gathered need zero=3")
+
+    @property
+    def text(self) -> str:
+        """What differs from plain replicas, in a few words."""
+        if not self.zero:
+            return ""
+        words = [f"zero={self.zero}"]
+        if self.gather_ahead != 1:
+            words.append(f"ahead={self.gather_ahead}")
+        return " ".join([*words, *(["kept"] if self.keep_gathered else [])])
