@@ -82,8 +82,9 @@ def test_a_tied_parameter_has_its_state_on_each_of_its_ranks():
 def test_the_state_of_a_third_rank_is_that_of_the_first():
     layers = [*sharing(), layer("d", parameters={"shared": 64})]
     assert optimizer_bytes(layers, pp=4) == [144, 32, 8 + 128, 128]
-    # Two ranks: d's is where c's is.
+    # Two ranks: d's is where c's is; in a V it is where a's is.
     assert optimizer_bytes(layers, pp=2, boundaries=(2,)) == [144 + 32, 8 + 128]
+    assert optimizer_bytes(layers, pp=2, schedule="zb-v") == [144, 32 + 8 + 128]
 
 
 # Activations are held until W where backward is split, not until I (`mpsim.lowering.holdings`).
