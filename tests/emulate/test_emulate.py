@@ -161,6 +161,8 @@ def test_collectives_of_every_kind_and_of_odd_sizes():
         Plan(pp=2, microbatches=2, schedule="gpipe"),
         Plan(dp=2, pp=2, microbatches=2),
         Plan(tp=2),
+        Plan(pp=2, microbatches=2, schedule="zb-v"),
+        Plan(dp=2, pp=2, microbatches=2, schedule="interleaved-1f1b"),
     ],
     ids=lambda plan: plan.text,
 )
@@ -178,7 +180,7 @@ def test_parts_that_compute_make_the_loss_of_the_whole(plan):
     # What is measured before leaves the parts as they were.
     emulation = emulate(traced, FOUR, plan, trials=2, compute="real", measure_links=plan.dp > 1)
     assert len(emulation.losses) == 2
-    assert len(emulation.boundaries) == plan.pp - 1
+    assert len(emulation.boundaries) == plan.pp * (1 if plan.schedule in ("1f1b", "gpipe") else 2) - 1
     if emulation.links is not None:
         speeds = [device.speed for device in emulation.links.devices]
         assert 1 not in speeds

@@ -183,11 +183,34 @@ def test_trials_draw_what_a_simulation_draws():
 def test_buckets_hold_all_parameters_in_the_order_of_backward():
     lowering = lower(given(1000), FOUR, Plan(dp=2, pp=2, microbatches=2, bucket_bytes=1500, first_bucket_bytes=900))
     made = [pickle.loads(data) for data in recipes(lowering, "mnist-mlp", "auto")]
-    assert [(one.first, one.last, one.dp, one.microbatches) for one in made] == [(0, 2, 2, 2), (2, 4, 2, 2)] * 2
+    assert [(one.dp, one.microbatches) for one in made] == [(2, 2)] * 4
+    assert [[own.layers for own in one.stages] for one in made] == [[range(2)], [range(2, 4)]] * 2
     for one, stage in zip(made, (*lowering.stages, *lowering.stages), strict=True):
-        names = [name for bucket in one.buckets for name in bucket]
+        names = [name for bucket in one.stages[0].buckets for name in bucket]
         assert names == [gradient.parameter for _, gradient in stage.gradients]
-    assert len(made[0].buckets) == 2
+    assert len(made[0].stages[0].buckets) == 2
+
+
+def test_a_rank_computes_the_stages_that_live_there():
+    lowering = lower(given(), FOUR, Plan(pp=2, tp=1, microbatches=2, schedule="zb-v"))
+    made = [pickle.loads(data) for data in recipes(lowering, "mnist-mlp", "auto")]
+    assert [[(own.stage, own.layers) for own in one.stages] for one in made] == [
+        [(0, range(1)), (3, range(3, 4))],
+        [(1, range(1, 2)), (2, range(2, 3))],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ("chimera", "schedule 'chimera' has 2 copies of each stage, real computation one: replay the computation"),
+        ("pipedream", "schedule 'pipedream' updates while micro-batches are under way, real computation when all"),
+    ],
+)
+def test_schedules_that_no_run_computes_are_refused(schedule, message):
+    lowering = lower(given(), FOUR, Plan(pp=2, microbatches=2, schedule=schedule))
+    with pytest.raises(MpsimError, match=message):
+        recipes(lowering, "mnist-mlp", "auto")
 
 
 def test_a_model_that_other_processes_cannot_load_is_refused():

@@ -96,7 +96,7 @@ def test_layers_run_one_by_one_and_backward_in_halves():
     for layer in other.layers:
         flight.forward(layer, layer + 1)
     flight.receive({})
-    for kind in ("backward_input", "backward_weight"):
+    for kind in "IW":
         for layer in reversed(other.layers):
             flight.backward(layer, layer + 1, kind)
     for name, parameter in whole.parameters.items():
