@@ -19,6 +19,7 @@ from mpsim.lowering.costs import Costs, weakest
 from mpsim.lowering.devices import check_devices, for_costs
 from mpsim.lowering.fitting import fitted_rows
 from mpsim.lowering.model import Lowering
+from mpsim.lowering.passes.early import early_receives
 from mpsim.lowering.shared import shared_gradients
 from mpsim.lowering.stages import cut, microbatch_size
 from mpsim.plan.model import Plan
@@ -90,13 +91,15 @@ def cut_at(lowering: Lowering, boundaries: tuple[int, ...] | None) -> Lowering:
     costs, routes, place, shape = lowering.costs, lowering.routes, lowering.place, lowering.shape
     stages = cut(costs, routes, plan, place, shape)
     rows = fitted_rows(lowering.rows, plan, shape, stages, costs, routes, place)
+    posting = posting_of(resolve_runtime(plan.runtime), rows)
     return replace(
         lowering,
         rows=rows,
         stages=stages,
         closing=_closing(rows),
         tied=shared_gradients(stages, shape),
-        posting=posting_of(resolve_runtime(plan.runtime), rows),
+        posting=posting,
+        early=early_receives(rows, shape) if posting == "early" else (),
     )
 
 
