@@ -61,7 +61,7 @@ class Line:
         Parameters
         ----------
         rows : sequence of sequence of Operation
-            A row for each stage.
+            A row for each pipeline rank.
         feeds : list of dict of str to torch.Tensor
             For each micro-batch.
         meetings : sequence of Meeting
