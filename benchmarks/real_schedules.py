@@ -38,11 +38,12 @@ Made by `python benchmarks/real_schedules.py --run`. Every schedule was run by `
 joined by `torch.distributed` over gloo, each in a network namespace of its own, on links of the bandwidth and latency
 stated; 8 micro-batches; computations slept through, every byte sent. The links were measured before each run; the
 prediction is made from them by the runtime `torch-gloo`, and nothing is fitted to these rows. *Error* is predicted over
-measured less one, measured being the median of 5 steps; *ideal* is the error of a replay that knows nothing of the
-runtime. *uniform* is 16 layers of 5 ms forward and 10 ms backward, 250 kB between them; *llama* the trace in
-`workloads/`, whose last layer takes as long as all others together. *own* are rows of a CSV of one's own
-(`data/own-schedule-2.csv`, `data/own-schedule-4.csv`): two stages a rank in an order that no schedule here has, every
-other backward in halves.
+measured less one, measured being the median of 5 steps; *of it compute* is the part of the error that arises because
+the sleeps themselves took longer than they should, which a busy machine adds and no prediction knows; *ideal* is the
+error of a replay that knows nothing of the runtime. *uniform* is 16 layers of 5 ms forward and 10 ms backward, 250 kB
+between them; *llama* the trace in `workloads/`, whose last layer takes as long as all others together. *own* are rows
+of a CSV of one's own (`data/own-schedule-2.csv`, `data/own-schedule-4.csv`): two stages a rank in an order that no
+schedule here has, every other backward in halves.
 """
 
 
@@ -91,7 +92,7 @@ def _keep(rows: Sequence[Comparison]) -> None:
 
 def name_of(row: Comparison) -> str:
     """Return the schedule of a row; rows from a file have no name."""
-    return "own" if row.kind == "custom" else row.kind
+    return "own" if row.kind == "rows" else row.kind
 
 
 def page(rows: Sequence[Comparison]) -> str:
@@ -107,7 +108,7 @@ def page(rows: Sequence[Comparison]) -> str:
 def summaries(rows: Sequence[Comparison]) -> list[tuple[str, ...]]:
     """Return the errors of each schedule, and of all."""
     kinds = Validation(rows=tuple(rows), planned=len(rows)).kinds
-    named = [("own" if kind == "custom" else kind, one) for kind, one in kinds.items()]
+    named = [("own" if kind == "rows" else kind, one) for kind, one in kinds.items()]
     heads = ("schedule", "runs", "mean error", "worst", "mean with its sign", "ideal: mean", "worst")
     found = []
     for name, one in (*named, ("**all**", summarize(rows))):
@@ -123,13 +124,24 @@ def summaries(rows: Sequence[Comparison]) -> list[tuple[str, ...]]:
 
 def lines(rows: Sequence[Comparison]) -> list[tuple[str, ...]]:
     """Return a line a run."""
-    heads = ("schedule", "ranks", "model", "link", "measured (s)", "5-95 %", "predicted (s)", "error", "ideal")
+    heads = (
+        "schedule",
+        "ranks",
+        "model",
+        "link",
+        "measured (s)",
+        "5-95 %",
+        "predicted (s)",
+        "error",
+        "of it compute",
+        "ideal",
+    )
     return [
         heads,
         *(
             (name_of(row), str(row.processes), row.model, row.wire, f"{row.measured_s:.3f}",
              f"{row.measured_p5_s:.3f} to {row.measured_p95_s:.3f}", f"{row.predicted_s:.3f}",
-             percent(row.error_fraction), percent(row.ideal_error_fraction))
+             percent(row.error_fraction), percent(row.compute_fraction), percent(row.ideal_error_fraction))
             for row in rows
         ),
     ]  # fmt: skip
