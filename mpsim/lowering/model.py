@@ -53,7 +53,7 @@ class Lowering:
     posting : str
         When messages are posted and waited for, as in `mpsim.lowering.passes.post`.
     early : tuple
-        Where that is ``early``, what `mpsim.lowering.passes.early` says of the rows.
+        Where that is ``early``, what `mpsim.lowering.early` says of the rows.
     launches : bool
         Whether each rank has a host, which takes what the trace says over `host_speed`.
     host_speed : float

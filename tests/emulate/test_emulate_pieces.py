@@ -16,7 +16,7 @@ from mpsim.emulate.pairing import check_scripts
 from mpsim.emulate.recipes import recipes
 from mpsim.emulate.run import emulate, emulate_collectives
 from mpsim.lowering.bind import scripts
-from mpsim.lowering.draws import Draw, Variability
+from mpsim.lowering.draws import Draw, Trials, Variability
 from mpsim.lowering.emit import program_of
 from mpsim.lowering.instructions import Bucket, Collective, Compute, Receive, Script, Send, Wait
 from mpsim.lowering.lower import lower
@@ -169,7 +169,7 @@ def test_trials_draw_what_a_simulation_draws():
         spread = replace(cost.samples, forward_s=(0.5, 1.0, 2.0), backward_input_s=(0.5, 1.0, 2.0))
         layers.append(replace(layer, costs=(replace(cost, samples=spread),)))
     lowering = lower(Workload.chain("four", layers, activation_bytes=64), FOUR, Plan(pp=2, microbatches=4))
-    drawn = run._drawn(lowering, 3, 7, Variability())
+    drawn = run._drawn(lowering, Trials(count=3, rng=7))
     assert len(drawn) == 3
     assert drawn[0] != drawn[1]
     for trial, ranks in enumerate(drawn):
@@ -177,7 +177,7 @@ def test_trials_draw_what_a_simulation_draws():
         expected = sorted((task.name, task.duration_s) for task in tasks if task.traffic is None)
         steps = [step for rank in ranks for step in rank.steps if isinstance(step, Compute)]
         assert sorted((step.name, step.seconds) for step in steps) == expected
-    assert len(run._drawn(lowering, 1, 7, Variability())) == 1
+    assert len(run._drawn(lowering, Trials(count=1, rng=7))) == 1
 
 
 def test_buckets_hold_all_parameters_in_the_order_of_backward():
