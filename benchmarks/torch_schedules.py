@@ -1,11 +1,11 @@
 """PyTorch's own pipeline schedules over real links, against the prediction of the runtime torch-gloo.
 
-    python benchmarks/torch_schedules.py [-o TABLE.md]
+    python benchmarks/torch_schedules.py [-o TABLE.md] [--only zb-v]
 
-Each case runs ``torch.distributed.pipelining``'s ScheduleGPipe or Schedule1F1B, with its own PipelineStage, on one
-process a stage, over namespaces with the links imposed (root) or over loopback; every stage sleeps in forward and
-backward for a given time and sends a given number of bytes. The links are measured first; the prediction knows them,
-the times and the bytes, and nothing of the run.
+Each case runs a class of ``torch.distributed.pipelining``, with its own PipelineStage for each stage, on one process a
+rank, over namespaces with the links imposed (root) or over loopback; every stage sleeps in forward and in both halves
+of backward for a given time and sends a given number of bytes. The links are measured first; the prediction knows
+them, the times and the bytes, and nothing of the run.
 """
 
 from __future__ import annotations
@@ -24,35 +24,85 @@ from pathlib import Path
 import mpsim
 from mpsim.emulate.fabric import open_fabric
 from mpsim.emulate.links import imposed_topology, pairs_to_measure, topology_from
+from mpsim.plan.schedules import rows_for
+from mpsim.plan.shape import shape_of
 
-FORWARD_S, BACKWARD_S = 0.02, 0.04
+# Of a rank's layers; each half of backward takes as long as forward.
+FORWARD_S = 0.02
 TRIALS = 5
+CLASSES = {
+    "gpipe": "ScheduleGPipe",
+    "1f1b": "Schedule1F1B",
+    "interleaved-1f1b": "ScheduleInterleaved1F1B",
+    "looped-bfs": "ScheduleLoopedBFS",
+    "interleaved-zb": "ScheduleInterleavedZeroBubble",
+    "zb-v": "ScheduleZBVZeroBubble",
+}
 CASES = [
-    (schedule, stages, microbatches, 1000 * kilobytes, wire)
+    (schedule, ranks, microbatches, 1000 * kilobytes, wire)
     for wire in ("100Mbit/s@0us", "200Mbit/s@0.5ms", "1Gbit/s@0us", "1Gbit/s@0.5ms")
-    for stages, microbatches, kilobytes in ((2, 8, 500), (4, 8, 250))
-    for schedule in ("gpipe", "1f1b")
+    for ranks, microbatches, kilobytes in ((2, 8, 500), (4, 8, 250))
+    for schedule in CLASSES
 ]
 
 
 def rank(job: Path, index: int) -> None:
-    """Be one stage: measure the links with the others, then run the schedule."""
+    """Be one rank: measure the links with the others, then run the schedule."""
     import torch
     import torch.distributed as dist
-    from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
+    from torch.distributed.pipelining import PipelineStage, schedules
 
     from mpsim.emulate.probing import measure_links
 
-    class Sleep(torch.autograd.Function):
+    name, homes, microbatches, count, pairs = pickle.loads(job.read_bytes())
+    ranks, own = max(homes) + 1, [stage for stage, home in enumerate(homes) if home == index]
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{job}.store", rank=index, world_size=ranks, timeout=timedelta(seconds=60)
+    )
+    paths = measure_links(pairs)
+    seconds = FORWARD_S / len(own)
+    stages = [PipelineStage(sleeping(seconds), stage, len(homes), torch.device("cpu")) for stage in own]
+    kind = getattr(schedules, CLASSES[name])
+    several = issubclass(kind, schedules.PipelineScheduleMulti)
+    runner = kind(stages if several else stages[0], microbatches, loss_fn=lambda output, target: output.sum())
+    batch = torch.zeros(microbatches, count // 4, requires_grad=own[0] == 0)
+    inputs = (batch,) if own[0] == 0 else ()
+    target = {"target": batch.detach()} if own[-1] == len(homes) - 1 else {}
+    steps = []
+    for _ in range(TRIALS + 1):
+        dist.barrier()
+        begin = time.monotonic()
+        runner.step(*inputs, **target, return_outputs=False)
+        steps.append((begin, time.monotonic()))
+    Path(f"{job}.{index}").write_bytes(pickle.dumps((paths, steps[1:])))
+    dist.barrier()
+
+
+def sleeping(seconds: float):
+    """Return a module that sleeps so long in forward, and in its gradient for what it is fed, and for its weight."""
+    import torch
+
+    class Fed(torch.autograd.Function):
         @staticmethod
-        def forward(context, value, _):
-            until(time.monotonic() + FORWARD_S)
+        def forward(context, value):
+            until(time.monotonic() + seconds)
             return value.clone()
 
         @staticmethod
         def backward(context, gradient):
-            until(time.monotonic() + BACKWARD_S)
-            return gradient.clone(), None
+            until(time.monotonic() + seconds)
+            return gradient.clone()
+
+    class Held(torch.autograd.Function):
+        @staticmethod
+        def forward(context, weight):
+            return weight.clone()
+
+        @staticmethod
+        def backward(context, gradient):
+            until(time.monotonic() + seconds)
+            return gradient.clone()
 
     class Part(torch.nn.Module):
         def __init__(self):
@@ -60,31 +110,9 @@ def rank(job: Path, index: int) -> None:
             self.weight = torch.nn.Parameter(torch.ones(1))
 
         def forward(self, value):
-            return Sleep.apply(value, self.weight) * 1.0
+            return Fed.apply(value) + Held.apply(self.weight)
 
-    schedule, stages, microbatches, count, pairs = pickle.loads(job.read_bytes())
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{job}.store", rank=index, world_size=stages, timeout=timedelta(seconds=60)
-    )
-    paths = measure_links(pairs)
-    stage = PipelineStage(Part(), index, stages, torch.device("cpu"))
-    kind = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}[schedule]
-    runner = kind(stage, microbatches, loss_fn=lambda output, target: output.sum())
-    batch = torch.zeros(microbatches, count // 4, requires_grad=index == 0)
-    steps = []
-    for _ in range(TRIALS + 1):
-        dist.barrier()
-        begin = time.monotonic()
-        if index == 0:
-            runner.step(batch)
-        elif index == stages - 1:
-            runner.step(target=batch.detach())
-        else:
-            runner.step()
-        steps.append((begin, time.monotonic()))
-    Path(f"{job}.{index}").write_bytes(pickle.dumps((paths, steps[1:])))
-    dist.barrier()
+    return Part()
 
 
 def until(end_s: float) -> None:
@@ -94,13 +122,14 @@ def until(end_s: float) -> None:
 
 def run(case, fabric: str) -> tuple[float, float, list[float]]:
     """Return the predicted step with torch-gloo and with ideal, and the measured ones, in seconds."""
-    schedule, stages, microbatches, count, wire = case
-    topology = mpsim.parse_topology(f"switch:{stages},link={wire}")
+    schedule, count, microbatches, size, wire = case
+    homes = shape_of(rows_for(schedule, count, microbatches)).home
+    topology = mpsim.parse_topology(f"switch:{count},link={wire}")
     imposed = imposed_topology(fabric, topology)
-    ranks = range(stages)
+    ranks = range(count)
     with tempfile.TemporaryDirectory() as folder, open_fabric(fabric, topology, ranks) as links:
         job = Path(folder) / "job"
-        job.write_bytes(pickle.dumps((schedule, stages, microbatches, count, pairs_to_measure(imposed, ranks))))
+        job.write_bytes(pickle.dumps((schedule, homes, microbatches, size, pairs_to_measure(imposed, ranks))))
         processes = [
             subprocess.Popen(
                 links.command(i, [sys.executable, __file__, "--rank", str(i), str(job)]),
@@ -113,15 +142,23 @@ def run(case, fabric: str) -> tuple[float, float, list[float]]:
             raise SystemExit("a rank failed: see above")
         told = [pickle.loads(Path(f"{job}.{i}").read_bytes()) for i in ranks]
     measured = [max(steps[k][1] for _, steps in told) - max(steps[k][0] for _, steps in told) for k in range(TRIALS)]
-    layers = [mpsim.Layer.given(f"s{i}", forward_s=FORWARD_S, backward_s=BACKWARD_S) for i in ranks]
-    work = mpsim.Workload.chain("sleep", layers, activation_bytes=count)
-    plans = [
-        mpsim.Plan(pp=stages, microbatches=microbatches, schedule=schedule, runtime=name)
-        for name in ("torch-gloo", "ideal")
-    ]
     found = topology_from(told[0][0], imposed, ranks)
-    gloo, ideal = (mpsim.simulate(work, found, plan).step_s for plan in plans)
+    gloo, ideal = (predicted_s(schedule, homes, microbatches, size, found, name) for name in ("torch-gloo", "ideal"))
     return gloo, ideal, measured
+
+
+def predicted_s(schedule, homes, microbatches: int, size: int, found, runtime: str) -> float:
+    """Return the predicted step of stages that take equal times."""
+    ranks, seconds = max(homes) + 1, FORWARD_S * (max(homes) + 1) / len(homes)
+    # Of the first stage torch runs both halves of backward in W: nobody waits for a gradient of what it is fed.
+    weights = [2 * seconds, *[seconds] * (len(homes) - 1)]
+    layers = [
+        mpsim.Layer.given(f"s{i}", forward_s=seconds, backward_s=2 * seconds, backward_weight_s=weight)
+        for i, weight in enumerate(weights)
+    ]
+    work = mpsim.Workload.chain("sleep", layers, activation_bytes=size)
+    plan = mpsim.Plan(pp=ranks, microbatches=microbatches, schedule=schedule, runtime=runtime)
+    return mpsim.simulate(work, found, plan).step_s
 
 
 def main() -> None:
@@ -129,24 +166,25 @@ def main() -> None:
     parser.add_argument("job", nargs="?", type=Path)
     parser.add_argument("--rank", type=int, default=-1)
     parser.add_argument("--fabric", default="namespaces")
+    parser.add_argument("--only", choices=CLASSES, help="run one schedule")
     parser.add_argument("-o", type=Path)
     arguments = parser.parse_args()
     if arguments.rank >= 0:
         rank(arguments.job, arguments.rank)
         return
     rows = [
-        "| schedule | stages | message | link | measured (least to most) | torch-gloo | ideal |",
+        "| schedule | ranks | message | link | measured (least to most) | torch-gloo | ideal |",
         "|---|---|---|---|---|---|---|",
     ]  # A path is two such links.
     errors: dict[str, list[float]] = {"torch-gloo": [], "ideal": []}
-    for case in CASES:
+    for case in CASES if arguments.only is None else [case for case in CASES if case[0] == arguments.only]:
         gloo, ideal, measured = run(case, arguments.fabric)
         middle = statistics.median(measured)
         for name, value in (("torch-gloo", gloo), ("ideal", ideal)):
             errors[name].append(value / middle - 1)
-        schedule, stages, _, count, wire = case
+        schedule, ranks, _, count, wire = case
         rows.append(
-            f"| {schedule} | {stages} | {count // 1000} kB | {wire} | {1e3 * middle:.0f} ms"
+            f"| {schedule} | {ranks} | {count // 1000} kB | {wire} | {1e3 * middle:.0f} ms"
             f" ({1e3 * min(measured):.0f} to {1e3 * max(measured):.0f}) | {gloo / middle - 1:+.1%} |"
             f" {ideal / middle - 1:+.1%} |"
         )

@@ -14,10 +14,9 @@ from torch.utils import _pytree as pytree
 
 from mpsim.emulate.batches import join
 from mpsim.emulate.capture.cut import Cut
-from mpsim.emulate.flight import Flight
 from mpsim.emulate.parts import Part
 from mpsim.emulate.pipeline import Message, play
-from mpsim.errors import MpsimError
+from mpsim.emulate.under_way import UnderWay
 from mpsim.plan.schedules import Operation
 
 __all__ = ["Call", "Chunk", "Split", "run", "sum_gradients"]
@@ -103,7 +102,7 @@ class Call:
         ]
         self._trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self._fed = [(k, name) for k, feeds in enumerate(self._feeds) for name in feeds if _is_trained(feeds[name])]
-        self._flights: dict[tuple[int, int], Flight] = {}
+        self._under_way = {id(part): UnderWay(part) for split in splits for part in split.parts}
         self._results: list[dict[str, Any]] = [{} for _ in chunks]
         self._fed_gradients: dict[tuple[int, str], Any] = {}
         self._adding = threading.Lock()
@@ -127,9 +126,7 @@ class Call:
 
         def work(operation: Operation, received: Message) -> Message:
             own = wanted[operation.microbatch]
-            flight = self._flights.pop((operation.stage, operation.microbatch), None) or _gone()
-            mine = {name: own[name] for name in flight.results if own.get(name) is not None}
-            return self._backward(operation, flight, received, mine)
+            return self._backward(operation, received, {name: one for name, one in own.items() if one is not None})
 
         with self._lock:
             parts = {id(part): part for split in self.splits for part in split.parts}.values()
@@ -145,21 +142,15 @@ class Call:
         return [[Operation(stage, kind, k) for k in chunks] for stage in range(stages)]
 
     def _forward(self, operation: Operation, received: Message) -> Message:
-        stage, k = operation.stage, operation.microbatch
-        part = self.splits[k].parts[stage]
-        flight = part.start(received, self._feeds[k])
-        flight.forward(part.layers.start, part.layers.stop)
+        k = operation.microbatch
+        flight = self._at(operation).forward(k, received, self._feeds[k])
         self._results[k].update(flight.results)
-        if torch.is_grad_enabled():
-            self._flights[stage, k] = flight
         return flight.sends
 
-    def _backward(self, operation: Operation, flight: Flight, received: Message, own: Message) -> Message:
-        stage, k = operation.stage, operation.microbatch
-        layers = self.splits[k].parts[stage].layers
-        flight.receive(received)
-        flight.receive(own)  # an output may be read by the next part as well
-        flight.backward(layers.start, layers.stop)
+    def _backward(self, operation: Operation, received: Message, wanted: Message) -> Message:
+        k, at = operation.microbatch, self._at(operation)
+        mine = {name: one for name, one in wanted.items() if name in at.part.results}
+        flight = at.backward(k, received, mine)  # an output may be read by the next part as well
         with self._adding:
             for name, value in flight.feed_gradients.items():
                 known = self._fed_gradients.get((k, name))
@@ -167,13 +158,12 @@ class Call:
                 self._fed_gradients[k, name] = placed if known is None else known + placed
         return flight.returned
 
+    def _at(self, operation: Operation) -> UnderWay:
+        return self._under_way[id(self.splits[operation.microbatch].parts[operation.stage])]
+
 
 def _is_trained(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.requires_grad
-
-
-def _gone() -> Any:
-    raise MpsimError("this output has been gone back through once: run the batch again for another backward")
 
 
 def sum_gradients(parts: Sequence[Part], parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,17 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from mpsim.emulate.capture.cut import Unit
 from mpsim.emulate.capture.piece import Piece, backward, forward
 from mpsim.errors import MpsimError
 
-if TYPE_CHECKING:
-    from mpsim.emulate.parts import Part
+__all__ = ["Flight", "Section"]
 
-__all__ = ["Flight"]
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Section:
+    """What a micro-batch needs to know of a part: made by :meth:`mpsim.emulate.parts.Part.section`.
+
+    Attributes
+    ----------
+    layers : range
+        Of the model.
+    units : tuple of Unit
+        One a layer.
+    trained : tuple of tuple of torch.nn.Parameter
+        Of each unit, those that get a gradient.
+    receives, sends, feeds, results : tuple of str
+        As the part has them.
+    loss : str
+        The name of the model's loss.
+    device : str or None
+        Where it runs.
+    """
+
+    layers: range
+    units: tuple[Unit, ...]
+    trained: tuple[tuple[Any, ...], ...]
+    receives: tuple[str, ...]
+    sends: tuple[str, ...]
+    feeds: tuple[str, ...]
+    results: tuple[str, ...]
+    loss: str
+    device: str | None
 
 
 class Flight:
@@ -47,10 +77,10 @@ class Flight:
     tensor([0.2500, 0.2500])
     """
 
-    def __init__(self, part: Part, received: Mapping[str, Any], feeds: Mapping[str, Any]) -> None:
-        self._part = part
-        self._values = {name: _placed(received[name], part.device) for name in part.receives}
-        self._values |= {name: _placed(feeds[name], part.device) for name in part.feeds}
+    def __init__(self, section: Section, received: Mapping[str, Any], feeds: Mapping[str, Any]) -> None:
+        self._section = section
+        self._values = {name: _placed(received[name], section.device) for name in section.receives}
+        self._values |= {name: _placed(feeds[name], section.device) for name in section.feeds}
         self._pieces: dict[int, Piece] = {}
         self._half_done: dict[int, list[tuple[Any, Any]]] = {}
         self._gradients: dict[str, list[Any]] = {}
@@ -59,14 +89,14 @@ class Flight:
 
     def forward(self, first: int, last: int) -> None:
         """Run the layers ``first..last-1`` of the model, the next ones of this part."""
-        layers = self._part.layers
+        layers = self._section.layers
         for layer in range(first, last):
-            piece = forward(self._part.units[layer - layers.start], self._values)
+            piece = forward(self._section.units[layer - layers.start], self._values)
             if torch.is_grad_enabled():
                 self._pieces[layer] = piece
         if last == layers.stop:
-            self.sends = {name: _cut_off(self._values[name]) for name in self._part.sends}
-            self.results = {name: _cut_off(self._values[name]) for name in self._part.results}
+            self.sends = {name: _cut_off(self._values[name]) for name in self._section.sends}
+            self.results = {name: _cut_off(self._values[name]) for name in self._section.results}
             self._values = {}
 
     def receive(self, gradients: Mapping[str, Any], weight: float = 1.0) -> None:
@@ -80,13 +110,13 @@ class Flight:
             The loss's own gradient, where this part makes it.
         """
         for name, gradient in gradients.items():
-            self._gradients.setdefault(name, []).append(_placed(gradient, self._part.device))
-        name = self._part.cut.loss
+            self._gradients.setdefault(name, []).append(_placed(gradient, self._section.device))
+        name = self._section.loss
         loss = self.results.get(name)
         if loss is not None and loss.requires_grad and name not in self._gradients:
             self._gradients[name] = [torch.full_like(loss, weight)]
 
-    def backward(self, first: int, last: int, kind: str = "backward") -> None:
+    def backward(self, first: int, last: int, kind: str = "B") -> None:
         """Run the backward of the layers ``first..last-1``, the next ones from the end.
 
         Parameters
@@ -94,12 +124,12 @@ class Flight:
         first, last : int
             Layers of the model.
         kind : str
-            ``backward``, or its halves in turn: ``backward_input``, then ``backward_weight``.
+            B, or its halves in turn: I for the inputs, then W for the weights.
         """
         for layer in reversed(range(first, last)):
-            if kind == "backward":
+            if kind == "B":
                 backward(self._take(layer), self._gradients, self._trained(layer))
-            elif kind == "backward_input":
+            elif kind == "I":
                 self._backward_input(layer)
             else:
                 self._backward_weight(layer)
@@ -107,12 +137,12 @@ class Flight:
     @property
     def returned(self) -> dict[str, Any]:
         """Gradients for the previous part."""
-        return self._summed(self._part.receives)
+        return self._summed(self._section.receives)
 
     @property
     def feed_gradients(self) -> dict[str, Any]:
         """Gradients for the feeds that require one."""
-        return self._summed(self._part.feeds)
+        return self._summed(self._section.feeds)
 
     def _summed(self, names: tuple[str, ...]) -> dict[str, Any]:
         return {
@@ -125,9 +155,7 @@ class Flight:
         return self._pieces.pop(layer)
 
     def _trained(self, layer: int) -> list[Any]:
-        unit = self._part.units[layer - self._part.layers.start]
-        held = (self._part.parameters[name] for name in unit.parameters)
-        return [parameter for parameter in held if parameter.requires_grad]
+        return list(self._section.trained[layer - self._section.layers.start])
 
     def _backward_input(self, layer: int) -> None:
         """Make the gradients for the inputs, and keep what those for the weights start from."""

@@ -1,4 +1,4 @@
-"""All ranks of a plan in one process: ``dp × tp`` lines of ``pp`` stages, and what they owe each other after a step."""
+"""All ranks of a plan in one process: ``dp × tp`` lines of stages, and what they owe each other after a step."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ class Grid:
         Between stages.
     places : sequence of str
         Where each rank ``(d, p, t)`` runs, in order of rank.
+    home : sequence of int
+        The pipeline rank of each stage; by default one stage lives at each.
 
     Examples
     --------
@@ -55,8 +57,10 @@ class Grid:
         shards: Sequence[tuple[Cut, nn.Module]],
         boundaries: tuple[int, ...],
         places: Sequence[str],
+        home: Sequence[int] = (),
     ) -> None:
         self._plan = plan
+        self._home = tuple(home) or tuple(range(plan.pp))
         self.cut = shards[0][0]
         self._lines = [
             [
@@ -67,12 +71,21 @@ class Grid:
         ]
 
     def _places(self, places: Sequence[str], d: int, t: int) -> list[str]:
-        return [places[(d * self._plan.pp + p) * self._plan.tp + t] for p in range(self._plan.pp)]
+        return [places[self._rank(d, stage, t)] for stage in range(len(self._home))]
+
+    def _rank(self, d: int, stage: int, t: int) -> int:
+        return (d * self._plan.pp + self._home[stage]) * self._plan.tp + t
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The parts in order of rank ``(d, p, t)``."""
-        return tuple(line.parts[p] for row in self._lines for p in range(self._plan.pp) for line in row)
+        """The parts by replica, stage and tensor-parallel rank."""
+        return tuple(line.parts[stage] for row in self._lines for stage in range(len(self._home)) for line in row)
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The rank of each of the parts."""
+        plan, stages = self._plan, range(len(self._home))
+        return tuple(self._rank(d, stage, t) for d in range(plan.dp) for stage in stages for t in range(plan.tp))
 
     @property
     def lines(self) -> tuple[Line, ...]:
@@ -89,7 +102,7 @@ class Grid:
         Parameters
         ----------
         rows : sequence of sequence of Operation
-            A row for each stage.
+            A row for each pipeline rank.
         feeds : sequence of list of dict of str to torch.Tensor
             For each replica, for each micro-batch.
         """
@@ -102,7 +115,7 @@ class Grid:
 
         jobs = []
         for row, own in zip(self._lines, feeds, strict=True):
-            meetings = [Meeting(self._plan.tp) for _ in range(self._plan.pp)]
+            meetings = [Meeting(self._plan.tp) for _ in self._home]
             jobs += [(line, own, meetings) for line in row]
         with ThreadPoolExecutor(len(jobs)) as pool:
             done = [pool.submit(run, *job) for job in jobs]

@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from mpsim.emulate.capture.cut import Cut, Unit
 from mpsim.emulate.capture.piece import forward
-from mpsim.emulate.flight import Flight
+from mpsim.emulate.flight import Flight, Section
 from mpsim.errors import MpsimError
 from mpsim.plan.partition import stage_slices
 
@@ -135,7 +135,22 @@ class Part:
         feeds : mapping of str to torch.Tensor
             At least the names of `feeds`.
         """
-        return Flight(self, received, feeds)
+        return Flight(self.section(), received, feeds)
+
+    def section(self) -> Section:
+        """Return what a micro-batch that enters now needs to know of the part."""
+        held = ((self.parameters[name] for name in unit.parameters) for unit in self.units)
+        return Section(
+            layers=self.layers,
+            units=self.units,
+            trained=tuple(tuple(one for one in parameters if one.requires_grad) for parameters in held),
+            receives=self.receives,
+            sends=self.sends,
+            feeds=self.feeds,
+            results=self.results,
+            loss=self.cut.loss,
+            device=self.device,
+        )
 
     def forward(self, key: Hashable, received: Mapping[str, Any], feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Run a micro-batch through all units; return what the next part receives, cut off from its history.

@@ -1,4 +1,4 @@
-"""Run the rows of a schedule: a thread a stage, each doing its operations in order as what they need arrives."""
+"""Run the rows of a schedule: a thread a rank, each doing its operations in order as what they need arrives."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def play(rows: Rows, work: Callable[[Operation, Message], Message]) -> None:
     Parameters
     ----------
     rows : sequence of sequence of Operation
-        Of a schedule; or its forwards alone, or its backwards alone.
+        Of a schedule of one direction, a row a rank; or its forwards alone, or its backwards alone.
     work : callable
         ``work(operation, received) -> sent``.
 
@@ -60,7 +60,7 @@ def play(rows: Rows, work: Callable[[Operation, Message], Message]) -> None:
         except BaseException as error:  # ends every other thread, and is raised by the caller
             posts.fail(error)
 
-    threads = [threading.Thread(target=run, args=(row,), name=f"stage-{i}") for i, row in enumerate(rows[1:], 1)]
+    threads = [threading.Thread(target=run, args=(row,), name=f"rank-{i}") for i, row in enumerate(rows[1:], 1)]
     for thread in threads:
         thread.start()
     run(rows[0])
@@ -68,6 +68,10 @@ def play(rows: Rows, work: Callable[[Operation, Message], Message]) -> None:
         thread.join()
     if posts.error is not None:
         raise posts.error
+
+
+def _stages(rows: Rows) -> int:
+    return 1 + max(operation.stage for row in rows for operation in row)
 
 
 def _sends(operation: Operation) -> Key | None:
@@ -88,7 +92,7 @@ class _Posts:
     """What has been sent and not yet been collected."""
 
     def __init__(self, rows: Rows) -> None:
-        self.stages = len(rows)
+        self.stages = _stages(rows)
         self.error: BaseException | None = None
         self.futures: dict[Key, Future[Message]] = {
             key: Future() for row in rows for operation in row if (key := _sends(operation)) is not None
@@ -120,19 +124,19 @@ class _Posts:
 
 def _check_ends(rows: Rows) -> None:
     """Refuse rows that wait for each other: threads would wait for ever."""
-    heads, sent = [0] * len(rows), set[Key | None]()
+    heads, sent, stages = [0] * len(rows), set[Key | None](), _stages(rows)
     moved = True
     while moved:
         moved = False
-        for stage, row in enumerate(rows):
-            while heads[stage] < len(row):
-                operation = row[heads[stage]]
-                needs = _needs(operation, len(rows))
+        for rank, row in enumerate(rows):
+            while heads[rank] < len(row):
+                operation = row[heads[rank]]
+                needs = _needs(operation, stages)
                 if needs is not None and needs not in sent:
                     break
                 sent.add(_sends(operation))
-                heads[stage] += 1
+                heads[rank] += 1
                 moved = True
     stuck = [row[head] for head, row in zip(heads, rows, strict=True) if head < len(row)]
     if stuck:
-        raise MpsimError(f"schedule cannot finish, its stages wait for each other at {format_rows([stuck])}")
+        raise MpsimError(f"schedule cannot finish, its ranks wait for each other at {format_rows([stuck])}")

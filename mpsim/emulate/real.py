@@ -1,4 +1,4 @@
-"""Real work: the part of a model that stands at a rank, its activations and gradients going from rank to rank.
+"""Real work: the parts of a model that stand at a rank, their activations and gradients going from rank to rank.
 
 With tensor parallelism a rank runs its shard, and exchanges as many bytes as the whole model would, but computes on
 with its own partial sums: the time is that of the plan, the numbers are not the model's. Everywhere else they are.
@@ -6,11 +6,13 @@ with its own partial sums: the time is that of the plan, the numbers are not the
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,19 +20,35 @@ from mpsim.emulate.balancing import untouched
 from mpsim.emulate.capture.check import check
 from mpsim.emulate.capture.cut import capture
 from mpsim.emulate.execute import Asleep
+from mpsim.emulate.packing import Packing
 from mpsim.emulate.parts import Part, crossing_tensors, refuse_shared_state
+from mpsim.emulate.under_way import UnderWay
 from mpsim.errors import MpsimError
 from mpsim.lowering.instructions import Bucket, Collective, Compute, Instruction, Post, Receive, Send, Tied
 from mpsim.workload.example import Example, flat_inputs
 from mpsim.workload.source import resolve_model
 from mpsim.workload.update import OPTIMIZERS
 
-__all__ = ["Recipe", "Running", "example_of"]
+__all__ = ["Own", "Recipe", "Running", "example_of"]
+
+
+class Own(NamedTuple):
+    """One of a rank's stages: its layers ``first..last-1``, and the parameters in each of its gradient buckets."""
+
+    stage: int
+    first: int
+    last: int
+    buckets: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def layers(self) -> range:
+        """Of the model."""
+        return range(self.first, self.last)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What a rank needs to make its part of a model.
+    """What a rank needs to make its parts of a model.
 
     Attributes
     ----------
@@ -48,10 +66,10 @@ class Recipe:
         How many modules deep they lie.
     optimizer : str
         A name of ``OPTIMIZERS``; its learning rate is zero, so that every step is the same work on the same numbers.
-    first, last, tp_rank : int
-        This rank's layers ``first..last-1``, and which shard of them.
-    buckets : tuple of tuple of str
-        The parameters in each of its gradient buckets.
+    stages : tuple of Own
+        That live at this rank, ascending.
+    tp_rank : int
+        Which shard of them.
     """
 
     model: str | bytes
@@ -64,10 +82,8 @@ class Recipe:
     layers: tuple[str, ...]
     depth: int | str = "auto"
     optimizer: str = "sgd"
-    first: int
-    last: int
+    stages: tuple[Own, ...]
     tp_rank: int = 0
-    buckets: tuple[tuple[str, ...], ...] = ()
 
 
 def example_of(recipe: Recipe) -> Example:
@@ -87,12 +103,14 @@ def example_of(recipe: Recipe) -> Example:
 
 
 class Running:
-    """The part of the model at one rank, as `mpsim.emulate.execute.Executor` runs it.
+    """The parts of the model at one rank, as `mpsim.emulate.execute.Executor` runs them.
+
+    A stage hands what the next one needs over in place where that lives at the same rank, and in a message elsewhere.
 
     Attributes
     ----------
     losses : list of float
-        Of each step that was run, the mean over its micro-batches; empty where the part does not make the loss.
+        Of each step that was run, the mean over its micro-batches; empty where no part makes the loss.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -107,16 +125,11 @@ class Running:
             )
         if recipe.tp == 1:  # a shard goes on with its own partial sums, and is not the model
             cut = check(cut, example)
-            elsewhere = [range(recipe.first), range(recipe.last, len(names))]
-            refuse_shared_state(cut, [range(recipe.first, recipe.last), *elsewhere], True, 1)
+            refuse_shared_state(cut, _slices(recipe.stages, len(names)), True, 1)
         self.feeds = {name: value for name, value in zip(cut.feeds, flat_inputs(example), strict=True) if name}
-        self.crossing = crossing_tensors(cut, example.model, self.feeds)
-        self.part = Part(cut, example.model, range(recipe.first, recipe.last))
-        trained = [parameter for parameter in self.part.parameters.values() if parameter.requires_grad]
-        self.optimizer = OPTIMIZERS[recipe.optimizer](trained) if trained else None
-        self.flights: dict[int, Any] = {}
-        self.returned: dict[int, Mapping[str, Any]] = {}
-        self.received: dict[tuple[str, int], Any] = {}
+        self.packing = Packing(crossing_tensors(cut, example.model, self.feeds))
+        self.stages = {own.stage: _Stage(own, Part(cut, example.model, own.layers)) for own in recipe.stages}
+        self.shared = _share(list(self.stages.values()), recipe.optimizer)
         self.kept: dict[int, Any] = {}
         self.losses: list[float] = []
         self._losses: list[Any] = []
@@ -124,30 +137,29 @@ class Running:
 
     def compute(self, step: Compute) -> None:
         """Run the step's layers in its pass of its micro-batch."""
-        if step.kind == "optimizer":
-            self._update()
-        elif step.kind == "forward":
+        if step.pass_kind == "U":
+            self._update(self.stages[step.stage])
+        elif step.pass_kind == "F":
             self._forward(step)
         else:
             self._backward(step)
 
     def computations(self, steps: Sequence[Instruction]) -> Callable[[], None]:
         """Return what runs the passes of a step in their order, on made-up messages, and leaves no trace of it."""
-        passes = [step for step in steps if isinstance(step, Compute) and step.kind != "optimizer"]
-        names = {"F": self.part.receives, "B": self._differentiable(self.part.sends)}
-        made = {
-            way: torch.zeros(sum(_bytes_of(self.crossing[name]) for name in crossing), dtype=torch.uint8)
-            for way, crossing in names.items()
-        }
+        passes = [step for step in steps if isinstance(step, Compute) and step.pass_kind != "U"]
+        received = [step for step in steps if isinstance(step, Receive)]
+        made = {step.bytes: torch.zeros(step.bytes, dtype=torch.uint8) for step in received}
 
         def run() -> None:
-            with untouched(self.part):
-                for step in passes:
-                    if names[way := "F" if step.kind == "forward" else "B"]:
-                        self.received.setdefault((way, step.microbatch), made[way])
-                    self.compute(step)
-            self.received.clear()
-            self.returned.clear()
+            with contextlib.ExitStack() as stack:
+                for at in self.stages.values():
+                    stack.enter_context(untouched(at.part))
+                for step in received:
+                    self._take(step, made[step.bytes])
+                for one in passes:
+                    self.compute(one)
+            for at in self.stages.values():
+                at.returned.clear()
             self._losses.clear()
 
         return run
@@ -155,10 +167,10 @@ class Running:
     def tensor(self, step: Post) -> Callable[[], Any]:
         """Return what gives the activations, gradients or buckets of a step; a shard's exchange is of zeros."""
         if isinstance(step, Send):
-            self._check_bytes(step, self.part.sends if step.direction == "F" else self.part.receives)
+            self._check_bytes(step, self._names(step.stage, step.direction, sent=True))
             return lambda: self._keep(step, self._outgoing(step))
         if isinstance(step, Receive):
-            self._check_bytes(step, self.part.receives if step.direction == "F" else self.part.sends)
+            self._check_bytes(step, self._names(step.to, step.direction, sent=False))
             buffer = torch.empty(step.bytes, dtype=torch.uint8)
             return lambda: self._keep(step, buffer)
         if step.axis == "tp":
@@ -169,7 +181,7 @@ class Running:
         """Take what was received, or a reduced bucket."""
         tensor = self.kept.pop(step.key, None)
         if isinstance(step, Receive):
-            self.received[step.direction, step.microbatch] = tensor
+            self._take(step, tensor)
         elif isinstance(step, Collective) and step.axis == "dp":
             self._spread(step, tensor)
 
@@ -178,110 +190,133 @@ class Running:
         if self._losses:
             self.losses.append(float(sum(self._losses)) / len(self._losses))
             self._losses = []
-        if self.optimizer is not None:
-            self.optimizer.zero_grad(set_to_none=True)
+        for at in self.stages.values():
+            at.part.drop_gradients()
 
     def _forward(self, step: Compute) -> None:
-        k = step.microbatch
-        if step.first == self.part.layers.start:
-            received = self._unpack(self.received.pop(("F", k), None), self.part.receives)
-            for name, value in received.items():
-                value.requires_grad_(self.crossing[name].needs_gradient)
-            self.flights[k] = self.part.start(received, self.feeds)
-        self.flights[k].forward(step.first, step.last)
-        if step.last == self.part.layers.stop and (loss := self.flights[k].results.get(self.part.cut.loss)) is not None:
-            self._losses.append(loss.detach())
+        at, k = self.stages[step.stage], step.microbatch
+        own = at.part.layers
+        received = at.received.pop(("F", k), {}) if step.first == own.start else {}
+        flight = at.under_way.forward(k, received, self.feeds, range(step.first, step.last))
+        if step.last == own.stop:
+            if (loss := flight.results.get(at.part.cut.loss)) is not None:
+                self._losses.append(loss.detach())
+            if step.stage + 1 in self.stages:
+                self.stages[step.stage + 1].received["F", k] = flight.sends
 
     def _backward(self, step: Compute) -> None:
-        k, layers = step.microbatch, self.part.layers
-        flight = self.flights[k]
-        if step.last == layers.stop and step.kind != "backward_weight":
-            names = self._differentiable(self.part.sends)
-            gradients = self._unpack(self.received.pop(("B", k), None), names)
-            flight.receive(gradients, 1 / self.recipe.microbatches)
-        flight.backward(step.first, step.last, step.kind)
-        if step.first == layers.start:
-            if step.kind != "backward_weight":
-                self.returned[k] = flight.returned
-            if step.kind != "backward_input":
-                del self.flights[k]
+        at, k, kind = self.stages[step.stage], step.microbatch, step.pass_kind
+        own = at.part.layers
+        gradients = at.received.pop(("B", k), {}) if step.last == own.stop and kind != "W" else {}
+        layers, weight = range(step.first, step.last), 1 / self.recipe.microbatches
+        flight = at.under_way.backward(k, gradients, weight=weight, kind=kind, layers=layers)
+        if step.first == own.start and kind != "W":
+            if step.stage - 1 in self.stages:
+                self.stages[step.stage - 1].received["B", k] = flight.returned
+            else:
+                at.returned[k] = flight.returned
 
-    def _update(self) -> None:
-        if self.optimizer is not None:
-            self.optimizer.step()
+    def _take(self, step: Receive, packed: Any) -> None:
+        """Take a message as the stage wants it that it is for."""
+        received = self.packing.unpack(packed, self._names(step.to, step.direction, sent=False))
+        if step.direction == "F":
+            for name, value in received.items():
+                value.requires_grad_(self.packing.crossing[name].needs_gradient)
+        self.stages[step.to].received[step.direction, step.microbatch] = received
+
+    def _update(self, at: _Stage) -> None:
+        """Let a stage's optimizer update what it owns, by the gradients of all of the rank's stages that hold it."""
+        for name in self.shared & at.part.parameters.keys():
+            self._gradient(at.part, name)
+        if at.optimizer is not None:
+            at.optimizer.step()
+
+    def _names(self, stage: int, direction: str, *, sent: bool) -> Sequence[str]:
+        """Return what a stage sends or receives in one direction."""
+        part = self.stages[stage].part
+        names = part.sends if (direction == "F") == sent else part.receives
+        return names if direction == "F" else self.packing.differentiable(names)
 
     def _outgoing(self, step: Send) -> Any:
-        k = step.microbatch
-        if step.direction == "F":
-            return self._pack(self.flights[k].sends, self.part.sends)
-        return self._pack(self.returned.pop(k), self._differentiable(self.part.receives))
+        at, k = self.stages[step.stage], step.microbatch
+        values = at.under_way.flight(k).sends if step.direction == "F" else at.returned.pop(k)
+        return self.packing.pack(values, self._names(step.stage, step.direction, sent=True))
 
     def _reduced(self, step: Collective) -> Any:
         if isinstance(step.of, Tied):
-            return self._gradient(step.of.parameter)
-        gradients = [self._gradient(name).reshape(-1) for name in self._bucket(step)]
+            name = step.of.parameter
+            return self._gradient(next(at.part for at in self.stages.values() if name in at.part.parameters), name)
+        part = self.stages[step.stage].part
+        gradients = [_gradient(part, name).reshape(-1) for name in self._bucket(step)]
         return gradients[0] if len(gradients) == 1 else torch.cat(gradients)
 
     def _spread(self, step: Collective, flat: Any) -> None:
         """Give each parameter its mean gradient, as a view of the bucket."""
         flat /= self.recipe.dp
-        at = 0
+        at, part = 0, self.stages[step.stage].part
         for name in self._bucket(step):
-            parameter = self.part.parameters[name]
+            parameter = part.parameters[name]
             parameter.grad = flat[at : at + parameter.numel()].view_as(parameter)
             at += parameter.numel()
 
     def _bucket(self, step: Collective) -> tuple[str, ...]:
         assert isinstance(step.of, Bucket)
-        return self.recipe.buckets[step.of.number]
+        return self.stages[step.stage].own.buckets[step.of.number]
 
-    def _gradient(self, name: str) -> Any:
-        parameter = self.part.parameters[name]
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        return parameter.grad.contiguous()
+    def _gradient(self, part: Part, name: str) -> Any:
+        """Return a parameter's gradient at a part, with what the rank's other parts that hold it have found added."""
+        gradient = _gradient(part, name)
+        for other in (at.part for at in self.stages.values() if at.part is not part):
+            if name in other.parameters and other.parameters[name].grad is not None:
+                gradient += other.parameters[name].grad
+                other.parameters[name].grad = None
+        return gradient
 
     def _keep(self, step: Post, tensor: Any) -> Any:
         """Hold on to what the runtime is at work on."""
         self.kept[step.key] = tensor
         return tensor
 
-    def _pack(self, values: Mapping[str, Any], names: Sequence[str]) -> Any:
-        """Return tensors as one run of bytes, those of wide elements first, so that each begins where it may."""
-        flat = []
-        for name in self._ordered(names):
-            value = values.get(name)
-            if value is None:
-                seen = self.crossing[name]
-                value = torch.zeros(seen.shape, dtype=seen.dtype)
-            flat.append(value.detach().contiguous().reshape(-1).view(torch.uint8))
-        return flat[0] if len(flat) == 1 else torch.cat(flat)
-
-    def _unpack(self, buffer: Any, names: Sequence[str]) -> dict[str, Any]:
-        found, at = {}, 0
-        for name in self._ordered(names) if buffer is not None else ():
-            seen = self.crossing[name]
-            size = _bytes_of(seen)
-            found[name] = buffer[at : at + size].view(seen.dtype).view(seen.shape)
-            at += size
-        return found
-
-    def _differentiable(self, names: Sequence[str]) -> list[str]:
-        return [name for name in names if self.crossing[name].needs_gradient]
-
-    def _ordered(self, names: Sequence[str]) -> list[str]:
-        return sorted(names, key=lambda name: -self.crossing[name].dtype.itemsize)
-
     def _check_bytes(self, step: Send | Receive, names: Sequence[str]) -> None:
-        seen = [self.crossing[name] for name in names]
-        size = sum(_bytes_of(one) for one in seen if step.direction == "F" or one.needs_gradient)
+        size = self.packing.bytes(names)
         if size != step.bytes:
             raise MpsimError(f"message {step.name} is of {size} bytes, the workload says {step.bytes}: trace it again")
 
 
-def _bytes_of(seen: Any) -> int:
-    count: int = torch.Size(seen.shape).numel() * seen.dtype.itemsize
-    return count
+class _Stage:
+    """One of a rank's stages: its part, what is under way in it, and what has come and is to go, by micro-batch."""
+
+    def __init__(self, own: Own, part: Part) -> None:
+        self.own, self.part, self.under_way = own, part, UnderWay(part)
+        self.optimizer: Any = None
+        self.received: dict[tuple[str, int], Mapping[str, Any]] = {}
+        self.returned: dict[int, Mapping[str, Any]] = {}
+
+
+def _share(stages: Sequence[_Stage], optimizer: str) -> frozenset[str]:
+    """Give each stage an optimizer of what no earlier one holds; return what several hold."""
+    seen: set[str] = set()
+    shared: set[str] = set()
+    for at in stages:
+        own = [one for name, one in at.part.parameters.items() if one.requires_grad and name not in seen]
+        at.optimizer = OPTIMIZERS[optimizer](own) if own else None
+        shared |= seen & at.part.parameters.keys()
+        seen |= at.part.parameters.keys()
+    return frozenset(shared)
+
+
+def _slices(stages: Sequence[Own], layers: int) -> list[range]:
+    """Return the layers of the model in parts: each of these stages, and what lies between."""
+    edges = sorted({0, layers, *(own.first for own in stages), *(own.last for own in stages)})
+    return [range(first, last) for first, last in itertools.pairwise(edges)]
+
+
+def _gradient(part: Part, name: str) -> Any:
+    parameter = part.parameters[name]
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    parameter.grad = parameter.grad.contiguous()  # what is reduced in place is the gradient itself
+    return parameter.grad
 
 
 def _first_difference(found: Sequence[str], expected: Sequence[str]) -> str:

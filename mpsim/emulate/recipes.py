@@ -46,11 +46,12 @@ def recipes(lowering: Lowering, model: Any, depth: int | str) -> tuple[bytes, ..
     Raises
     ------
     MpsimError
-        There is no such model, or another process could not load it.
+        There is no such model, another process could not load it, or the plan has stages that no run computes.
     """
-    from mpsim.emulate.real import Recipe
+    from mpsim.emulate.real import Own, Recipe
     from mpsim.workload.source import resolve_model
 
+    _check(lowering)
     workload, plan = lowering.workload, lowering.plan
     overrides: dict[str, Any] = {}
     if model is None or isinstance(model, str):
@@ -59,9 +60,13 @@ def recipes(lowering: Lowering, model: Any, depth: int | str) -> tuple[bytes, ..
     else:
         model = _pickled(model)
     found = []
-    members = [_members(stage, stage.buckets) for stage in lowering.stages]
+    stages = [
+        Own(i, stage.layers.start, stage.layers.stop, _members(stage, stage.buckets))
+        for i, stage in enumerate(lowering.stages)
+    ]
     for _ in range(plan.dp):
-        for stage, buckets in zip(lowering.stages, members, strict=True):
+        for p in range(plan.pp):
+            own = tuple(one for one in stages if lowering.shape.home[one.stage] == p)
             for t in range(plan.tp):
                 recipe = Recipe(
                     model=model,
@@ -74,13 +79,26 @@ def recipes(lowering: Lowering, model: Any, depth: int | str) -> tuple[bytes, ..
                     layers=tuple(layer.name for layer in workload.layers),
                     depth=depth,
                     optimizer=workload.optimizer or "sgd",
-                    first=stage.layers.start,
-                    last=stage.layers.stop,
+                    stages=own,
                     tp_rank=t,
-                    buckets=buckets,
                 )
                 found.append(pickle.dumps(recipe))
     return tuple(found)
+
+
+def _check(lowering: Lowering) -> None:
+    """Refuse stages that have copies or several versions of their parameters."""
+    name = lowering.plan.schedule_name
+    if lowering.shape.directions > 1:
+        raise MpsimError(
+            f"schedule {name!r} has {lowering.shape.directions} copies of each stage, real computation one: replay the"
+            " computation, or use a schedule of one direction"
+        )
+    if lowering.asynchronous:
+        raise MpsimError(
+            f"schedule {name!r} updates while micro-batches are under way, real computation when all are back: replay"
+            " the computation, or use a schedule without U"
+        )
 
 
 def _pickled(example: Any) -> bytes:

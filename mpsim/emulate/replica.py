@@ -7,15 +7,13 @@ from typing import Any
 
 import torch
 
-from mpsim.emulate.flight import Flight
 from mpsim.emulate.meeting import Meeting, seated
 from mpsim.emulate.parts import Part
 from mpsim.emulate.pipeline import Message, Rows, play
+from mpsim.emulate.under_way import UnderWay
 from mpsim.plan.schedules import Operation
 
 __all__ = ["Line"]
-
-_KINDS = {"B": "backward", "I": "backward_input", "W": "backward_weight"}
 
 
 class Line:
@@ -53,7 +51,7 @@ class Line:
         self.parts, self.rank = tuple(parts), rank
         self.losses: dict[int, Any] = {}
         self.outputs: dict[tuple[str, int], Any] = {}
-        self._flights: dict[tuple[int, int], Flight] = {}
+        self._under_way: list[UnderWay] = []
         self._feeds: list[dict[str, Any]] = []
         self._meetings: Sequence[Meeting] = ()
 
@@ -63,7 +61,7 @@ class Line:
         Parameters
         ----------
         rows : sequence of sequence of Operation
-            A row for each stage.
+            A row for each pipeline rank.
         feeds : list of dict of str to torch.Tensor
             For each micro-batch.
         meetings : sequence of Meeting
@@ -72,10 +70,11 @@ class Line:
         """
         self.losses, self.outputs = {}, {}
         self._feeds, self._meetings = feeds, meetings
+        self._under_way = [UnderWay(part) for part in self.parts]
         try:
             play(rows, self._work)
         finally:
-            self._flights, self._feeds = {}, []
+            self._under_way, self._feeds = [], []
 
     def _work(self, operation: Operation, received: Message) -> Message:
         work = self._forward if operation.kind == "F" else self._back
@@ -89,22 +88,15 @@ class Line:
 
     def _forward(self, operation: Operation, received: Message) -> Message:
         stage, k = operation.stage, operation.microbatch
-        part = self.parts[stage]
-        flight = part.start(received, self._feeds[k])
-        flight.forward(part.layers.start, part.layers.stop)
-        if part.cut.loss in flight.results:
-            self.losses[k] = flight.results[part.cut.loss].detach()
-        if torch.is_grad_enabled():
-            self._flights[stage, k] = flight
-        else:
+        flight = self._under_way[stage].forward(k, received, self._feeds[k])
+        loss = self.parts[stage].cut.loss
+        if loss in flight.results:
+            self.losses[k] = flight.results[loss].detach()
+        if not torch.is_grad_enabled():
             self.outputs.update({(name, k): value for name, value in flight.results.items()})
         return flight.sends
 
     def _back(self, operation: Operation, received: Message) -> Message:
         stage, kind, k, _ = operation
-        layers = self.parts[stage].layers
-        flight = self._flights[stage, k] if kind == "I" else self._flights.pop((stage, k))
-        if kind != "W":
-            flight.receive(received, 1.0 / len(self._feeds))
-        flight.backward(layers.start, layers.stop, _KINDS[kind])
+        flight = self._under_way[stage].backward(k, received, weight=1.0 / len(self._feeds), kind=kind)
         return {} if kind == "W" else flight.returned

@@ -205,7 +205,7 @@ def emulate_lowering(
         baseline=baseline.plan if baseline else "",
         baseline_step_s=baseline.step_s if baseline else 0.0,
     )
-    return replace(emulation, boundaries=tuple(stage.layers.start for stage in lowering.stages[1:]))
+    return replace(emulation, boundaries=lowering.boundaries)
 
 
 def emulate_collectives(

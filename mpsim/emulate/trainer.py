@@ -21,8 +21,9 @@ from mpsim.emulate.parts import Part, refuse_shared_state
 from mpsim.emulate.shared_layers import rank_examples
 from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan
+from mpsim.plan.operations import Operation
 from mpsim.plan.partition import stage_slices
-from mpsim.plan.schedules import Operation, check_rows, resolve_schedule
+from mpsim.plan.rows import Shape, rows_of, shape_of
 from mpsim.workload.example import Example, flat_inputs
 from mpsim.workload.source import arguments_of
 
@@ -38,7 +39,8 @@ class ParallelTrainer:
     """Train one model on several devices: layers in stages, layers shared, replicas of the data, or all of these.
 
     The plan says which. Between operators, ``Plan(pp=4)`` trains naively, one stage at work at a time;
-    ``Plan(pp=4, microbatches=8, schedule="gpipe")`` or ``"1f1b"`` (or any other schedule) as a pipeline. Within
+    ``Plan(pp=4, microbatches=8, schedule="gpipe")`` or ``"1f1b"`` as a pipeline, or any other schedule of one direction
+    that updates at its end, with several stages on a device too (``"interleaved-1f1b"``, ``"zb-v"``). Within
     operators, ``Plan(tp=2)`` shares the layers that the model's tensor-parallel styles name. ``Plan(dp=2)`` averages
     the gradients of replicas. ``Plan(dp=2, pp=2, tp=2)`` does all three. Every rank is a thread of this process with
     weights of its own; ``mpsim emulate`` runs a plan on processes and links.
@@ -61,7 +63,7 @@ class ParallelTrainer:
     Raises
     ------
     MpsimError
-        More ranks than devices.
+        More ranks than devices, or a schedule that it cannot train with.
 
     Examples
     --------
@@ -93,14 +95,15 @@ class ParallelTrainer:
         self.plan = plan or Plan(pp=max(1, len(self.devices)), schedule="naive")
         self._placed = [self.devices[i] for i in self.plan.place(len(self.devices))]
         self._optimizer, self._loss = optimizer, loss
-        self._rows = resolve_schedule(self.plan.schedule)(self.plan.pp, self.plan.microbatches)
-        check_rows(self._rows, self.plan.pp, self.plan.microbatches)
+        self._rows = rows_of(self.plan)
+        self._shape = shape_of(self._rows)
+        _check_trains(self.plan, self._rows, self._shape)
         self._grid: Grid | None = None
         self._optimizers: list[torch.optim.Optimizer] = []
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The parts of all ranks, in order of rank ``(d, p, t)``."""
+        """The parts of all ranks, by replica, stage and tensor-parallel rank."""
         return self._known().parts
 
     def distribute_model(
@@ -213,27 +216,28 @@ class ParallelTrainer:
     def _cut(self, example: Example) -> Grid:
         """Capture the model as each tensor-parallel rank has it, for one micro-batch."""
         cut = checked_capture(example)
-        if len(cut.units) < self.plan.pp:
+        stages = self._shape.stages
+        if len(cut.units) < stages:
             raise MpsimError(
-                f"{type(example.model).__name__} has {len(cut.units)} layers to place, the plan has pp={self.plan.pp}"
-                " stages: lower pp"
+                f"{type(example.model).__name__} has {len(cut.units)} layers to place, the plan has {stages} stages on"
+                f" pp={self.plan.pp} ranks: lower pp, or the stages on each"
             )
         boundaries = self.plan.boundaries
         if boundaries is None:
             feeds = _feeds(cut.feeds, example)
-            boundaries = measured_boundaries(cut, example.model, feeds, self.plan.pp) if self.plan.pp > 1 else ()
+            boundaries = measured_boundaries(cut, example.model, feeds, stages) if stages > 1 else ()
         apart = len({device.place for device in self._placed}) > 1
         refuse_shared_state(cut, stage_slices(boundaries, len(cut.units)), apart, self.plan.microbatches)
         shards = [(cut, example.model)]
         if self.plan.tp > 1:
             shards = [(capture(shard), shard.model) for shard in rank_examples(example, self.plan.tp)]
-        return Grid(self.plan, shards, boundaries, [device.place for device in self._placed])
+        return Grid(self.plan, shards, boundaries, [device.place for device in self._placed], self._shape.home)
 
     def _allocate(self, grid: Grid) -> None:
         self._grid = grid
         try:
-            for device, part in zip(self._placed, grid.parts, strict=True):
-                device.allocate(part)
+            for rank, part in zip(grid.ranks, grid.parts, strict=True):
+                self._placed[rank].allocate(part)
         except MpsimError:
             self._release()
             raise
@@ -262,7 +266,7 @@ class ParallelTrainer:
 
         The outputs are compared and not the loss, which of an untrained model hardly depends on them.
         """
-        rows = [[Operation(p, "F", 0)] for p in range(self.plan.pp)]
+        rows = [[one for one in row if one.kind == "F" and one.microbatch == 0] for row in self._rows]
         buffers = [(buffer, buffer.clone()) for buffer in example.model.buffers()]
         with contextlib.ExitStack() as stack, torch.no_grad():
             for part in grid.parts:
@@ -281,6 +285,20 @@ class ParallelTrainer:
                 f" {off:.2g} of their size, {SAME:g} is expected at most: its layers cannot be shared so (a fused"
                 " projection?); give those 'replicate', or use tp=1"
             )
+
+
+def _check_trains(plan: Plan, rows: Sequence[Sequence[Operation]], shape: Shape) -> None:
+    """Refuse what has copies of stages, or several versions of their parameters."""
+    if shape.directions > 1:
+        raise MpsimError(
+            f"schedule {plan.schedule_name!r} has {shape.directions} copies of each stage, ParallelTrainer one: use a"
+            " schedule of one direction"
+        )
+    if any(operation.kind == "U" for row in rows for operation in row):
+        raise MpsimError(
+            f"schedule {plan.schedule_name!r} updates while micro-batches are under way, ParallelTrainer when all are"
+            " back: use a schedule without U"
+        )
 
 
 def _difference(found: Any, expected: Any) -> float:

@@ -13,10 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from mpsim.errors import MpsimError
 from mpsim.lowering.costs import Costs, weakest
 from mpsim.lowering.devices import check_devices, for_costs
+from mpsim.lowering.early import early_receives
 from mpsim.lowering.fitting import fitted_rows
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.shared import shared_gradients
@@ -90,20 +92,26 @@ def cut_at(lowering: Lowering, boundaries: tuple[int, ...] | None) -> Lowering:
     costs, routes, place, shape = lowering.costs, lowering.routes, lowering.place, lowering.shape
     stages = cut(costs, routes, plan, place, shape)
     rows = fitted_rows(lowering.rows, plan, shape, stages, costs, routes, place)
-    return replace(
+    made = replace(
         lowering,
         rows=rows,
         stages=stages,
         closing=_closing(rows),
         tied=shared_gradients(stages, shape),
-        posting=posting_of(resolve_runtime(plan.runtime), rows),
     )
+    return run_by(made, plan.runtime)
 
 
 def run_by(lowering: Lowering, runtime: str) -> Lowering:
     """Return the same plan, cut as it is, under another runtime."""
-    plan = replace(lowering.plan, runtime=runtime)
-    return replace(lowering, plan=plan, posting=posting_of(resolve_runtime(runtime), lowering.rows))
+    plan, rows = replace(lowering.plan, runtime=runtime), lowering.rows
+    posting = posting_of(resolve_runtime(runtime), rows)
+    early = _early(rows, lowering.shape) if posting == "early" else ()
+    return replace(lowering, plan=plan, posting=posting, early=early)
+
+
+# A plan is cut again and again in search of the best boundaries, its rows stay.
+_early = lru_cache(maxsize=8)(early_receives)
 
 
 def _closing(rows: Sequence[Sequence[Operation]]) -> dict[tuple[int, str, int], int]:

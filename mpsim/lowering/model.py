@@ -52,6 +52,8 @@ class Lowering:
         Gradients that several stages hold.
     posting : str
         When messages are posted and waited for, as in `mpsim.lowering.passes.post`.
+    early : tuple
+        Where that is ``early``, what `mpsim.lowering.early` says of the rows.
     launches : bool
         Whether each rank has a host, which takes what the trace says over `host_speed`.
     host_speed : float
@@ -71,6 +73,7 @@ class Lowering:
     closing: dict[_Pass, int]
     tied: tuple[Shared, ...]
     posting: str
+    early: tuple[tuple[tuple[int, ...], ...], ...] = ()
     launches: bool = False
     host_speed: float = 1.0
 

@@ -25,8 +25,8 @@ class Runtime:
     name : str
         As named in every result.
     posting : str
-        When messages are posted and waited for: ``eager``, ``blocking``, ``deferred``, ``at_turn``, ``fused``, or
-        ``torch``, as its class for the rows does (`mpsim.lowering.passes.post`).
+        When messages are posted and waited for: ``eager``, ``blocking``, ``early``, ``deferred``, ``at_turn``,
+        ``fused``, or ``torch``, as its class for the rows does (`mpsim.lowering.passes.post`).
     two_ended : bool
         A message leaves once both of its ends are posted.
     notices : bool
@@ -106,7 +106,7 @@ def posting_of(runtime: Runtime, rows: Sequence[Sequence[Operation]]) -> str:
     """Return when a runtime posts the messages of these rows.
 
     ``torch`` stands for the classes of ``torch.distributed.pipelining`` that run them: ``fused`` for the rows of 1F1B,
-    ``at_turn`` for those of GPipe and of one micro-batch after another, ``deferred`` for all others. The rows count,
+    ``at_turn`` for those of GPipe and of one micro-batch after another, ``early`` for all others. The rows count,
     not the name by which they were asked for.
 
     Examples
@@ -121,4 +121,4 @@ def posting_of(runtime: Runtime, rows: Sequence[Sequence[Operation]]) -> str:
     ranks, microbatches = len(found), sum(operation.kind == "F" for operation in found[0])
     if found in (gpipe(ranks, microbatches), naive(ranks, microbatches)):
         return "at_turn"
-    return "fused" if found == one_f_one_b(ranks, microbatches) else "deferred"
+    return "fused" if found == one_f_one_b(ranks, microbatches) else "early"

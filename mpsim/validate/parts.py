@@ -10,8 +10,8 @@ from mpsim.result.model import Result, Spans
 __all__ = ["PARTS", "differences", "parts_of"]
 
 COMPUTE, IDLE = "compute", "idle"
-# Each kind of communication: messages between stages, gradients of parameters that stages share, gradients of
-# replicas, pieces of layers, and collectives of no axis.
+# Each kind of communication: messages between stages, gradients that stages share (of tied parameters, and of copies
+# of a stage), gradients of replicas, pieces of layers, and collectives of no axis.
 PARTS = (COMPUTE, "sends", "tied", "dp", "tp", "collectives", IDLE)
 _Change = tuple[float, str, int]  # when, what, and whether one more of it runs or one less
 
@@ -56,24 +56,32 @@ def _changes(spans: Spans, devices: int) -> list[list[_Change]]:
     """Return for each device when something began or ended there."""
     found: list[list[_Change]] = [[] for _ in range(devices)]
     columns = (spans.name, spans.kind, spans.axis, spans.devices, spans.start_s, spans.end_s)
+    reduced = _reduced(spans)
     for name, kind, axis, where, start_s, end_s in zip(*columns, strict=True):
         if end_s > start_s:
-            part = _part(name, kind, axis)
+            part = _part(kind, axis, name in reduced)
             for device in where:
                 found[device] += [(start_s, part, 1), (end_s, part, -1)]
     return found
 
 
+_OF_MESSAGES = frozenset({"send", "notice", "post", "launch"})
 _COMPUTE = frozenset({"forward", "backward", "backward_input", "backward_weight", "optimizer", "compute"})
 
 
-def _part(name: str, kind: str, axis: str) -> str:
-    """Return the part that a span belongs to; what leads up to a transfer, such as a notice, is of its part."""
+def _part(kind: str, axis: str, reduced: bool) -> str:
+    """Return the part that a span belongs to."""
     if kind in _COMPUTE:
         return COMPUTE
     if axis == "pp":
-        return "tied" if name.startswith("tied ") else "sends"
+        return "tied" if reduced else "sends"
     return axis or "collectives"
+
+
+def _reduced(spans: Spans) -> frozenset[str]:
+    """Return the names of what stages reduce; what leads up to a transfer, such as a notice, goes by its name."""
+    columns = zip(spans.name, spans.kind, spans.axis, strict=True)
+    return frozenset(name for name, kind, axis in columns if axis == "pp" and kind not in _OF_MESSAGES)
 
 
 def _parts_of_device(changes: Sequence[_Change]) -> dict[str, float]:

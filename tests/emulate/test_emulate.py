@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from mpsim.emulate.run import emulate, emulate_collectives  # noqa: E402
 from mpsim.lowering.bind import scripts  # noqa: E402
 from mpsim.lowering.instructions import Collective, Listed, Script, Wait  # noqa: E402
 from mpsim.lowering.lower import lower  # noqa: E402
+from mpsim.plan.schedule_file import rows_schedule  # noqa: E402
+from mpsim.plan.schedules import SCHEDULES, parse_rows  # noqa: E402
 
 FOUR = parse_topology("switch:4,link=1GB/s@10us")
 PATIENCE_S = 120.0
@@ -30,9 +33,9 @@ emulate(Workload.chain("slow", layers, activation_bytes=64), parse_topology("cha
 """
 
 
-def work(seconds=1e-3):
-    layers = [Layer.given(name, forward_s=seconds, backward_s=2 * seconds, parameter_bytes=1003) for name in "abcd"]
-    return Workload.chain("four", layers, activation_bytes=5001)
+def work(seconds=1e-3, layers="abcd"):
+    layers = [Layer.given(name, forward_s=seconds, backward_s=2 * seconds, parameter_bytes=1003) for name in layers]
+    return Workload.chain("few", layers, activation_bytes=5001)
 
 
 def ranks_of(launcher):
@@ -68,10 +71,10 @@ def signal_one_rank(number):
     return thread
 
 
-def check(emulation, plan, trials):
+def check(emulation, plan, trials, workload=None):
     """What must hold of any run: it is a result as a replay's, with every byte."""
     result = emulation.result
-    predicted = simulate(work(), FOUR, plan)
+    predicted = simulate(workload or work(), FOUR, replace(plan, boundaries=emulation.boundaries))
     assert (result.made_by, result.runtime, result.trials) == ("emulate", "torch-gloo", trials)
     assert len(result.trial_step_s) == trials
     assert sorted(result.trial_step_s)[(trials - 1) // 2] == result.step_s == max(result.spans.end_s)
@@ -117,6 +120,23 @@ def test_no_plan_waits_for_ever(plan):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in SCHEDULES if name not in ("naive", "gpipe", "1f1b")])
+def test_every_schedule_runs_on_four_ranks(name):
+    plan, eight = Plan(pp=4, microbatches=8, schedule=name), work(layers="abcdefgh")
+    check(emulate(eight, FOUR, plan, measure_links=False), plan, 1, eight)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    ["chimera", rows_schedule(parse_rows("0F0 3F0 3I0 0B0 3W0\n1F0 2F0 2B0 1I0 1W0"))],
+    ids=["two directions", "rows of one's own"],
+)
+def test_several_stages_on_a_rank_run_and_the_result_is_that_of_a_replay(schedule):
+    plan = Plan(pp=2, microbatches=2 if schedule == "chimera" else 1, schedule=schedule)
+    check(emulate(work(), FOUR, plan, measure_links=False), plan, 1)
+
+
+@pytest.mark.slow
 def test_collectives_of_every_kind_and_of_odd_sizes():
     result = emulate_collectives([1, 1003, 70_000], FOUR, devices=3, trials=2, measure_links=False).result
     assert result.spans.name == ("all_reduce 0", "all_reduce 1", "all_reduce 2")
@@ -141,6 +161,8 @@ def test_collectives_of_every_kind_and_of_odd_sizes():
         Plan(pp=2, microbatches=2, schedule="gpipe"),
         Plan(dp=2, pp=2, microbatches=2),
         Plan(tp=2),
+        Plan(pp=2, microbatches=2, schedule="zb-v"),
+        Plan(dp=2, pp=2, microbatches=2, schedule="interleaved-1f1b"),
     ],
     ids=lambda plan: plan.text,
 )
@@ -158,7 +180,7 @@ def test_parts_that_compute_make_the_loss_of_the_whole(plan):
     # What is measured before leaves the parts as they were.
     emulation = emulate(traced, FOUR, plan, trials=2, compute="real", measure_links=plan.dp > 1)
     assert len(emulation.losses) == 2
-    assert len(emulation.boundaries) == plan.pp - 1
+    assert len(emulation.boundaries) == plan.pp * (1 if plan.schedule in ("1f1b", "gpipe") else 2) - 1
     if emulation.links is not None:
         speeds = [device.speed for device in emulation.links.devices]
         assert 1 not in speeds

@@ -16,10 +16,12 @@ from mpsim.emulate.pairing import check_scripts
 from mpsim.emulate.recipes import recipes
 from mpsim.emulate.run import emulate, emulate_collectives
 from mpsim.lowering.bind import scripts
-from mpsim.lowering.draws import Draw, Variability
+from mpsim.lowering.draws import Draw, Trials, Variability
 from mpsim.lowering.emit import program_of
 from mpsim.lowering.instructions import Bucket, Collective, Compute, Receive, Script, Send, Wait
 from mpsim.lowering.lower import lower
+from mpsim.plan.schedule_file import rows_schedule
+from mpsim.plan.schedules import SCHEDULES, parse_rows
 from mpsim.program.account import account_devices, account_traffic
 from mpsim.topology.routes import Routes
 
@@ -43,9 +45,9 @@ def reduce(key=1, group=(0, 1), kind="all_reduce"):
     return Collective(key, Bucket(0), kind, "dp", group, 8, 0, -1)
 
 
-def given(parameter_bytes=0):
-    layers = [Layer.given(name, forward_s=1.0, backward_s=2.0, parameter_bytes=parameter_bytes) for name in "abcd"]
-    return Workload.chain("four", layers, activation_bytes=64)
+def given(parameter_bytes=0, layers="abcd"):
+    layers = [Layer.given(name, forward_s=1.0, backward_s=2.0, parameter_bytes=parameter_bytes) for name in layers]
+    return Workload.chain("few", layers, activation_bytes=64)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,32 @@ def given(parameter_bytes=0):
 )
 def test_scripts_of_plans_fit_together(plan):
     check_scripts(scripts(lower(given(1000), FOUR, replace(plan, runtime="torch-gloo"))))
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_scripts_of_every_schedule_fit_together(name, ranks):
+    plan = Plan(pp=ranks, microbatches=2 * ranks, schedule=name, runtime="torch-gloo")
+    for replicas in (1, 4 // ranks):
+        lowering = lower(given(1000, "abcdefgh"), FOUR, replace(plan, dp=replicas))
+        drawn = scripts(lowering)
+        check_scripts(drawn)
+        # What is laid out is every pass of every replica, once, and each message by both its ends.
+        layout = lay_out(drawn, Routes(FOUR))
+        computed = [task for task in layout.program.tasks if len(task.streams) == 1]
+        assert len(computed) == replicas * sum(one.kind != "U" for row in lowering.rows for one in row)
+        assert {len(posts) for (posts, _), task in zip(layout.sources, layout.program.tasks, strict=True)
+                if task.kind == "send"} == {2}  # fmt: skip
+
+
+def test_a_stage_lives_where_the_rows_say():
+    # Stages 0 and 3 on rank 0, 1 and 2 on rank 1: nothing goes from stage 1 to stage 2 by a message.
+    mine = rows_schedule(parse_rows("0F0 3F0 3B0 0B0\n1F0 2F0 2B0 1B0"))
+    plan = Plan(pp=2, schedule=mine, runtime="torch-gloo", devices=(3, 1))
+    ranks = scripts(lower(given(), FOUR, plan))
+    check_scripts(ranks)
+    sent = [(one.device, step.name, step.peer) for one in ranks for step in one.steps if isinstance(step, Send)]
+    assert sent == [(3, "0F0>1", 1), (3, "3B0>2", 1), (1, "2F0>3", 3), (1, "1B0>0", 3)]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +169,7 @@ def test_trials_draw_what_a_simulation_draws():
         spread = replace(cost.samples, forward_s=(0.5, 1.0, 2.0), backward_input_s=(0.5, 1.0, 2.0))
         layers.append(replace(layer, costs=(replace(cost, samples=spread),)))
     lowering = lower(Workload.chain("four", layers, activation_bytes=64), FOUR, Plan(pp=2, microbatches=4))
-    drawn = run._drawn(lowering, 3, 7, Variability())
+    drawn = run._drawn(lowering, Trials(count=3, rng=7))
     assert len(drawn) == 3
     assert drawn[0] != drawn[1]
     for trial, ranks in enumerate(drawn):
@@ -149,24 +177,47 @@ def test_trials_draw_what_a_simulation_draws():
         expected = sorted((task.name, task.duration_s) for task in tasks if task.traffic is None)
         steps = [step for rank in ranks for step in rank.steps if isinstance(step, Compute)]
         assert sorted((step.name, step.seconds) for step in steps) == expected
-    assert len(run._drawn(lowering, 1, 7, Variability())) == 1
+    assert len(run._drawn(lowering, Trials(count=1, rng=7))) == 1
 
 
 def test_buckets_hold_all_parameters_in_the_order_of_backward():
     lowering = lower(given(1000), FOUR, Plan(dp=2, pp=2, microbatches=2, bucket_bytes=1500, first_bucket_bytes=900))
     made = [pickle.loads(data) for data in recipes(lowering, "mnist-mlp", "auto")]
-    assert [(one.first, one.last, one.dp, one.microbatches) for one in made] == [(0, 2, 2, 2), (2, 4, 2, 2)] * 2
+    assert [(one.dp, one.microbatches) for one in made] == [(2, 2)] * 4
+    assert [[own.layers for own in one.stages] for one in made] == [[range(2)], [range(2, 4)]] * 2
     for one, stage in zip(made, (*lowering.stages, *lowering.stages), strict=True):
-        names = [name for bucket in one.buckets for name in bucket]
+        names = [name for bucket in one.stages[0].buckets for name in bucket]
         assert names == [gradient.parameter for _, gradient in stage.gradients]
-    assert len(made[0].buckets) == 2
+    assert len(made[0].stages[0].buckets) == 2
+
+
+def test_a_rank_computes_the_stages_that_live_there():
+    lowering = lower(given(), FOUR, Plan(pp=2, tp=1, microbatches=2, schedule="zb-v"))
+    made = [pickle.loads(data) for data in recipes(lowering, "mnist-mlp", "auto")]
+    assert [[(own.stage, own.layers) for own in one.stages] for one in made] == [
+        [(0, range(1)), (3, range(3, 4))],
+        [(1, range(1, 2)), (2, range(2, 3))],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ("chimera", "schedule 'chimera' has 2 copies of each stage, real computation one: replay the computation"),
+        ("pipedream", "schedule 'pipedream' updates while micro-batches are under way, real computation when all"),
+    ],
+)
+def test_schedules_that_no_run_computes_are_refused(schedule, message):
+    lowering = lower(given(), FOUR, Plan(pp=2, microbatches=2, schedule=schedule))
+    with pytest.raises(MpsimError, match=message):
+        recipes(lowering, "mnist-mlp", "auto")
 
 
 def test_a_model_that_other_processes_cannot_load_is_refused():
     lowering = lower(given(), FOUR, Plan())
     with pytest.raises(MpsimError, match="cannot be sent to another process"):
         recipes(lowering, lambda: None, "auto")
-    with pytest.raises(MpsimError, match="unknown model 'four'"):
+    with pytest.raises(MpsimError, match="unknown model 'few'"):
         recipes(lowering, None, "auto")
 
 

@@ -96,7 +96,7 @@ def test_layers_run_one_by_one_and_backward_in_halves():
     for layer in other.layers:
         flight.forward(layer, layer + 1)
     flight.receive({})
-    for kind in ("backward_input", "backward_weight"):
+    for kind in "IW":
         for layer in reversed(other.layers):
             flight.backward(layer, layer + 1, kind)
     for name, parameter in whole.parameters.items():
@@ -154,7 +154,7 @@ def test_a_backward_without_a_forward_is_refused():
 
 def test_rows_that_wait_for_each_other_are_refused():
     rows = parse_rows("0F0 0B0 0F1 0B1\n1F1 1B1 1F0 1B0")
-    with pytest.raises(MpsimError, match="schedule cannot finish, its stages wait for each other at 0B0 1F1"):
+    with pytest.raises(MpsimError, match="schedule cannot finish, its ranks wait for each other at 0B0 1F1"):
         play(rows, lambda operation, received: {})
 
 

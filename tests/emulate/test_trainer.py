@@ -110,6 +110,46 @@ def test_every_kind_of_split(name, optimizer):
     check_training(mlp_example(), PLANS[name], optimizer)
 
 
+DEEP = (
+    "looped-bfs", "interleaved-1f1b", "interleaved-zb", "zb-v", "v-half", "v-min", "dualpipe-v", "zb-h1", "zb-h2",
+    "eager-1f1b",
+)  # fmt: skip
+
+
+def deep_example(batch=8):
+    """Return a model whose first and last layer are one, eight layers in all."""
+    layers = [nn.Linear(8, 8) for _ in range(8)]
+    model = nn.Sequential(*[module for one in layers for module in (one, nn.Tanh())][:-1])
+    layers[-1].weight = layers[0].weight
+    return Example(model=model, inputs=(torch.randn(batch, 8),), target=torch.randn(batch, 8), loss=F.mse_loss)
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_every_schedule_trains(name):
+    trainer = check_training(deep_example(), Plan(pp=2, microbatches=4, schedule=name))
+    assert len({id(part) for device in trainer.devices for part in device.parts}) == len(trainer.parts)
+
+
+def test_several_stages_on_each_rank_of_a_hybrid():
+    plan = Plan(dp=2, pp=2, microbatches=2, schedule="interleaved-1f1b", boundaries=(2, 4, 6), devices=(3, 1, 0, 2))
+    trainer = check_training(deep_example(), plan)
+    # Rank (d, p) has stages p and p + 2.
+    held = [[part.layers.start for part in device.parts] for device in trainer.devices]
+    assert held == [[0, 4], [2, 6], [2, 6], [0, 4]]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dualpipe", "schedule 'dualpipe' has 2 copies of each stage, ParallelTrainer one: use a schedule of one"),
+        ("pipedream", "schedule 'pipedream' updates while micro-batches are under way, ParallelTrainer when all"),
+    ],
+)
+def test_schedules_that_do_not_train_a_model_are_refused(name, message):
+    with pytest.raises(MpsimError, match=message):
+        ParallelTrainer(devices(2), plan=Plan(pp=2, microbatches=4, schedule=name))
+
+
 def test_backward_in_halves():
     def halves(stages, microbatches):
         return parse_rows("0F0 0F1 0I0 0W0 0I1 0W1\n1F0 1I0 1F1 1I1 1W0 1W1")
@@ -269,7 +309,7 @@ def test_no_thread_is_left_and_a_failure_reaches_the_caller():
         (lambda: ParallelTrainer(devices(2)).step(torch.ones(2, 8)), "no model is distributed yet"),
         (lambda: ParallelTrainer(devices(2)).distribute_model("gpt2"), "model is a str"),
         (lambda: ParallelTrainer(devices(8)).distribute_model(mlp_example()),
-         "Sequential has 4 layers to place, the plan has pp=8 stages"),
+         "Sequential has 4 layers to place, the plan has 8 stages on pp=8 ranks"),
         (lambda: ParallelTrainer(devices(4), plan=Plan(dp=2, pp=2, microbatches=3)).distribute_model(mlp_example()),
          "batch of 8 samples does not divide into dp(2) × micro-batches(3) = 6 equal parts"),
         (lambda: ParallelTrainer(devices(2), plan=Plan(tp=2)).distribute_model(mlp(), torch.ones(2, 8)),

@@ -6,11 +6,14 @@ https://github.com/pytorch/pytorch/blob/main/torch/distributed/pipelining/schedu
 import pytest
 from cases import chained, layer
 
+from mpsim.errors import MpsimError
 from mpsim.lowering.instructions import Compute, Receive, Send, Wait
 from mpsim.lowering.lower import lower
 from mpsim.lowering.passes import instructions_of
 from mpsim.plan.model import Plan
-from mpsim.plan.schedules import gpipe, one_f_one_b
+from mpsim.plan.rows import rows_of
+from mpsim.plan.schedules import SCHEDULES, gpipe, one_f_one_b
+from mpsim.plan.shape import shape_of
 from mpsim.topology.builders import chain
 
 schedules = pytest.importorskip("torch.distributed.pipelining.schedules", reason="torch is not installed")
@@ -74,12 +77,17 @@ def run(monkeypatch, name: str, stages: int, stage: int, microbatches: int):
     return recorder.log
 
 
-def ours(name, stages: int, microbatches: int) -> list[list[tuple[str, tuple[str, ...]]]]:
-    """Return what the lowering has each stage do."""
-    work = chained([layer(f"layer{i}") for i in range(stages)], 64)
-    plan = Plan(pp=stages, microbatches=microbatches, schedule=name, runtime="torch-gloo")
-    lowering = lower(work, chain(stages, link="1GB/s@0"), plan)
-    return [said(instructions_of(lowering, rank)) for rank in range(stages)]
+def lowered(name, ranks: int, microbatches: int):
+    """Return the lowering of a plan, a layer a stage."""
+    plan = Plan(pp=ranks, microbatches=microbatches, schedule=name, runtime="torch-gloo")
+    work = chained([layer(f"layer{i}") for i in range(shape_of(rows_of(plan)).stages)], 64)
+    return lower(work, chain(ranks, link="1GB/s@0"), plan)
+
+
+def ours(name, ranks: int, microbatches: int) -> list[list[tuple[str, tuple[str, ...]]]]:
+    """Return what the lowering has each rank do."""
+    lowering = lowered(name, ranks, microbatches)
+    return [said(instructions_of(lowering, rank)) for rank in range(ranks)]
 
 
 def said(instructions) -> list[tuple[str, tuple[str, ...]]]:
@@ -109,6 +117,73 @@ def test_the_same_posts_and_waits(monkeypatch, name, stages):
         found = ours(name, stages, microbatches)
         for stage in range(stages):
             assert found[stage] == run(monkeypatch, name, stages, stage, microbatches)
+
+
+COMPUTED = {
+    "F": schedules.FORWARD,
+    "B": schedules.FULL_BACKWARD,
+    "I": schedules.BACKWARD_INPUT,
+    "W": schedules.BACKWARD_WEIGHT,
+}
+POSTED = {
+    schedules.SEND_F: ("send", "F"),
+    schedules.SEND_B: ("send", "B"),
+    schedules.RECV_F: ("receive", "F"),
+    schedules.RECV_B: ("receive", "B"),
+}
+# Two directions, updates amid a step and several rounds are not torch's; the rows of two names have classes of theirs.
+OF_ITS_RUNTIME = sorted(
+    {*SCHEDULES} - {"dualpipe", "chimera", "pipedream", "gpipe-accumulated", "naive", "gpipe", "1f1b"}
+)
+
+
+def actions(row):
+    """Return a row in torch's words, two operations of a cell as one action."""
+    found, cell = [], []
+    for one in row:
+        cell.append(schedules._Action(one.stage, COMPUTED[one.kind], one.microbatch))
+        if not one.overlaps:
+            both = schedules._Action(-1, schedules.OVERLAP_F_B, None, tuple(cell))
+            found.append(cell[0] if len(cell) == 1 else both)
+            cell = []
+    return found
+
+
+def with_messages(rows, shape, microbatches: int) -> list[list[tuple[str, str]]]:
+    """Return what torch's runtime makes of rows: computations, and messages where they are posted."""
+    prepared = {
+        rank: schedules._add_reduce_grad(schedules._add_unshard_reshard(actions(row)), microbatches)
+        for rank, row in enumerate(rows)
+    }
+    made = schedules._add_send_recv(prepared, lambda stage: shape.home[stage], shape.stages)
+    return [[what for one in made[rank] for what in in_words(one)] for rank in range(len(rows))]
+
+
+def in_words(action) -> list[tuple[str, str]]:
+    kind, stage, k = action.computation_type, action.stage_index, action.microbatch_index
+    if kind in POSTED:
+        do, way = POSTED[kind]
+        return [(do, f"{stage}{way}{k}")]
+    if kind == schedules.OVERLAP_F_B:
+        return [what for one in action.sub_actions for what in in_words(one)]
+    letter = next((letter for letter, known in COMPUTED.items() if known == kind), "")
+    return [("compute", f"{stage}{letter}{k}")] if letter else []
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4, 8])
+@pytest.mark.parametrize("name", OF_ITS_RUNTIME)
+def test_messages_are_posted_where_torchs_runtime_posts_them(name, ranks):
+    for microbatches in (2, 4, 5, 8, 16):
+        try:
+            lowering = lowered(name, ranks, microbatches)
+        except MpsimError:
+            continue  # numbers that the schedule cannot have
+        if lowering.posting != "early":
+            continue  # with so few micro-batches these are the rows of GPipe
+        expected = with_messages(lowering.rows, lowering.shape, microbatches)
+        for rank, row in enumerate(ours(name, ranks, microbatches)):
+            # torch sends for both of a cell once both are done; what is posted in between is the same.
+            assert [(do, what[0]) for do, what in row if do != "wait"] == expected[rank]
 
 
 def test_other_rows_wait_for_their_sends_at_the_end():

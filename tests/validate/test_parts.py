@@ -53,6 +53,24 @@ def test_what_leads_up_to_a_transfer_is_of_its_part():
     assert (parts["dp"], parts["tp"], parts["sends"], parts["compute"]) == (1.0, 2.0, 1.0, 0.0)
 
 
+def test_what_copies_of_a_stage_reduce_counts_as_what_stages_share_notices_included():
+    names = ("copies of stage 0", "copies of stage 0", "0F0>1", "0F0>1")
+    kinds, axes, where = ("notice", "all_reduce", "notice", "send"), ("pp",) * 4, ((0,),) * 4
+    nothing = (0,) * 4
+    columns = Spans(
+        name=names, kind=kinds, axis=axes, devices=where, stage=nothing, microbatch=nothing, bytes=nothing,
+        start_s=(0.0, 1.0, 3.0, 3.5), end_s=(1.0, 3.0, 3.5, 5.0),
+    )  # fmt: skip
+    use = DeviceUse(name="d", compute_s=0.0, exposed_communication_s=5.0, idle_s=0.0)
+    parts = parts_of(
+        Result(
+            workload="w", topology="t", plan="p", step_s=5.0, trial_step_s=(5.0,), free_step_s=None, devices=(use,),
+            spans=columns,
+        )
+    )  # fmt: skip
+    assert (parts["tied"], parts["sends"], parts["idle"]) == (3.0, 2.0, 0.0)
+
+
 def test_two_transfers_of_one_kind_at_once_count_once():
     result = result_of(4.0, 1, ("all_reduce", "tp", (0,), 0.0, 3.0), ("all_reduce", "tp", (0,), 1.0, 2.0))
     assert parts_of(result)["tp"] == pytest.approx(3.0)

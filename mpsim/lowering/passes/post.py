@@ -2,8 +2,9 @@
 
 - ``eager``: a message is awaited right before its computation; no receive is posted, nobody waits for a send.
 - ``blocking``: as ``eager``, and a send is awaited before anything else.
-- ``deferred``: a receive is posted right before its computation and awaited, sends are awaited at the end (torch's
-  ``_PipelineScheduleRuntime``).
+- ``early``: a receive is posted when its message is sent, were all operations of equal length, and awaited right
+  before its computation; sends are awaited at the end (torch's ``_PipelineScheduleRuntime``).
+- ``deferred``: as ``early``, and a receive is posted right before its computation (near torch's ``defer_pp_recv``).
 - ``at_turn``: as ``deferred``, and also before the first backward after a forward (``ScheduleGPipe``).
 - ``fused``: a send is awaited before the next is posted while the rank warms up and cools down; in between a
   computation's send is posted together with the next one's receive, and both are awaited (``Schedule1F1B``).
@@ -34,7 +35,10 @@ def post(instructions: Instructions, lowering: Lowering) -> Instructions:
         return instructions
     updates = next((i for i, one in enumerate(instructions) if isinstance(one, Compute) and one.microbatch < 0), None)
     row, rest = instructions[:updates], instructions[len(instructions) if updates is None else updates :]
-    return POSTINGS[lowering.posting](_visits(row)) + rest
+    visits = _visits(row)
+    if lowering.posting == "early":
+        return _early(visits, lowering.early[lowering.shape.home[visits[0].compute.stage]]) + rest
+    return POSTINGS[lowering.posting](visits) + rest
 
 
 def _visits(row: Sequence[Instruction]) -> list[_Visit]:
@@ -79,6 +83,16 @@ def _deferred(visits: Sequence[_Visit], at_turn: bool = False) -> Instructions:
         found += [*_posted(receive), *_waited(receive), compute, *_posted(send)]
         pending += [send] if send else []
     return found + _waited(*pending)
+
+
+def _early(visits: Sequence[_Visit], posted: Sequence[Sequence[int]]) -> Instructions:
+    """Post before each computation the receives of those, of the row, that are named there."""
+    found: Instructions = []
+    for (receive, compute, send), now in zip(visits, posted, strict=True):
+        for i in now:
+            found += _posted(visits[i].receive)
+        found += [*_waited(receive), compute, *_posted(send)]
+    return found + _waited(*(visit.send for visit in visits))
 
 
 def _fused(visits: Sequence[_Visit]) -> Instructions:
