@@ -1,6 +1,6 @@
 """PyTorch's own pipeline schedules over real links, against the prediction of the runtime torch-gloo.
 
-    python benchmarks/torch_schedules.py [-o TABLE.md] [--only zb-v]
+    python benchmarks/torch_schedules.py [-o TABLE.md] [--only zb-v] [--wire 1Gbit/s@0us]
 
 Each case runs a class of ``torch.distributed.pipelining``, with its own PipelineStage for each stage, on one process a
 rank, over namespaces with the links imposed (root) or over loopback; every stage sleeps in forward and in both halves
@@ -38,9 +38,10 @@ CLASSES = {
     "interleaved-zb": "ScheduleInterleavedZeroBubble",
     "zb-v": "ScheduleZBVZeroBubble",
 }
+WIRES = ("100Mbit/s@0us", "200Mbit/s@0.5ms", "1Gbit/s@0us", "1Gbit/s@0.5ms")
 CASES = [
     (schedule, ranks, microbatches, 1000 * kilobytes, wire)
-    for wire in ("100Mbit/s@0us", "200Mbit/s@0.5ms", "1Gbit/s@0us", "1Gbit/s@0.5ms")
+    for wire in WIRES
     for ranks, microbatches, kilobytes in ((2, 8, 500), (4, 8, 250))
     for schedule in CLASSES
 ]
@@ -166,7 +167,8 @@ def main() -> None:
     parser.add_argument("job", nargs="?", type=Path)
     parser.add_argument("--rank", type=int, default=-1)
     parser.add_argument("--fabric", default="namespaces")
-    parser.add_argument("--only", choices=CLASSES, help="run one schedule")
+    parser.add_argument("--only", choices=CLASSES, nargs="+", default=list(CLASSES), help="these schedules")
+    parser.add_argument("--wire", choices=WIRES, nargs="+", default=list(WIRES), help="over these links")
     parser.add_argument("-o", type=Path)
     arguments = parser.parse_args()
     if arguments.rank >= 0:
@@ -177,7 +179,7 @@ def main() -> None:
         "|---|---|---|---|---|---|---|",
     ]  # A path is two such links.
     errors: dict[str, list[float]] = {"torch-gloo": [], "ideal": []}
-    for case in CASES if arguments.only is None else [case for case in CASES if case[0] == arguments.only]:
+    for case in [case for case in CASES if case[0] in arguments.only and case[-1] in arguments.wire]:
         gloo, ideal, measured = run(case, arguments.fabric)
         middle = statistics.median(measured)
         for name, value in (("torch-gloo", gloo), ("ideal", ideal)):
