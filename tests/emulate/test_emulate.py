@@ -18,7 +18,7 @@ from mpsim.emulate.fabric import open_fabric  # noqa: E402
 from mpsim.emulate.launch import Launch, launch  # noqa: E402
 from mpsim.emulate.run import emulate, emulate_collectives  # noqa: E402
 from mpsim.lowering.bind import scripts  # noqa: E402
-from mpsim.lowering.instructions import Collective, Listed, Script, Wait  # noqa: E402
+from mpsim.lowering.instructions import Collective, Compute, Listed, Script, Wait  # noqa: E402
 from mpsim.lowering.lower import lower  # noqa: E402
 from mpsim.plan.schedule_file import rows_schedule  # noqa: E402
 from mpsim.plan.schedules import parse_rows  # noqa: E402
@@ -220,9 +220,10 @@ def test_a_rank_that_stands_still_is_named():
 def test_a_rank_that_raises_says_its_last_words():
     from dataclasses import replace
 
-    lowering = lower(work(), FOUR, Plan(pp=2))
+    lowering = lower(work(), FOUR, Plan(pp=2, runtime="torch-gloo"))
     first, second = scripts(lowering)
-    wrong = replace(second, steps=(*second.steps[:2], second.steps[2]._replace(seconds=None), *second.steps[3:]))
+    steps = [step._replace(seconds=None) if isinstance(step, Compute) else step for step in second.steps]
+    wrong = replace(second, steps=tuple(steps))
     order = Launch(scripts=((first, wrong),), names=("d0", "d1"), trials=1)
     with (
         open_fabric("host", FOUR, [0, 1]) as fabric,
