@@ -14,7 +14,7 @@ from mpsim.errors import MpsimError, unknown
 from mpsim.plan.model import LAUNCHES, Plan, check_size, load_plan
 from mpsim.plan.runtimes import RUNTIMES
 from mpsim.plan.schedule_file import GivenRows, given_schedule
-from mpsim.plan.schedules import SCHEDULES
+from mpsim.plan.schedules import SCHEDULES, stages_a_rank
 from mpsim.plan.sharding import Sharding
 from mpsim.workload.model import Workload
 
@@ -136,15 +136,17 @@ def plan_of(given: PlanOptions, workload: Workload | None, n_devices: int) -> Pl
     )  # fmt: skip
     said = {name: getattr(given, name) for name in names}
     changes: dict[str, Any] = {_FIELDS.get(name, name): value for name, value in said.items() if value is not None}
-    changes |= _of_rows(given) | _sharding(given)
+    changes |= _of_rows(given) | _sharding(given, base)
     if given.batch is not None and given.batch < 1:
         raise MpsimError(f"--batch is {given.batch}, expected 1 or more samples")
     if given.strategy:
         changes |= _strategy(given.strategy, given, n_devices)
     if given.stages and workload is not None:
         changes["boundaries"] = _boundaries(given.stages, workload)
-        if given.pp is None and not given.strategy:
-            changes["pp"] = (len(changes["boundaries"]) + 1) // max(given.chunks or 1, 1)
+        if given.pp is None and not (given.strategy or given.plan or "pp" in changes):
+            changes["pp"] = (len(changes["boundaries"]) + 1) // (
+                given.chunks or stages_a_rank(given.schedule or "1f1b")
+            )
     elif {"pp"} & changes.keys() and base.boundaries and changes["pp"] != base.pp:
         changes["boundaries"] = None
     plan = replace(base, **changes)
@@ -164,11 +166,11 @@ def _refuse_empty(given: PlanOptions) -> None:
             raise MpsimError(f"--{name} is {text!r}, expected a value: give one, or leave --{name} out")
 
 
-def _sharding(given: PlanOptions) -> dict[str, Any]:
+def _sharding(given: PlanOptions, base: Plan) -> dict[str, Any]:
     if given.fsdp and given.zero not in (None, 3):
         raise MpsimError(f"--fsdp is --zero 3, --zero {given.zero} was given too: leave one out")
     zero = 3 if given.fsdp else given.zero
-    return {} if zero is None else {"sharding": Sharding(zero=zero)}
+    return {} if zero in (None, base.sharding.zero) else {"sharding": Sharding(zero=zero)}
 
 
 def _of_rows(given: PlanOptions) -> dict[str, Any]:

@@ -92,7 +92,8 @@ class Scales:
         sent = [self._clock.sending(zip(a, b, strict=True), forward) if a != b else none for a, b in pairs]
         returned = [self._clock.sending(zip(b, a, strict=True), backward) if a != b else none for a, b in pairs]
         self._forward, self._backward = [*sent, none], [none, *returned]
-        self._update = min(self._clock.updating(device) for device in flat[0])
+        shares = plan.dp if plan.sharding.zero else 1
+        self._update = tuple(s / shares for s in min(self._clock.updating(device) for device in flat[0]))
         self._reduced = [self._clock.reducing(zip(*replicas, strict=True), plan) for replicas in ranks]
 
     def least_step_s(self, boundaries: tuple[int, ...], in_flight: Sequence[int]) -> float:

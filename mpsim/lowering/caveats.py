@@ -59,6 +59,8 @@ def caveats(lowering: Lowering) -> tuple[str, ...]:
     if speeds != {1.0}:
         spread = " to ".join(f"{speed:.3g}" for speed in sorted({min(speeds), max(speeds)}))
         found.append(f"scaled by the devices' speeds in the topology: {spread}")
+    if lowering.plan.sharding.zero:
+        found.append(f"scaled: a replica's share of the update is taken as 1/{lowering.plan.dp} of the whole one")
     if lowering.asynchronous:
         found.append("asynchronous: stages update amid the step, with gradients of older weights")
     rooflines = [one.device for one in used(lowering) if is_analytical(one)]

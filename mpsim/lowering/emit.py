@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
 from mpsim.lowering.bind import scripts
 from mpsim.lowering.board import NOW, Board, Now
@@ -103,15 +104,19 @@ class _Player:
     def play(self, scripts: Sequence[Script]) -> None:
         """Put down the tasks of all scripts, then tie the two ends of each message together.
 
-        A rank is followed until it waits for a reduction that others have yet to post. Where ranks wait for each other
-        in a ring, one of them goes on as if it had been posted: whoever replays the program is told of the ring.
+        A rank is followed until it waits for a reduction that others have yet to post.
+
+        Raises
+        ------
+        MpsimError
+            Ranks wait for reductions that each of them posts only later.
         """
         ranks = [_Rank(self, script) for script in scripts]
         while ranks:
             before = [rank.at for rank in ranks]
             ranks = [rank for rank in ranks if not rank.follow()]
             if [rank.at for rank in ranks] == before:
-                ranks[0].insist()
+                ranks[0].refuse()
         self.wires.join()
         self.board.finish()
 
@@ -154,11 +159,15 @@ class _Rank:
         self.player.allocations += self.held.allocations
         return True
 
-    def insist(self) -> None:
-        """Let what the rank waits for be put down without those that have not posted it."""
+    def refuse(self) -> None:
+        """Say that what the rank waits for is not posted by all before they wait for something else themselves."""
         step = self.steps[self.at]
-        for key in step.keys if isinstance(step, Wait) else ():
-            self.player.joins.close(key)
+        keys = step.keys if isinstance(step, Wait) else ()
+        names = [one.name for one in self.steps if isinstance(one, Collective) and one.key in keys]
+        raise MpsimError(
+            f"ranks wait for each other to reduce gradients, that of device {self.device} for {', '.join(names)}:"
+            " let all update their stages in one order"
+        )
 
     def run(self, step: Compute) -> None:
         """Compute, once it is launched."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mpsim.collectives.traffic import point_to_point
 from mpsim.lowering.costs import Costs
-from mpsim.lowering.memory import residents_of
+from mpsim.lowering.memory import residents_of, within
 from mpsim.lowering.stages import Stage
 from mpsim.plan.automatic import Fitted, StageTimes
 from mpsim.plan.model import Plan
@@ -75,7 +75,10 @@ def _limit(rank: int, shape: Shape, stages: Sequence[Stage], devices: Sequence[S
         return 2.0 * (max(shape.home) + 1) * once
     throughout = sum(one.bytes for one in residents_of(held, 0))
     gradients = {gradient.parameter: gradient.bytes for stage in held for _, gradient in stage.gradients}
-    return float(max(min(memories) - throughout - sum(gradients.values()), once))
+    made = -(-sum(gradients.values()) // held[0].shares)
+    passing = max(within(stage, kind, gradients).most for stage in held for kind in ("forward", "backward"))
+    gathered = 2 * max((count for stage in held for count, _ in stage.units.values()), default=0)
+    return float(max(min(memories) - throughout - made - max(passing, 0) - gathered, once))
 
 
 def _message_s(routes: Routes, source: int, target: int, count: int) -> float:

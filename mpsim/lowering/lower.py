@@ -29,7 +29,7 @@ from mpsim.plan.runtimes import posting_of, resolve_runtime
 from mpsim.plan.schedules import Operation
 from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
-from mpsim.workload.model import Workload
+from mpsim.workload.model import Fidelity, Workload
 
 __all__ = ["cut_at", "lower", "run_by"]
 
@@ -65,6 +65,11 @@ def lower(
     topology = for_costs(topology, costs)
     routes = Routes(topology)
     rows = rows_of(plan)
+    if plan.sharding.zero and any(operation.kind == "U" for row in rows for operation in row):
+        raise MpsimError(
+            f"plan: {plan.sharding.text} gathers what an update has changed, {plan.schedule_name} updates amid the"
+            " step: use another schedule, or whole replicas"
+        )
     shape = shape_of(rows)
     lowering = Lowering(
         workload=workload,
@@ -76,7 +81,7 @@ def lower(
         stages=(),
         costs=costs,
         routes=routes,
-        fidelity=weakest(costs, topology, place),
+        fidelity=Fidelity.weakest(weakest(costs, topology, place), *([Fidelity.SCALED] if plan.sharding.zero else [])),
         closing={},
         tied=(),
         posting="",
@@ -97,7 +102,7 @@ def cut_at(lowering: Lowering, boundaries: tuple[int, ...] | None) -> Lowering:
         rows=rows,
         stages=stages,
         closing=_closing(rows),
-        tied=shared_gradients(stages, shape),
+        tied=shared_gradients(stages, shape, plan.dp if plan.sharding.zero else 1),
     )
     return run_by(made, plan.runtime)
 

@@ -105,20 +105,21 @@ class Lowering:
 
     def filled_after(self, one: Compute) -> tuple[int, ...]:
         """Return the buckets that a computation completes."""
-        if (one.stage, one.pass_kind, one.microbatch) not in self.closing:
+        if not self._closes(one):
             return ()
         buckets = self.stages[one.stage].buckets
         return tuple(i for i, bucket in enumerate(buckets) if bucket.layer == one.first)
 
-    def update_of(self, one: Compute) -> int:
-        """Return the micro-batch of the update that follows a backward which completes gradients."""
-        return self.closing[one.stage, one.pass_kind, one.microbatch]
+    def _closes(self, one: Compute) -> bool:
+        """Whether gradients are reduced behind a backward: the last before an update, or each if they are sharded."""
+        sharded = self.plan.sharding.zero == 2 and one.pass_kind in "BW"
+        return sharded or (one.stage, one.pass_kind, one.microbatch) in self.closing
 
     def ends(self, one: Compute) -> set[int]:
         """Return the layers at which a computation is to be cut: what they exchange or complete comes behind them."""
         stage = self.stages[one.stage]
         found = set(stage.exchanges.get(_PHASE.get(one.pass_kind, ""), ()))
-        if (one.stage, one.pass_kind, one.microbatch) in self.closing:
+        if self._closes(one):
             found.update(bucket.layer for bucket in stage.buckets)
         # Each unit begins a run, forward, and ends one on the way back.
         found.update(layer - (one.pass_kind == "F") for layer in stage.units)

@@ -21,14 +21,15 @@ class Shared(NamedTuple):
     ranks: tuple[int, ...]
 
 
-def shared_gradients(stages: Sequence[Stage], shape: Shape) -> tuple[Shared, ...]:
+def shared_gradients(stages: Sequence[Stage], shape: Shape, parts: int = 1) -> tuple[Shared, ...]:
     """Return the gradients that stages on several pipeline ranks share, in the order in which they are reduced.
 
     Those of copies of a stage come first, all of a stage's together; then, in the order in which they appear, those of
     parameters that layers of several stages share. Stages on one rank add theirs up where they are.
+    Of replicas that shard gradients each has one of so many `parts`.
     """
     found = [*_copies(stages, shape), *_tied(stages, shape)]
-    return tuple(one for one in found if len(one.ranks) > 1 and one.bytes)
+    return tuple(one._replace(bytes=-(-one.bytes // parts)) for one in found if len(one.ranks) > 1 and one.bytes)
 
 
 def _copies(stages: Sequence[Stage], shape: Shape) -> Iterator[Shared]:

@@ -146,12 +146,10 @@ def _shared_out(sizes: _Sizes, parts: int) -> _Sizes:
 
 
 def _units(workload: Workload, layers: range, tp: int, gradients: _Gradients) -> dict[int, tuple[int, int]]:
-    """Return the bytes of the parameters and gradients of each layer that has any; what two share is the first's."""
+    """Return the bytes of the parameters of each layer that has any, and of the gradients that it completes."""
     found = {}
-    seen: set[str] = set()
     for i in layers:
-        own = {p.name: p.bytes for p in workload.layers[i].shard(tp).parameters if p.name not in seen}
-        seen.update(own)
+        own = {p.name: p.bytes for p in workload.layers[i].shard(tp).parameters}
         made = sum(gradient.bytes for layer, gradient in gradients if layer == i)
         if own or made:
             found[i] = (sum(own.values()), made)

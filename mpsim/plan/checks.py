@@ -183,7 +183,15 @@ def _refuse_passed(rows: _Rows, homes: Sequence[int], k: int, passed: set[int], 
 
 
 def _check_updates(rows: _Rows) -> None:
-    """Refuse a backward behind the last update of a stage that updates amid the step."""
+    """Refuse a backward behind the last update of its stage, where stages update amid the step; all must then."""
+    updates = {operation.stage for row in rows for operation in row if operation.kind == "U"}
+    never = {operation.stage for row in rows for operation in row} - updates if updates else set()
+    if never:
+        stage = min(never)
+        rank = next(r for r, row in enumerate(rows) for operation in row if operation.stage == stage)
+        k = max(operation.microbatch for operation in rows[rank] if operation.stage == stage)
+        missing = f"{stage}U{k}"
+        _refuse(rows, f"stage {stage} never updates, others do: add {missing}", [(rank, len(rows[rank]))], missing)
     for rank, row in enumerate(rows):
         last = {operation.stage: i for i, operation in enumerate(row) if operation.kind == "U"}
         for i, operation in enumerate(row):

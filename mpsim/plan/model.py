@@ -8,6 +8,7 @@ from pathlib import Path
 from mpsim import documents
 from mpsim.documents import Provenance
 from mpsim.errors import MpsimError, unknown
+from mpsim.plan.automatic import Fitted
 from mpsim.plan.grid import Grid
 from mpsim.plan.operations import Rows
 from mpsim.plan.runtimes import resolve_runtime
@@ -16,10 +17,12 @@ from mpsim.plan.schedules import Schedule, resolve_schedule, rows_for
 from mpsim.plan.sharding import Sharding
 from mpsim.units import format_bytes
 
-__all__ = ["LAUNCHES", "Plan", "check_size", "load_plan", "save_plan"]
+__all__ = ["ALIKE_ALONE", "LAUNCHES", "Plan", "check_size", "load_plan", "save_plan"]
 
 MIB = 2**20
 LAUNCHES = ("eager", "graphs")
+# With one micro-batch these are one schedule.
+ALIKE_ALONE = ("naive", "gpipe", "1f1b", "gpipe-accumulated", "eager-1f1b")
 _UNSAID = Provenance()
 _VERSION = 3
 # The second version only adds how hosts launch, the third the stages on each rank, and schedules as rows.
@@ -162,16 +165,19 @@ class Plan:
             return "hybrid"
         if self.pp == 1:
             return {"dp": "data", "tp": "tensor"}[used[0]]
-        return "naive" if self.microbatches == 1 else self.schedule_name
+        return "naive" if self._alone else self.schedule_name
+
+    @property
+    def _alone(self) -> bool:
+        """Whether its one micro-batch makes its schedule the naive one."""
+        return self.microbatches == 1 and self.schedule in ALIKE_ALONE
 
     @property
     def text(self) -> str:
         """The plan in one line; what is at its default goes unsaid."""
         words = [f"dp={self.dp} pp={self.pp} tp={self.tp} micro-batches={self.microbatches}"]
         if self.pp > 1:
-            # With one micro-batch every registered schedule is the naive one.
-            alone = self.microbatches == 1 and isinstance(self.schedule, str)
-            words.append("naive" if alone else self.schedule_name)
+            words.append("naive" if self._alone else self.schedule_name)
         if self.chunks:
             words.append(f"chunks={self.chunks}")
         if self.boundaries is not None:
@@ -211,6 +217,8 @@ def save_plan(path: str | Path, plan: Plan, provenance: Provenance = _UNSAID) ->
     MpsimError
         Its schedule does not give rows for it.
     """
+    if isinstance(plan.schedule, Fitted):
+        raise MpsimError(f"plan's schedule {plan.schedule_name!r} is made for its stages: name it as it is registered")
     if not isinstance(plan.schedule, str):
         plan = replace(plan, schedule=rows_for(plan.schedule, plan.pp, plan.microbatches, plan.chunks or None))
     documents.write(path, "plan", _VERSION, _PlanFile(plan=plan, provenance=provenance))

@@ -17,6 +17,7 @@ from mpsim.plan.checks import check_rows
 from mpsim.plan.flat import eager_1f1b, gpipe, gpipe_accumulated, naive, one_f_one_b, pipedream, zb_h1, zb_h2
 from mpsim.plan.looped import interleaved_1f1b, interleaved_zb, looped_bfs
 from mpsim.plan.operations import Operation, Rows, Schedule, format_rows, parse_rows
+from mpsim.plan.shape import shape_of
 from mpsim.plan.vshaped import dualpipe_v, v_half, v_min, zb_v
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "parse_rows",
     "resolve_schedule",
     "rows_for",
+    "stages_a_rank",
     "takes_chunks",
 ]
 
@@ -94,6 +96,17 @@ def takes_chunks(schedule: Schedule) -> bool:
     """
     parameters = inspect.signature(schedule).parameters.values()
     return sum(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in parameters) > 2
+
+
+def stages_a_rank(schedule: str | Schedule | Rows) -> int:
+    """Return how many stages a schedule puts on each rank unasked.
+
+    Examples
+    --------
+    >>> stages_a_rank("zb-v"), stages_a_rank("1f1b")
+    (2, 1)
+    """
+    return shape_of(resolve_schedule(schedule)(2, 2)).stages // 2
 
 
 def rows_for(schedule: str | Schedule | Rows, ranks: int, microbatches: int, chunks: int | None = None) -> Rows:

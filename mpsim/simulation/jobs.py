@@ -194,6 +194,8 @@ def _one(job: Job, topology: Topology, unchecked: bool) -> _Laid:
     check_size(job.plan)
     try:
         lowering = prepare(job.workload, topology, job.plan, by_type=job.by_type, unchecked=unchecked)
+        if lowering.asynchronous:
+            raise MpsimError(f"{job.plan.schedule_name} has no end of a step that the next could wait for: use another")
         program = program_of(lowering)
         alone_s = replay(program, topology).step_s
     except MpsimError as error:

@@ -24,8 +24,8 @@ def steady_s(lowering: Lowering, program: Program, timing: Timing, *, pipelines:
     """Return the time between the ends of steps that follow one another; None where the program is too large.
 
     Ranks that neither wait for one another's stages nor for a host take as long as for a single step. Where stages
-    update as their rows say, and not at the end, there is no end of a step to wait for: then it is what twice as many
-    micro-batches take longer.
+    update as their rows say, and not at the end, there is no end of a step to wait for: then it is what as many
+    micro-batches more take longer once the pipeline is full.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def steady_s(lowering: Lowering, program: Program, timing: Timing, *, pipelines:
     (15.0, 15.0)
     """
     if lowering.asynchronous:
-        return _asynchronous_s(lowering, timing) if pipelines else None
+        return _asynchronous_s(lowering, program, timing) if pipelines else None
     if len(lowering.rows) == 1 and not lowering.launches:
         return timing.step_s
     if len(program.tasks) > _MOST_TASKS or not (pipelines or lowering.launches):
@@ -58,11 +58,19 @@ def steady_s(lowering: Lowering, program: Program, timing: Timing, *, pipelines:
     return max(end_s[firsts[-1] :]) - max(end_s[firsts[-2] : firsts[-1]])
 
 
-def _asynchronous_s(lowering: Lowering, timing: Timing) -> float | None:
+def _asynchronous_s(lowering: Lowering, program: Program, timing: Timing) -> float | None:
+    """Return what a step's micro-batches take longer in a pipeline that is full: of twice as many as it has ranks."""
     plan = lowering.plan
-    if isinstance(plan.schedule, GivenRows):
-        return None  # of other micro-batches it says nothing
-    longer = replace(plan, microbatches=2 * plan.microbatches, batch=2 * plan.batch)
-    by_type, speed = lowering.costs.by_type, lowering.host_speed
-    twice = lower(lowering.workload, lowering.topology, longer, by_type=by_type, host_speed=speed)
-    return replay(program_of(cut_at(twice, lowering.boundaries)), lowering.topology).step_s - timing.step_s
+    full = -(-2 * plan.pp // plan.microbatches)
+    if isinstance(plan.schedule, GivenRows) or len(program.tasks) * (full + 1) > _MOST_TASKS:
+        return None  # of other micro-batches its rows say nothing
+
+    def step_s(count: int) -> float:
+        if count == 1:
+            return timing.step_s
+        longer = replace(plan, microbatches=count * plan.microbatches, batch=count * plan.batch)
+        by_type, speed = lowering.costs.by_type, lowering.host_speed
+        several = lower(lowering.workload, lowering.topology, longer, by_type=by_type, host_speed=speed)
+        return replay(program_of(cut_at(several, lowering.boundaries)), lowering.topology).step_s
+
+    return step_s(full + 1) - step_s(full)

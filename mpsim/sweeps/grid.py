@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isqrt, log
 
-from mpsim.plan.model import Plan
+from mpsim.plan.model import ALIKE_ALONE, Plan
 from mpsim.plan.schedules import SCHEDULES, Schedule
 from mpsim.workload.costs import measured_microbatches
 from mpsim.workload.model import Workload
@@ -151,8 +151,9 @@ def _schedules(
     """Return the schedules that differ from one another on such a plan."""
     if pp == 1:
         return [None]
+    if chosen:
+        alone = microbatches == 1
+        return list(dict.fromkeys("naive" if alone and one in ALIKE_ALONE else one for one in chosen))
     if microbatches == 1:
         return ["naive"]
-    if chosen:
-        return list(dict.fromkeys(chosen))
     return [name for name in SCHEDULES if name not in _WHERE_NAMED and (name != "naive" or fewest)]

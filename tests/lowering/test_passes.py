@@ -163,6 +163,24 @@ def test_updates_amid_the_step_are_the_rows():
     assert result.caveats[0].startswith("asynchronous: ")
 
 
+@pytest.mark.parametrize("microbatches", [1, 2, 4, 5])
+def test_a_full_asynchronous_pipeline_takes_what_its_slowest_rank_computes(microbatches):
+    layers = [layer(f"layer{i}", (seconds, seconds, seconds)) for i, seconds in enumerate((4.0, 1.0, 1.0, 1.0))]
+    plan = Plan(pp=4, microbatches=microbatches, schedule="pipedream", boundaries=(1, 2, 3))
+    assert simulate(chained(layers, 0), chain(4, link=FREE), plan).steady_s == 12.0 * microbatches
+
+
+def test_stages_that_never_update_where_others_do_are_refused():
+    rows = "0F0 0F1 0B0 0B1\n1F0 1B0 1U0 1F1 1B1 1U1"
+    with pytest.raises(MpsimError, match="stage 0 never updates, others do: add 0U1"):
+        simulate(work(2), chain(2, link=FREE), Plan(pp=2, microbatches=2, schedule=rows))
+
+
+def test_one_micro_batch_makes_only_flat_schedules_naive():
+    assert Plan(pp=2, schedule="gpipe").strategy == Plan(pp=2).strategy == "naive"
+    assert Plan(pp=2, schedule="zb-v").text == "dp=1 pp=2 tp=1 micro-batches=1 zb-v"
+
+
 def test_more_stages_than_layers_and_chunks_that_a_schedule_cannot_have():
     with pytest.raises(MpsimError, match=r"^3 layers cannot make 4 stages"):
         simulate(work(3), chain(2, link=FREE), Plan(pp=2, microbatches=2, schedule="interleaved-1f1b"))

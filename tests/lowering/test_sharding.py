@@ -69,7 +69,9 @@ def test_traffic_is_that_of_each():
 
     whole = 4 * 1024
     assert traffic() == {"all_reduce": whole}
-    assert traffic(zero=1) == traffic(zero=2) == {"reduce_scatter": whole, "all_gather": whole}
+    assert traffic(zero=1) == {"reduce_scatter": whole, "all_gather": whole}
+    # What is sharded cannot be added to whole: each micro-batch's gradients are scattered.
+    assert traffic(zero=2) == {"reduce_scatter": 2 * whole, "all_gather": whole}
     assert traffic(zero=3) == {"all_gather": 2 * 2 * whole, "reduce_scatter": 2 * whole}
     assert traffic(zero=3, keep_gathered=True) == {"all_gather": whole, "reduce_scatter": 2 * whole}
 
@@ -91,14 +93,55 @@ def test_what_a_rank_holds_of_each():
     assert held(zero=3, gather_ahead=0) == (1024, 2048, 1024 + 1024, 1024)
 
 
-def test_an_update_takes_its_share():
+def test_an_update_takes_its_share_and_the_result_says_so():
     workload = work(1, optimizer_s=4.0)
     topology = fully_connected(4, link=FREE)
     assert simulate(workload, topology, Plan(dp=4)).step_s == 3.0 + 4.0
-    assert simulate(workload, topology, Plan(dp=4, sharding=Sharding(zero=1))).step_s == 3.0 + 1.0
+    shared = simulate(workload, topology, Plan(dp=4, sharding=Sharding(zero=1)))
+    assert shared.step_s == 3.0 + 1.0
+    assert shared.caveats[0] == "scaled: a replica's share of the update is taken as 1/4 of the whole one"
+
+
+@pytest.mark.parametrize("schedule", ["chimera", "dualpipe"])
+def test_copies_of_stages_are_reduced_once_whatever_is_sharded(schedule):
+    """Two copies of each of two stages, on two replicas: four reductions, of halves where replicas hold halves."""
+    for zero, payload in ((0, 4 * 2048), (1, 4 * 1024), (2, 4 * 1024), (3, 4 * 1024)):
+        plan = Plan(dp=2, pp=2, microbatches=4, schedule=schedule, sharding=Sharding(zero=zero))
+        counts = simulate(work(4), fully_connected(4, link=KILO), plan).traffic
+        (reduced,) = [count for count in counts if count.axis == "pp" and count.kind == "all_reduce"]
+        assert (reduced.transfers, reduced.payload_bytes) == (4, payload)
+
+
+def test_a_layer_that_uses_anothers_parameters_gathers_them_too():
+    layers = [layer(name, parameters={"tied": 1024} if name in "ac" else {name: 8}) for name in "abc"]
+    result = simulate(chained(layers, 0), fully_connected(2, link=FREE), FSDP)
+    (gathered,) = [count for count in result.traffic if count.kind == "all_gather"]
+    (scattered,) = [count for count in result.traffic if count.kind == "reduce_scatter"]
+    assert (gathered.payload_bytes, scattered.payload_bytes) == (2 * (1024 + 8 + 1024), 1024 + 8)
+
+
+def test_what_is_gathered_behind_an_update_is_parameters():
+    """Parameters of two bytes a number, gradients of four."""
+    one = layer("a", parameters={"w": 512})
+    (shard,) = one.shards
+    wide = replace(one, shards=(replace(shard, gradients=(replace(shard.gradients[0], bytes=1024),)),))
+    result = simulate(chained([wide], 0), fully_connected(2, link=FREE), Plan(dp=2, sharding=Sharding(zero=1)))
+    assert {count.kind: count.payload_bytes for count in result.traffic} == {"reduce_scatter": 1024, "all_gather": 512}
+
+
+def test_the_cut_knows_that_the_update_is_shared():
+    seconds = (0.5, 0.25, 0.25)
+    layers = [layer(f"l{i}", seconds, parameters={f"w{i}": 1}, optimizer_s=8.0 * (i == 0)) for i in range(4)]
+    workload = chained(layers, [60, 100, 60, 0])
+    plan = Plan(dp=2, pp=2, sharding=Sharding(zero=1))
+    topology = fully_connected(4, link=Wire(100.0))
+    steps = [simulate(workload, topology, replace(plan, boundaries=(at,))).step_s for at in (1, 2, 3)]
+    assert simulate(workload, topology, plan).step_s == min(steps)
 
 
 def test_what_cannot_be():
+    with pytest.raises(MpsimError, match="pipedream updates amid the step: use another schedule, or whole replicas"):
+        simulate(work(), fully_connected(4, link=FREE), replace(FSDP, pp=2, microbatches=2, schedule="pipedream"))
     with pytest.raises(MpsimError, match=r"^plan: zero=3 shards over replicas, dp is 1: give it 2 or more$"):
         Plan(sharding=Sharding(zero=3))
     with pytest.raises(MpsimError, match=r"^zero is 4: 0 shards nothing"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mpsim.lowering.instructions import Bucket, Collective, Compute, Instructions, Key, Wait
 from mpsim.lowering.model import Lowering
+from mpsim.lowering.stages import Stage
 
 __all__ = ["buckets"]
 
@@ -27,13 +28,21 @@ def buckets(instructions: Instructions, lowering: Lowering) -> Instructions:
         found.append(one)
         if isinstance(one, Compute):
             for i in lowering.filled_after(one):
-                key = ("bucket", one.stage, i, lowering.update_of(one))
+                key = ("bucket", one.stage, i, one.microbatch)
                 size = lowering.stages[one.stage].buckets[i].bytes
                 found.append(Collective(key, Bucket(i), kind, "dp", (), size, one.stage, -1))
                 under_way.append(key)
             if one.pass_kind == "U" and lowering.plan.sharding.zero:
                 for i, bucket in enumerate(lowering.stages[one.stage].buckets):
                     key = ("updated", one.stage, i, one.microbatch)
-                    found.append(Collective(key, Bucket(i), "all_gather", "dp", (), bucket.bytes, one.stage, -1))
+                    size = _parameters(bucket.bytes, lowering.stages[one.stage])
+                    found.append(Collective(key, Bucket(i), "all_gather", "dp", (), size, one.stage, -1))
                     gathered.append(key)
     return [*found, Wait(tuple(gathered))] if gathered else found
+
+
+def _parameters(count: int, stage: Stage) -> int:
+    """Return the bytes of the parameters whose gradients are so many: the two may be of unlike types."""
+    sizes = {gradient.parameter: gradient.bytes for _, gradient in stage.gradients}
+    held = sum(stage.held["parameters"].get(("parameter", name), 0) for name in sizes)
+    return -(-count * held // sum(sizes.values()))

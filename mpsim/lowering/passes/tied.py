@@ -25,12 +25,13 @@ def tied(instructions: Instructions, lowering: Lowering) -> Instructions:
 
 
 def _together(instructions: Instructions) -> set[int]:
-    """Return the stages that update one after another from here on."""
+    """Return the stages that update one after another from here on, with nothing but gathers between them."""
     stages: set[int] = set()
     for one in instructions:
-        if not isinstance(one, Compute) or one.pass_kind != "U":
+        if isinstance(one, Compute) and one.pass_kind == "U":
+            stages.add(one.stage)
+        elif not isinstance(one, Collective):
             break
-        stages.add(one.stage)
     return stages
 
 
