@@ -51,9 +51,11 @@ OTHERS = {
         "--set", "image=128",
     ),
 }  # fmt: skip
+# When the rows were measured: by the tracer and the lowering of that day.
+MADE = {REPLAYED: "2026-11-21", COLLECTIVES: "2026-11-21", REAL: "2026-11-27", OTHER: "2026-11-27"}
 HEAD = """# Predicted and measured
 
-Made by `python benchmarks/validation.py --run` on {machine} ({software}), {date}.
+Made by `python benchmarks/validation.py --run` on {machine} ({software}).
 Every plan was run for real: one process a device, joined by `torch.distributed` over gloo, each in a network namespace
 of its own, on links of the bandwidth and latency stated (`mpsim.emulate.fabric`). Before each run the links were
 measured; the prediction is made from that measurement and from a stored trace, by the runtime `torch-gloo`. Nothing is
@@ -179,11 +181,12 @@ def _size(count: int) -> str:
 def page() -> str:
     """Return the page of all rows that are there."""
     about = provenance("")
-    text = HEAD.format(machine=about.machine, software=about.software, date=about.date)
+    text = HEAD.format(machine=about.machine, software=about.software)
     if REPLAYED.is_file():
         rows = load_rows(REPLAYED, Comparison)
         text += f"\n## Replayed computation: {len(rows)} cases\n\n"
-        text += "Each process sleeps as long as its layers were traced to take: the sharp judge.\n\n"
+        text += f"Measured {MADE[REPLAYED]}. Each process sleeps as long as its layers were traced to take: the sharp"
+        text += " judge.\n\n"
         text += f"![predicted against measured](images/validation.png)\n\n{kinds(rows)}\n{orders(rows)}\n"
         text += f"The largest errors, and the part of the step that adds most to each:\n\n{worst(rows)}"
         _draw(rows, "validation.png")
@@ -191,6 +194,7 @@ def page() -> str:
         rows = load_rows(REAL, Comparison)
         text += f"\n## Real computation: {len(rows)} cases, two processes on two cores\n\n"
         text += (
+            f"Measured {MADE[REAL]}. "
             "Each process runs its part of the model. Traces were made before all runs, one process alone; before each"
             " run, as the links, the ranks' own passes were timed without a message, and beside all-reduces: the"
             " device's speed, and its slowdown beside communication (see emulate.md). Machines like this one change"
@@ -202,8 +206,9 @@ def page() -> str:
         rows = load_rows(OTHER, Comparison)
         text += f"\n## Real computation, models that were not looked at: {len(rows)} cases\n\n"
         text += (
-            "The way in which speed and slowdown are measured was found on the mnist-mlp and llama of the table above;"
-            " its resnet50, and these models, small ones of their kind, were run only when it was finished.\n\n"
+            f"Measured {MADE[OTHER]}. The way in which speed and slowdown are measured was found on the mnist-mlp and"
+            " llama of the table above; its resnet50,"
+            " and these models, small ones of their kind, were run only when it was finished.\n\n"
             f"{kinds(rows)}\n{orders(rows)}\n{worst(rows, 4)}"
         )
     if COLLECTIVES.is_file():
@@ -211,7 +216,8 @@ def page() -> str:
         errors = sorted(abs(row.error_fraction) for row in found)
         middle = percent(errors[len(errors) // 2])[1:]
         text += f"\n## Collectives by gloo: {len(found)} rows, median error {middle}\n\n"
-        text += f"All-reduces, each size five times; the error of the median.\n\n{collectives(found)}"
+        text += f"Measured {MADE[COLLECTIVES]}. All-reduces, each size five times; the error of the median.\n\n"
+        text += collectives(found)
     return text
 
 
