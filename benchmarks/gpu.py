@@ -151,6 +151,7 @@ def stages_alone(example: Example, machine: Machine, repeats: int = 7) -> list[d
     """Time the forward and backward of each of two pipeline stages alone, as a device of its own would run it."""
     from mpsim.emulate.capture.cut import capture
     from mpsim.emulate.parts import make_parts
+    from mpsim.emulate.under_way import UnderWay
 
     cut = capture(example)
     feeds = {name: one for name, one in zip(cut.feeds, flat_inputs(example), strict=True) if name}
@@ -158,13 +159,14 @@ def stages_alone(example: Example, machine: Machine, repeats: int = 7) -> list[d
     received: dict[str, Any] = {}
     rows = []
     for part in make_parts(cut, example.model, half):
+        under_way = UnderWay(part)
         seconds = []
         for _ in range(repeats + 2):
             machine.wait()
             begun = time.perf_counter()
-            sent = part.forward(0, received, feeds)
+            sent = under_way.forward(0, received, feeds).sends
             gradients = {name: torch.ones_like(value) for name, value in sent.items() if value.is_floating_point()}
-            part.backward(0, gradients)
+            under_way.backward(0, gradients)
             machine.wait()
             seconds.append(time.perf_counter() - begun)
             part.drop_gradients()

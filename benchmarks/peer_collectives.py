@@ -32,9 +32,8 @@ from typing import NamedTuple
 from mpsim.collectives.algorithms import tree_parents
 from mpsim.collectives.bounds import lower_bound_s
 from mpsim.collectives.mapping import rounds_of
-from mpsim.collectives.traffic import Endpoint, collective, point_to_point
+from mpsim.collectives.traffic import Endpoint, collective, idle_s, point_to_point
 from mpsim.documents import write_text
-from mpsim.program.model import Traffic
 from mpsim.topology.builders import product
 from mpsim.topology.routes import Routes
 from mpsim.topology.wire import Wire
@@ -153,14 +152,6 @@ def phases_of(row: Row) -> list[Phase]:
     else:
         kinds = [(0, "reduce_scatter", size), (1, "all_reduce", size // n[0]), (0, "all_gather", size)]
     return [Phase(dim, kind, row.algorithms[dim], count) for dim, kind, count in kinds]
-
-
-def idle_s(routes: Routes, traffic: Traffic) -> float:
-    links = routes.topology.links
-    paces = (
-        count / links[link].bandwidth_bytes_per_s for link, count in zip(traffic.links, traffic.bytes, strict=True)
-    )
-    return traffic.latency_s + max(paces)
 
 
 def endpoint_of(row: Row, phase: Phase) -> Endpoint:

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mpsim.plan.automatic import StageTimes, zero_bubble_rows
-from mpsim.plan.candidates import handcrafted
+from mpsim.plan.flat import one_f_one_b, zb_h1, zb_h2
+from mpsim.plan.looped import interleaved_1f1b
+from mpsim.plan.operations import Rows
 from mpsim.plan.placing import Pipeline
 from mpsim.plan.rounds import rounds
-from mpsim.plan.schedules import Operation, Rows, one_f_one_b
 from mpsim.plan.timing import row_times
 
 DATA = Path(__file__).parent / "data"
@@ -92,23 +93,6 @@ def _read(name: str) -> Iterator[dict[str, str]]:
         yield from csv.DictReader(line for line in lines if not line.startswith("#"))
 
 
-def interleaved(ranks: int, microbatches: int, chunks: int) -> Rows:
-    """Return interleaved 1F1B (https://arxiv.org/abs/2104.04473) of a multiple of `ranks` micro-batches."""
-    rows: Rows = []
-    for rank in range(ranks):
-        passes = [divmod(i, ranks * chunks) for i in range(microbatches * chunks)]
-        where = [(i // ranks, group * ranks + i % ranks) for group, i in passes]
-        forward = [Operation(chunk * ranks + rank, "F", k) for chunk, k in where]
-        backward = [Operation((chunks - 1 - chunk) * ranks + rank, "B", k) for chunk, k in where]
-        ahead = min(len(forward), 2 * (ranks - rank - 1) + (chunks - 1) * ranks)
-        row, rest = forward[:ahead], forward[ahead:]
-        for i, operation in enumerate(backward):
-            row += rest[i : i + 1]
-            row.append(operation)
-        rows.append(row)
-    return rows
-
-
 def rate(profile: Profile, rows: Rows, chunks: int = 1, ends: bool = False) -> float:
     """Return the bubble rate of rows; `ends`: of a step from its first operation to its last."""
     seconds = _seconds(profile.stage(chunks))
@@ -128,7 +112,7 @@ def unwaited_rate(profile: Profile, chunks: int) -> float:
     There only the first micro-batch of each group of as many as ranks waits for the message by which its gradient goes
     from the first rank to the last; the others take it as there.
     """
-    rows = interleaved(profile.ranks, profile.microbatches, chunks)
+    rows = interleaved_1f1b(profile.ranks, profile.microbatches, chunks)
     seconds, last = _seconds(profile.stage(chunks)), profile.ranks * chunks - 1
     done: dict[tuple[int, str, int], float] = {}
     left = [list(reversed(row)) for row in rows]
@@ -181,8 +165,8 @@ def _chunks(profile: Profile) -> int:
 RATES: dict[str, Callable[[Profile], float]] = {
     "1F1B": lambda profile: rate(profile, one_f_one_b(profile.ranks, profile.microbatches)),
     "1F1B-I": lambda profile: unwaited_rate(profile, _chunks(profile)),
-    "ZB-H1": lambda profile: rate(profile, handcrafted(profile.ranks, profile.microbatches, 1)),
-    "ZB-H2": lambda profile: rate(profile, handcrafted(profile.ranks, profile.microbatches, 2)),
+    "ZB-H1": lambda profile: rate(profile, zb_h1(profile.ranks, profile.microbatches)),
+    "ZB-H2": lambda profile: rate(profile, zb_h2(profile.ranks, profile.microbatches)),
     "ZB-1p": lambda profile: automatic_rate(profile, profile.ranks),
     "ZB-2p": lambda profile: automatic_rate(profile, 2 * profile.ranks),
     "ZB-V": v_rate,
@@ -217,14 +201,14 @@ def page() -> str:
         lines.append(f"{_cells(one)} {one.published:.4f} | {one.computed:.4f} | {more:+.4f}{note} |")
     lines += ["", _INTERLEAVED]
     for profile in profiles():
-        whole = rate(profile, interleaved(profile.ranks, profile.microbatches, _chunks(profile)), _chunks(profile))
+        whole = rate(profile, interleaved_1f1b(profile.ranks, profile.microbatches, _chunks(profile)), _chunks(profile))
         lines.append(
             f"| {profile.table} | {profile.model} | {profile.ranks} | {profile.microbatches} | {_chunks(profile)} |"
             f" {unwaited_rate(profile, _chunks(profile)):.4f} | {whole:.4f} |"
         )
     lines += ["", _STEADY]
     for profile in profiles():
-        rows = handcrafted(profile.ranks, profile.microbatches, 2)
+        rows = zb_h2(profile.ranks, profile.microbatches)
         lines.append(
             f"| {profile.table} | {profile.model} | {profile.ranks} | {profile.microbatches} |"
             f" {rate(profile, rows):.4f} | {rate(profile, rows, ends=True):.4f} |"

@@ -11,7 +11,8 @@ from __future__ import annotations
 import random
 from itertools import product
 
-from mpsim.plan.candidates import aheads, grid, handcrafted
+from mpsim.plan.candidates import aheads, grid
+from mpsim.plan.flat import zb_h1, zb_h2
 from mpsim.plan.greedy import Rules, greedy
 from mpsim.plan.placing import Pipeline, Placing, StageTimes, in_order
 from mpsim.plan.rounds import rounds
@@ -50,8 +51,8 @@ def cost(pipeline: Pipeline, placed: Placing | None) -> float:
 def published(pipeline: Pipeline) -> float:
     """Return the least cost of the ways that are tried before the greedy ones."""
     ranks = len(pipeline.limits)
-    if len(pipeline.stages) == ranks:
-        tried = [in_order(pipeline, handcrafted(ranks, pipeline.microbatches, slope)) for slope in (1, 2)]
+    if pipeline.is_flat:
+        tried = [in_order(pipeline, handcrafted(ranks, pipeline.microbatches)) for handcrafted in (zb_h1, zb_h2)]
     else:
         tried = [rounds(pipeline, *fills) for fills in product((True, False), repeat=2)]
     return min(cost(pipeline, one) for one in tried)

@@ -21,7 +21,7 @@ from mpsim.cli.types import Sizes
 from mpsim.documents import made_now
 from mpsim.errors import MpsimError
 from mpsim.lowering.lower import lower
-from mpsim.lowering.stages import microbatch_size
+from mpsim.lowering.stages import global_batch
 from mpsim.plan.model import save_plan
 from mpsim.result.text import format_percent
 from mpsim.simulation.cutting import fastest_cut
@@ -116,7 +116,7 @@ def _plan(inputs: tuple[str, ...], given: _Asked) -> tuple[Answer, Emulation]:
         raise MpsimError(f"--links {given.links!r}: the plan has one rank, and no links to measure; leave it out")
     by_type = by_type_of(given.scaling, workload, topology)
     lowering = fastest_cut(lower(workload, topology, plan, by_type=by_type))
-    batch = microbatch_size(workload, plan) * plan.microbatches * plan.dp
+    batch = global_batch(workload, plan)
     trials = trials_of(given.trials, batch, workload.dataset_samples)
     from mpsim.emulate.run import emulate_lowering
 

@@ -110,7 +110,6 @@ def _plan(path: str, schedule: bool) -> _Shown:
     from mpsim.plan.checks import marked_grid
     from mpsim.plan.model import load_plan
     from mpsim.plan.operations import format_rows
-    from mpsim.plan.rows import rows_of
     from mpsim.units import format_bytes
 
     plan = load_plan(path)
@@ -118,7 +117,7 @@ def _plan(path: str, schedule: bool) -> _Shown:
              "first_bucket_bytes", "algorithm", "devices", "runtime")  # fmt: skip
     fields = {name: documents.encode(getattr(plan, name)) for name in names}
     more = [f"batch {plan.batch or 'as the workload'}", f"buckets of {format_bytes(plan.bucket_bytes)}", plan.runtime]
-    rows = rows_of(plan) if schedule else ()
+    rows = plan.rows() if schedule else ()
     return _Shown(
         lambda: "\n".join(
             [

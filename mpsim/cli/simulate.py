@@ -19,7 +19,7 @@ from mpsim.cli.trials import trial_options, trials_of
 from mpsim.cli.types import Sizes
 from mpsim.documents import made_now
 from mpsim.errors import MpsimError
-from mpsim.lowering.stages import microbatch_size
+from mpsim.lowering.stages import global_batch
 from mpsim.plan.model import save_plan
 from mpsim.simulation import simulate_collectives
 from mpsim.simulation.launching import launch_bound
@@ -85,7 +85,7 @@ def _plan(inputs: tuple[str, ...], given: _Asked) -> Answer:
     devices = available(given.plan.devices, len(topology.devices))
     plan = plan_of(given.plan, workload, devices)
     by_type = by_type_of(given.scaling, workload, topology)
-    batch = microbatch_size(workload, plan) * plan.microbatches * plan.dp
+    batch = global_batch(workload, plan)
     trials = trials_of(given.trials, batch, workload.dataset_samples, given.processes)
     lowered = partial(
         prepare, workload, topology, by_type=by_type, unchecked=given.unchecked, host_speed=given.host_speed

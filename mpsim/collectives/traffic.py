@@ -22,7 +22,7 @@ from mpsim.program.model import Traffic
 if TYPE_CHECKING:
     from mpsim.topology.routes import Routes
 
-__all__ = ["Endpoint", "check_ranks", "collective", "messages", "point_to_point"]
+__all__ = ["Endpoint", "check_ranks", "collective", "idle_s", "message_traffic", "messages", "point_to_point"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +102,37 @@ def point_to_point(routes: Routes, source: int, target: int, bytes: int, endpoin
         beyond=measured is not None and measured.beyond,
         unmeasured="" if measured is None else measured.unmeasured,
     )
+
+
+def message_traffic(routes: Routes, source: int, target: int, bytes: int) -> Traffic:
+    """Return the traffic of one message, which may be empty: then it has the latency of its path alone.
+
+    Examples
+    --------
+    >>> from mpsim.topology.builders import chain
+    >>> from mpsim.topology.routes import Routes
+    >>> message_traffic(Routes(chain(3, link="50GB/s@2us")), 0, 2, 0).latency_s
+    4e-06
+    """
+    if bytes:
+        return point_to_point(routes, source, target, bytes)
+    return Traffic(latency_s=routes.latency_s(routes.path(source, target)))
+
+
+def idle_s(routes: Routes, traffic: Traffic) -> float:
+    """Return what a traffic takes in seconds where it is alone on the network.
+
+    Examples
+    --------
+    >>> from mpsim.topology.builders import chain
+    >>> from mpsim.topology.routes import Routes
+    >>> routes = Routes(chain(3, link="1GB/s@0s"))
+    >>> idle_s(routes, message_traffic(routes, 0, 2, 500_000_000))
+    0.5
+    """
+    links = routes.topology.links
+    used = zip(traffic.links, traffic.bytes, strict=True)
+    return traffic.latency_s + max((count / links[i].bandwidth_bytes_per_s for i, count in used), default=0.0)
 
 
 def collective(

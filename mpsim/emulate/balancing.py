@@ -77,7 +77,7 @@ def untouched(part: Part) -> Iterator[None]:
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     >>> part = Part(capture(Example(model=model, inputs=(torch.ones(3, 2),))), model, range(2))
     >>> with untouched(part):
-    ...     _ = part.forward(0, {}, {"input": torch.ones(3, 2)})
+    ...     part.start({}, {"input": torch.ones(3, 2)}).forward(0, 2)
     >>> int(model[1].num_batches_tracked)
     0
     """

@@ -13,7 +13,7 @@ Batch normalisation in training mode normalises over what it is given, hence ove
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,13 +72,10 @@ class Part:
     >>> first, last = make_parts(cut, model, (1,))
     >>> first.sends, last.receives, last.results
     (('relu',), ('relu',), ('linear_1', 'mean'))
-    >>> sent = first.forward(0, {}, {"input": torch.ones(3, 4)})
-    >>> _ = last.forward(0, sent, {})
-    >>> back = last.backward(0, {})
-    >>> first.backward(0, back)
-    {}
-    >>> [tuple(p.grad.shape) for p in first.parameters.values()]
-    [(8, 4), (8,)]
+    >>> flight = first.start({}, {"input": torch.ones(3, 4)})
+    >>> flight.forward(0, 1)
+    >>> tuple(flight.sends["relu"].shape)
+    (3, 8)
     """
 
     def __init__(
@@ -102,7 +99,6 @@ class Part:
         read = dict.fromkeys(name for unit in self.units for name in unit.inputs)
         self.feeds = tuple(name for name in read if name in cut.feeds)
         self.results = tuple(name for name in (*cut.outputs, cut.loss) if name in made)
-        self.flights: dict[Hashable, Flight] = {}
 
     @property
     def bytes(self) -> int:
@@ -151,43 +147,6 @@ class Part:
             loss=self.cut.loss,
             device=self.device,
         )
-
-    def forward(self, key: Hashable, received: Mapping[str, Any], feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """Run a micro-batch through all units; return what the next part receives, cut off from its history.
-
-        The results are in ``flights[key].results`` until the backward of the same key.
-        """
-        flight = self.flights[key] = self.start(received, feeds)
-        flight.forward(self.layers.start, self.layers.stop)
-        return flight.sends
-
-    def backward(
-        self,
-        key: Hashable,
-        gradients: Mapping[str, Any],
-        *,
-        weight: float = 1.0,
-        after: Callable[[int], None] = lambda layer: None,
-    ) -> dict[str, Any]:
-        """Run a micro-batch's backward, adding to the gradients of `parameters`; return those for the previous part.
-
-        Parameters
-        ----------
-        key : hashable
-            Of a forward.
-        gradients : mapping of str to torch.Tensor
-            Of what was sent, as the next part returned them, and of results, where the caller has any.
-        weight : float
-            What the loss counts for, in the part that makes it: one over the micro-batches, for equal ones.
-        after : callable
-            Called with each layer when its backward is done.
-        """
-        flight = self.flights.pop(key)
-        flight.receive(gradients, weight)
-        for layer in reversed(self.layers):
-            flight.backward(layer, layer + 1)
-            after(layer)
-        return flight.returned
 
     def __repr__(self) -> str:
         names = ", ".join(unit.name for unit in self.units)

@@ -66,7 +66,7 @@ def recipes(lowering: Lowering, model: Any, depth: int | str) -> tuple[bytes, ..
     ]
     for _ in range(plan.dp):
         for p in range(plan.pp):
-            own = tuple(one for one in stages if lowering.shape.home[one.stage] == p)
+            own = tuple(stages[s] for s in lowering.shape.held_by(p))
             for t in range(plan.tp):
                 recipe = Recipe(
                     model=model,

@@ -23,12 +23,12 @@ from mpsim.lowering.draws import Seed, Trials, Variability
 from mpsim.lowering.instructions import Compute, Post, Script
 from mpsim.lowering.lower import lower, run_by
 from mpsim.lowering.model import Lowering
-from mpsim.lowering.stages import microbatch_size
+from mpsim.lowering.stages import global_batch
 from mpsim.plan.model import Plan
 from mpsim.program.account import account_devices, account_traffic, spans_of
 from mpsim.program.model import Timing
 from mpsim.result.model import DeviceUse, MemoryUse, Result
-from mpsim.result.statistics import middle
+from mpsim.result.statistics import check_baseline, middle
 from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
 from mpsim.workload.model import Workload
@@ -181,11 +181,8 @@ def emulate_lowering(
     lowering = run_by(lowering, RUNTIME)
     workload, plan = lowering.workload, lowering.plan
     _check(plan, trials, warm_ups)
-    batch = microbatch_size(workload, plan) * plan.microbatches * plan.dp
-    if baseline is not None and baseline.global_batch != batch:
-        raise MpsimError(
-            f"baseline has a global batch of {baseline.global_batch}, the plan {batch}: a speedup needs equal ones"
-        )
+    batch = global_batch(workload, plan)
+    check_baseline(baseline, batch)
     if compute not in ("replay", "real"):
         raise unknown("compute", compute, ("replay", "real"))
     if compute == "real" and plan.sharding.zero:

@@ -23,7 +23,7 @@ from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan
 from mpsim.plan.operations import Operation
 from mpsim.plan.partition import stage_slices
-from mpsim.plan.rows import Shape, rows_of, shape_of
+from mpsim.plan.shape import Shape, shape_of
 from mpsim.workload.example import Example, flat_inputs
 from mpsim.workload.source import arguments_of
 
@@ -95,7 +95,7 @@ class ParallelTrainer:
         self.plan = plan or Plan(pp=max(1, len(self.devices)), schedule="naive")
         self._placed = [self.devices[i] for i in self.plan.place(len(self.devices))]
         self._optimizer, self._loss = optimizer, loss
-        self._rows = rows_of(self.plan)
+        self._rows = self.plan.rows()
         self._shape = shape_of(self._rows)
         _check_trains(self.plan, self._rows, self._shape)
         self._grid: Grid | None = None

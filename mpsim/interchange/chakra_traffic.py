@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mpsim.collectives.traffic import collective, point_to_point
+from mpsim.collectives.traffic import collective, message_traffic
 from mpsim.errors import MpsimError
 from mpsim.interchange import hints
 from mpsim.interchange.chakra_file import Value
@@ -99,11 +99,7 @@ class TrafficOf:
         (source, target), size = unit.ranks, _bytes(unit)
         key = ("send", source, target, size)
         if key not in self._known:
-            self._known[key] = (
-                point_to_point(self._routes, source, target, size)
-                if size > 0
-                else Traffic(latency_s=self._routes.latency_s(self._routes.path(source, target)))
-            )
+            self._known[key] = message_traffic(self._routes, source, target, max(size, 0))
         return self._known[key]
 
     def collective(self, unit: Unit) -> Traffic | None:

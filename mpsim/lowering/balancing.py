@@ -9,13 +9,12 @@ from math import ceil, comb, inf
 
 import numpy as np
 
-from mpsim.collectives.traffic import collective, point_to_point
+from mpsim.collectives.traffic import collective, idle_s, message_traffic
 from mpsim.lowering.costs import Costs
 from mpsim.lowering.crossings import Crossing
 from mpsim.plan.model import Plan
 from mpsim.plan.partition import Table, balance, cheapest
-from mpsim.plan.rows import Shape
-from mpsim.program.model import Traffic
+from mpsim.plan.shape import Shape
 from mpsim.topology.routes import Routes
 from mpsim.workload.costs import median_s
 from mpsim.workload.model import Cost
@@ -180,15 +179,15 @@ class _Clock:
 
     def sending(self, pairs: Iterable[tuple[int, int]], counts: Sequence[int]) -> _Seconds:
         """Return the seconds that the slowest of these pairs takes for each of so many bytes."""
-        links = self._routes.topology.links
+        routes, links = self._routes, self._routes.topology.links
         unlike: dict[object, tuple[int, int]] = {}
         for pair in pairs:
-            wires = [links[i] for i in self._routes.path(*pair)]
+            wires = [links[i] for i in routes.path(*pair)]
             unlike.setdefault(tuple((wire.latency_s, wire.bandwidth_bytes_per_s, wire.type) for wire in wires), pair)
 
         @cache
         def slowest(count: int) -> float:
-            return max(self._message(source, target, count) for source, target in unlike.values())
+            return max(idle_s(routes, message_traffic(routes, *pair, count)) for pair in unlike.values())
 
         return tuple(slowest(count) for count in counts)
 
@@ -200,11 +199,6 @@ class _Clock:
             return (0.0,) * (len(counts) + 1)
         slowest = max(self._collective("all_reduce", whole, group) for group in groups)
         return tuple(slowest * count / whole / plan.microbatches for count in accumulate(counts, initial=0))
-
-    def _message(self, source: int, target: int, count: int) -> float:
-        if not count:
-            return self._routes.latency_s(self._routes.path(source, target))
-        return self._alone(point_to_point(self._routes, source, target, count))
 
     def _seconds(self, device_type: str) -> list[float]:
         if device_type not in self._compute:
@@ -218,10 +212,5 @@ class _Clock:
         key = (kind, count, group)
         if key not in self._collected:
             traffic = collective(self._routes, kind, group, count, algorithm=self._algorithm)
-            self._collected[key] = self._alone(traffic)
+            self._collected[key] = idle_s(self._routes, traffic)
         return self._collected[key]
-
-    def _alone(self, traffic: Traffic) -> float:
-        links = self._routes.topology.links
-        used = zip(traffic.links, traffic.bytes, strict=True)
-        return traffic.latency_s + max((n / links[i].bandwidth_bytes_per_s for i, n in used), default=0.0)

@@ -91,8 +91,8 @@ class _Binding:
         self.peers: dict[int, int] = {}
         # Each (d, :, t) has messages of its own; where there is one line of ranks, numbers stay as they are.
         self.lines, self.line = self.grid.size // lowering.plan.pp, self.at["dp"] * lowering.plan.tp + self.at["tp"]
-        self.in_order = lowering.place == tuple(range(len(lowering.place)))
         self.alone = self.lines == 1 and not (lowering.tied or any(stage.exchanges for stage in lowering.stages))
+        self.as_written = self.alone and lowering.place == tuple(range(len(lowering.place)))
         self.groups: dict[tuple[str, tuple[int, ...]], tuple[int, ...]] = {}
 
     def script(self, instructions: Instructions) -> Script:
@@ -114,7 +114,7 @@ class _Binding:
     def message(self, one: Send | Receive) -> Instruction:
         """Return a message with its other end."""
         key, peer, count, stage, to, microbatch, way = one
-        if self.alone and self.in_order:
+        if self.as_written:
             return one
         if peer not in self.peers:
             self.peers[peer] = self.device(peer)

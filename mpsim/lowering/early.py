@@ -94,14 +94,11 @@ def _into(one: Operation) -> _Message | None:
 
 def _out_of(one: Operation, shape: Shape) -> _Message | None:
     """Return what an operation makes, as its reader reads it."""
-    if one.kind in "WU":
-        return None
-    reader = shape.behind(one.stage) if one.kind == "F" else shape.before(one.stage)
+    reader = shape.target(one.stage, one.kind)
     return None if reader is None else (reader, "F" if one.kind == "F" else "B", one.microbatch)
 
 
 def _ready(one: Operation, shape: Shape, there: set[_Message]) -> bool:
     """Whether what an operation reads is there, or on its way."""
     message = _into(one)
-    first = message is None or (shape.before if one.kind == "F" else shape.behind)(one.stage) is None
-    return first or message in there
+    return message in there or shape.source(one.stage, one.kind) is None

@@ -52,11 +52,11 @@ def program_of(lowering: Lowering, draw: Draw | None = None) -> Program:
             lowering.routes, resolve_runtime(plan.runtime), plan.algorithm, lowering.launches, lowering.host_speed
         )
         player.play(ranks)
-        residents = []
-        for script in ranks:
-            rank = script.rank // plan.tp % plan.pp
-            held = [lowering.stages[s] for s, home in enumerate(lowering.shape.home) if home == rank]
-            residents += residents_of(held, script.device)
+        # Replicas hold the same, and so do the ranks that share a stage.
+        held = [residents_of([lowering.stages[s] for s in lowering.shape.held_by(p)], 0) for p in range(plan.pp)]
+        residents = [
+            one._replace(device=script.device) for script in ranks for one in held[plan.grid.at(script.rank)["pp"]]
+        ]
         return Program(
             streams=player.board.streams(),
             tasks=tuple(player.board.tasks) if draw is None else delayed(player.board.tasks, draw),

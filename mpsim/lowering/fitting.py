@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mpsim.collectives.traffic import point_to_point
+from mpsim.collectives.traffic import idle_s, message_traffic
 from mpsim.lowering.costs import Costs
 from mpsim.lowering.memory import residents_of, within
-from mpsim.lowering.stages import Stage
+from mpsim.lowering.stages import Stage, gradient_bytes
 from mpsim.plan.automatic import Fitted, StageTimes
 from mpsim.plan.model import Plan
 from mpsim.plan.operations import Operation
@@ -37,7 +37,7 @@ def fitted_rows(
     limits = [_limit(rank, shape, stages, devices, routes) for rank in range(plan.pp)]
     message_s = max(
         (
-            _message_s(routes, here[0], there[0], stage.output.forward_bytes)
+            idle_s(routes, message_traffic(routes, here[0], there[0], stage.output.forward_bytes))
             for stage, here, there in zip(stages, devices, devices[1:], strict=False)
             if stage.output is not None and here != there
         ),
@@ -63,28 +63,14 @@ def _times(stage: Stage, devices: Sequence[int], costs: Costs, routes: Routes) -
 
 
 def _limit(rank: int, shape: Shape, stages: Sequence[Stage], devices: Sequence[Sequence[int]], routes: Routes) -> float:
-    held = [stages[s] for s, home in enumerate(shape.home) if home == rank]
+    held = [stages[s] for s in shape.held_by(rank)]
     once = sum(max(stage.activation_bytes, 1) for stage in held)
-    memories = [
-        routes.topology.devices[device].memory_bytes
-        for s, home in enumerate(shape.home)
-        if home == rank
-        for device in devices[s]
-    ]
+    memories = [routes.topology.devices[device].memory_bytes for s in shape.held_by(rank) for device in devices[s]]
     if not all(memories):
         return 2.0 * (max(shape.home) + 1) * once
     throughout = sum(one.bytes for one in residents_of(held, 0))
-    gradients = {gradient.parameter: gradient.bytes for stage in held for _, gradient in stage.gradients}
+    gradients = gradient_bytes(held)
     made = -(-sum(gradients.values()) // held[0].shares)
     passing = max(within(stage, kind, gradients).most for stage in held for kind in ("forward", "backward"))
     gathered = 2 * max((count for stage in held for count, _ in stage.units.values()), default=0)
     return float(max(min(memories) - throughout - made - max(passing, 0) - gathered, once))
-
-
-def _message_s(routes: Routes, source: int, target: int, count: int) -> float:
-    if not count:
-        return routes.latency_s(routes.path(source, target))
-    traffic = point_to_point(routes, source, target, count)
-    links = routes.topology.links
-    used = zip(traffic.links, traffic.bytes, strict=True)
-    return traffic.latency_s + max(n / links[i].bandwidth_bytes_per_s for i, n in used)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from mpsim.lowering.instructions import Compute, Drop, Hold, Instructions
 from mpsim.lowering.memory import within
-from mpsim.lowering.stages import Stage
+from mpsim.lowering.stages import Stage, gradient_bytes
 
 __all__ = ["Holdings", "SharedGradients"]
 
@@ -46,7 +46,7 @@ class Holdings:
     def __init__(self, number: int, stage: Stage, shared: SharedGradients) -> None:
         self.number, self.stage = number, stage
         self.layers = self.stage.layers
-        self.sizes = {gradient.parameter: gradient.bytes for _, gradient in self.stage.gradients}
+        self.sizes = gradient_bytes([stage])
         self.own = {name: count for name, count in self.sizes.items() if name not in shared.names}
         self.gradients = -(-sum(self.own.values()) // stage.shares)
         self.shared, self.others = shared, {name: self.sizes[name] for name in self.sizes if name in shared.names}

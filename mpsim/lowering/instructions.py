@@ -83,8 +83,8 @@ class Compute(NamedTuple):
         return f"{self.name}[{self.first}:{self.last}]"
 
 
-class Send(NamedTuple):
-    """Hand a message to the runtime and go on; a `Wait` for its key is over once the buffer can be used again.
+class _Message(NamedTuple):
+    """What either end of a message says of it.
 
     `key` is the same at both ends and unique in the step; `peer` is an index into the topology's devices; `direction`
     is ``F`` for activations and ``B`` for gradients; `stage` is the sender's and `to` the receiver's.
@@ -103,25 +103,20 @@ class Send(NamedTuple):
         """Such as ``0F3>1``."""
         return f"{self.stage}{self.direction}{self.microbatch}>{self.to}"
 
+
+class Send(_Message):
+    """Hand a message to the runtime and go on; a `Wait` for its key is over once the buffer can be used again."""
+
+    __slots__ = ()
+
     def __str__(self) -> str:
         return f"send {self.name}"
 
 
-class Receive(NamedTuple):
+class Receive(_Message):
     """Tell the runtime where a message will go; a `Wait` for its key is over once all of it is there."""
 
-    key: Key
-    peer: int
-    bytes: int
-    stage: int
-    to: int
-    microbatch: int
-    direction: str
-
-    @property
-    def name(self) -> str:
-        """That of the message."""
-        return f"{self.stage}{self.direction}{self.microbatch}>{self.to}"
+    __slots__ = ()
 
     def __str__(self) -> str:
         return f"receive {self.name}"

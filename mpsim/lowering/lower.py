@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 
 from mpsim.errors import MpsimError
 from mpsim.lowering.costs import Costs, weakest
@@ -24,9 +23,9 @@ from mpsim.lowering.model import Lowering
 from mpsim.lowering.shared import shared_gradients
 from mpsim.lowering.stages import cut, microbatch_size
 from mpsim.plan.model import Plan
-from mpsim.plan.rows import rows_of, shape_of
 from mpsim.plan.runtimes import posting_of, resolve_runtime
 from mpsim.plan.schedules import Operation
+from mpsim.plan.shape import shape_of
 from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
 from mpsim.workload.model import Fidelity, Workload
@@ -64,8 +63,9 @@ def lower(
     check_devices(costs, (topology.devices[device] for device in place))
     topology = for_costs(topology, costs)
     routes = Routes(topology)
-    rows = rows_of(plan)
-    if plan.sharding.zero and any(operation.kind == "U" for row in rows for operation in row):
+    rows = plan.rows()
+    asynchronous = any(operation.kind == "U" for row in rows for operation in row)
+    if plan.sharding.zero and asynchronous:
         raise MpsimError(
             f"plan: {plan.sharding.text} gathers what an update has changed, {plan.schedule_name} updates amid the"
             " step: use another schedule, or whole replicas"
@@ -82,55 +82,60 @@ def lower(
         costs=costs,
         routes=routes,
         fidelity=Fidelity.weakest(weakest(costs, topology, place), *([Fidelity.SCALED] if plan.sharding.zero else [])),
-        closing={},
+        closing=frozenset(),
         tied=(),
         posting="",
+        asynchronous=asynchronous,
         launches=_launches(costs, plan, {topology.devices[device].type for device in place}, host_speed),
         host_speed=host_speed,
     )
-    return cut_at(lowering, plan.boundaries)
+    return _run(_cut(lowering, plan.boundaries))
 
 
 def cut_at(lowering: Lowering, boundaries: tuple[int, ...] | None) -> Lowering:
     """Return the same plan with other stages, and what follows from them; None balances them."""
-    plan = replace(lowering.plan, boundaries=boundaries)
-    costs, routes, place, shape = lowering.costs, lowering.routes, lowering.place, lowering.shape
-    stages = cut(costs, routes, plan, place, shape)
-    rows = fitted_rows(lowering.rows, plan, shape, stages, costs, routes, place)
-    made = replace(
-        lowering,
-        rows=rows,
-        stages=stages,
-        closing=_closing(rows),
-        tied=shared_gradients(stages, shape, plan.dp if plan.sharding.zero else 1),
-    )
-    return run_by(made, plan.runtime)
+    made = _cut(lowering, boundaries)
+    return made if made.rows == lowering.rows else _run(made)
 
 
 def run_by(lowering: Lowering, runtime: str) -> Lowering:
     """Return the same plan, cut as it is, under another runtime."""
-    plan, rows = replace(lowering.plan, runtime=runtime), lowering.rows
-    posting = posting_of(resolve_runtime(runtime), rows)
-    early = _early(rows, lowering.shape) if posting == "early" else ()
-    return replace(lowering, plan=plan, posting=posting, early=early)
+    return _posted(replace(lowering, plan=replace(lowering.plan, runtime=runtime)))
 
 
-# A plan is cut again and again in search of the best boundaries, its rows stay.
-_early = lru_cache(maxsize=8)(early_receives)
+def _cut(lowering: Lowering, boundaries: tuple[int, ...] | None) -> Lowering:
+    """Return a plan with its stages, and the rows that its schedule makes for them."""
+    plan = replace(lowering.plan, boundaries=boundaries)
+    costs, routes, place, shape = lowering.costs, lowering.routes, lowering.place, lowering.shape
+    stages = cut(costs, routes, plan, place, shape)
+    rows = fitted_rows(lowering.rows, plan, shape, stages, costs, routes, place)
+    tied = shared_gradients(stages, shape, plan.dp if plan.sharding.zero else 1)
+    return replace(lowering, rows=rows, stages=stages, tied=tied)
 
 
-def _closing(rows: Sequence[Sequence[Operation]]) -> dict[tuple[int, str, int], int]:
-    """Return the backward passes that complete gradients, with the micro-batch of the update behind each, or -1."""
-    found = {}
+def _run(lowering: Lowering) -> Lowering:
+    """Return a plan with what follows from its rows."""
+    return _posted(replace(lowering, closing=_closing(lowering.rows)))
+
+
+def _posted(lowering: Lowering) -> Lowering:
+    """Return a plan with what its runtime makes of its rows."""
+    rows, posting = lowering.rows, posting_of(resolve_runtime(lowering.plan.runtime), lowering.rows)
+    return replace(lowering, posting=posting, early=early_receives(rows, lowering.shape) if posting == "early" else ())
+
+
+def _closing(rows: Sequence[Sequence[Operation]]) -> frozenset[tuple[int, str, int]]:
+    """Return the last backward pass of each stage before each of its updates, or before the step's end."""
+    found = set()
     for row in rows:
         last: dict[int, tuple[int, str, int]] = {}
         for stage, kind, microbatch, *_ in row:
             if kind in "BW":
                 last[stage] = (stage, kind, microbatch)
             elif kind == "U":
-                found[last.pop(stage)] = microbatch
-        found.update(dict.fromkeys(last.values(), -1))
-    return found
+                found.add(last.pop(stage))
+        found.update(last.values())
+    return frozenset(found)
 
 
 def _launches(costs: Costs, plan: Plan, types: set[str], host_speed: float) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
-from mpsim.lowering.stages import Stage
+from mpsim.lowering.stages import Stage, gradient_bytes
 from mpsim.program.allocator import segment_bytes
 from mpsim.program.model import Resident
 
@@ -34,7 +34,7 @@ def residents_of(stages: Sequence[Stage], device: int) -> list[Resident]:
 
 def _states(stages: Sequence[Stage], count: int) -> list[int]:
     """Return the tensors of an optimizer's state of so many bytes: as many for each gradient as it has room for."""
-    trained = {gradient.parameter: gradient.bytes for stage in stages for _, gradient in stage.gradients}
+    trained = gradient_bytes(stages)
     copies = count // sum(trained.values()) if sum(trained.values()) else 0
     return [*trained.values()] * copies + [count - copies * sum(trained.values())]
 

@@ -10,8 +10,8 @@ from mpsim.lowering.shared import Shared
 from mpsim.lowering.stages import Stage
 from mpsim.plan.grid import Grid
 from mpsim.plan.model import Plan
-from mpsim.plan.rows import Shape
 from mpsim.plan.schedules import Operation
+from mpsim.plan.shape import Shape
 from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
 from mpsim.workload.layers import TIMES
@@ -45,15 +45,16 @@ class Lowering:
         Of the topology.
     fidelity : Fidelity
         The weakest that is used.
-    closing : dict
-        The backward passes, as (stage, kind, micro-batch), after which gradients are complete, with the micro-batch of
-        the update that follows: -1 for one of the whole step.
+    closing : frozenset
+        The backward passes, as (stage, kind, micro-batch), after which gradients are complete.
     tied : tuple of Shared
         Gradients that several stages hold.
     posting : str
         When messages are posted and waited for, as in `mpsim.lowering.passes.post`.
     early : tuple
         Where that is ``early``, what `mpsim.lowering.early` says of the rows.
+    asynchronous : bool
+        Whether stages update when their rows say so, and not at the end of the step.
     launches : bool
         Whether each rank has a host, which takes what the trace says over `host_speed`.
     host_speed : float
@@ -70,10 +71,11 @@ class Lowering:
     costs: Costs
     routes: Routes
     fidelity: Fidelity
-    closing: dict[_Pass, int]
+    closing: frozenset[_Pass]
     tied: tuple[Shared, ...]
     posting: str
     early: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    asynchronous: bool = False
     launches: bool = False
     host_speed: float = 1.0
 
@@ -81,11 +83,6 @@ class Lowering:
     def grid(self) -> Grid:
         """Where each rank stands."""
         return self.plan.grid
-
-    @property
-    def asynchronous(self) -> bool:
-        """Whether stages update when their rows say so, and not at the end of the step."""
-        return any(update >= 0 for update in self.closing.values())
 
     @property
     def boundaries(self) -> tuple[int, ...]:

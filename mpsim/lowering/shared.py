@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mpsim.lowering.instructions import Copies, Tied
 from mpsim.lowering.stages import Stage
-from mpsim.plan.rows import Shape
+from mpsim.plan.shape import Shape
 
 __all__ = ["Shared", "shared_gradients"]
 

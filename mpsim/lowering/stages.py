@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mpsim.errors import MpsimError
@@ -13,13 +13,13 @@ from mpsim.lowering.costs import Costs
 from mpsim.lowering.crossings import Crossing, crossings, tensor_bytes
 from mpsim.plan.model import Plan
 from mpsim.plan.partition import stage_slices
-from mpsim.plan.rows import Shape
+from mpsim.plan.shape import Shape
 from mpsim.program.allocator import on_cuda, update_copies, workspace_bytes
 from mpsim.topology.routes import Routes
 from mpsim.workload.model import Cost, Gradient, Layer, Parameter, Workload
 from mpsim.workload.tensors import tensor_bytes as tensor_bytes_of
 
-__all__ = ["Stage", "cut", "microbatch_size", "scales_of"]
+__all__ = ["Stage", "cut", "global_batch", "gradient_bytes", "microbatch_size", "scales_of"]
 
 _Calls = tuple[tuple[str, int], ...]
 # Bytes by what they are of: ("parameter", its name), ("layer", its name), or the whole device.
@@ -37,6 +37,18 @@ def microbatch_size(workload: Workload, plan: Plan) -> int:
     4
     """
     return plan.batch // (plan.dp * plan.microbatches) if plan.batch else workload.microbatch
+
+
+def global_batch(workload: Workload, plan: Plan) -> int:
+    """Return the samples in one step of a plan, over all replicas.
+
+    Examples
+    --------
+    >>> from mpsim.workload.model import Layer
+    >>> global_batch(Workload.chain("w", [Layer.given("a", forward_s=1, backward_s=1)]), Plan(microbatches=8, dp=2))
+    16
+    """
+    return microbatch_size(workload, plan) * plan.microbatches * plan.dp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +98,11 @@ class Stage:
     buckets: tuple[Bucket, ...]
     units: dict[int, tuple[int, int]]
     shares: int = 1
+
+
+def gradient_bytes(stages: Iterable[Stage]) -> dict[str, int]:
+    """Return the bytes of the gradients of some stages by parameter: what several of them make is there once."""
+    return {gradient.parameter: gradient.bytes for stage in stages for _, gradient in stage.gradients}
 
 
 def cut(costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...], shape: Shape) -> tuple[Stage, ...]:

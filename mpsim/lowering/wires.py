@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from mpsim.collectives.gloo import phase_lengths
-from mpsim.collectives.traffic import point_to_point
+from mpsim.collectives.traffic import message_traffic, point_to_point
 from mpsim.errors import MpsimError
 from mpsim.lowering.board import NOW, Board, Now
 from mpsim.lowering.instructions import Collective, Receive, Send
@@ -115,9 +115,15 @@ class Wires:
         key = (source, target, count)
         if key not in self._ports:
             streams = self.board.stream(source, f"to {target}"), self.board.stream(target, f"from {source}")
-            nothing = Traffic(latency_s=self.routes.latency_s(self.routes.path(source, target)))
-            self._ports[key] = streams, point_to_point(self.routes, source, target, count) if count else nothing
+            self._ports[key] = streams, self._message(*key)
         return self._ports[key]
+
+    def _message(self, source: int, target: int, count: int) -> Traffic:
+        """Return the traffic of a message, made once for all that are alike."""
+        key = (source, target, count)
+        if key not in self._traffic:
+            self._traffic[key] = message_traffic(self.routes, source, target, count)
+        return self._traffic[key]
 
     def _wires(self, source: int, hop: Hop) -> tuple[int, ...]:
         """Return the streams that a message occupies while its bytes move."""
@@ -128,9 +134,7 @@ class Wires:
 
     def _flight(self, hop: Hop, kind: str, source: int, target: int, after: int) -> int:
         """Return the task after which what left `source` is at `target`."""
-        seconds = self.routes.latency_s(self.routes.path(source, target))
-        if kind == "send" and hop.bytes > 0:
-            seconds = point_to_point(self.routes, source, target, hop.bytes).latency_s
+        seconds = self._message(source, target, hop.bytes if kind == "send" else 0).latency_s
         if hop.kind != "send":
             seconds += self.routes.topology.devices[source].hop_s
         if not seconds:

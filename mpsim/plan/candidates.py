@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import product
 
+from mpsim.plan.flat import zb_h1, zb_h2
 from mpsim.plan.greedy import Rules, greedy
-from mpsim.plan.operations import Operation, Rows
 from mpsim.plan.placing import Pipeline, Placing, in_order
 from mpsim.plan.rounds import rounds
 
-__all__ = ["FLAT", "Choice", "V", "aheads", "best_placed", "grid", "handcrafted"]
+__all__ = ["FLAT", "Choice", "V", "aheads", "best_placed", "grid"]
 
 Choice = tuple[str, float, float, bool]
 """How far ranks run ahead, by name, and the rest of `Rules`."""
@@ -48,14 +48,13 @@ def best_placed(pipeline: Pipeline, costs_s: Callable[[Placing], tuple[float, ..
         What is made small, the first number before the others; no first one is below what a rank works.
     """
     search = _Search(pipeline, costs_s)
-    is_flat = len(pipeline.stages) == len(pipeline.limits)
     most = _MOST_OPERATIONS // (3 * len(pipeline.stages) * pipeline.microbatches)
     for placed in _published(pipeline, most):
         search.offer(placed)
-    first = FLAT if is_flat else V
+    first = FLAT if pipeline.is_flat else V
     for choice in first:
         search.try_greedy(choice)
-    rest = set(grid(is_flat)) - set(first)
+    rest = set(grid(pipeline.is_flat)) - set(first)
     for _ in range(min(most - len(first), len(rest))):
         choice = min(rest, key=lambda one: (_distance(one, search.nearest), one))
         rest.remove(choice)
@@ -69,7 +68,7 @@ class _Search:
     def __init__(self, pipeline: Pipeline, costs_s: Callable[[Placing], tuple[float, ...]]) -> None:
         self.pipeline, self.costs_s = pipeline, costs_s
         self.best: Placing | None = None
-        self.nearest: Choice = (FLAT if len(pipeline.stages) == len(pipeline.limits) else V)[0]
+        self.nearest: Choice = (FLAT if pipeline.is_flat else V)[0]
         self.least_s = pipeline.work_s() * (1 + _EQUAL)
 
     def offer(self, placed: Placing | None) -> bool:
@@ -90,10 +89,9 @@ class _Search:
 
 
 def _published(pipeline: Pipeline, most: int) -> Iterator[Placing | None]:
-    ranks = len(pipeline.limits)
-    if len(pipeline.stages) == ranks:
-        for slope in (1, 2):
-            yield in_order(pipeline, handcrafted(ranks, pipeline.microbatches, slope))
+    if pipeline.is_flat:
+        for handcrafted in (zb_h1, zb_h2):
+            yield in_order(pipeline, handcrafted(len(pipeline.limits), pipeline.microbatches))
         return
     for fills in [*product((True, False), repeat=2)][: max(1, most // 3)]:  # about three tries each
         yield rounds(pipeline, *fills)
@@ -128,28 +126,3 @@ def aheads(ranks: int) -> dict[str, tuple[float, ...]]:
         "twice": (2.0 * ranks,) * ranks,
         "memory": (float("inf"),) * ranks,
     }
-
-
-def handcrafted(ranks: int, microbatches: int, slope: int) -> Rows:
-    """Return ZB-H1 (slope 1) or ZB-H2 (slope 2): W lags behind I by `slope` more on each rank.
-
-    Examples
-    --------
-    >>> from mpsim.plan.schedules import format_rows
-    >>> print(format_rows(handcrafted(2, 3, 1)))
-    0F0 0F1 0I0 0W0 0F2 0I1 0W1 0I2 0W2
-    1F0 1I0 1F1 1I1 1W0 1F2 1I2 1W1 1W2
-    """
-    rows: Rows = []
-    for rank in range(ranks):
-        ahead, lag = min(microbatches, slope * (ranks - rank - 1) + 1), slope * rank
-        row = [Operation(rank, "F", k) for k in range(ahead)]
-        for k in range(microbatches + lag):
-            if k < microbatches:
-                row.append(Operation(rank, "I", k))
-            if lag <= k:
-                row.append(Operation(rank, "W", k - lag))
-            if ahead + k < microbatches:
-                row.append(Operation(rank, "F", ahead + k))
-        rows.append(row)
-    return rows

@@ -10,7 +10,7 @@ from mpsim.documents import Provenance
 from mpsim.errors import MpsimError, unknown
 from mpsim.plan.automatic import Fitted
 from mpsim.plan.grid import Grid
-from mpsim.plan.operations import Rows
+from mpsim.plan.operations import Operation, Rows
 from mpsim.plan.runtimes import resolve_runtime
 from mpsim.plan.schedule_file import given_schedule
 from mpsim.plan.schedules import Schedule, resolve_schedule, rows_for
@@ -150,6 +150,21 @@ class Plan:
                 raise MpsimError(f"plan places a rank on device {device}, topology has 0 to {n_devices - 1}")
         return placed
 
+    def rows(self) -> tuple[tuple[Operation, ...], ...]:
+        """Return the rows of its schedule, checked: what each pipeline rank runs.
+
+        Raises
+        ------
+        MpsimError
+            The schedule does not take so many chunks, or its rows are no schedule.
+
+        Examples
+        --------
+        >>> [len(row) for row in Plan(pp=2, microbatches=3).rows()]
+        [6, 6]
+        """
+        return tuple(map(tuple, rows_for(self.schedule, self.pp, self.microbatches, self.chunks or None)))
+
     @property
     def schedule_name(self) -> str:
         """The schedule's registered name, or that of its function."""
@@ -220,7 +235,7 @@ def save_plan(path: str | Path, plan: Plan, provenance: Provenance = _UNSAID) ->
     if isinstance(plan.schedule, Fitted):
         raise MpsimError(f"plan's schedule {plan.schedule_name!r} is made for its stages: name it as it is registered")
     if not isinstance(plan.schedule, str):
-        plan = replace(plan, schedule=rows_for(plan.schedule, plan.pp, plan.microbatches, plan.chunks or None))
+        plan = replace(plan, schedule=[list(row) for row in plan.rows()])
     documents.write(path, "plan", _VERSION, _PlanFile(plan=plan, provenance=provenance))
 
 

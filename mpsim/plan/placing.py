@@ -56,6 +56,11 @@ class Pipeline(NamedTuple):
     message_s: float
     limits: tuple[float, ...]
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether each rank has one stage."""
+        return len(self.stages) == len(self.limits)
+
     def of_rank(self, rank: int) -> list[int]:
         """Return the stages of a rank, in order."""
         return [stage for stage, home in enumerate(self.home) if home == rank]

@@ -33,13 +33,21 @@ class Shape(NamedTuple):
         """Copies of the pipeline."""
         return len(self.home) // self.stages
 
-    def before(self, stage: int) -> int | None:
-        """Return the stage before in the same direction, if there is one."""
-        return stage - 1 if stage % self.stages else None
+    def held_by(self, rank: int) -> list[int]:
+        """Return the stages that live on a pipeline rank, copies included."""
+        return [stage for stage, home in enumerate(self.home) if home == rank]
 
-    def behind(self, stage: int) -> int | None:
-        """Return the stage behind in the same direction, if there is one."""
-        return stage + 1 if (stage + 1) % self.stages else None
+    def source(self, stage: int, kind: str) -> int | None:
+        """Return the stage whose outcome an operation of a kind needs: before it for F, behind it for B and I."""
+        if kind == "F":
+            return stage - 1 if stage % self.stages else None
+        return stage + 1 if kind in "BI" and (stage + 1) % self.stages else None
+
+    def target(self, stage: int, kind: str) -> int | None:
+        """Return the stage that needs the outcome of an operation of a kind."""
+        if kind == "F":
+            return stage + 1 if (stage + 1) % self.stages else None
+        return stage - 1 if kind in "BI" and stage % self.stages else None
 
 
 def shape_of(rows: Sequence[Sequence[Operation]]) -> Shape:

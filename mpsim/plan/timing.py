@@ -31,9 +31,7 @@ def waits_for(operation: Operation, shape: Shape) -> Operation | None:
     ('0F0', '1I0')
     """
     stage, kind, microbatch = operation[:3]
-    if kind not in ("F", "B", "I"):
-        return None
-    source = shape.before(stage) if kind == "F" else shape.behind(stage)
+    source = shape.source(stage, kind)
     return None if source is None else Operation(source, "F" if kind == "F" else "I", microbatch)
 
 

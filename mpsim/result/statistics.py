@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mpsim.errors import MpsimError
 from mpsim.result.model import Result
 
-__all__ = ["Interval", "cdf", "interval", "middle", "quantile", "tie"]
+__all__ = ["Interval", "cdf", "check_baseline", "interval", "middle", "quantile", "tie"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +123,24 @@ def tie(a: Result, b: Result) -> bool:
         )
     first, second = interval(a), interval(b)
     return first.low_s <= second.high_s and second.low_s <= first.high_s
+
+
+def check_baseline(baseline: Result | None, batch: int, whose: str = "plan") -> None:
+    """Refuse a baseline of another global batch than that of a plan.
+
+    Raises
+    ------
+    MpsimError
+        Naming `whose` batch is another.
+
+    Examples
+    --------
+    >>> check_baseline(None, 64)
+    """
+    if baseline is not None and baseline.global_batch != batch:
+        raise MpsimError(
+            f"baseline has a global batch of {baseline.global_batch}, the {whose} {batch}: a speedup needs equal ones"
+        )
 
 
 def middle(steps: Sequence[float]) -> int:

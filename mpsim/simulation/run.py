@@ -14,12 +14,12 @@ from mpsim.lowering.caveats import borrowed, caveats, measured_on, scalings
 from mpsim.lowering.draws import Seed, Trials, Variability
 from mpsim.lowering.emit import program_of
 from mpsim.lowering.model import Lowering
-from mpsim.lowering.stages import microbatch_size
+from mpsim.lowering.stages import global_batch
 from mpsim.plan.model import Plan
 from mpsim.program.account import account_devices, account_traffic, spans_of
 from mpsim.program.model import Program, Timing
 from mpsim.result.model import Result, Spans
-from mpsim.result.statistics import middle
+from mpsim.result.statistics import check_baseline, middle
 from mpsim.scaling import Scaling
 from mpsim.simulation.baseline import one_device
 from mpsim.simulation.preparing import prepare
@@ -142,11 +142,8 @@ def simulate_lowering(
         A baseline of another batch, or a step without an end.
     """
     workload, plan, place = lowering.workload, lowering.plan, lowering.place
-    batch = microbatch_size(workload, plan) * plan.microbatches * plan.dp
-    if baseline is not None and baseline.global_batch != batch:
-        raise MpsimError(
-            f"baseline has a global batch of {baseline.global_batch}, the plan {batch}: a speedup needs equal ones"
-        )
+    batch = global_batch(workload, plan)
+    check_baseline(baseline, batch)
     name, seconds = (baseline.plan, baseline.step_s) if baseline else one_device(lowering, batch, unchecked=unchecked)
     return play(
         partial(program_of, lowering),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from mpsim.engine.replay import replay
 from mpsim.lowering.emit import program_of
-from mpsim.lowering.lower import cut_at, lower
+from mpsim.lowering.lower import lower
 from mpsim.lowering.model import Lowering
 from mpsim.plan.schedule_file import GivenRows
 from mpsim.program.model import Program, Timing
@@ -68,9 +68,10 @@ def _asynchronous_s(lowering: Lowering, program: Program, timing: Timing) -> flo
     def step_s(count: int) -> float:
         if count == 1:
             return timing.step_s
-        longer = replace(plan, microbatches=count * plan.microbatches, batch=count * plan.batch)
+        microbatches, batch = count * plan.microbatches, count * plan.batch
+        longer = replace(plan, microbatches=microbatches, batch=batch, boundaries=lowering.boundaries)
         by_type, speed = lowering.costs.by_type, lowering.host_speed
         several = lower(lowering.workload, lowering.topology, longer, by_type=by_type, host_speed=speed)
-        return replay(program_of(cut_at(several, lowering.boundaries)), lowering.topology).step_s
+        return replay(program_of(several), lowering.topology).step_s
 
     return step_s(full + 1) - step_s(full)

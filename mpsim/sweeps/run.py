@@ -20,6 +20,7 @@ from mpsim.plan.model import MIB, Plan
 from mpsim.plan.schedules import Schedule, resolve_schedule
 from mpsim.result.frames import summary_row
 from mpsim.result.model import Result
+from mpsim.result.statistics import check_baseline
 from mpsim.simulation.run import simulate_lowering
 from mpsim.sweeps.choosing import best_placed
 from mpsim.sweeps.grid import Candidate, candidates
@@ -127,10 +128,7 @@ def sweep(
     by_type = scaled_by_type(workload, topology, by_type, rescale=rescale, speed=speed)
     costs = Costs(workload, by_type, workload.microbatch, 1)
     check_devices(costs, topology.devices)  # any of them may be chosen
-    if baseline is not None and baseline.global_batch != batch:
-        raise MpsimError(
-            f"baseline has a global batch of {baseline.global_batch}, the sweep {batch}: a speedup needs equal ones"
-        )
+    check_baseline(baseline, batch, "sweep")
     grid = candidates(workload, n_devices, batch, microbatches=microbatches, schedules=schedules, tensor=tensor)
     if not grid:
         raise MpsimError(f"tensor sizes {list(tensor or ())} need more than the {n_devices} devices there are")

@@ -18,6 +18,7 @@ from mpsim.emulate.capture.cut import capture
 from mpsim.emulate.parts import crossing_tensors, make_parts
 from mpsim.emulate.pipeline import play
 from mpsim.emulate.splitter import ModelSplitter
+from mpsim.emulate.under_way import UnderWay
 from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan
 from mpsim.plan.schedules import parse_rows
@@ -64,22 +65,25 @@ def test_gradients_accumulate_over_micro_batches_in_flight():
     example = in_double(zoo.get("unet").build(2, **SMALL["unet"]))
     twin = copy.deepcopy(example.model)
     cut = capture(example)
-    parts = make_parts(cut, example.model, (2, 5))
+    parts = [UnderWay(part) for part in make_parts(cut, example.model, (2, 5))]
     feeds = [feeds_of(cut, in_double(zoo.get("unet").build(2, **SMALL["unet"]))) for _ in range(3)]
     sent = {}
     for k in range(3):
         sent[k] = {}
         for part in parts:
-            sent[k] = part.forward(k, sent[k], feeds[k])
+            sent[k] = part.forward(k, sent[k], feeds[k]).sends
     for k in (1, 0, 2):
         gradients, done = {}, []
         for part in reversed(parts):
-            gradients = part.backward(k, gradients, weight=1 / 3, after=done.append)
+            for layer in reversed(part.part.layers):
+                flight = part.backward(k, gradients, weight=1 / 3, layers=range(layer, layer + 1))
+                done.append(layer)
+            gradients = flight.returned
         assert done == list(reversed(range(len(cut.units))))
         assert gradients == {}
     for one in feeds:
         (example.loss(twin(one["input"]), one["target"]) / 3).backward()
-    found = {name: p.grad for part in parts for name, p in part.parameters.items()}
+    found = {name: p.grad for one in parts for name, p in one.part.parameters.items()}
     for name, parameter in twin.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad)
     assert all(parameter.grad is None for parameter in example.model.parameters())
@@ -90,8 +94,9 @@ def test_layers_run_one_by_one_and_backward_in_halves():
     example = Example(model=model, inputs=(torch.randint(0, 7, (2, 5)),))
     cut = capture(example)
     whole, other = (make_parts(cut, model, ())[0] for _ in range(2))
-    whole.forward(0, {}, feeds_of(cut, example))
-    whole.backward(0, {})
+    at_once = UnderWay(whole)
+    at_once.forward(0, {}, feeds_of(cut, example))
+    at_once.backward(0, {})
     flight = other.start({}, feeds_of(cut, example))
     for layer in other.layers:
         flight.forward(layer, layer + 1)
@@ -108,16 +113,16 @@ def test_what_crosses_is_known_before():
     example = Example(model=model, inputs=(torch.rand(3, 4),))
     cut = capture(example)
     found = crossing_tensors(cut, model, feeds_of(cut, example))
-    first, last = make_parts(cut, model, (1,))
-    sent = first.forward(0, {}, feeds_of(cut, example))
-    assert set(found) == set(last.receives) == set(sent)
+    first, last = (UnderWay(part) for part in make_parts(cut, model, (1,)))
+    sent = first.forward(0, {}, feeds_of(cut, example)).sends
+    assert set(found) == set(last.part.receives) == set(sent)
     assert {name: value.requires_grad for name, value in sent.items()} == {
         name: one.needs_gradient for name, one in found.items()
     }
     assert sorted(one.needs_gradient for one in found.values()) == [False, True]
     arrived = {name: torch.empty(one.shape, dtype=one.dtype).copy_(sent[name].detach()) for name, one in found.items()}
     last.forward(0, {name: value.requires_grad_(found[name].needs_gradient) for name, value in arrived.items()}, {})
-    assert list(last.backward(0, {})) == [name for name, one in found.items() if one.needs_gradient]
+    assert list(last.backward(0, {}).returned) == [name for name, one in found.items() if one.needs_gradient]
 
 
 def test_running_statistics_stay_when_crossings_are_found():
@@ -134,11 +139,11 @@ def test_a_part_on_another_device_makes_everything_there():
     model = models.Tied()
     example = Example(model=model, inputs=(torch.randint(0, 7, (2, 5)),))
     cut = capture(example)
-    first, last = make_parts(cut, model, (2,), ["meta", "meta"])
-    last.forward(0, first.forward(0, {}, feeds_of(cut, example)), {})
-    assert last.flights[0].results[cut.loss].is_meta
-    first.backward(0, last.backward(0, {}))
-    held = [*first.parameters.values(), *last.parameters.values()]
+    first, last = (UnderWay(part) for part in make_parts(cut, model, (2,), ["meta", "meta"]))
+    flight = last.forward(0, first.forward(0, {}, feeds_of(cut, example)).sends, {})
+    assert flight.results[cut.loss].is_meta
+    first.backward(0, last.backward(0, {}).returned)
+    held = [*first.part.parameters.values(), *last.part.parameters.values()]
     assert all(parameter.is_meta and parameter.grad.is_meta for parameter in held)
     assert not model.embed.weight.is_meta
 
@@ -146,10 +151,11 @@ def test_a_part_on_another_device_makes_everything_there():
 def test_a_backward_without_a_forward_is_refused():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     (part,) = make_parts(capture(Example(model=model, inputs=(torch.ones(1, 2),))), model, ())
+    flight = part.start({}, {"input": torch.ones(1, 2)})
     with torch.no_grad():
-        part.forward(0, {}, {"input": torch.ones(1, 2)})
+        flight.forward(0, 2)
     with pytest.raises(MpsimError, match="layer 1 has no forward to go back through"):
-        part.backward(0, {})
+        flight.backward(0, 2)
 
 
 def test_rows_that_wait_for_each_other_are_refused():

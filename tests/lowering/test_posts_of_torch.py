@@ -11,7 +11,6 @@ from mpsim.lowering.instructions import Compute, Receive, Send, Wait
 from mpsim.lowering.lower import lower
 from mpsim.lowering.passes import instructions_of
 from mpsim.plan.model import Plan
-from mpsim.plan.rows import rows_of
 from mpsim.plan.schedules import SCHEDULES, gpipe, one_f_one_b
 from mpsim.plan.shape import shape_of
 from mpsim.topology.builders import chain
@@ -80,7 +79,7 @@ def run(monkeypatch, name: str, stages: int, stage: int, microbatches: int):
 def lowered(name, ranks: int, microbatches: int):
     """Return the lowering of a plan, a layer a stage."""
     plan = Plan(pp=ranks, microbatches=microbatches, schedule=name, runtime="torch-gloo")
-    work = chained([layer(f"layer{i}") for i in range(shape_of(rows_of(plan)).stages)], 64)
+    work = chained([layer(f"layer{i}") for i in range(shape_of(plan.rows()).stages)], 64)
     return lower(work, chain(ranks, link="1GB/s@0"), plan)
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from mpsim.errors import MpsimError
 from mpsim.plan.automatic import StageTimes, zero_bubble_rows
-from mpsim.plan.candidates import grid, handcrafted
+from mpsim.plan.candidates import grid
+from mpsim.plan.flat import zb_h1, zb_h2
 from mpsim.plan.greedy import Rules, greedy
 from mpsim.plan.placing import Pipeline, in_order
 from mpsim.plan.schedules import check_rows, format_rows
@@ -123,8 +124,8 @@ def test_flat_rows_hold_to_the_contract(case):
     assert rows == zero_bubble_rows(stages, microbatches, message_s=message_s, limits=limits)
     for row, limit in zip(rows, limits, strict=True):
         assert most_held(row, stages) <= limit * (1 + 1e-6)
-    for slope in (1, 2):
-        known = handcrafted(len(stages), microbatches, slope)
+    for handcrafted in (zb_h1, zb_h2):
+        known = handcrafted(len(stages), microbatches)
         if all(most_held(row, stages) <= limit for row, limit in zip(known, limits, strict=True)):
             for i, barrier in enumerate((False, True)):
                 own = zero_bubble_rows(stages, microbatches, message_s=message_s, limits=limits, barrier=barrier)
@@ -162,7 +163,7 @@ def test_what_greedy_ranks_expect_is_what_their_rows_take(case, choice):
 
 def test_rows_that_do_not_fit_are_not_placed():
     pipeline = Pipeline((UNIT,) * 2, (0, 1), 4, 0.0, (1.0, 1.0))
-    assert in_order(pipeline, handcrafted(2, 4, 1)) is None
+    assert in_order(pipeline, zb_h1(2, 4)) is None
 
 
 @pytest.mark.parametrize(

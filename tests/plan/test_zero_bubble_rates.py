@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import zero_bubble
 
+from mpsim.plan.flat import zb_h2
+
 PROFILES = {(one.table, one.model, one.ranks, one.microbatches): one for one in zero_bubble.profiles()}
 PUBLISHED = zero_bubble.published()
 
@@ -28,7 +30,7 @@ def test_the_automatic_scheduler_is_not_behind(key):
 
 def test_by_the_step_zb_h2_has_another_rate():
     profile = PROFILES["5", "14.6B", 16, 48]
-    rows = zero_bubble.handcrafted(16, 48, 2)
+    rows = zb_h2(16, 48)
     assert round(zero_bubble.rate(profile, rows), 4) == 0.0672
     assert round(zero_bubble.rate(profile, rows, ends=True), 4) == 0.1065
 

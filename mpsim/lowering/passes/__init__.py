@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from mpsim.lowering.instructions import Instructions
 from mpsim.lowering.model import Lowering
+from mpsim.lowering.passes.awaited import awaited
 from mpsim.lowering.passes.buckets import buckets
 from mpsim.lowering.passes.gather import gather
 from mpsim.lowering.passes.hold import hold
@@ -33,6 +34,7 @@ PASSES: tuple[Pass, ...] = (
     overlap,  # two operations in one cell, one computing while the other exchanges
     gather,  # parameters of replicas that shard them, ahead of what uses them; gradients scattered
     buckets,  # gradients of replicas, as backward makes them ready
+    awaited,  # the gradients of replicas, before what they update
     tied,  # gradients of what several stages hold
     hold,  # what is kept, and for how long
 )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from mpsim.lowering.instructions import Bucket, Collective, Compute, Instructions, Key, Wait
 from mpsim.lowering.model import Lowering
-from mpsim.lowering.stages import Stage
+from mpsim.lowering.stages import Stage, gradient_bytes
 
 __all__ = ["buckets"]
 
 
 def buckets(instructions: Instructions, lowering: Lowering) -> Instructions:
-    """Put an all-reduce behind the computation that completes a bucket; all are awaited before the stages update.
+    """Put an all-reduce behind the computation that completes a bucket.
 
     Where replicas shard what the optimizer keeps, each gets its part of the bucket alone (reduce-scatter), and what it
     has updated is gathered behind the update.
@@ -19,19 +19,14 @@ def buckets(instructions: Instructions, lowering: Lowering) -> Instructions:
         return instructions
     kind = "reduce_scatter" if lowering.plan.sharding.zero else "all_reduce"
     found: Instructions = []
-    under_way: list[Key] = []
     gathered: list[Key] = []
     for one in instructions:
-        if isinstance(one, Compute) and one.pass_kind == "U" and under_way:
-            found.append(Wait(tuple(under_way)))
-            under_way = []
         found.append(one)
         if isinstance(one, Compute):
             for i in lowering.filled_after(one):
                 key = ("bucket", one.stage, i, one.microbatch)
                 size = lowering.stages[one.stage].buckets[i].bytes
                 found.append(Collective(key, Bucket(i), kind, "dp", (), size, one.stage, -1))
-                under_way.append(key)
             if one.pass_kind == "U" and lowering.plan.sharding.zero:
                 for i, bucket in enumerate(lowering.stages[one.stage].buckets):
                     key = ("updated", one.stage, i, one.microbatch)
@@ -43,6 +38,6 @@ def buckets(instructions: Instructions, lowering: Lowering) -> Instructions:
 
 def _parameters(count: int, stage: Stage) -> int:
     """Return the bytes of the parameters whose gradients are so many: the two may be of unlike types."""
-    sizes = {gradient.parameter: gradient.bytes for _, gradient in stage.gradients}
+    sizes = gradient_bytes([stage])
     held = sum(stage.held["parameters"].get(("parameter", name), 0) for name in sizes)
     return -(-count * held // sum(sizes.values()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mpsim.lowering.instructions import Collective, Compute, Drop, Hold, Instruction, Instructions, Key, Unit, Wait
+from mpsim.lowering.instructions import Collective, Compute, Drop, Hold, Instruction, Instructions, Unit, Wait
 from mpsim.lowering.model import Lowering
 
 __all__ = ["gather"]
@@ -32,17 +32,11 @@ def gather(instructions: Instructions, lowering: Lowering) -> Instructions:
         behind.setdefault(last, []).append(Drop(hold.key))
     awaited = {first: one.key for first, _, one in uses}
     found: Instructions = []
-    under_way: list[Key] = []
     for at, each in enumerate(instructions):
-        if isinstance(each, Compute) and each.pass_kind == "U" and under_way:
-            found.append(Wait(tuple(under_way)))
-            under_way = []
         found += before.get(at, [])
         if at in awaited:
             found.append(Wait((awaited[at],)))
-        scatters = list(_scatters(each, lowering))
-        found += [each, *behind.get(at, []), *scatters]
-        under_way += [one.key for one in scatters]
+        found += [each, *behind.get(at, []), *_scatters(each, lowering)]
     return found
 
 

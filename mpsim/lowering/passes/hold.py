@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mpsim.lowering.holdings import Holdings, SharedGradients
 from mpsim.lowering.instructions import Compute, Drop, Hold, Instructions
 from mpsim.lowering.model import Lowering
-from mpsim.lowering.stages import Stage
+from mpsim.lowering.stages import Stage, gradient_bytes
 
 __all__ = ["hold"]
 
@@ -43,9 +43,7 @@ def hold(instructions: Instructions, lowering: Lowering) -> Instructions:
 
 def _copied(stages: Sequence[Stage]) -> int:
     """Return the bytes that an update of all stages of a rank, which is one call, takes for a while."""
-    return stages[0].update_copies * sum(
-        {gradient.parameter: gradient.bytes for stage in stages for _, gradient in stage.gradients}.values()
-    )
+    return stages[0].update_copies * sum(gradient_bytes(stages).values())
 
 
 def _around_update(instructions: Instructions, count: int) -> Instructions:
@@ -64,8 +62,7 @@ def _around_update(instructions: Instructions, count: int) -> Instructions:
 
 def _of_rank(instructions: Instructions, lowering: Lowering) -> dict[int, Holdings]:
     """Return what the rank that has these instructions holds of each of its stages; nothing yet."""
-    home = lowering.shape.home
-    rank = next(home[one.stage] for one in instructions if isinstance(one, Compute))
-    numbers = [stage for stage, where in enumerate(home) if where == rank]
+    shape = lowering.shape
+    numbers = shape.held_by(next(shape.home[one.stage] for one in instructions if isinstance(one, Compute)))
     shared = SharedGradients([lowering.stages[number] for number in numbers])
     return {number: Holdings(number, lowering.stages[number], shared) for number in numbers}

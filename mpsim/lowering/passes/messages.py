@@ -46,9 +46,7 @@ class _Port(NamedTuple):
 def _ports(stage: int, way: str, lowering: Lowering) -> tuple[_Port | None, _Port | None]:
     """Return where a stage's messages of one direction come from, and where they go."""
     shape, home = lowering.shape, lowering.shape.home
-    source, target = shape.before(stage), shape.behind(stage)
-    if way == "B":
-        source, target = target, source
+    source, target = shape.source(stage, way), shape.target(stage, way)
     size = lowering.crossing_bytes
     return (
         None if source is None or home[source] == home[stage] else _Port(source, home[source], size(source, stage)),

@@ -17,6 +17,6 @@ def start(lowering: Lowering, rank: int) -> Instructions:
         layers = stages[stage].layers
         found.append(Compute(stage, kind, microbatch, layers.start, layers.stop, overlaps=overlaps))
     if not lowering.asynchronous:
-        held = [stage for stage, home in enumerate(lowering.shape.home) if home == rank]
-        found += [Compute(stage, "U", -1, stages[stage].layers.start, stages[stage].layers.stop) for stage in held]
+        own = [(stage, stages[stage].layers) for stage in lowering.shape.held_by(rank)]
+        found += [Compute(stage, "U", -1, layers.start, layers.stop) for stage, layers in own]
     return found
