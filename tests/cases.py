@@ -56,7 +56,7 @@ def tensor(producer: str, consumers: Sequence[str], count: int, **fields) -> Ten
 
 def chained(layers: Sequence[Layer], count: int) -> Workload:
     """Make a chain of layers whose outputs have `count` bytes."""
-    return Workload.chain("chain", list(layers), activation_bytes=count)
+    return Workload.chain("chain", list(layers), activation_bytes=count, sends="whole")
 
 
 def timetable(result: Result) -> dict[str, tuple[float, float]]:

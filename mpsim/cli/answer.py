@@ -79,7 +79,8 @@ def coordinates(lowering: Lowering) -> tuple[tuple[str, Any], ...]:
     """Return where a plan stands in a grid of plans."""
     plan: Plan = lowering.plan
     return (
-        ("strategy", plan.strategy), ("dp", plan.dp), ("pp", plan.pp), ("tp", plan.tp),
+        ("strategy", plan.strategy), ("dp", plan.dp), ("pp", plan.pp), ("tp", plan.tp), ("cp", plan.cp),
+        ("ep", plan.ep),
         ("microbatches", plan.microbatches), ("microbatch_size", microbatch_size(lowering.workload, plan)),
         ("schedule", plan.schedule_name if plan.pp > 1 else None),
     )  # fmt: skip

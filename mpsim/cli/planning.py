@@ -35,8 +35,16 @@ _OPTIONS = (
     click.option(
         "--fsdp", is_flag=True, help="As --zero 3: each layer's parameters are gathered before they are used."
     ),
+    click.option(
+        "--shards", type=int, metavar="N", help="Replicas that shard together, where not all do (hybrid sharding)."
+    ),
     click.option("--pp", type=int, metavar="N", help="Pipeline stages."),
     click.option("--tp", type=int, metavar="N", help="Ranks that share each layer."),
+    click.option(
+        "--sequence", is_flag=True, help="They also share the sequence where they would do the same work twice."
+    ),
+    click.option("--cp", type=int, metavar="N", help="Ranks that share each sequence, attention included."),
+    click.option("--ep", type=int, metavar="N", help="Ranks, of the dp × cp, that share the experts of a layer."),
     click.option(
         "--microbatches", type=int, metavar="M", help="Parts into which a replica cuts its batch; by default 1."
     ),
@@ -91,8 +99,12 @@ class PlanOptions:
     dp: int | None
     zero: int | None
     fsdp: bool
+    shards: int | None
     pp: int | None
     tp: int | None
+    sequence: bool
+    cp: int | None
+    ep: int | None
     microbatches: int | None
     batch: int | None
     schedule: str | None
@@ -131,8 +143,8 @@ def plan_of(given: PlanOptions, workload: Workload | None, n_devices: int) -> Pl
     _refuse_empty(given)
     base = load_plan(given.plan) if given.plan else Plan()
     names = (
-        "dp", "pp", "tp", "microbatches", "batch", "schedule", "chunks", "bucket", "algorithm", "runtime", "launch",
-        "place",
+        "dp", "pp", "tp", "cp", "ep", "microbatches", "batch", "schedule", "chunks", "bucket", "algorithm",
+        "runtime", "launch", "place",
     )  # fmt: skip
     said = {name: getattr(given, name) for name in names}
     changes: dict[str, Any] = {_FIELDS.get(name, name): value for name, value in said.items() if value is not None}
@@ -170,7 +182,10 @@ def _sharding(given: PlanOptions, base: Plan) -> dict[str, Any]:
     if given.fsdp and given.zero not in (None, 3):
         raise MpsimError(f"--fsdp is --zero 3, --zero {given.zero} was given too: leave one out")
     zero = 3 if given.fsdp else given.zero
-    return {} if zero in (None, base.sharding.zero) else {"sharding": Sharding(zero=zero)}
+    sharding = base.sharding if zero in (None, base.sharding.zero) else Sharding(zero=zero)
+    said: dict[str, Any] = {"shards": given.shards, "sequence": given.sequence or None}
+    sharding = replace(sharding, **{name: value for name, value in said.items() if value is not None})
+    return {} if sharding == base.sharding else {"sharding": sharding}
 
 
 def _of_rows(given: PlanOptions) -> dict[str, Any]:

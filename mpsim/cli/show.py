@@ -113,8 +113,8 @@ def _plan(path: str, schedule: bool) -> _Shown:
     from mpsim.units import format_bytes
 
     plan = load_plan(path)
-    names = ("dp", "pp", "tp", "batch", "microbatches", "schedule", "chunks", "sharding", "boundaries", "bucket_bytes",
-             "first_bucket_bytes", "algorithm", "devices", "runtime")  # fmt: skip
+    names = ("dp", "pp", "tp", "cp", "ep", "batch", "microbatches", "schedule", "chunks", "sharding", "boundaries",
+             "bucket_bytes", "first_bucket_bytes", "algorithm", "devices", "runtime")  # fmt: skip
     fields = {name: documents.encode(getattr(plan, name)) for name in names}
     more = [f"batch {plan.batch or 'as the workload'}", f"buckets of {format_bytes(plan.bucket_bytes)}", plan.runtime]
     rows = plan.rows() if schedule else ()

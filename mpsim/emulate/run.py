@@ -185,8 +185,9 @@ def emulate_lowering(
     check_baseline(baseline, batch)
     if compute not in ("replay", "real"):
         raise unknown("compute", compute, ("replay", "real"))
-    if compute == "real" and plan.sharding.zero:
-        raise MpsimError(f"real computation has whole replicas, the plan {plan.sharding.text}: use --compute replay")
+    shared = plan.sharding.text or (f"cp={plan.cp} ep={plan.ep}" if max(plan.cp, plan.ep) > 1 else "")
+    if compute == "real" and shared:
+        raise MpsimError(f"real computation has whole replicas, the plan {shared}: use --compute replay")
     random = draws and compute == "replay"
     drawn = _drawn(lowering, trials if random else replace(trials, count=1))
     models = recipes(lowering, model, depth) if compute == "real" else ()

@@ -231,7 +231,7 @@ def _line(index: int, part: Part) -> str:
 
 def _number(num_devices: int | None, plan: Plan | None, devices: Sequence[Any] | None) -> int:
     """Return how many parts are asked for, by number, by plan or by a list of devices."""
-    if plan is not None and (plan.dp > 1 or plan.tp > 1):
+    if plan is not None and plan.ranks > plan.pp:
         raise MpsimError(
             f"plan has dp={plan.dp} and tp={plan.tp}, a ModelSplitter is one pipeline: use mpsim.ParallelTrainer"
         )

@@ -26,6 +26,7 @@ from mpsim.plan.partition import stage_slices
 from mpsim.plan.shape import Shape, shape_of
 from mpsim.workload.example import Example, flat_inputs
 from mpsim.workload.source import arguments_of
+from mpsim.workload.split import Split
 
 __all__ = ["ParallelTrainer"]
 
@@ -141,6 +142,10 @@ class ParallelTrainer:
         else:
             bare = Example(model=model, inputs=(), loss=self._loss, tensor_parallel=tensor_parallel or {})
             example = _with_batch(bare, batch, target)
+        if self.plan.split != Split(tp=self.plan.tp):
+            raise MpsimError(
+                f"plan {self.plan.text}: ParallelTrainer trains by dp, pp and tp alone: leave out the rest"
+            )
         first = micro_batches(example, self.plan.dp, self.plan.microbatches)[0][0]
         self._release()
         grid = self._cut(first)

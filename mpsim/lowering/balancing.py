@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import accumulate, combinations, pairwise
 from math import ceil, comb, inf
+from typing import NamedTuple
 
 import numpy as np
 
@@ -80,10 +81,10 @@ class Scales:
         self.layers, self.stages, self._microbatches = len(costs.workload.layers), shape.stages, plan.microbatches
         self._clock = _Clock(costs, routes, plan.algorithm)
         ranks = _by_stage(place, plan, shape)
-        work = [[self._clock.running_total(tuple(group)) for group in replicas] for replicas in ranks]
+        work = [[self._clock.running_total(line) for line in replicas] for replicas in ranks]
         self._work = [tuple(dict.fromkeys(totals)) for totals in work]
         self._replicas = list(dict.fromkeys(zip(*work, strict=True)))
-        flat = [[device for group in replicas for device in group] for replicas in ranks]
+        flat = [[device for line in replicas for device in line.devices] for replicas in ranks]
         # By the layer before which the cut is; nobody cuts before the first or behind the last.
         forward, backward = ([0, *(getattr(cut, f"{way}_bytes") for cut in cuts), 0] for way in ("forward", "backward"))
         none = (0.0,) * (self.layers + 1)
@@ -91,9 +92,9 @@ class Scales:
         sent = [self._clock.sending(zip(a, b, strict=True), forward) if a != b else none for a, b in pairs]
         returned = [self._clock.sending(zip(b, a, strict=True), backward) if a != b else none for a, b in pairs]
         self._forward, self._backward = [*sent, none], [none, *returned]
-        shares = plan.dp if plan.sharding.zero else 1
+        shares = plan.replicas if plan.sharding.zero else 1
         self._update = tuple(s / shares for s in min(self._clock.updating(device) for device in flat[0]))
-        self._reduced = [self._clock.reducing(zip(*replicas, strict=True), plan) for replicas in ranks]
+        self._reduced = [self._clock.reducing(_alike(replicas, plan.tp), plan) for replicas in ranks]
 
     def least_step_s(self, boundaries: tuple[int, ...], in_flight: Sequence[int]) -> float:
         """Return what a step with these stages takes at least, if no backward pass is split.
@@ -139,22 +140,34 @@ class Scales:
         ]
 
 
-def _by_stage(place: tuple[int, ...], plan: Plan, shape: Shape) -> list[list[list[int]]]:
+class _Line(NamedTuple):
+    """The devices of one replica that share the layers of a stage, and of the first of them those along each axis."""
+
+    devices: tuple[int, ...]
+    tp: tuple[int, ...]
+    cp: tuple[int, ...]
+    ep: tuple[int, ...]
+
+
+def _alike(replicas: Sequence[_Line], tp: int) -> list[tuple[int, ...]]:
+    """Return the devices that hold the same part of a stage, for each part."""
+    return [tuple(device for line in replicas for device in line.devices[t::tp]) for t in range(tp)]
+
+
+def _by_stage(place: tuple[int, ...], plan: Plan, shape: Shape) -> list[list[_Line]]:
     """Return the devices that share the layers of each stage: of every replica, and of every copy in it."""
     grid = plan.grid
     homes = [shape.home[stage :: shape.stages] for stage in range(shape.stages)]
-    return [
-        [
-            [place[rank] for rank in grid.group(grid.rank(dp=d, pp=home), "tp")]
-            for d in range(plan.dp)
-            for home in copies
-        ]
-        for copies in homes
-    ]
+
+    def line(rank: int) -> _Line:
+        groups = [grid.group(rank, *axes) for axes in (("cp", "tp"), ("tp",), ("cp",), ("ep",))]
+        return _Line(*(tuple(place[one] for one in group) for group in groups))
+
+    return [[line(grid.rank(dp=d, pp=home)) for d in range(plan.dp) for home in copies] for copies in homes]
 
 
 class _Clock:
-    """Times the layers of a tensor-parallel group, and messages and collectives on an idle network, each kind once."""
+    """Times the layers of ranks that share them, and messages and collectives on an idle network, each kind once."""
 
     def __init__(self, costs: Costs, routes: Routes, algorithm: str) -> None:
         self._costs = costs
@@ -163,13 +176,13 @@ class _Clock:
         self._compute: dict[str, list[float]] = {}
         self._collected: dict[tuple[str, int, tuple[int, ...]], float] = {}
 
-    def running_total(self, group: tuple[int, ...]) -> _Seconds:
+    def running_total(self, line: _Line) -> _Seconds:
         """Return the seconds of the layers before each one, and of all."""
-        devices = [self._routes.topology.devices[device] for device in group]
+        devices = [self._routes.topology.devices[device] for device in line.devices]
         paces = list(dict.fromkeys((node.type, node.speed) for node in devices))
         times = [(self._seconds(kind), speed) for kind, speed in paces]
         layers = [max(own[i] / speed for own, speed in times) for i in range(len(times[0][0]))]
-        shared = [self._collectives(cost, group) for cost in self._costs.of(devices[0].type)]
+        shared = [self._collectives(cost, line) for cost in self._costs.of(devices[0].type)]
         return tuple(accumulate((own + sent for own, sent in zip(layers, shared, strict=True)), initial=0.0))
 
     def updating(self, device: int) -> _Seconds:
@@ -193,9 +206,9 @@ class _Clock:
 
     def reducing(self, groups: Iterable[tuple[int, ...]], plan: Plan) -> _Seconds:
         """Return a micro-batch's part of the all-reduce of gradients of the layers before each one, and of all."""
-        counts = [sum(g.bytes for g in layer.shard(plan.tp).gradients) for layer in self._costs.workload.layers]
+        counts = [sum(g.bytes for g in layer.shard(plan.split).gradients) for layer in self._costs.workload.layers]
         whole = sum(counts)
-        if plan.dp == 1 or not whole:
+        if plan.replicas == 1 or not whole:
             return (0.0,) * (len(counts) + 1)
         slowest = max(self._collective("all_reduce", whole, group) for group in groups)
         return tuple(slowest * count / whole / plan.microbatches for count in accumulate(counts, initial=0))
@@ -205,8 +218,10 @@ class _Clock:
             self._compute[device_type] = [sum(median_s(cost.samples)[:3]) for cost in self._costs.of(device_type)]
         return self._compute[device_type]
 
-    def _collectives(self, cost: Cost, group: tuple[int, ...]) -> float:
-        return sum(self._collective(call.kind, call.bytes, group) for call in cost.collectives if call.bytes)
+    def _collectives(self, cost: Cost, line: _Line) -> float:
+        return sum(
+            self._collective(call.kind, call.bytes, getattr(line, call.axis)) for call in cost.collectives if call.bytes
+        )
 
     def _collective(self, kind: str, count: int, group: tuple[int, ...]) -> float:
         key = (kind, count, group)

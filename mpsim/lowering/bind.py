@@ -19,6 +19,7 @@ from mpsim.lowering.instructions import (
 )
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.passes import instructions_of
+from mpsim.lowering.stages import shards_of
 from mpsim.lowering.times import RankTimes, drawn, medians
 
 __all__ = ["collective_scripts", "scripts"]
@@ -48,7 +49,7 @@ def scripts(lowering: Lowering, draw: Draw | None = None) -> tuple[Script, ...]:
     """
     plan = lowering.plan
     written = [instructions_of(lowering, p) for p in range(plan.pp)]
-    keys = _Keys(2 * len(lowering.stages) * plan.microbatches * plan.dp * plan.tp)
+    keys = _Keys(2 * len(lowering.stages) * plan.microbatches * (plan.ranks // plan.pp))
     bindings = [_Binding(lowering, draw, keys, rank) for rank in range(plan.grid.size)]
     return tuple(binding.script(written[binding.at["pp"]]) for binding in bindings)
 
@@ -66,6 +67,10 @@ def collective_scripts(sizes: Sequence[int], kind: str, devices: Sequence[int]) 
     for i, size in enumerate(sizes):
         steps += [Collective(i, Listed(i, kind), kind, "", group, size, -1, -1), Wait((i,))]
     return tuple(Script(device=device, rank=i, steps=tuple(steps)) for i, device in enumerate(group))
+
+
+# What a result says of the axis of a group: views of dp × cp are data parallelism.
+_SHOWN = {"edp": "dp", "shard": "dp", "replica": "dp"}
 
 
 class _Keys:
@@ -89,8 +94,10 @@ class _Binding:
         self.times: dict[int, RankTimes] = {}
         self.keys: dict[Key, int] = {}
         self.peers: dict[int, int] = {}
-        # Each (d, :, t) has messages of its own; where there is one line of ranks, numbers stay as they are.
-        self.lines, self.line = self.grid.size // lowering.plan.pp, self.at["dp"] * lowering.plan.tp + self.at["tp"]
+        # Each (d, :, c, t) has messages of its own; where there is one line of ranks, numbers stay as they are.
+        self.within = self.at["cp"] * lowering.plan.tp + self.at["tp"]
+        self.lines = self.grid.size // lowering.plan.pp
+        self.line = self.at["dp"] * lowering.plan.cp * lowering.plan.tp + self.within
         self.alone = self.lines == 1 and not (lowering.tied or any(stage.exchanges for stage in lowering.stages))
         self.as_written = self.alone and lowering.place == tuple(range(len(lowering.place)))
         self.groups: dict[tuple[str, tuple[int, ...]], tuple[int, ...]] = {}
@@ -124,7 +131,7 @@ class _Binding:
         """Return a collective with its group."""
         group = self.group(one.axis, one.group)
         key = self.keys[one.key] = self.number(one.key, group)
-        return one._replace(key=key, group=group)
+        return one._replace(key=key, group=group, axis=_SHOWN.get(one.axis, one.axis))
 
     def key_of(self, key: Key) -> int:
         """Return the number of a message or a collective."""
@@ -136,7 +143,7 @@ class _Binding:
         times = self.times.get(stage) or self.times_of(stage)
         if kind == "U":
             # A share of the update is a share of its bytes, and launched like the whole.
-            shares = self.lowering.plan.dp if self.lowering.plan.sharding.zero else 1
+            shares = shards_of(self.lowering.plan) if self.lowering.plan.sharding.zero else 1
             seconds, launch = times.optimizer_s / shares, times.launch_update
             if not seconds:
                 return ()
@@ -147,11 +154,15 @@ class _Binding:
         return (Compute(stage, kind, microbatch, first, last, seconds, launch, overlaps),)
 
     def group(self, axis: str, ranks: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the devices that differ from this one along an axis; of the pipeline's those at `ranks` alone."""
+        """Return the devices that differ from this one along an axis; of the pipeline's those at `ranks` alone.
+
+        To what replicas reduce, ranks that share a sequence are replicas too.
+        """
         if (axis, ranks) not in self.groups:
             place = self.lowering.place
+            axes = ("dp", "cp") if axis == "dp" else (axis,)
             own = (
-                [place[rank] for rank in self.grid.group(self.rank, axis)] if axis != "pp" else map(self.device, ranks)
+                [place[rank] for rank in self.grid.group(self.rank, *axes)] if axis != "pp" else map(self.device, ranks)
             )
             self.groups[axis, ranks] = tuple(own)
         return self.groups[axis, ranks]
@@ -177,7 +188,7 @@ class _Binding:
                 node.speed / draw.slowdown(device),
                 draw,
                 first_layer=layers.start,
-                tp_rank=self.at["tp"],
+                tp_rank=self.within,
                 replica=self.at["dp"],
                 microbatches=plan.microbatches,
                 host_speed=host_speed,

@@ -11,13 +11,14 @@ __all__ = ["Bucket", "fill"]
 
 
 class Bucket(NamedTuple):
-    """Gradients that are all-reduced together, and the layer whose backward completes the last of them."""
+    """Gradients that are reduced together, the layer whose backward completes the last of them, and among whom."""
 
     bytes: int
     layer: int
+    axis: str = "dp"
 
 
-def fill(gradients: Sequence[tuple[int, Gradient]], first_bytes: int, bytes_: int) -> list[Bucket]:
+def fill(gradients: Sequence[tuple[int, Gradient]], first_bytes: int, bytes_: int, axis: str = "dp") -> list[Bucket]:
     """Fill buckets in the order in which gradients become ready; a bucket is closed once it holds enough.
 
     The first bucket is small so that communication starts early
@@ -29,12 +30,14 @@ def fill(gradients: Sequence[tuple[int, Gradient]], first_bytes: int, bytes_: in
         With the layer that completes each.
     first_bytes, bytes_ : int
         What closes the first bucket, and the others.
+    axis : str
+        Of the ranks that reduce them.
 
     Examples
     --------
     >>> g = [(2, Gradient(parameter="c", bytes=6)), (1, Gradient(parameter="b", bytes=6))]
     >>> fill([*g, (0, Gradient(parameter="a", bytes=1))], 4, 7)
-    [Bucket(bytes=6, layer=2), Bucket(bytes=7, layer=0)]
+    [Bucket(bytes=6, layer=2, axis='dp'), Bucket(bytes=7, layer=0, axis='dp')]
     """
     buckets: list[Bucket] = []
     held, limit = 0, first_bytes
@@ -42,6 +45,6 @@ def fill(gradients: Sequence[tuple[int, Gradient]], first_bytes: int, bytes_: in
         held += gradient.bytes
         if held >= limit or i == len(gradients) - 1:
             if held:
-                buckets.append(Bucket(held, layer))
+                buckets.append(Bucket(held, layer, axis))
             held, limit = 0, bytes_
     return buckets

@@ -8,6 +8,7 @@ from mpsim.errors import MpsimError
 from mpsim.topology.model import Device, Topology
 from mpsim.workload.costs import cost_at
 from mpsim.workload.model import Cost, Fidelity, Workload
+from mpsim.workload.split import Split, split_of
 from mpsim.workload.trust import doubts, remarks
 
 __all__ = ["Costs", "weakest"]
@@ -22,16 +23,17 @@ class Costs:
         For devices of every type that has none of its own.
     by_type : mapping of str to Workload
         The same layers, traced on other types of device.
-    microbatch, tensor_parallel : int
+    microbatch : int
+    split : Split or int
         The point of the cost tables.
     """
 
     def __init__(
-        self, workload: Workload, by_type: Mapping[str, Workload], microbatch: int, tensor_parallel: int
+        self, workload: Workload, by_type: Mapping[str, Workload], microbatch: int, split: Split | int
     ) -> None:
         self.workload = workload
         self.by_type = by_type
-        self.point = (microbatch, tensor_parallel)
+        self.point = (microbatch, split_of(split))
         self._tables: dict[str | None, list[Cost]] = {}
         names = [layer.name for layer in workload.layers]
         for kind, other in by_type.items():

@@ -32,7 +32,8 @@ def fitted_rows(
     schedule = resolve_schedule(plan.schedule)
     if not isinstance(schedule, Fitted) or shape.directions > 1 or plan.pp == 1:
         return rows
-    devices = [[place[rank] for rank in plan.grid.group(plan.grid.rank(pp=home), "dp", "tp")] for home in shape.home]
+    grid = plan.grid
+    devices = [[place[rank] for rank in grid.group(grid.rank(pp=home), "dp", "cp", "tp")] for home in shape.home]
     times = [_times(stage, own, costs, routes) for stage, own in zip(stages, devices, strict=True)]
     limits = [_limit(rank, shape, stages, devices, routes) for rank in range(plan.pp)]
     message_s = max(
@@ -70,7 +71,7 @@ def _limit(rank: int, shape: Shape, stages: Sequence[Stage], devices: Sequence[S
         return 2.0 * (max(shape.home) + 1) * once
     throughout = sum(one.bytes for one in residents_of(held, 0))
     gradients = gradient_bytes(held)
-    made = -(-sum(gradients.values()) // held[0].shares)
+    made = held[0].sharded_bytes(gradients)
     passing = max(within(stage, kind, gradients).most for stage in held for kind in ("forward", "backward"))
     gathered = 2 * max((count for stage in held for count, _ in stage.units.values()), default=0)
     return float(max(min(memories) - throughout - made - max(passing, 0) - gathered, once))

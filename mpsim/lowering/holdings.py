@@ -48,7 +48,7 @@ class Holdings:
         self.layers = self.stage.layers
         self.sizes = gradient_bytes([stage])
         self.own = {name: count for name, count in self.sizes.items() if name not in shared.names}
-        self.gradients = -(-sum(self.own.values()) // stage.shares)
+        self.gradients = stage.sharded_bytes(self.own)
         self.shared, self.others = shared, {name: self.sizes[name] for name in self.sizes if name in shared.names}
         # Whether the next backward makes gradients, and does not add to some; what each kind of pass takes for a while.
         self.makes = True

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mpsim.collectives.gloo import gloo_collective
 from mpsim.collectives.traffic import collective
 from mpsim.lowering.board import NOW, Board, Now
-from mpsim.lowering.instructions import Collective, Key
+from mpsim.lowering.instructions import Collective, Key, Shard
 from mpsim.lowering.wires import Wires
 from mpsim.plan.runtimes import Runtime
 from mpsim.program.model import Task, Traffic
@@ -35,7 +35,7 @@ class Joins:
         """Take a rank's post; return what whoever waits for it waits for, None while that is not known."""
         if self.runtime.gloo_collectives and step.kind == "all_reduce" and len(step.group) == 2:
             return self._wires.ring_of_two(step, device, now)
-        if self.runtime.collectives_in_flight or step.axis == "tp" or step.microbatch >= 0:
+        if self.runtime.collectives_in_flight or isinstance(step.of, Shard) or step.microbatch >= 0:
             if step.key not in self._tasks:
                 self._tasks[step.key] = self._put(step)
             self.board.wait(self._tasks[step.key], now)
@@ -73,7 +73,7 @@ class Joins:
         slots = self.runtime.collectives_in_flight
         if slots:
             return self.board.stream(device, f"{step.axis} collectives", slots)
-        of_pass = "tp" if step.axis == "tp" else "gathers"
+        of_pass = step.axis if isinstance(step.of, Shard) else "gathers"
         return self.board.stream(device, of_pass if step.microbatch >= 0 else "gradients")
 
     def _traffic_of(self, kind: str, group: tuple[int, ...], count: int) -> Traffic:

@@ -1,6 +1,6 @@
 """Lower a plan: the only room that knows the words pipeline, tensor and data.
 
-Every rank ``(d, p, t)`` runs the row of its pipeline rank on its compute stream. Around that:
+Every rank ``(d, p, c, t)`` runs the row of its pipeline rank on its compute stream. Around that:
 
 - what crosses from one pipeline rank to another is one message a micro-batch, beside the computation;
 - the collectives of a tensor-parallel layer are awaited by the ranks that share it, as in eager PyTorch;
@@ -21,7 +21,7 @@ from mpsim.lowering.early import early_receives
 from mpsim.lowering.fitting import fitted_rows
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.shared import shared_gradients
-from mpsim.lowering.stages import cut, microbatch_size
+from mpsim.lowering.stages import cut, microbatch_size, shards_of
 from mpsim.plan.model import Plan
 from mpsim.plan.runtimes import posting_of, resolve_runtime
 from mpsim.plan.schedules import Operation
@@ -59,7 +59,7 @@ def lower(
         schedule, more stages than layers, a trace with one clock where the plan says how to launch.
     """
     place = plan.place(len(topology.devices))
-    costs = Costs(workload, by_type or {}, microbatch_size(workload, plan), plan.tp)
+    costs = Costs(workload, by_type or {}, microbatch_size(workload, plan), plan.split)
     check_devices(costs, (topology.devices[device] for device in place))
     topology = for_costs(topology, costs)
     routes = Routes(topology)
@@ -109,7 +109,7 @@ def _cut(lowering: Lowering, boundaries: tuple[int, ...] | None) -> Lowering:
     costs, routes, place, shape = lowering.costs, lowering.routes, lowering.place, lowering.shape
     stages = cut(costs, routes, plan, place, shape)
     rows = fitted_rows(lowering.rows, plan, shape, stages, costs, routes, place)
-    tied = shared_gradients(stages, shape, plan.dp if plan.sharding.zero else 1)
+    tied = shared_gradients(stages, shape, shards_of(plan) if plan.sharding.zero else 1)
     return replace(lowering, rows=rows, stages=stages, tied=tied)
 
 

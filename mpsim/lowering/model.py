@@ -14,13 +14,12 @@ from mpsim.plan.schedules import Operation
 from mpsim.plan.shape import Shape
 from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
-from mpsim.workload.layers import TIMES
+from mpsim.workload.layers import TIMES, ShardCollective
 from mpsim.workload.model import Fidelity, Workload
 
 __all__ = ["Lowering"]
 
 _Pass = tuple[int, str, int]
-_Calls = tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +94,18 @@ class Lowering:
         assert output is not None
         return output.forward_bytes if source < target else output.backward_bytes
 
-    def exchanged_after(self, one: Compute) -> _Calls:
-        """Return the kinds and bytes of the collectives of the layer with which a computation ends."""
-        of_phase = self.stages[one.stage].exchanges.get(_PHASE.get(one.pass_kind, ""), {})
-        return of_phase.get(one.last - 1 if one.pass_kind == "F" else one.first, ())
+    def exchanged(self, one: Compute) -> tuple[tuple[ShardCollective, ...], tuple[ShardCollective, ...]]:
+        """Return the collectives of the layer with which a computation begins, before it, and of its last, behind it.
+
+        What goes on beside a layer is among those before it; it computes by itself.
+        """
+        phase = _PHASE.get(one.pass_kind, "")
+        of_phase = self.stages[one.stage].exchanges.get(phase, {})
+        first, last = (one.first, one.last - 1) if phase == "forward" else (one.last - 1, one.first)
+        return (
+            tuple(each for each in of_phase.get(first, ()) if each.when != "behind"),
+            tuple(each for each in of_phase.get(last, ()) if each.when == "behind"),
+        )
 
     def filled_after(self, one: Compute) -> tuple[int, ...]:
         """Return the buckets that a computation completes."""
@@ -115,7 +122,13 @@ class Lowering:
     def ends(self, one: Compute) -> set[int]:
         """Return the layers at which a computation is to be cut: what they exchange or complete comes behind them."""
         stage = self.stages[one.stage]
-        found = set(stage.exchanges.get(_PHASE.get(one.pass_kind, ""), ()))
+        phase = _PHASE.get(one.pass_kind, "")
+        found = set()
+        for layer, calls in stage.exchanges.get(phase, {}).items():
+            whens = {call.when for call in calls}
+            # A layer is cut off behind it, and before it from the one that runs before.
+            found.update([layer] if whens - {"before"} else [])
+            found.update([layer - 1 if phase == "forward" else layer + 1] if whens - {"behind"} else [])
         if self._closes(one):
             found.update(bucket.layer for bucket in stage.buckets)
         # Each unit begins a run, forward, and ends one on the way back.

@@ -80,7 +80,7 @@ def works(layer: Layer, cost: Cost, edge_bytes: int = 0) -> dict[str, tuple[int,
     >>> found["forward_s"], found["backward_weight_s"], found["optimizer_s"], found["accumulate_s"]
     ((0, 44), (0, 28), (0, 24), (0, 24))
     """
-    shard = layer.shard(cost.tensor_parallel)
+    shard = layer.shard(cost.split)
     kept = cost.saved_bytes
     return {
         "forward_s": (cost.flops, edge_bytes + 2 * kept + shard.parameter_bytes),
@@ -122,7 +122,7 @@ def rescaled(workload: Workload, source: str, target: str) -> Workload:
     def factors(layer: Layer, cost: Cost) -> dict[str, float]:
         around = edges[layer.name]
         dtype = _dtype(workload, layer, around)
-        bytes_of = [tensor_bytes(one, cost.microbatch, workload.microbatch, cost.tensor_parallel) for one in around]
+        bytes_of = [tensor_bytes(one, cost.microbatch, workload.microbatch, cost.split) for one in around]
         try:
             return {
                 name: _seconds(here, flops, moved, dtype) / _seconds(there, flops, moved, dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mpsim.errors import MpsimError
@@ -16,12 +16,13 @@ from mpsim.plan.partition import stage_slices
 from mpsim.plan.shape import Shape
 from mpsim.program.allocator import on_cuda, update_copies, workspace_bytes
 from mpsim.topology.routes import Routes
+from mpsim.workload.layers import ShardCollective
 from mpsim.workload.model import Cost, Gradient, Layer, Parameter, Workload
+from mpsim.workload.split import Split
 from mpsim.workload.tensors import tensor_bytes as tensor_bytes_of
 
-__all__ = ["Stage", "cut", "global_batch", "gradient_bytes", "microbatch_size", "scales_of"]
+__all__ = ["Stage", "cut", "global_batch", "gradient_bytes", "microbatch_size", "scales_of", "shards_of"]
 
-_Calls = tuple[tuple[str, int], ...]
 # Bytes by what they are of: ("parameter", its name), ("layer", its name), or the whole device.
 _Sizes = dict[tuple[str, str], int]
 _Gradients = tuple[tuple[int, Gradient], ...]
@@ -51,9 +52,21 @@ def global_batch(workload: Workload, plan: Plan) -> int:
     return microbatch_size(workload, plan) * plan.microbatches * plan.dp
 
 
+def shards_of(plan: Plan) -> int:
+    """Return into how many parts the replicas of a plan cut what they shard.
+
+    Examples
+    --------
+    >>> from mpsim.plan.sharding import Sharding
+    >>> shards_of(Plan(dp=4, cp=2, sharding=Sharding(zero=1)))
+    8
+    """
+    return plan.sharding.shards or plan.replicas
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """The layers of one stage and what follows from them, on one tensor-parallel rank.
+    """The layers of one stage and what follows from them, on one of the ranks that share it.
 
     Attributes
     ----------
@@ -76,14 +89,17 @@ class Stage:
     output : Crossing or None
         What goes to the next stage; None for the last.
     exchanges : dict
-        By phase, ``forward`` or ``backward``, and layer: the kind and the bytes of each collective between the ranks
-        that share it.
+        By phase, ``forward`` or ``backward``, and layer: the collectives between the ranks that share it.
     buckets : tuple of Bucket
         Of its gradients, where there are replicas that each hold all of them.
     units : dict
         The bytes of the parameters and of the gradients of each layer, where replicas shard them.
     shares : int
         Into how many parts replicas shard gradients; 1 where they do not.
+    experts : frozenset of str
+        Parameters of which each of the ranks that share experts has its own.
+    expert_shares : int
+        Into how many parts the gradients of those are sharded.
     """
 
     layers: range
@@ -94,10 +110,19 @@ class Stage:
     cached: bool
     activation_bytes: int
     output: Crossing | None
-    exchanges: dict[str, dict[int, _Calls]]
+    exchanges: dict[str, dict[int, tuple[ShardCollective, ...]]]
     buckets: tuple[Bucket, ...]
     units: dict[int, tuple[int, int]]
     shares: int = 1
+    experts: frozenset[str] = frozenset()
+    expert_shares: int = 1
+
+    def sharded_bytes(self, sizes: Mapping[str, int]) -> int:
+        """Return the bytes that a rank holds of the gradients of some parameters, which replicas may shard."""
+        return sum(
+            -(-sum(count for name, count in sizes.items() if (name in self.experts) is of_experts) // parts)
+            for of_experts, parts in ((False, self.shares), (True, self.expert_shares))
+        )
 
 
 def gradient_bytes(stages: Iterable[Stage]) -> dict[str, int]:
@@ -107,9 +132,9 @@ def gradient_bytes(stages: Iterable[Stage]) -> dict[str, int]:
 
 def cut(costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...], shape: Shape) -> tuple[Stage, ...]:
     """Cut a workload into the stages of a pipeline, balancing them if the plan names no boundaries."""
-    workload, tp = costs.workload, plan.tp
+    workload, split = costs.workload, plan.split
     microbatch = microbatch_size(workload, plan)
-    cuts = crossings(workload, microbatch, tp)
+    cuts = crossings(workload, microbatch, split)
     boundaries = plan.boundaries
     if boundaries is None:
         boundaries = balanced_boundaries(Scales(costs, routes, plan, place, cuts, shape))
@@ -119,73 +144,95 @@ def cut(costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...], shape:
             " name the first layer of each stage but the first"
         )
     slices = stage_slices(boundaries, len(workload.layers))
-    states = _states(workload, tp)
+    states = _states(workload, split)
     return tuple(_stage(costs, layers, plan, cuts, states) for layers in slices) * shape.directions
 
 
 def scales_of(costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...], shape: Shape) -> Scales:
     """Return what weighs the stages that a workload can be cut into."""
-    cuts = crossings(costs.workload, microbatch_size(costs.workload, plan), plan.tp)
+    cuts = crossings(costs.workload, microbatch_size(costs.workload, plan), plan.split)
     return Scales(costs, routes, plan, place, cuts, shape)
 
 
 def _stage(costs: Costs, layers: range, plan: Plan, cuts: list[Crossing], states: Sequence[_Sizes]) -> Stage:
-    workload, tp = costs.workload, plan.tp
+    workload, split = costs.workload, plan.split
     microbatch = microbatch_size(workload, plan)
     chosen = tuple(costs.of("")[i] for i in layers)
-    gradients = _gradients(workload, layers, tp)
+    gradients = _gradients(workload, layers, split)
     last = layers.stop == len(workload.layers)
-    zero = plan.sharding.zero if plan.dp > 1 else 0
-    held = _held(workload, [workload.layers[i] for i in layers], tp, gradients)
+    zero = plan.sharding.zero if plan.replicas > 1 else 0
+    held = _held(workload, [workload.layers[i] for i in layers], split, gradients)
+    experts = frozenset(gradient.parameter for _, gradient in gradients if gradient.expert)
+    parts = (shards_of(plan), plan.replicas // plan.ep)
     held |= {"optimizer": {of: count for i in layers for of, count in states[i].items()}}
     return Stage(
         layers=layers,
         costs=chosen,
         gradients=gradients,
-        held={holder: _shared_out(sizes, plan.dp if holder in _SHARDED[zero] else 1) for holder, sizes in held.items()},
+        held={
+            holder: _shared_out(sizes, experts, parts) if holder in _SHARDED[zero] else sizes
+            for holder, sizes in held.items()
+        },
         update_copies=update_copies(workload),
         cached=on_cuda(workload),
-        activation_bytes=sum(cost.saved_bytes for cost in chosen) + _received_bytes(workload, layers, microbatch, tp),
+        activation_bytes=sum(cost.saved_bytes for cost in chosen)
+        + _received_bytes(workload, layers, microbatch, split),
         output=None if last else cuts[layers.stop - 1],
         exchanges=_exchanges(layers, chosen),
-        buckets=tuple(fill(gradients, plan.first_bucket_bytes, plan.bucket_bytes)) if plan.dp > 1 and zero < 3 else (),
-        units=_units(workload, layers, tp, gradients) if zero == 3 else {},
-        shares=plan.dp if zero >= 2 else 1,
+        buckets=_buckets(plan, gradients) if zero < 3 else (),
+        units=_units(workload, layers, split, gradients) if zero == 3 else {},
+        shares=parts[0] if zero >= 2 else 1,
+        experts=experts,
+        expert_shares=parts[1] if zero >= 2 else 1,
     )
+
+
+def _buckets(plan: Plan, gradients: _Gradients) -> tuple[Bucket, ...]:
+    """Return the buckets of the gradients that replicas reduce, those of experts apart."""
+    own = [each for each in gradients if each[1].expert]
+    common = [each for each in gradients if not each[1].expert]
+    sizes = (plan.first_bucket_bytes, plan.bucket_bytes)
+    found = fill(common, *sizes) if plan.replicas > 1 else []
+    found += fill(own, *sizes, axis="edp") if plan.replicas > plan.ep else []
+    return tuple(sorted(found, key=lambda bucket: -bucket.layer))
 
 
 # What replicas share among them, by ZeRO's stage.
 _SHARDED = ((), ("optimizer", "master"), ("optimizer", "master"), ("optimizer", "master", "parameters"))
 
 
-def _shared_out(sizes: _Sizes, parts: int) -> _Sizes:
-    return {of: -(-count // parts) for of, count in sizes.items()}
+def _shared_out(sizes: _Sizes, experts: frozenset[str], parts: tuple[int, int]) -> _Sizes:
+    """Return what of some sizes one of those that shard them has: of what belongs to experts so many parts."""
+    return {
+        of: -(-count // parts[of[0] == "experts" or (of[0] == "parameter" and of[1] in experts)])
+        for of, count in sizes.items()
+    }
 
 
-def _units(workload: Workload, layers: range, tp: int, gradients: _Gradients) -> dict[int, tuple[int, int]]:
+def _units(workload: Workload, layers: range, split: Split, gradients: _Gradients) -> dict[int, tuple[int, int]]:
     """Return the bytes of the parameters of each layer that has any, and of the gradients that it completes."""
     found = {}
     for i in layers:
-        own = {p.name: p.bytes for p in workload.layers[i].shard(tp).parameters}
+        own = {p.name: p.bytes for p in workload.layers[i].shard(split).parameters}
         made = sum(gradient.bytes for layer, gradient in gradients if layer == i)
         if own or made:
             found[i] = (sum(own.values()), made)
     return found
 
 
-def _exchanges(layers: range, costs: Sequence[Cost]) -> dict[str, dict[int, _Calls]]:
-    found: dict[str, dict[int, _Calls]] = {}
+def _exchanges(layers: range, costs: Sequence[Cost]) -> dict[str, dict[int, tuple[ShardCollective, ...]]]:
+    found: dict[str, dict[int, tuple[ShardCollective, ...]]] = {}
     for layer, cost in zip(layers, costs, strict=True):
         for phase in ("forward", "backward"):
-            calls = tuple((c.kind, c.bytes) for c in cost.collectives if c.phase == phase and c.bytes)
+            calls = tuple(one for one in cost.collectives if one.phase == phase and one.bytes)
             if calls:
                 found.setdefault(phase, {})[layer] = calls
     return found
 
 
-def _held(workload: Workload, layers: Sequence[Layer], tp: int, gradients: _Gradients) -> dict[str, _Sizes]:
+def _held(workload: Workload, layers: Sequence[Layer], split: Split, gradients: _Gradients) -> dict[str, _Sizes]:
     """Return what layers hold throughout, besides the optimizer's state."""
-    shards = [layer.shard(tp) for layer in layers]
+    shards = [layer.shard(split) for layer in layers]
     parameters = {p.name: p for shard in shards for p in shard.parameters}
     trained = [gradient.parameter for _, gradient in gradients]
     return {
@@ -204,23 +251,23 @@ def _master_bytes(workload: Workload, parameter: Parameter | None) -> int:
     return tensor_bytes_of(parameter.shape, master)
 
 
-def _gradients(workload: Workload, layers: range, tp: int) -> _Gradients:
+def _gradients(workload: Workload, layers: range, split: Split) -> _Gradients:
     """Return the stage's gradients in the order in which backward completes them, tied ones once."""
     found: dict[str, tuple[int, Gradient]] = {}
     for i in reversed(layers):
-        for gradient in workload.layers[i].shard(tp).gradients:
+        for gradient in workload.layers[i].shard(split).gradients:
             found.pop(gradient.parameter, None)
             found[gradient.parameter] = (i, gradient)
     return tuple(found.values())
 
 
-def _states(workload: Workload, tp: int) -> list[_Sizes]:
-    """Return the optimizer's state of each layer: that of each parameter which layers share, and of the rest.
+def _states(workload: Workload, split: Split) -> list[_Sizes]:
+    """Return the optimizer's state of each layer: that of each parameter which layers share, of experts, of the rest.
 
     The trace counts the state of a tied parameter in the first of its layers alone; wherever another of them is, there
     is as much.
     """
-    shards = [layer.shard(tp) for layer in workload.layers]
+    shards = [layer.shard(split) for layer in workload.layers]
     times = Counter(p.name for shard in shards for p in shard.parameters)
     tied: dict[str, int] = {}
     found: list[_Sizes] = []
@@ -232,18 +279,23 @@ def _states(workload: Workload, tp: int) -> list[_Sizes]:
             if times[p.name] > 1 and p.name not in tied and p.bytes
         }
         tied |= new
-        rest = {("layer", layer.name): shard.optimizer_bytes - sum(new.values())}
+        left = shard.optimizer_bytes - sum(new.values())
+        made = sum(gradient.bytes for gradient in shard.gradients if gradient.parameter not in tied)
+        expert = sum(gradient.bytes for gradient in shard.gradients if gradient.expert)
+        of_experts = left * expert // made if expert else 0
+        rest = {("layer", layer.name): left - of_experts}
+        rest |= {("experts", layer.name): of_experts} if of_experts else {}
         found.append(rest | {("parameter", name): tied[name] for name in names if name in tied})
     return found
 
 
-def _received_bytes(workload: Workload, layers: range, microbatch: int, tp: int) -> int:
+def _received_bytes(workload: Workload, layers: range, microbatch: int, split: Split) -> int:
     """Return the bytes of tensors from earlier stages that this one keeps and its layers' saved bytes leave out."""
     inside = {workload.layers[i].name for i in layers}
     before = {layer.name for layer in workload.layers[: layers.start]}
     behind = {layer.name for layer in workload.layers[layers.start :]}
     return sum(
-        tensor_bytes(tensor, microbatch, workload.microbatch, tp)
+        tensor_bytes(tensor, microbatch, workload.microbatch, split)
         for tensor in workload.tensors
         if tensor.producer in before and behind.intersection(tensor.consumers) and tensor.saved_by not in inside
     )

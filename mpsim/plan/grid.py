@@ -7,7 +7,28 @@ from itertools import product
 from math import prod
 from typing import NamedTuple
 
-__all__ = ["Grid"]
+__all__ = ["Grid", "View"]
+
+
+class View(NamedTuple):
+    """Some axes taken as one and cut again: an axis within which ranks follow one another, or across those.
+
+    Attributes
+    ----------
+    name : str
+        Of the axis that it makes.
+    of : tuple of str
+        The axes taken as one.
+    size : int
+        How many ranks follow one another.
+    across : bool
+        Whether the axis is that of the ranks at one place in each run, and not that of a run.
+    """
+
+    name: str
+    of: tuple[str, ...]
+    size: int
+    across: bool = False
 
 
 class Grid(NamedTuple):
@@ -17,6 +38,8 @@ class Grid(NamedTuple):
     ----------
     axes : tuple of (str, int)
         The name and the size of each.
+    views : tuple of View
+        Other ways to cut some of them.
 
     Examples
     --------
@@ -25,9 +48,13 @@ class Grid(NamedTuple):
     (12, {'dp': 1, 'pp': 2, 'tp': 0})
     >>> grid.group(12, "dp"), grid.group(12, "dp", "tp")
     ((4, 12), (4, 5, 12, 13))
+    >>> grid = Grid((("dp", 4), ("tp", 2)), (View("ep", ("dp",), 2), View("edp", ("dp",), 2, across=True)))
+    >>> grid.group(4, "ep"), grid.group(4, "edp")
+    ((4, 6), (0, 4))
     """
 
     axes: tuple[tuple[str, int], ...]
+    views: tuple[View, ...] = ()
 
     @property
     def size(self) -> int:
@@ -49,7 +76,13 @@ class Grid(NamedTuple):
         return {name: found[name] for name, _ in self.axes}
 
     def group(self, rank: int, *axes: str) -> tuple[int, ...]:
-        """Return the ranks that differ from one on these axes alone, in ascending order."""
+        """Return the ranks that differ from one on these axes, or on that of a view, alone, in ascending order."""
+        view = next((view for view in self.views if axes == (view.name,)), None)
+        if view is not None:
+            ranks = self.group(rank, *view.of)
+            at = ranks.index(rank)
+            first = at - at % view.size
+            return ranks[at % view.size :: view.size] if view.across else ranks[first : first + view.size]
         here = self.at(rank)
         ranges: list[Sequence[int]] = [range(size) if name in axes else (here[name],) for name, size in self.axes]
         names = [name for name, _ in self.axes]

@@ -9,13 +9,14 @@ from mpsim import documents
 from mpsim.documents import Provenance
 from mpsim.errors import MpsimError, unknown
 from mpsim.plan.automatic import Fitted
-from mpsim.plan.grid import Grid
+from mpsim.plan.grid import Grid, View
 from mpsim.plan.operations import Operation, Rows
 from mpsim.plan.runtimes import resolve_runtime
 from mpsim.plan.schedule_file import given_schedule
 from mpsim.plan.schedules import Schedule, resolve_schedule, rows_for
 from mpsim.plan.sharding import Sharding
 from mpsim.units import format_bytes
+from mpsim.workload.split import Split
 
 __all__ = ["ALIKE_ALONE", "LAUNCHES", "Plan", "check_size", "load_plan", "save_plan"]
 
@@ -33,13 +34,18 @@ MOST_MICROBATCHES = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A split of a workload over ``dp × pp × tp`` ranks.
+    """A split of a workload over ``dp × pp × cp × tp`` ranks.
 
     Attributes
     ----------
     dp, pp, tp : int
-        Replicas of the data, pipeline stages, and ranks that share each layer. Rank ``(d, p, t)`` is entry
-        ``arange(dp * pp * tp).reshape(dp, pp, tp)[d, p, t]`` of `devices`.
+        Replicas of the data, pipeline stages, and ranks that share each layer. Rank ``(d, p, c, t)`` is entry
+        ``arange(dp * pp * cp * tp).reshape(dp, pp, cp, tp)[d, p, c, t]`` of `devices`.
+    cp : int
+        Ranks that share each sequence (context parallelism); to gradients and their sharding they are as replicas.
+    ep : int
+        Ranks that share the experts of a layer: so many of ``dp × cp`` that follow one another. Gradients of experts
+        are reduced among the ``dp × cp / ep`` that hold the same ones.
     batch : int
         Samples in one step over all replicas; 0: as many as `microbatches` of the workload's reference size.
     microbatches : int
@@ -87,9 +93,11 @@ class Plan:
     launch: str = ""
     chunks: int = 0
     sharding: Sharding = Sharding()
+    cp: int = 1
+    ep: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("dp", "pp", "tp", "microbatches", "bucket_bytes", "first_bucket_bytes"):
+        for name in ("dp", "pp", "tp", "cp", "ep", "microbatches", "bucket_bytes", "first_bucket_bytes"):
             if getattr(self, name) < 1:
                 raise MpsimError(f"plan: {name} is {getattr(self, name)}, expected 1 or more")
         if self.batch < 0:
@@ -99,8 +107,7 @@ class Plan:
         resolve_runtime(self.runtime)
         if self.launch and self.launch not in LAUNCHES:
             raise unknown("way of launching", self.launch, LAUNCHES)
-        if self.sharding.zero and self.dp == 1:
-            raise MpsimError(f"plan: {self.sharding.text} shards over replicas, dp is 1: give it 2 or more")
+        self._check_axes()
         parts = self.dp * self.microbatches
         if self.batch % parts:
             raise MpsimError(
@@ -121,18 +128,61 @@ class Plan:
         if len(set(self.devices)) < len(self.devices):
             raise MpsimError(f"plan places one device at two ranks: {list(self.devices)}; name each once")
 
+    def _check_axes(self) -> None:
+        """Refuse what is shared among ranks that are not there, or do not divide into groups of that size."""
+        sharding, data = self.sharding, f"dp({self.dp}) × cp({self.cp}) = {self.replicas}"
+        if sharding.zero and self.replicas == 1:
+            raise MpsimError(f"plan: {sharding.text} shards over replicas, dp is 1: give it 2 or more")
+        if sharding.sequence and self.tp == 1:
+            raise MpsimError("plan: sequence is shared by the ranks that share weights, tp is 1: give it 2 or more")
+        for name, size in (("ep", self.ep), ("shards", sharding.shards)):
+            if size and self.replicas % size:
+                fits = [n for n in range(1, self.replicas + 1) if self.replicas % n == 0]
+                nearest = min(fits, key=lambda n: abs(n - size))
+                raise MpsimError(f"plan: {name}={size} does not divide {data}: the nearest that does is {nearest}")
+        if sharding.shards and self.ep > 1:
+            raise MpsimError(
+                f"plan: shards={sharding.shards} with ep={self.ep}: those with the same experts shard them, drop one"
+            )
+
+    @property
+    def split(self) -> Split:
+        """Among whom each layer is shared."""
+        return Split(self.tp, self.cp, self.ep, self.sharding.sequence)
+
+    @property
+    def replicas(self) -> int:
+        """Ranks that hold the same layers but for experts, and reduce their gradients among them: dp × cp."""
+        return self.dp * self.cp
+
     @property
     def grid(self) -> Grid:
-        """Its ranks by axis."""
-        return Grid((("dp", self.dp), ("pp", self.pp), ("tp", self.tp)))
+        """Its ranks by axis.
+
+        Other views of dp × cp are ``ep`` and ``edp``, those with the same experts; ``shard``, those that shard
+        together, and ``replica``, those with the same shard.
+        """
+        shards = self.sharding.shards or self.replicas
+        data = ("dp", "cp")
+        return Grid(
+            (("dp", self.dp), ("pp", self.pp), ("cp", self.cp), ("tp", self.tp)),
+            (
+                View("ep", data, self.ep),
+                View("edp", data, self.ep, across=True),
+                View("shard", data, shards),
+                View("replica", data, shards, across=True),
+            ),
+        )
 
     @property
     def ranks(self) -> int:
         """Devices that the plan needs."""
-        return self.dp * self.pp * self.tp
+        return self.dp * self.pp * self.cp * self.tp
 
     def _product(self) -> str:
-        return f"plan needs dp({self.dp}) × pp({self.pp}) × tp({self.tp}) = {self.ranks} devices"
+        sizes = {"dp": self.dp, "pp": self.pp, "cp": self.cp, "tp": self.tp}
+        shown = " × ".join(f"{name}({size})" for name, size in sizes.items() if name != "cp" or size > 1)
+        return f"plan needs {shown} = {self.ranks} devices"
 
     def place(self, n_devices: int) -> tuple[int, ...]:
         """Return the device of each rank on a topology of `n_devices`.
@@ -173,13 +223,13 @@ class Plan:
     @property
     def strategy(self) -> str:
         """What the field calls such a split: ``single``, ``naive``, ``gpipe``, ``tensor``, ``data``, ``hybrid``..."""
-        used = [axis for axis in ("dp", "pp", "tp") if getattr(self, axis) > 1]
+        used = [axis for axis in ("dp", "pp", "tp", "cp") if getattr(self, axis) > 1]
         if not used:
             return "single"
         if len(used) > 1:
             return "hybrid"
         if self.pp == 1:
-            return {"dp": "data", "tp": "tensor"}[used[0]]
+            return {"dp": "data", "tp": "tensor", "cp": "context"}[used[0]]
         return "naive" if self._alone else self.schedule_name
 
     @property
@@ -190,7 +240,9 @@ class Plan:
     @property
     def text(self) -> str:
         """The plan in one line; what is at its default goes unsaid."""
-        words = [f"dp={self.dp} pp={self.pp} tp={self.tp} micro-batches={self.microbatches}"]
+        words = [f"dp={self.dp} pp={self.pp} tp={self.tp}"]
+        words += [f"{name}={size}" for name, size in (("cp", self.cp), ("ep", self.ep)) if size > 1]
+        words.append(f"micro-batches={self.microbatches}")
         if self.pp > 1:
             words.append("naive" if self._alone else self.schedule_name)
         if self.chunks:
@@ -199,9 +251,9 @@ class Plan:
             words.append(f"stages={','.join(map(str, self.boundaries))}")
         if self.devices:
             words.append(f"place={','.join(map(str, self.devices))}")
-        if self.sharding.zero:
+        if self.sharding.text:
             words.append(self.sharding.text)
-        if self.dp > 1 and self.sharding.zero < 3 and self.bucket_bytes != 25 * MIB:
+        if self.replicas > 1 and self.sharding.zero < 3 and self.bucket_bytes != 25 * MIB:
             words.append(f"bucket={format_bytes(self.bucket_bytes)}")
         if self.algorithm != "ring":
             words.append(self.algorithm)

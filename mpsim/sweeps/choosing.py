@@ -57,7 +57,7 @@ def best_placed(
     >>> best_placed(work, unlike, Plan(), {}).plan.devices
     (1,)
     """
-    places = placements(topology, plan.dp, plan.pp, plan.tp) if plan.ranks <= len(topology.devices) else [()]
+    places = placements(topology, plan.dp, plan.pp, plan.cp * plan.tp) if plan.ranks <= len(topology.devices) else [()]
     if len(places) == 1:
         return prepare(workload, topology, plan, by_type=by_type, host_speed=host_speed, unchecked=unchecked)
     check_size(plan)

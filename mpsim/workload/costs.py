@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 
 import numpy as np
 
 from mpsim.errors import MpsimError
-from mpsim.workload.layers import TIMES
-from mpsim.workload.model import Cost, Fidelity, Layer, Samples, ShardCollective, Workload
+from mpsim.workload.layers import TIMES, traced_splits
+from mpsim.workload.model import Cost, Fidelity, Layer, Samples, Workload
+from mpsim.workload.split import Split, split_of
 
 __all__ = ["cost_at", "measured_microbatches", "median_s"]
 
 
-def cost_at(layer: Layer, microbatch: int, tensor_parallel: int = 1) -> Cost:
-    """Return a layer's cost at a micro-batch size and tensor shard.
+def cost_at(layer: Layer, microbatch: int, split: Split | int = 1) -> Cost:
+    """Return a layer's cost at a micro-batch size and split.
 
     Between two measured micro-batches every quantile of the samples, the bytes and the FLOPs are interpolated
-    linearly. Nothing is extrapolated, and nothing is divided by the tensor-parallel size.
+    linearly. Nothing is extrapolated, and nothing is divided by the number of ranks.
 
     Parameters
     ----------
@@ -26,8 +28,8 @@ def cost_at(layer: Layer, microbatch: int, tensor_parallel: int = 1) -> Cost:
         Whose cost.
     microbatch : int
         Samples.
-    tensor_parallel : int
-        Ranks that share the layer.
+    split : Split or int
+        Ranks that share the layer; a number is of tensor-parallel ones.
 
     Raises
     ------
@@ -39,13 +41,11 @@ def cost_at(layer: Layer, microbatch: int, tensor_parallel: int = 1) -> Cost:
     >>> cost_at(Layer.given("a", forward_s=0.5, backward_s=1.0, microbatch=4), 4).samples.forward_s
     (0.5,)
     """
-    table = {cost.microbatch: cost for cost in layer.costs if cost.tensor_parallel == tensor_parallel}
+    split = split_of(split)
+    table = {cost.microbatch: cost for cost in layer.costs if cost.split == split}
     if not table:
-        have = sorted({cost.tensor_parallel for cost in layer.costs})
-        raise MpsimError(
-            f"layer {layer.name!r} was measured at tp {_join(have)}, the plan needs tp={tensor_parallel}:"
-            f" trace again with --tensor {_join(sorted([*have, tensor_parallel]))}"
-        )
+        traced, remedy = traced_splits([cost.split for cost in layer.costs], split)
+        raise MpsimError(f"layer {layer.name!r} was measured at {traced}, the plan needs {split.text}: {remedy}")
     if microbatch in table:
         return table[microbatch]
     below = max((size for size in table if size < microbatch), default=None)
@@ -53,7 +53,7 @@ def cost_at(layer: Layer, microbatch: int, tensor_parallel: int = 1) -> Cost:
     if below is None or above is None:
         have = sorted(table)
         raise MpsimError(
-            f"layer {layer.name!r} was measured at micro-batch {_join(have)} (tp={tensor_parallel}), the plan needs"
+            f"layer {layer.name!r} was measured at micro-batch {_join(have)} ({split.text}), the plan needs"
             f" {microbatch}: trace again with --batch {_join(sorted([*have, microbatch]))}, or cut the batch otherwise"
         )
     return _between(table[below], table[above], microbatch)
@@ -70,7 +70,7 @@ def _between(low: Cost, high: Cost, microbatch: int) -> Cost:
     def count(a: int, b: int) -> int:
         return round(a + (b - a) * part)
 
-    if [(c.kind, c.phase) for c in low.collectives] != [(c.kind, c.phase) for c in high.collectives]:
+    if [replace(c, bytes=0) for c in low.collectives] != [replace(c, bytes=0) for c in high.collectives]:
         raise MpsimError(
             f"micro-batches {low.microbatch} and {high.microbatch} make unlike collectives: trace {microbatch} itself"
         )
@@ -79,19 +79,19 @@ def _between(low: Cost, high: Cost, microbatch: int) -> Cost:
             f"of micro-batches {low.microbatch} and {high.microbatch} only one has host times:"
             f" trace {microbatch} itself"
         )
-    return Cost(
+    return replace(
+        low,
         microbatch=microbatch,
-        tensor_parallel=low.tensor_parallel,
         samples=_between_samples(low.samples, high.samples, part),
         host=_between_samples(low.host, high.host, part) if low.host and high.host else None,
+        wall=None,
         fidelity=Fidelity.weakest(Fidelity.INTERPOLATED, low.fidelity, high.fidelity),
         saved_bytes=count(low.saved_bytes, high.saved_bytes),
         flops=count(low.flops, high.flops),
         forward_transient_bytes=count(low.forward_transient_bytes, high.forward_transient_bytes),
         backward_transient_bytes=count(low.backward_transient_bytes, high.backward_transient_bytes),
         collectives=tuple(
-            ShardCollective(kind=a.kind, bytes=count(a.bytes, b.bytes), phase=a.phase)
-            for a, b in zip(low.collectives, high.collectives, strict=True)
+            replace(a, bytes=count(a.bytes, b.bytes)) for a, b in zip(low.collectives, high.collectives, strict=True)
         ),
     )
 
@@ -118,10 +118,8 @@ def median_s(samples: Samples) -> tuple[float, float, float, float, float]:
     return forward, inputs, weights, optimizer, accumulate
 
 
-def measured_microbatches(workload: Workload, tensor_parallel: int = 1) -> tuple[int, ...]:
+def measured_microbatches(workload: Workload, split: Split | int = 1) -> tuple[int, ...]:
     """Return the micro-batch sizes at which every layer has a cost, ascending."""
-    sizes = [
-        {cost.microbatch for cost in layer.costs if cost.tensor_parallel == tensor_parallel}
-        for layer in workload.layers
-    ]
+    split = split_of(split)
+    sizes = [{cost.microbatch for cost in layer.costs if cost.split == split} for layer in workload.layers]
     return tuple(sorted(set.intersection(*sizes)))

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 from mpsim.errors import MpsimError, did_you_mean
+from mpsim.workload.split import Split, check_split, split_of, split_text
 from mpsim.workload.tensors import check_count, check_dtype, check_shape, tensor_bytes
 
-__all__ = ["TIMES", "Cost", "Fidelity", "Gradient", "Layer", "Parameter", "Samples", "Shard", "ShardCollective"]
+__all__ = [
+    "TIMES",
+    "Cost",
+    "Fidelity",
+    "Gradient",
+    "Layer",
+    "Parameter",
+    "Samples",
+    "Shard",
+    "ShardCollective",
+    "traced_splits",
+]
+
+_PerSize: TypeAlias = float | Mapping[int, float]
 
 
 class Fidelity(Enum):
@@ -64,11 +81,15 @@ class Gradient:
         Its size; of a sparse gradient, as if it were dense.
     dtype : str
         Its type; ``""``: the parameter's.
+    expert : bool
+        Whether each rank of those that share experts has one of its own, which is reduced among the ranks that hold
+        the same experts alone.
     """
 
     parameter: str
     bytes: int
     dtype: str = ""
+    expert: bool = False
 
     def __post_init__(self) -> None:
         check_count(self.bytes, f"gradient of {self.parameter!r}: bytes")
@@ -82,8 +103,10 @@ class Shard:
 
     Attributes
     ----------
-    tensor_parallel : int
-        Ranks that share the layer; 1 is the whole layer.
+    tensor_parallel, context_parallel, expert_parallel : int
+        Ranks that share the layer, by axis; where all are 1 it is the whole layer.
+    sequence_parallel : bool
+        Whether the ranks that share its weights share the sequence too.
     parameters : tuple of Parameter
         This rank's part of them, trainable or not.
     gradients : tuple of Gradient
@@ -95,15 +118,23 @@ class Shard:
     """
 
     tensor_parallel: int = 1
+    context_parallel: int = 1
+    expert_parallel: int = 1
+    sequence_parallel: bool = False
     parameters: tuple[Parameter, ...] = ()
     gradients: tuple[Gradient, ...] = ()
     optimizer_bytes: int = 0
     buffer_bytes: int = 0
 
     def __post_init__(self) -> None:
-        check_count(self.tensor_parallel, "tensor_parallel", 1)
+        check_split(self.split)
         check_count(self.optimizer_bytes, "optimizer_bytes")
         check_count(self.buffer_bytes, "buffer_bytes")
+
+    @property
+    def split(self) -> Split:
+        """Among whom the layer is shared."""
+        return Split(self.tensor_parallel, self.context_parallel, self.expert_parallel, self.sequence_parallel)
 
     @property
     def parameter_bytes(self) -> int:
@@ -151,7 +182,7 @@ class Samples:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardCollective:
-    """A collective that one layer's shard makes with its tensor-parallel peers.
+    """A collective that one layer's shard makes with its peers along an axis.
 
     Attributes
     ----------
@@ -161,11 +192,17 @@ class ShardCollective:
         The whole tensor (of an all-gather: the gathered result; of a reduce-scatter: its input).
     phase : str
         ``forward`` or ``backward``.
+    axis : str
+        Along which axis its peers are: ``tp``, ``cp`` or ``ep``.
+    when : str
+        ``before`` the layer computes, ``beside`` it (posted before and awaited behind) or ``behind`` it.
     """
 
     kind: str
     bytes: int
     phase: str
+    axis: str = "tp"
+    when: str = "behind"
 
     def __post_init__(self) -> None:
         kinds = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
@@ -173,6 +210,10 @@ class ShardCollective:
             raise MpsimError(f"unknown collective {self.kind!r}{did_you_mean(self.kind, kinds)}")
         if self.phase not in ("forward", "backward"):
             raise MpsimError(f"phase is {self.phase!r}, expected 'forward' or 'backward'")
+        if self.axis not in ("tp", "cp", "ep"):
+            raise MpsimError(f"axis of a layer's collective is {self.axis!r}, expected 'tp', 'cp' or 'ep'")
+        if self.when not in ("before", "beside", "behind"):
+            raise MpsimError(f"when of a layer's collective is {self.when!r}, expected 'before', 'beside' or 'behind'")
         check_count(self.bytes, "collective bytes")
 
 
@@ -184,8 +225,10 @@ class Cost:
     ----------
     microbatch : int
         Samples in the micro-batch.
-    tensor_parallel : int
-        Ranks that share the layer.
+    tensor_parallel, context_parallel, expert_parallel : int
+        Ranks that share the layer, by axis.
+    sequence_parallel : bool
+        Whether the ranks that share its weights share the sequence too.
     samples : Samples
         By the workload's clock: on a GPU what the kernels take, with no gap between them.
     host : Samples or None
@@ -203,11 +246,14 @@ class Cost:
         The most that the pass holds for a while beyond what was there before it, `saved_bytes` (forward) and the
         parameters' gradients (backward).
     collectives : tuple of ShardCollective
-        What this shard exchanges with its tensor-parallel peers.
+        What this shard exchanges with its peers.
     """
 
     microbatch: int
     tensor_parallel: int = 1
+    context_parallel: int = 1
+    expert_parallel: int = 1
+    sequence_parallel: bool = False
     samples: Samples
     host: Samples | None = None
     wall: Samples | None = None
@@ -220,13 +266,21 @@ class Cost:
 
     def __post_init__(self) -> None:
         check_count(self.microbatch, "microbatch", 1)
-        check_count(self.tensor_parallel, "tensor_parallel", 1)
+        check_split(self.split)
         check_count(self.saved_bytes, "saved_bytes")
         check_count(self.flops, "flops")
         check_count(self.forward_transient_bytes, "forward_transient_bytes")
         check_count(self.backward_transient_bytes, "backward_transient_bytes")
-        if self.tensor_parallel == 1 and self.collectives:
-            raise MpsimError("a whole layer (tensor_parallel 1) makes no collectives")
+        for one in self.collectives:
+            if getattr(self.split, one.axis) == 1:
+                raise MpsimError(
+                    f"a layer that no ranks share along {one.axis} ({self.split.text}) makes no collectives there"
+                )
+
+    @property
+    def split(self) -> Split:
+        """Among whom the layer is shared."""
+        return Split(self.tensor_parallel, self.context_parallel, self.expert_parallel, self.sequence_parallel)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,9 +294,9 @@ class Layer:
     kind : str
         The module's class.
     shards : tuple of Shard
-        One for each tensor-parallel size traced.
+        One for each split traced.
     costs : tuple of Cost
-        One for each micro-batch size and tensor-parallel size traced.
+        One for each micro-batch size and split traced.
 
     Examples
     --------
@@ -258,9 +312,9 @@ class Layer:
     def __post_init__(self) -> None:
         if not self.name:
             raise MpsimError("a layer needs a name")
-        keys = [(cost.microbatch, cost.tensor_parallel) for cost in self.costs]
+        keys = [(cost.microbatch, cost.split) for cost in self.costs]
         if len(set(keys)) < len(keys):
-            raise MpsimError(f"layer {self.name!r} has two costs for one (microbatch, tensor_parallel)")
+            raise MpsimError(f"layer {self.name!r} has two costs for one micro-batch and split")
         if not keys:
             raise MpsimError(f"layer {self.name!r} has no costs: trace the model, or give forward_s and backward_s")
 
@@ -269,49 +323,155 @@ class Layer:
         cls,
         name: str,
         *,
-        forward_s: float,
-        backward_s: float,
-        backward_weight_s: float | None = None,
+        forward_s: _PerSize,
+        backward_s: _PerSize,
+        backward_weight_s: _PerSize | None = None,
         optimizer_s: float = 0.0,
         microbatch: int = 1,
         parameter_bytes: int = 0,
-        saved_bytes: int = 0,
+        saved_bytes: _PerSize = 0,
+        collectives: Sequence[ShardCollective | tuple[str, int]] = (),
+        split: Split | int | str = 1,
+        shards: Mapping[Split | int | str, Mapping[str, Any]] = MappingProxyType({}),
     ) -> Layer:
         """Make a layer by hand.
 
         `backward_s` is the whole backward; half of it is taken to be for the weights unless
         `backward_weight_s` says otherwise. `parameter_bytes` makes one float32 parameter and its gradient.
-        """
-        weight_s = backward_s / 2 if backward_weight_s is None else backward_weight_s
-        parameter = Parameter(name=f"{name}.weight", shape=(parameter_bytes // 4,))
-        gradient = Gradient(parameter=parameter.name, bytes=parameter_bytes)
-        samples = Samples(
-            forward_s=(forward_s,),
-            backward_input_s=(backward_s - weight_s,),
-            backward_weight_s=(weight_s,),
-            optimizer_s=(optimizer_s,),
-        )
-        shard = Shard(parameters=(parameter,), gradients=(gradient,)) if parameter_bytes else Shard()
-        cost = Cost(microbatch=microbatch, samples=samples, saved_bytes=saved_bytes)
-        return cls(name=name, kind="given", shards=(shard,), costs=(cost,))
 
-    def shard(self, tensor_parallel: int = 1) -> Shard:
-        """Return what one of `tensor_parallel` ranks holds.
+        Parameters
+        ----------
+        name : str
+            Of the layer.
+        forward_s, backward_s, backward_weight_s, saved_bytes : number, or mapping of int to number
+            At `microbatch`, or by micro-batch.
+        optimizer_s : float
+            Seconds of its update.
+        microbatch : int
+            Samples, where no mapping says it.
+        parameter_bytes : int
+            Of its parameters.
+        collectives : sequence of ShardCollective, or of (kind, bytes)
+            What the ranks that share it exchange, at `microbatch`, in proportion at others; a pair stands for one in
+            each pass.
+        split : Split, int or str
+            Of which split all that is; a number is of tensor-parallel ranks.
+        shards : mapping of Split, int or str to mapping
+            The same words for one of the ranks of other splits; those left out are as here, collectives aside.
+
+        Examples
+        --------
+        >>> half = {"forward_s": 0.3, "backward_s": 0.6, "collectives": [("all_reduce", 1024)]}
+        >>> layer = Layer.given("a", forward_s={1: 0.5, 2: 0.9}, backward_s={1: 1.0, 2: 1.9}, shards={2: half})
+        >>> [(cost.microbatch, cost.split.tp, len(cost.collectives)) for cost in layer.costs]
+        [(1, 1, 0), (2, 1, 0), (1, 2, 2)]
+        """
+        own: dict[str, Any] = {
+            "forward_s": forward_s,
+            "backward_s": backward_s,
+            "backward_weight_s": backward_weight_s,
+            "optimizer_s": optimizer_s,
+            "microbatch": microbatch,
+            "parameter_bytes": parameter_bytes,
+            "saved_bytes": saved_bytes,
+        }
+        words = [(split, own | {"collectives": collectives})]
+        for other, said in shards.items():
+            unknown = next((word for word in said if word not in words[0][1]), None)
+            if unknown is not None:
+                raise MpsimError(f"layer {name!r}: a shard has no {unknown!r}{did_you_mean(unknown, words[0][1])}")
+            words.append((other, own | {"collectives": ()} | dict(said)))
+        made = [_given(name, split_text(of) if isinstance(of, str) else split_of(of), **said) for of, said in words]
+        return cls(
+            name=name,
+            kind="given",
+            shards=tuple(shard for shard, _ in made),
+            costs=tuple(cost for _, costs in made for cost in costs),
+        )
+
+    def shard(self, split: Split | int = 1) -> Shard:
+        """Return what one of the ranks of a split holds, or of so many tensor-parallel ones.
 
         Raises
         ------
         MpsimError
             That shard was never traced.
         """
+        split = split_of(split)
         for shard in self.shards:
-            if shard.tensor_parallel == tensor_parallel:
+            if shard.split == split:
                 return shard
-        have = sorted(shard.tensor_parallel for shard in self.shards)
-        raise MpsimError(
-            f"layer {self.name!r} has no shard for tp={tensor_parallel}, traced: {_join(have)};"
-            f" trace again with --tensor {_join(sorted([*have, tensor_parallel]))}"
+        have, remedy = traced_splits([shard.split for shard in self.shards], split)
+        raise MpsimError(f"layer {self.name!r} has no shard for {split.text}, traced: {have}; {remedy}")
+
+
+def _given(
+    name: str,
+    split: Split,
+    *,
+    forward_s: _PerSize,
+    backward_s: _PerSize,
+    backward_weight_s: _PerSize | None,
+    optimizer_s: float,
+    microbatch: int,
+    parameter_bytes: int,
+    saved_bytes: _PerSize,
+    collectives: Sequence[ShardCollective | tuple[str, int]],
+) -> tuple[Shard, tuple[Cost, ...]]:
+    """Return what one rank of a split holds, and its costs at each micro-batch, from what was said by hand."""
+    axes: dict[str, Any] = {
+        "tensor_parallel": split.tp,
+        "context_parallel": split.cp,
+        "expert_parallel": split.ep,
+        "sequence_parallel": split.sequence,
+    }
+    parameter = Parameter(name=f"{name}.weight", shape=(parameter_bytes // 4,))
+    gradient = Gradient(parameter=parameter.name, bytes=parameter_bytes)
+    shard = Shard(**axes, parameters=(parameter,), gradients=(gradient,)) if parameter_bytes else Shard(**axes)
+    sizes = next((list(item) for item in (forward_s, backward_s, saved_bytes) if isinstance(item, Mapping)), None)
+    costs = []
+    for size in sizes or [microbatch]:
+        forward, backward = _at(forward_s, size, "forward_s"), _at(backward_s, size, "backward_s")
+        weight = backward / 2 if backward_weight_s is None else _at(backward_weight_s, size, "backward_weight_s")
+        samples = Samples(
+            forward_s=(forward,),
+            backward_input_s=(backward - weight,),
+            backward_weight_s=(weight,),
+            optimizer_s=(optimizer_s,),
         )
+        made = tuple(replace(one, bytes=one.bytes * size // microbatch) for one in _both(collectives, split))
+        saved = round(_at(saved_bytes, size, "saved_bytes"))
+        costs.append(Cost(microbatch=size, **axes, samples=samples, saved_bytes=saved, collectives=made))
+    return shard, tuple(costs)
 
 
-def _join(numbers: list[int]) -> str:
-    return ",".join(map(str, numbers))
+def _at(value: _PerSize, size: int, what: str) -> float:
+    """Return a number at a micro-batch: one stands for all."""
+    if not isinstance(value, Mapping):
+        return value
+    if size not in value:
+        raise MpsimError(
+            f"{what} is given at micro-batch {', '.join(map(str, value))}, not at {size}: give it there too"
+        )
+    return value[size]
+
+
+def _both(collectives: Sequence[ShardCollective | tuple[str, int]], split: Split) -> Iterator[ShardCollective]:
+    """Yield collectives as they are, and of a pair one in each pass, along the first axis that the split has."""
+    axis = next((name for name in ("tp", "cp", "ep") if getattr(split, name) > 1), "tp")
+    for one in collectives:
+        if isinstance(one, ShardCollective):
+            yield one
+        else:
+            for phase in ("forward", "backward"):
+                yield ShardCollective(kind=one[0], bytes=one[1], phase=phase, axis=axis)
+
+
+def traced_splits(have: Iterable[Split], split: Split) -> tuple[str, str]:
+    """Return the splits that a trace has, and how to trace another, in words."""
+    found = sorted(set(have))
+    if {one._replace(tp=1) for one in (*found, split)} == {Split()}:
+        traced, sizes = (",".join(map(str, sorted({one.tp for one in many}))) for many in (found, (*found, split)))
+        return f"tp {traced}", f"trace again with --tensor {sizes}"
+    asked = " ".join(f"--split {one.text.replace(' ', ',')}" for one in (*found, split) if one != Split())
+    return "; ".join(one.text for one in found), f"trace again with {asked}"

@@ -9,6 +9,7 @@ from mpsim.documents import Provenance
 from mpsim.errors import MpsimError, did_you_mean
 from mpsim.scaling import Scaling
 from mpsim.workload.layers import Cost, Fidelity, Gradient, Layer, Parameter, Samples, Shard, ShardCollective
+from mpsim.workload.split import WHOLE, Split
 from mpsim.workload.tensors import DTYPE_BYTES, Tensor, TensorShard, check_count, check_dtype
 
 __all__ = [
@@ -35,8 +36,10 @@ class StepCheck:
 
     Attributes
     ----------
-    microbatch, tensor_parallel : int
+    microbatch, tensor_parallel, context_parallel, expert_parallel : int
         Which point of the trace.
+    sequence_parallel : bool
+        Likewise.
     whole_s : tuple of float
         The plain step, unwatched: forward, loss, backward and optimizer; on a GPU among steps that follow one
         another. One entry a repetition (interleaved).
@@ -49,6 +52,9 @@ class StepCheck:
 
     microbatch: int
     tensor_parallel: int = 1
+    context_parallel: int = 1
+    expert_parallel: int = 1
+    sequence_parallel: bool = False
     whole_s: tuple[float, ...]
     layers_s: tuple[float, ...]
     differences: tuple[str, ...] = ()
@@ -61,6 +67,11 @@ class StepCheck:
             raise MpsimError("step check holds a whole step of 0 s, expected more: measure again")
         if not self.whole_s or len(self.whole_s) != len(self.layers_s):
             raise MpsimError(f"step check has {len(self.whole_s)} whole and {len(self.layers_s)} layered repetitions")
+
+    @property
+    def split(self) -> Split:
+        """Among whom layers are shared."""
+        return Split(self.tensor_parallel, self.context_parallel, self.expert_parallel, self.sequence_parallel)
 
     @property
     def ratio(self) -> float:
@@ -179,17 +190,53 @@ class Workload:
 
     @classmethod
     def chain(
-        cls, name: str, layers: list[Layer], *, activation_bytes: int | list[int] = 0, microbatch: int | None = None
+        cls,
+        name: str,
+        layers: list[Layer],
+        *,
+        activation_bytes: int | list[int] = 0,
+        microbatch: int | None = None,
+        sends: str = "",
     ) -> Workload:
         """Make a workload by hand: each layer reads what the one before it makes.
 
-        `activation_bytes` is the output of a layer at the reference micro-batch: one number, or one a layer.
+        Parameters
+        ----------
+        name : str
+            Of the workload.
+        layers : list of Layer
+            In execution order.
+        activation_bytes : int or list of int
+            The output of a layer at the reference micro-batch: one number, or one a layer.
+        microbatch : int, optional
+            The reference micro-batch; by default the first layer's.
+        sends : str
+            What each of the ranks that share layers sends on, where any do: ``whole``, the activation as it is (of
+            those that share sequences, their part of these), or ``part``, divided by all of them.
+
+        Raises
+        ------
+        MpsimError
+            Ranks share layers and nothing says what they send, a size does not divide.
+
+        Examples
+        --------
+        >>> layer = Layer.given("a", forward_s=1.0, backward_s=2.0, shards={2: {"forward_s": 0.5}})
+        >>> chain = Workload.chain("one", [layer], activation_bytes=64, sends="part")
+        >>> chain.tensors[-1].bytes(), chain.tensors[-1].bytes(2)
+        (64, 32)
         """
         sizes = activation_bytes if isinstance(activation_bytes, list) else [activation_bytes] * len(layers)
         if len(sizes) != len(layers):
             raise MpsimError(f"{len(sizes)} activation sizes given for {len(layers)} layers: give one for each")
         reference = microbatch or layers[0].costs[0].microbatch
         names = [layer.name for layer in layers]
+        splits = sorted({shard.split for layer in layers for shard in layer.shards} - {WHOLE})
+        if sends not in ("whole", "part") and (sends or (splits and any(sizes))):
+            raise MpsimError(
+                f"workload {name!r} has layers that ranks share ({splits[0].text if splits else 'none'}), sends is"
+                f" {sends!r}: say 'whole' if each sends the whole activation, 'part' if each sends its part"
+            )
         tensors = []
         for i, (producer, count) in enumerate(zip(names, sizes, strict=True)):
             if count % reference:
@@ -203,6 +250,7 @@ class Workload:
                     shape=(reference, count // reference),
                     dtype="uint8",
                     role="output" if last else "activation",
+                    shards=tuple(_part(split, reference, count, sends) for split in splits if sends and count),
                 )
             )
         entry = Tensor(name="input", producer="", consumers=(names[0],), shape=(reference, 0), role="input")
@@ -222,6 +270,20 @@ class Workload:
         raise MpsimError(f"unknown layer {layer!r}{did_you_mean(layer, [item.name for item in self.layers])}")
 
 
+def _part(split: Split, reference: int, count: int, sends: str) -> TensorShard:
+    """Return what one of the ranks of a split has of an activation of so many bytes."""
+    parts = split.cp * (split.tp if sends == "part" else 1)
+    if count % (reference * parts):
+        raise MpsimError(f"activation of {count} bytes does not divide into {parts} parts ({split.text})")
+    return TensorShard(
+        tensor_parallel=split.tp,
+        context_parallel=split.cp,
+        expert_parallel=split.ep,
+        sequence_parallel=split.sequence,
+        shape=(reference, count // reference // parts),
+    )
+
+
 def _check_edges(tensor: Tensor, position: dict[str, int]) -> None:
     """Refuse a tensor whose ends are no layers, or that is read before it is made."""
     for name in (tensor.producer, *tensor.consumers, tensor.saved_by):
@@ -237,14 +299,14 @@ def _check_edges(tensor: Tensor, position: dict[str, int]) -> None:
 
 def _check_clocks(workload: Workload) -> None:
     """Refuse a point at which some layers say what launching takes: of the others it would count as nothing."""
-    found: dict[tuple[int, int], tuple[str, bool]] = {}
+    found: dict[tuple[int, Split], tuple[str, bool]] = {}
     for layer in workload.layers:
         for cost in layer.costs:
-            point = (cost.microbatch, cost.tensor_parallel)
+            point = (cost.microbatch, cost.split)
             name, with_host = found.setdefault(point, (layer.name, cost.host is not None))
             if with_host != (cost.host is not None):
                 one, other = (name, layer.name) if with_host else (layer.name, name)
                 raise MpsimError(
-                    f"workload {workload.name!r} at micro-batch {point[0]}, tp={point[1]}: layer {one!r} has host"
+                    f"workload {workload.name!r} at micro-batch {point[0]}, {point[1].text}: layer {one!r} has host"
                     f" times, layer {other!r} has none: give all of them two clocks, or none"
                 )

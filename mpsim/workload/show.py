@@ -8,6 +8,7 @@ from typing import Any
 from mpsim.units import format_bytes, format_duration
 from mpsim.workload.costs import cost_at, median_s
 from mpsim.workload.model import Cost, Layer, StepCheck, Workload
+from mpsim.workload.split import WHOLE, Split, split_of
 from mpsim.workload.trust import doubts, refused, remarks
 
 __all__ = ["fed_bytes", "output_bytes", "show_workload", "workload_to_dict"]
@@ -25,7 +26,7 @@ _COLUMNS = (
 )
 
 
-def output_bytes(workload: Workload, layer: str, tensor_parallel: int = 1) -> int:
+def output_bytes(workload: Workload, layer: str, split: Split | int = 1) -> int:
     """Return the bytes of the tensors that leave a layer, each once, at the reference micro-batch.
 
     Of the last layer that is the model's output, not the loss.
@@ -36,10 +37,10 @@ def output_bytes(workload: Workload, layer: str, tensor_parallel: int = 1) -> in
     >>> output_bytes(Workload.chain("two", layers, activation_bytes=1024), "a")
     1024
     """
-    return sum(tensor.bytes(tensor_parallel) for tensor in workload.tensors if tensor.producer == layer)
+    return sum(tensor.bytes(split) for tensor in workload.tensors if tensor.producer == layer)
 
 
-def show_workload(workload: Workload, microbatch: int | None = None, tensor_parallel: int = 1) -> str:
+def show_workload(workload: Workload, microbatch: int | None = None, split: Split | int = 1) -> str:
     """Return a table of a workload's layers at one measured point, medians over the samples.
 
     Raises
@@ -54,10 +55,10 @@ def show_workload(workload: Workload, microbatch: int | None = None, tensor_para
     two: 2 layers, micro-batch 1, given (clock given)
     """
     size = microbatch or workload.microbatch
-    rows = [_row(workload, layer, cost_at(layer, size, tensor_parallel), tensor_parallel) for layer in workload.layers]
-    table = [_COLUMNS, *rows, _total_row(workload, size, tensor_parallel)]
-    if any(cost_at(layer, size, tensor_parallel).host for layer in workload.layers):
-        table = [(*row, cell) for row, cell in zip(table, _launches(workload, size, tensor_parallel), strict=True)]
+    rows = [_row(workload, layer, cost_at(layer, size, split), split) for layer in workload.layers]
+    table = [_COLUMNS, *rows, _total_row(workload, size, split)]
+    if any(cost_at(layer, size, split).host for layer in workload.layers):
+        table = [(*row, cell) for row, cell in zip(table, _launches(workload, size, split), strict=True)]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines = [
         "  ".join(
@@ -66,23 +67,31 @@ def show_workload(workload: Workload, microbatch: int | None = None, tensor_para
         for row in table
     ]
     lines.insert(1, "  ".join("─" * width for width in widths))
-    return "\n".join(line.rstrip() for line in [_head(workload, size, tensor_parallel), "", *lines, *_notes(workload)])
+    return "\n".join(line.rstrip() for line in [_head(workload, size, split), "", *lines, *_notes(workload)])
 
 
-def _launches(workload: Workload, size: int, tensor_parallel: int) -> list[str]:
+def _launches(workload: Workload, size: int, split: Split | int) -> list[str]:
     """Return a column of what launching each layer's passes and update takes a host."""
-    hosts = [cost_at(layer, size, tensor_parallel).host for layer in workload.layers]
+    hosts = [cost_at(layer, size, split).host for layer in workload.layers]
     times = [sum(median_s(host)[:4]) if host else 0.0 for host in hosts]
     return ["launching", *(format_duration(seconds) for seconds in (*times, sum(times)))]
 
 
-def _head(workload: Workload, size: int, tensor_parallel: int) -> str:
+def _head(workload: Workload, size: int, split: Split | int) -> str:
     threads = f", {workload.threads} thread{'s' * (workload.threads > 1)}" if workload.threads else ""
-    shard = f", one of {tensor_parallel} tensor-parallel ranks" if tensor_parallel > 1 else ""
+    shard = _of_ranks(split_of(split))
     return (
         f"{workload.name}: {len(workload.layers)} layers, micro-batch {size}{shard}, {workload.device}"
         f" (clock {workload.clock}{threads})"
     )
+
+
+def _of_ranks(split: Split) -> str:
+    if split == WHOLE:
+        return ""
+    if split == Split(tp=split.tp):
+        return f", one of {split.tp} tensor-parallel ranks"
+    return f", one of the ranks of {split.text}"
 
 
 def _seconds(cost: Cost) -> tuple[float, ...]:
@@ -91,40 +100,40 @@ def _seconds(cost: Cost) -> tuple[float, ...]:
     return tuple(median(part) for part in parts)
 
 
-def _row(workload: Workload, layer: Layer, cost: Cost, tensor_parallel: int) -> tuple[str, ...]:
+def _row(workload: Workload, layer: Layer, cost: Cost, split: Split | int) -> tuple[str, ...]:
     return (
         layer.name,
         layer.kind,
         *(format_duration(seconds) for seconds in _seconds(cost)),
-        format_bytes(layer.shard(tensor_parallel).parameter_bytes),
+        format_bytes(layer.shard(split).parameter_bytes),
         format_bytes(cost.saved_bytes),
-        format_bytes(output_bytes(workload, layer.name, tensor_parallel)),
+        format_bytes(output_bytes(workload, layer.name, split)),
     )
 
 
-def _total_row(workload: Workload, size: int, tensor_parallel: int) -> tuple[str, ...]:
-    costs = [cost_at(layer, size, tensor_parallel) for layer in workload.layers]
+def _total_row(workload: Workload, size: int, split: Split | int) -> tuple[str, ...]:
+    costs = [cost_at(layer, size, split) for layer in workload.layers]
     times = [sum(parts) for parts in zip(*map(_seconds, costs), strict=True)]
     return (
         "total",
         "",
         *(format_duration(seconds) for seconds in times),
-        format_bytes(_unique_parameter_bytes(workload, tensor_parallel)),
+        format_bytes(_unique_parameter_bytes(workload, split)),
         format_bytes(sum(cost.saved_bytes for cost in costs)),
         "",
     )
 
 
-def _unique_parameter_bytes(workload: Workload, tensor_parallel: int = 1) -> int:
+def _unique_parameter_bytes(workload: Workload, split: Split | int = 1) -> int:
     """Bytes of all parameters, a tied one once."""
-    shards = [layer.shard(tensor_parallel) for layer in workload.layers]
+    shards = [layer.shard(split) for layer in workload.layers]
     return sum({item.name: item.bytes for shard in shards for item in shard.parameters}.values())
 
 
 def _notes(workload: Workload) -> list[str]:
     notes = [""]
     for check in workload.checks:
-        shard = f", tp {check.tensor_parallel}" if check.tensor_parallel > 1 else ""
+        shard = f", {check.split.text}" if check.split != WHOLE else ""
         notes.append(
             f"micro-batch {check.microbatch}{shard}: sum of layers / whole step = {check.ratio:.3f}"
             f" (whole step {format_duration(median(check.whole_s))}, {len(check.whole_s)} repetitions)"
@@ -141,7 +150,7 @@ def _notes(workload: Workload) -> list[str]:
 
 def _verdict(workload: Workload, check: StepCheck) -> str:
     """Return what follows of a check for predictions."""
-    point = check.microbatch, check.tensor_parallel
+    point = check.microbatch, check.split
     if check in refused(workload, *point):
         return ": refused without --unchecked"
     return ": doubtful" if check in doubts(workload, *point) else ""

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from mpsim.errors import MpsimError, did_you_mean
+from mpsim.workload.split import WHOLE, Split, split_of
 
 __all__ = ["DTYPE_BYTES", "Tensor", "TensorShard", "check_count", "check_dtype", "check_shape", "tensor_bytes"]
 
@@ -46,14 +47,23 @@ def check_count(value: int, what: str, least: int = 0) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorShard:
-    """The shape of a tensor on one rank of a tensor-parallel group, where it differs from the whole."""
+    """The shape of a tensor on one of the ranks that share the layers around it, where it differs from the whole."""
 
-    tensor_parallel: int
+    tensor_parallel: int = 1
+    context_parallel: int = 1
+    expert_parallel: int = 1
+    sequence_parallel: bool = False
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        check_count(self.tensor_parallel, "tensor_parallel", 2)
+        if self.split == WHOLE:
+            raise MpsimError("tensor shard is of no split: tensor_parallel is 1, expected 2 or more")
         check_shape(self.shape, "tensor shard")
+
+    @property
+    def split(self) -> Split:
+        """Among whom it is shared."""
+        return Split(self.tensor_parallel, self.context_parallel, self.expert_parallel, self.sequence_parallel)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +89,7 @@ class Tensor:
     saved_by : str
         The first layer that keeps it for backward (and counts it in its saved bytes); ``""`` if none does.
     shards : tuple of TensorShard
-        Its shape on one of several tensor-parallel ranks; where absent every rank holds the whole.
+        Its shape on one of the ranks of a split; where absent every rank holds the whole.
     """
 
     name: str
@@ -103,9 +113,10 @@ class Tensor:
         if self.batch_dim is not None and not 0 <= self.batch_dim < len(self.shape):
             raise MpsimError(f"{what}: batch_dim is {self.batch_dim}, the shape has {len(self.shape)} dimensions")
 
-    def bytes(self, tensor_parallel: int = 1) -> int:
-        """Bytes on one of `tensor_parallel` ranks at the reference micro-batch."""
+    def bytes(self, split: Split | int = 1) -> int:
+        """Bytes on one of the ranks of a split at the reference micro-batch."""
+        split = split_of(split)
         for shard in self.shards:
-            if shard.tensor_parallel == tensor_parallel:
+            if shard.split == split:
                 return tensor_bytes(shard.shape, self.dtype)
         return tensor_bytes(self.shape, self.dtype)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from mpsim.errors import MpsimError
 from mpsim.workload.model import StepCheck, Workload
+from mpsim.workload.split import WHOLE, Split, split_of
 
 __all__ = ["check_trust", "doubted", "doubts", "in_words", "refused", "remarks"]
 
@@ -16,7 +17,7 @@ _REFUSED = 0.15  # and by more than this no prediction is made of it unasked.
 _ROUNDING = 1e-9
 
 
-def doubts(workload: Workload, microbatch: int, tensor_parallel: int = 1) -> list[StepCheck]:
+def doubts(workload: Workload, microbatch: int, split: Split | int = 1) -> list[StepCheck]:
     """Return the checks that bear on a point and make it doubtful, the worst first.
 
     They miss the time of the whole step by more than 5 %, or what was watched did otherwise than the plain step. On a
@@ -30,7 +31,7 @@ def doubts(workload: Workload, microbatch: int, tensor_parallel: int = 1) -> lis
     >>> [found.ratio for found in doubts(work, 1)], doubts(work, 2)
     ([1.25], [])
     """
-    return [one for one in _bearing(workload, microbatch, tensor_parallel) if one.differences or _misses(one, _DOUBTED)]
+    return [one for one in _bearing(workload, microbatch, split) if one.differences or _misses(one, _DOUBTED)]
 
 
 def doubted(check: StepCheck) -> bool:
@@ -38,13 +39,13 @@ def doubted(check: StepCheck) -> bool:
     return _misses(check, _DOUBTED)
 
 
-def refused(workload: Workload, microbatch: int, tensor_parallel: int = 1) -> list[StepCheck]:
+def refused(workload: Workload, microbatch: int, split: Split | int = 1) -> list[StepCheck]:
     """Return the checks that bear on a point and miss the whole step by more than 15 %, the worst first."""
-    return [one for one in _bearing(workload, microbatch, tensor_parallel) if _misses(one, _REFUSED)]
+    return [one for one in _bearing(workload, microbatch, split) if _misses(one, _REFUSED)]
 
 
-def _bearing(workload: Workload, microbatch: int, tensor_parallel: int) -> list[StepCheck]:
-    checks = {one.microbatch: one for one in workload.checks if one.tensor_parallel == tensor_parallel}
+def _bearing(workload: Workload, microbatch: int, split: Split | int) -> list[StepCheck]:
+    checks = {one.microbatch: one for one in workload.checks if one.split == split_of(split)}
     below = max((size for size in checks if size <= microbatch), default=None)
     above = min((size for size in checks if size >= microbatch), default=None)
     if below is None or above is None:
@@ -52,7 +53,7 @@ def _bearing(workload: Workload, microbatch: int, tensor_parallel: int) -> list[
     return sorted((checks[size] for size in dict.fromkeys((below, above))), key=_miss, reverse=True)
 
 
-def check_trust(workload: Workload, microbatch: int, tensor_parallel: int = 1) -> None:
+def check_trust(workload: Workload, microbatch: int, split: Split | int = 1) -> None:
     """Refuse a point at which the trace misses the step that was measured beside it by more than 15 %.
 
     Raises
@@ -60,7 +61,7 @@ def check_trust(workload: Workload, microbatch: int, tensor_parallel: int = 1) -
     MpsimError
         It names the point, the ratio, and what to do.
     """
-    missed = refused(workload, microbatch, tensor_parallel)
+    missed = refused(workload, microbatch, split)
     if missed:
         raise MpsimError(
             f"workload {workload.name!r}: {_ratio(missed[0])}, more than {100 * _REFUSED:.0f} % off: trace it"
@@ -90,7 +91,7 @@ def _ratio(check: StepCheck) -> str:
 
 
 def _at(check: StepCheck) -> str:
-    shard = f", tp={check.tensor_parallel}" if check.tensor_parallel > 1 else ""
+    shard = f", {check.split.text}" if check.split != WHOLE else ""
     return f" at micro-batch {check.microbatch}{shard}"
 
 

@@ -24,6 +24,6 @@ def test_table():
 
 
 def test_table_of_a_shard():
-    lines = show_workload(golden(), tensor_parallel=2).splitlines()
+    lines = show_workload(golden(), split=2).splitlines()
     assert "one of 2 tensor-parallel ranks" in lines[0]
     assert lines[4].split()[-6:] == ["8", "B", "0", "B", "12", "B"]

@@ -8,9 +8,12 @@ from mpsim.lowering.model import Lowering
 __all__ = ["awaited"]
 
 
+_DATA = ("dp", "edp", "shard", "replica")
+
+
 def awaited(instructions: Instructions, lowering: Lowering) -> Instructions:
     """Put a wait for all reductions that replicas have posted before the first update that comes behind them."""
-    if lowering.plan.dp == 1:
+    if lowering.plan.replicas == 1:
         return instructions
     found: Instructions = []
     under_way: list[Key] = []
@@ -19,6 +22,6 @@ def awaited(instructions: Instructions, lowering: Lowering) -> Instructions:
             found.append(Wait(tuple(under_way)))
             under_way = []
         found.append(one)
-        if isinstance(one, Collective) and one.axis == "dp" and one.kind != "all_gather":
+        if isinstance(one, Collective) and one.axis in _DATA and one.kind != "all_gather":
             under_way.append(one.key)
     return found

@@ -25,13 +25,13 @@ def buckets(instructions: Instructions, lowering: Lowering) -> Instructions:
         if isinstance(one, Compute):
             for i in lowering.filled_after(one):
                 key = ("bucket", one.stage, i, one.microbatch)
-                size = lowering.stages[one.stage].buckets[i].bytes
-                found.append(Collective(key, Bucket(i), kind, "dp", (), size, one.stage, -1))
+                bucket = lowering.stages[one.stage].buckets[i]
+                found.append(Collective(key, Bucket(i), kind, bucket.axis, (), bucket.bytes, one.stage, -1))
             if one.pass_kind == "U" and lowering.plan.sharding.zero:
                 for i, bucket in enumerate(lowering.stages[one.stage].buckets):
                     key = ("updated", one.stage, i, one.microbatch)
                     size = _parameters(bucket.bytes, lowering.stages[one.stage])
-                    found.append(Collective(key, Bucket(i), "all_gather", "dp", (), size, one.stage, -1))
+                    found.append(Collective(key, Bucket(i), "all_gather", bucket.axis, (), size, one.stage, -1))
                     gathered.append(key)
     return [*found, Wait(tuple(gathered))] if gathered else found
 
