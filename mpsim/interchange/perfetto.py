@@ -17,7 +17,7 @@ from mpsim.result.model import HOLDERS, DeviceUse, MemoryUse, Result, Spans, Tim
 
 __all__ = ["load_perfetto"]
 
-_AXES = ("pp", "tp", "dp")
+_AXES = ("pp", "tp", "cp", "ep", "dp")
 _COUNTERS = ("memory", *(f"memory: {holder}" for holder in HOLDERS))
 _PHASES = ("X", "M", "C")  # slices, names, counters
 _ABOUT = ("workload", "topology", "plan", "runtime", "made_by", "fidelity")

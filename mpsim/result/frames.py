@@ -23,7 +23,7 @@ __all__ = [
     "trials_frame",
 ]
 
-_AXES = ("dp", "pp", "tp")
+_AXES = ("dp", "pp", "tp", "cp", "ep")
 
 
 def summary_row(result: Result) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from mpsim.result.model import Result
 
 __all__ = ["save_perfetto", "to_perfetto"]
 
-_TRACKS = ("host", "compute", "pp", "tp", "dp", "transfers")
+_TRACKS = ("host", "compute", "pp", "tp", "cp", "ep", "dp", "transfers")
 
 
 def to_perfetto(result: Result) -> dict[str, Any]:

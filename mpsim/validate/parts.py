@@ -12,7 +12,7 @@ __all__ = ["PARTS", "differences", "parts_of"]
 COMPUTE, IDLE = "compute", "idle"
 # Each kind of communication: messages between stages, gradients that stages share (of tied parameters, and of copies
 # of a stage), gradients of replicas, pieces of layers, and collectives of no axis.
-PARTS = (COMPUTE, "sends", "tied", "dp", "tp", "collectives", IDLE)
+PARTS = (COMPUTE, "sends", "tied", "dp", "tp", "cp", "ep", "collectives", IDLE)
 _Change = tuple[float, str, int]  # when, what, and whether one more of it runs or one less
 
 

@@ -32,7 +32,7 @@ def test_compute_hides_transfers_and_the_rest_is_idle():
     parts = parts_of(result)
     # Device 0: compute 1, sends 2, idle 2. Device 1: sends 2.5, compute 1, idle 1.5.
     assert parts == pytest.approx(
-        {"compute": 1.0, "sends": 2.25, "tied": 0, "dp": 0, "tp": 0, "collectives": 0, "idle": 1.75}
+        {"compute": 1.0, "sends": 2.25, "tied": 0, "dp": 0, "tp": 0, "cp": 0, "ep": 0, "collectives": 0, "idle": 1.75}
     )
     assert sum(parts.values()) == pytest.approx(5.0)
 

@@ -26,14 +26,26 @@ def buckets(instructions: Instructions, lowering: Lowering) -> Instructions:
             for i in lowering.filled_after(one):
                 key = ("bucket", one.stage, i, one.microbatch)
                 bucket = lowering.stages[one.stage].buckets[i]
-                found.append(Collective(key, Bucket(i), kind, bucket.axis, (), bucket.bytes, one.stage, -1))
+                found += _reduced(
+                    Collective(key, Bucket(i), kind, bucket.axis, (), bucket.bytes, one.stage, -1), lowering
+                )
             if one.pass_kind == "U" and lowering.plan.sharding.zero:
                 for i, bucket in enumerate(lowering.stages[one.stage].buckets):
                     key = ("updated", one.stage, i, one.microbatch)
                     size = _parameters(bucket.bytes, lowering.stages[one.stage])
-                    found.append(Collective(key, Bucket(i), "all_gather", bucket.axis, (), size, one.stage, -1))
+                    axis = "shard" if lowering.plan.sharding.shards else bucket.axis
+                    found.append(Collective(key, Bucket(i), "all_gather", axis, (), size, one.stage, -1))
                     gathered.append(key)
     return [*found, Wait(tuple(gathered))] if gathered else found
+
+
+def _reduced(one: Collective, lowering: Lowering) -> list[Collective]:
+    """Return what reduces a bucket: where only some replicas shard it, each part is then reduced among the others."""
+    shards = lowering.plan.sharding.shards
+    if not shards:
+        return [one]
+    part = one._replace(key=("replica", *one.key), kind="all_reduce", axis="replica", bytes=-(-one.bytes // shards))
+    return [one._replace(axis="shard"), part]
 
 
 def _parameters(count: int, stage: Stage) -> int:

@@ -140,8 +140,8 @@ def _point(row: Mapping[str, Any]) -> _Point | None:
 
 
 def _family(row: Mapping[str, Any]) -> str:
-    sizes = {axis: _number(row.get(axis)) for axis in ("dp", "pp", "tp")}
-    for axis, size in re.findall(r"\b(dp|pp|tp)=(\d+)", str(row["plan"])):
+    sizes = {axis: _number(row.get(axis)) for axis in ("dp", "pp", "tp", "cp")}
+    for axis, size in re.findall(r"\b(dp|pp|tp|cp)=(\d+)", str(row["plan"])):
         sizes[axis] = sizes[axis] or int(size)
     if not any(sizes.values()):
         return "other"
@@ -151,7 +151,7 @@ def _family(row: Mapping[str, Any]) -> str:
     if len(split) > 1:
         return "hybrid"
     naive = str(row["plan"]).endswith("naive")
-    return {"dp": "data", "pp": "naive pipeline" if naive else "pipeline", "tp": "tensor"}[split[0]]
+    return {"dp": "data", "pp": "naive pipeline" if naive else "pipeline", "tp": "tensor", "cp": "context"}[split[0]]
 
 
 def _best(points: list[_Point]) -> dict[int, _Point]:

@@ -52,7 +52,7 @@ KIND_COLOURS = {
     "optimizer": PURPLE,
     "compute": GREY,
 }
-AXIS_COLOURS = {"pp": SKY, "dp": VERMILION, "tp": GREEN, "": "#555555"}
+AXIS_COLOURS = {"pp": SKY, "dp": VERMILION, "tp": GREEN, "cp": PURPLE, "ep": YELLOW, "": "#555555"}
 PART_COLOURS = {
     "compute": BLUE,
     "exposed communication": VERMILION,
