@@ -40,6 +40,7 @@ _OPTIMIZER_KERNELS = {
     "sgd": 1,
     "sparse-adam": 12,
 }  # each for all tensors at once
+_GROUPED = {"aten::_grouped_mm", "transformers::grouped_mm_fallback"}
 
 
 def analytical_point(
@@ -143,6 +144,8 @@ def _costed(
     if roofline.uncounted:
         names = ", ".join(sorted(roofline.uncounted)[:5])
         point.notes.append(f"costed by their bytes alone, as their FLOPs cannot be counted: {names}")
+    if roofline.called & _GROUPED:
+        point.notes.append("experts are costed as if each got an equal share of the tokens: shapes do not route")
     point.fidelity = Fidelity.ANALYTICAL
     for parameter in parameters.values():
         parameter.grad = None

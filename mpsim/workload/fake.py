@@ -22,7 +22,33 @@ from mpsim.workload.point import Point, described
 from mpsim.workload.step import step_of
 from mpsim.workload.watch import Call, Watch
 
-__all__ = ["fake_example", "fake_mode_of", "shape_point", "without_logs"]
+__all__ = ["ShapesMode", "fake_example", "fake_mode_of", "shape_point", "without_logs"]
+
+
+class ShapesMode(FakeTensorMode):  # type: ignore[misc]
+    """Fake tensors on which a grouped product runs in every type and size in which PyTorch's kernels run it.
+
+    PyTorch's own shape function takes bfloat16 and rows of whole 16 bytes alone, as one of its kernels does.
+
+    Examples
+    --------
+    >>> with ShapesMode():
+    ...     rows, weights, ends = torch.empty(6, 3), torch.empty(2, 3, 5), torch.empty(2, dtype=torch.int32)
+    ...     torch.nn.functional.grouped_mm(rows, weights, offs=ends).shape
+    torch.Size([6, 5])
+    """
+
+    def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Give the shape of a grouped product; leave all else to PyTorch."""
+        if func is torch.ops.aten._grouped_mm.default:
+            return _grouped_shape(*args, **(kwargs or {}))
+        return super().dispatch(func, types, args, kwargs)
+
+
+def _grouped_shape(left: Any, right: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:
+    """Return the product of two matrices, of which either, both or none come one for each group."""
+    groups = [left.shape[0]] if left.dim() == right.dim() == 3 else [offs.shape[0]] if left.dim() == right.dim() else []
+    return left.new_empty([*groups, left.shape[-2], right.shape[-1]], dtype=out_dtype or left.dtype)
 
 
 @contextlib.contextmanager
@@ -53,7 +79,7 @@ def fake_example(source: Source, batch: int) -> Example:
     >>> fake_example(source, 1).model.weight.shape
     torch.Size([1000000, 1000000])
     """
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode = ShapesMode(allow_non_fake_inputs=True)
     try:
         with mode:
             example = source.build(batch)
@@ -91,7 +117,7 @@ def fake_mode_of(example: Example) -> Any:
     --------
     >>> source = Source(name="linear", build=lambda n: Example(model=torch.nn.Linear(2, 2), inputs=(torch.ones(n, 2),)))
     >>> type(fake_mode_of(fake_example(source, 1))).__name__
-    'FakeTensorMode'
+    'ShapesMode'
     """
     values = [*example.model.parameters(), *example.model.buffers(), *feeds_of(example).values()]
     return next(item.fake_mode for item in values if hasattr(item, "fake_mode"))

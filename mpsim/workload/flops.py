@@ -163,6 +163,12 @@ def _grouped_product(given: Mapping[str, Any], result: Any) -> int:
     return int(2 * result.numel() * left.shape[-1] // groups)
 
 
+def _grouped_rows(given: Mapping[str, Any], result: Any) -> int:
+    """Count transformers' own grouped product of rows and weights, and its gradients of both."""
+    products = len(result) if isinstance(result, tuple) else 1
+    return int(2 * products * given["input"].numel() * given["weight"].shape[-1])
+
+
 def _sum_of_products(given: Mapping[str, Any], result: Any) -> int:
     left = given["batch1"]
     return int(2 * result.numel() * left.shape[-1] * left.shape[0])
@@ -217,6 +223,7 @@ _KINDS: dict[Formula, str] = {
     _product_of("mat"): "addmv",
     _product_of("input"): "linear _sparse_semi_structured_linear",
     _grouped_product: "_grouped_mm _scaled_grouped_mm _scaled_grouped_mm_v2",
+    _grouped_rows: "transformers::grouped_mm_fallback transformers::grouped_mm_fallback_backward",
     _sum_of_products: "addbmm",
     _convolution: """
         convolution _convolution convolution_overrideable cudnn_convolution cudnn_convolution_relu

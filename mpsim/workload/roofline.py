@@ -91,6 +91,11 @@ class Roofline(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped her
         """The type in which most of the FLOPs are done; empty if there are none."""
         return max(self._flops_in, key=self._flops_in.__getitem__, default="")
 
+    @property
+    def called(self) -> set[str]:
+        """The names of the operators that were called."""
+        return {operator.name for operator in self._operators.values()}
+
     def check(self) -> None:
         """Refuse costs of which more than a hundredth of the FLOPs are in a dtype whose peak the device lacks.
 

@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from zoo_sizes import SMALL
 
 from mpsim.errors import MpsimError
+from mpsim.workload import zoo
 from mpsim.workload.analytical import DeviceSpec, analytical_point
 from mpsim.workload.example import Example
 from mpsim.workload.fake import shape_point
@@ -125,3 +127,11 @@ def test_what_is_wrapped_around_a_model_is_said():
     spec = DeviceSpec(name="d", peak_flops_per_s={"float32": 1e9}, memory_bytes_per_s=1e9)
     made = trace(nn.DataParallel(nn.Linear(4, 3)), torch.rand(2, 4), analytical=spec)
     assert made.notes == ("DataParallel was taken off: one replica was traced",)
+
+
+def test_experts_are_said_to_be_costed_evenly():
+    sizes = {**SMALL["mixtral"], "n_layer": 1}
+    source = Source(name="mixtral", build=lambda batch: zoo.get("mixtral").build(batch, **sizes))
+    point = analytical_point(source, 1, 1, FLOOR, depth="auto", optimizer="sgd")
+    assert point.notes == ["experts are costed as if each got an equal share of the tokens: shapes do not route"]
+    assert not any("experts" in note for note in analytical_point(SOURCE, 1, 1, FLOOR, depth=1, optimizer="sgd").notes)

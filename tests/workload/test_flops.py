@@ -126,6 +126,14 @@ def test_convolutions_in_groups(groups):
     assert ours.flops == 3 * 2 * (2 * 6 * 6) * (8 * 4 // groups * 3 * 3)
 
 
+def _grouped_by_transformers():
+    """Forward and both gradients; 6 rows for 2 experts."""
+    pytest.importorskip("transformers.integrations.moe")
+    rows, weights = torch.rand(6, 4, requires_grad=True), torch.rand(2, 4, 5, requires_grad=True)
+    ends = torch.tensor([2, 6], dtype=torch.int32)
+    torch.ops.transformers.grouped_mm_fallback(rows, weights, ends).sum().backward()
+
+
 def _flops(work):
     with Roofline() as counter:
         work()
@@ -138,6 +146,7 @@ def _flops(work):
         (lambda: torch.rand(3, 4) @ torch.rand(4, 5), 2 * 3 * 4 * 5),
         (lambda: torch.rand(3, 4) @ torch.rand(4), 2 * 3 * 4),
         (lambda: torch.rand(6, 3, 4) @ torch.rand(6, 4, 5), 2 * 6 * 3 * 4 * 5),
+        (_grouped_by_transformers, 3 * 2 * 6 * 4 * 5),
         (lambda: torch.addbmm(torch.rand(3, 5), torch.rand(6, 3, 4), torch.rand(6, 4, 5)), 2 * 6 * 3 * 4 * 5),
         (lambda: torch._int_mm(*[torch.ones(32, 32, dtype=torch.int8)] * 2), 2 * 32**3),
         (lambda: torch.rand(4, 4, dtype=torch.complex64) @ torch.rand(4, 4, dtype=torch.complex64), 2 * 4**3),

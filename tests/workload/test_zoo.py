@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import subprocess
 import sys
@@ -32,6 +33,15 @@ PUBLISHED = {
     "llama-13b": 13_015_864_320,
     "llama-70b": 68_976_648_192,
     "llama-405b": 405_853_388_800,
+    "llama3-70b": 70_553_706_496,
+    "gpt2-xl": 1_557_611_200,
+    "gpt3-175b": 174_604_259_328,
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen3-8b": 8_190_735_360,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "qwen3-235b-a22b": 235_093_634_560,
+    "mixtral-8x7b": 46_702_792_704,
+    "mixtral-8x22b": 140_630_071_296,
 }
 
 
@@ -93,9 +103,11 @@ def test_a_forward_is_deterministic(name, sizes):
 
 @pytest.mark.parametrize(("name", "sizes"), SMALL.items())
 def test_every_model_builds_and_runs_on_fake_tensors(name, sizes):
-    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+    from torch._subclasses.fake_tensor import FakeTensor
 
-    with FakeTensorMode():
+    from mpsim.workload.fake import ShapesMode
+
+    with ShapesMode():
         example = zoo.get(name).build(2, **sizes)
         example.loss(example.model(*example.inputs), example.target).backward()
     assert all(isinstance(p, FakeTensor) for p in example.model.parameters())
@@ -108,15 +120,20 @@ def test_every_model_builds_and_runs_on_fake_tensors(name, sizes):
         ("vit-b16", "ViTForImageClassification"),
         ("t5-small", "T5ForConditionalGeneration"),
         ("llama", "LlamaForCausalLM"),
+        ("qwen2.5", "Qwen2ForCausalLM"),
+        ("qwen3", "Qwen3ForCausalLM"),
+        ("qwen3-30b-a3b", "Qwen3MoeForCausalLM"),
+        ("mixtral", "MixtralForCausalLM"),
+        ("deepseek", "DeepseekV3ForCausalLM"),
     ],
 )
 def test_attention_without_masks_is_that_of_transformers(name, kind):
-    """The same weights in transformers' own class with its eager attention, which adds masks."""
+    """The same weights in transformers' own class with its eager attention, which adds masks, and its eager experts."""
     import transformers
 
     example = zoo.get(name).build(2, **SMALL[name])
     config = copy.deepcopy(example.model.config)
-    config._attn_implementation = "eager"
+    config._attn_implementation = config._experts_implementation = "eager"
     reference = getattr(transformers, kind)(config)
     reference.load_state_dict(example.model.state_dict())
     names = ("pixel_values",) if name == "vit-b16" else ("input_ids", "decoder_input_ids")
@@ -144,6 +161,56 @@ def test_a_decoder_sees_no_later_token():
     before = example.model(tokens)
     tokens[0, -1] = (tokens[0, -1] + 1) % 50
     torch.testing.assert_close(example.model(tokens)[0, :-1], before[0, :-1])
+
+
+def test_deepseek_v3_counts_as_published_with_the_biases_of_its_routers():
+    with torch.device("meta"):
+        model = zoo.get("deepseek-v3").build(1).model
+    biases = sum(value.numel() for name, value in model.named_buffers() if name.endswith("e_score_correction_bias"))
+    assert biases == 58 * 256
+    assert zoo.get("deepseek-v3").parameters + biases == 671_026_419_200
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3-30b-a3b", "deepseek"])
+def test_a_token_costs_the_experts_it_chooses(name):
+    """FLOPs of the experts, forward and twice backward, real and fake: those of top_k of them for each token."""
+    from mpsim.workload.fake import ShapesMode
+    from mpsim.workload.roofline import Roofline
+
+    sizes = SMALL[name]
+    width = sizes.get("expert_ffn", sizes["ffn"])
+    for context in (contextlib.nullcontext(), ShapesMode()):
+        with context:
+            experts = next(m for m in zoo.get(name).build(1, **sizes).model.modules() if hasattr(m, "gate_up_proj"))
+            tokens = torch.rand(24, 32, requires_grad=True)
+            chosen, shares = torch.rand(24, experts.num_experts).topk(sizes["top_k"])[::-1]
+            with Roofline() as roofline:
+                experts(tokens, chosen, shares.requires_grad_()).sum().backward()
+        assert roofline.uncounted == {}
+        assert roofline.flops == 3 * 2 * 24 * sizes["top_k"] * 3 * 32 * width
+
+
+def test_experts_multiply_in_the_type_of_autocast():
+    model = zoo.get("mixtral").build(1, **SMALL["mixtral"]).model
+    experts = model.model.layers[0].mlp.experts
+    tokens, chosen, shares = torch.rand(8, 32), torch.randint(4, (8, 2)), torch.rand(8, 2)
+    whole = experts(tokens, chosen, shares)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = experts(tokens, chosen, shares)
+    assert whole.dtype == half.dtype == torch.float32
+    assert not torch.equal(whole, half)
+    torch.testing.assert_close(whole, half, rtol=0.02, atol=0.02 * float(whole.detach().abs().max()))
+
+
+def test_dlrm_is_the_sum_of_rows_and_products_by_hand():
+    model = zoo.get("dlrm").build(1, rows=(3, 2), features=2, dense=1, bottom=1, top=1, pooling=2).model
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1.0)
+        model.tables[0].weight.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+    # bottom: 1 → 1·1 + 1 = 2 → [3, 3]; tables: rows 0 + 2 = [6, 8], rows 0 + 1 = [2, 2]
+    # products: 3·6 + 3·8 = 42, 3·2 + 3·2 = 12, 6·2 + 8·2 = 28; top: 3 + 3 + 42 + 12 + 28 + 1 = 89 → 90
+    assert model(torch.ones(1, 1), torch.tensor([[[0, 2], [0, 1]]])).tolist() == [90.0]
 
 
 def test_listing_needs_no_torch():
@@ -178,6 +245,11 @@ def test_llama_presets_and_single_sizes():
         ("vit-b16", {"image": 100}, "vit-b16: image 100 does not divide by patch 16"),
         ("unet", {"image": 100}, "unet: image 100 cannot be halved 4 times: give a multiple of 16"),
         ("vgg16", {"image": 16}, "vgg16: image 16 is smaller than 32"),
+        ("mixtral", {"top_k": 9}, "mixtral: top_k 9 is more than n_expert 8: give 8 or fewer"),
+        ("deepseek", {"n_group": 3}, "deepseek: n_expert 16 does not make n_group 3 equal groups of 2 or more"),
+        ("deepseek", {"top_k": 9}, "deepseek: top_group 2 of n_group 4 leaves 8 experts for top_k 9"),
+        ("qwen3", {"n_kv_head": 3}, "qwen3: n_head 16 does not divide by n_kv_head 3"),
+        ("dlrm", {"rows": 100}, "dlrm: rows 100 is one number: give the rows of two tables or more"),
         ("mnist-mlp", {"widths": 784}, "mnist-mlp: widths 784 is one number"),
         ("mnist-mlp", {"widths": "784x10"}, "expected whole numbers with commas between such as 784,256,128,64,10"),
     ],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -13,8 +15,17 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mpsim.errors import MpsimError
+from mpsim.workload.example import Example
 
-__all__ = ["ATTENTION", "check_heads", "construct", "cross_entropy_of_tokens", "random_tokens"]
+__all__ = [
+    "ATTENTION",
+    "check_heads",
+    "construct",
+    "cross_entropy_of_tokens",
+    "language_model",
+    "logits_of",
+    "random_tokens",
+]
 
 ATTENTION = "mpsim_sdpa"
 """PyTorch's scaled_dot_product_attention, told by each module whether it is causal.
@@ -43,6 +54,51 @@ def construct(kind: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrain
         model = kind(config).train()
     model.tie_weights()
     return model
+
+
+def logits_of(kind: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """Return a decoder's class whose forward takes token numbers alone and returns logits [batch, seq, vocab].
+
+    Examples
+    --------
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> model = logits_of(LlamaForCausalLM)(LlamaConfig(num_hidden_layers=1, hidden_size=64, vocab_size=8))
+    >>> model(torch.tensor([[1, 2]])).shape
+    torch.Size([1, 2, 8])
+    """
+
+    def forward(self: Any, input_ids: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = kind.forward(self, input_ids=input_ids, use_cache=False).logits
+        return logits
+
+    return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+
+
+def language_model(
+    model: PreTrainedModel,
+    batch: int,
+    *,
+    vocab: int,
+    seq: int,
+    tensor_parallel: Mapping[str, str],
+    shard: Callable[[Any, int], None],
+) -> Example:
+    """Return `model` with random tokens, random targets and cross-entropy.
+
+    Examples
+    --------
+    >>> example = language_model(None, 2, vocab=8, seq=3, tensor_parallel={}, shard=None)
+    >>> example.inputs[0].shape
+    torch.Size([2, 3])
+    """
+    return Example(
+        model=model,
+        inputs=(random_tokens(vocab, batch, seq),),
+        target=random_tokens(vocab, batch, seq),
+        loss=cross_entropy_of_tokens,
+        tensor_parallel=tensor_parallel,
+        shard=shard,
+    )
 
 
 def cross_entropy_of_tokens(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+from mpsim.workload.zoo.language import LANGUAGE_MODELS
 from mpsim.workload.zoo.model import Size, ZooModel
 
 __all__ = ["ZOO"]
@@ -11,39 +10,11 @@ __all__ = ["ZOO"]
 _ZOO = "mpsim.workload.zoo"
 _IMAGENET = 1_281_167
 _IMAGE_SIZES: dict[str, Size] = {"image": 224, "classes": 1000}
-_LLAMA_NAMES = ("n_layer", "hidden", "n_head", "n_kv_head", "ffn", "vocab", "tied")
-
-# 15M to 110M: the models that github.com/karpathy/llama2.c was made for. 7B, 13B, 70B: Llama 2
-# (https://arxiv.org/abs/2307.09288); 8B, 405B, and 1B, 3B: Llama 3, 3.1 and 3.2 (https://arxiv.org/abs/2407.21783).
-_LLAMA: dict[str, tuple[int, tuple[Size, ...]]] = {
-    "15M": (15_191_712, (6, 288, 6, 6, 768, 32_000, True)),
-    "42M": (41_689_600, (8, 512, 8, 8, 1376, 32_000, True)),
-    "110M": (109_529_856, (12, 768, 12, 12, 2048, 32_000, True)),
-    "1B": (1_235_814_400, (16, 2048, 32, 8, 8192, 128_256, True)),
-    "3B": (3_212_749_824, (28, 3072, 24, 8, 8192, 128_256, True)),
-    "7B": (6_738_415_616, (32, 4096, 32, 32, 11_008, 32_000, False)),
-    "8B": (8_030_261_248, (32, 4096, 32, 8, 14_336, 128_256, False)),
-    "13B": (13_015_864_320, (40, 5120, 40, 40, 13_824, 32_000, False)),
-    "70B": (68_976_648_192, (80, 8192, 64, 8, 28_672, 32_000, False)),
-    "405B": (405_853_388_800, (126, 16_384, 128, 8, 53_248, 128_256, False)),
-}
-_PRESETS: dict[str, Mapping[str, Size]] = {
-    size: dict(zip(_LLAMA_NAMES, values, strict=True)) for size, (_, values) in _LLAMA.items()
-}
-
-
-def _llama(name: str, size: str, batch: int) -> ZooModel:
-    return ZooModel(
-        name=name,
-        description=f"Llama decoder, {size} (size=… for others); language model; vocabulary shared by ranks",
-        factory=f"{_ZOO}.decoders:llama",
-        sizes={"size": size, **_PRESETS[size], "seq": 256},
-        presets=_PRESETS,
-        default_batch=batch,
-        parameters=_LLAMA[size][0],
-    )
-
-
+# Values of the 26 columns of Criteo's Kaggle data, as https://arxiv.org/abs/1906.00091 embeds them: 540M parameters.
+_CRITEO_ROWS = (
+    1460, 583, 10_131_227, 2_202_608, 305, 24, 12_517, 633, 3, 93_145, 5683, 8_351_593, 3194, 27, 14_992, 5_461_306,
+    10, 5652, 2173, 4, 7_046_547, 18, 15, 286_181, 105, 142_572,
+)  # fmt: skip
 _MODELS = (
     ZooModel(
         name="mnist-mlp",
@@ -100,16 +71,6 @@ _MODELS = (
         parameters=109_514_298,
     ),
     ZooModel(
-        name="gpt2",
-        description="GPT-2, language model, tied head; Conv1D as Linear; dropout 0; embeddings and head replicated",
-        factory=f"{_ZOO}.decoders:gpt2",
-        sizes={
-            "n_layer": 12, "hidden": 768, "n_head": 12, "ffn": 3072, "vocab": 50_257, "positions": 1024, "seq": 128,
-        },
-        default_batch=8,
-        parameters=124_439_808,
-    ),
-    ZooModel(
         name="vit-b16",
         description="ViT-B/16, image classification; dropout 0; embeddings and head replicated",
         factory=f"{_ZOO}.encoders:vit",
@@ -129,8 +90,19 @@ _MODELS = (
         default_batch=8,
         parameters=60_506_624,
     ),
-    _llama("llama", "15M", 8),
-    *(_llama(f"llama-{size.lower()}", size, 8 if size.endswith("M") else 1) for size in _LLAMA),
+    ZooModel(
+        name="dlrm",
+        description="DLRM of Criteo's advertisements, click or not; dense gradients; tables replicated by ranks",
+        factory=f"{_ZOO}.recommendation:dlrm",
+        sizes={
+            "rows": _CRITEO_ROWS, "features": 16, "dense": 13, "bottom": (512, 256, 64), "top": (512, 256),
+            "pooling": 1,
+        },
+        default_batch=128,
+        dataset_samples=39_291_954,
+        parameters=540_677_217,
+    ),
+    *LANGUAGE_MODELS,
 )  # fmt: skip
 
 ZOO: dict[str, ZooModel] = {model.name: model for model in _MODELS}

@@ -4,29 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from mpsim.workload.example import Example
-from mpsim.workload.zoo.attention import ATTENTION, check_heads, construct, cross_entropy_of_tokens, random_tokens
+from mpsim.workload.zoo.attention import ATTENTION, check_heads, construct, language_model, logits_of
 
-__all__ = ["gpt2", "llama"]
-
-
-class _GPT2(GPT2LMHeadModel):  # type: ignore[misc]
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Return logits [batch, seq, vocab]."""
-        logits: torch.Tensor = super().forward(input_ids=input_ids, use_cache=False).logits
-        return logits
-
-
-class _Llama(LlamaForCausalLM):  # type: ignore[misc]
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Return logits [batch, seq, vocab]."""
-        logits: torch.Tensor = super().forward(input_ids=input_ids, use_cache=False).logits
-        return logits
+__all__ = ["LLAMA_STYLES", "check_llama", "gpt2", "llama"]
 
 
 def _linear(convolution: Conv1D) -> nn.Linear:
@@ -91,28 +76,24 @@ def gpt2(
         use_cache=False,
         attn_implementation=ATTENTION,
     )
-    model = construct(_GPT2, config)
+    model = construct(logits_of(GPT2LMHeadModel), config)
     _replace_convolutions(model)
-    return _language_model(model, batch, vocab, seq, _GPT2_STYLES, partial(_shard_gpt2, heads=n_head))
+    shard = partial(_shard_gpt2, heads=n_head)
+    return language_model(model, batch, vocab=vocab, seq=seq, tensor_parallel=_GPT2_STYLES, shard=shard)
 
 
-def _language_model(model, batch, vocab, seq, styles, shard) -> Example:  # type: ignore[no-untyped-def]
-    return Example(
-        model=model,
-        inputs=(random_tokens(vocab, batch, seq),),
-        target=random_tokens(vocab, batch, seq),
-        loss=cross_entropy_of_tokens,
-        tensor_parallel=styles,
-        shard=shard,
-    )
+def check_llama(model: nn.Module, ranks: int, *, heads: int, key_value_heads: int) -> None:
+    """Refuse heads that `ranks` cannot share; the model stays as it is.
 
-
-def _check_llama(model: nn.Module, ranks: int, *, heads: int, key_value_heads: int) -> None:
+    Examples
+    --------
+    >>> check_llama(None, 2, heads=4, key_value_heads=2)
+    """
     check_heads(heads, ranks)
     check_heads(key_value_heads, ranks, "key-value heads")
 
 
-_LLAMA_STYLES = {
+LLAMA_STYLES = {
     "model.embed_tokens": "vocabulary",
     "model.layers.*.self_attn.[qkv]_proj": "colwise",
     "model.layers.*.self_attn.o_proj": "rowwise",
@@ -158,5 +139,6 @@ def llama(
         use_cache=False,
         attn_implementation=ATTENTION,
     )
-    shard = partial(_check_llama, heads=n_head, key_value_heads=n_kv_head)
-    return _language_model(construct(_Llama, config), batch, vocab, seq, _LLAMA_STYLES, shard)
+    model = construct(logits_of(LlamaForCausalLM), config)
+    shard = partial(check_llama, heads=n_head, key_value_heads=n_kv_head)
+    return language_model(model, batch, vocab=vocab, seq=seq, tensor_parallel=LLAMA_STYLES, shard=shard)

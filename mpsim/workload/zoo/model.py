@@ -132,7 +132,8 @@ class ZooModel:
         """Refuse sizes that no transformer can have together."""
         for whole, part in (("hidden", "n_head"), ("n_head", "n_kv_head"), ("image", "patch")):
             a, b = sizes.get(whole), sizes.get(part)
-            if isinstance(a, int) and isinstance(b, int) and a % b and "head_dim" not in sizes:
+            free = whole == "hidden" and ("head_dim" in sizes or "rope_dim" in sizes)  # heads have a width of their own
+            if isinstance(a, int) and isinstance(b, int) and a % b and not free:
                 raise MpsimError(f"{self.name}: {whole} {a} does not divide by {part} {b}")
         seq, positions = sizes.get("seq"), sizes.get("positions")
         if isinstance(seq, int) and isinstance(positions, int) and seq > positions:

@@ -1,0 +1,200 @@
+"""Mixtures of experts: Mixtral, Qwen3's and DeepSeek-V3, decoders from transformers' configurations."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from transformers import (
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
+
+from mpsim.errors import MpsimError
+from mpsim.workload.example import Example
+from mpsim.workload.zoo.attention import ATTENTION, check_heads, construct, language_model, logits_of
+from mpsim.workload.zoo.decoders import check_llama
+from mpsim.workload.zoo.experts import EXPERTS
+
+__all__ = ["deepseek", "mixtral", "qwen_mixture"]
+
+
+def _check_experts(name: str, experts: int, top_k: int) -> None:
+    if top_k > experts:
+        raise MpsimError(f"{name}: top_k {top_k} is more than n_expert {experts}: give {experts} or fewer")
+
+
+def mixtral(
+    batch: int,
+    *,
+    size: str,
+    n_layer: int,
+    hidden: int,
+    n_head: int,
+    n_kv_head: int,
+    ffn: int,
+    n_expert: int,
+    top_k: int,
+    vocab: int,
+    seq: int,
+) -> Example:
+    """Return Mixtral as a language model; `size` only names the preset that the other sizes came from.
+
+    Examples
+    --------
+    >>> sizes = {"n_layer": 1, "hidden": 8, "n_head": 2, "n_kv_head": 1, "ffn": 16, "vocab": 11, "seq": 4}
+    >>> example = mixtral(2, size="", n_expert=4, top_k=2, **sizes)
+    >>> example.model(*example.inputs).shape
+    torch.Size([2, 4, 11])
+    """
+    _check_experts("mixtral", n_expert, top_k)
+    config = MixtralConfig(
+        num_hidden_layers=n_layer,
+        hidden_size=hidden,
+        num_attention_heads=n_head,
+        num_key_value_heads=n_kv_head,
+        intermediate_size=ffn,
+        num_local_experts=n_expert,
+        num_experts_per_tok=top_k,
+        vocab_size=vocab,
+        max_position_embeddings=seq,
+        use_cache=False,
+        attn_implementation=ATTENTION,
+        experts_implementation=EXPERTS,
+    )
+    model = construct(logits_of(MixtralForCausalLM), config)
+    shard = partial(check_llama, heads=n_head, key_value_heads=n_kv_head)
+    return language_model(model, batch, vocab=vocab, seq=seq, tensor_parallel={}, shard=shard)
+
+
+def qwen_mixture(
+    batch: int,
+    *,
+    size: str,
+    n_layer: int,
+    hidden: int,
+    n_head: int,
+    n_kv_head: int,
+    head_dim: int,
+    ffn: int,
+    n_expert: int,
+    top_k: int,
+    vocab: int,
+    seq: int,
+) -> Example:
+    """Return a mixture of Qwen3 as a language model, `ffn` wide in each expert.
+
+    Examples
+    --------
+    >>> sizes = {"n_layer": 1, "hidden": 8, "n_head": 2, "n_kv_head": 1, "ffn": 16, "vocab": 11, "seq": 4}
+    >>> example = qwen_mixture(2, size="", head_dim=4, n_expert=4, top_k=2, **sizes)
+    >>> example.model(*example.inputs).shape
+    torch.Size([2, 4, 11])
+    """
+    _check_experts("qwen3-moe", n_expert, top_k)
+    config = Qwen3MoeConfig(
+        num_hidden_layers=n_layer,
+        hidden_size=hidden,
+        num_attention_heads=n_head,
+        num_key_value_heads=n_kv_head,
+        head_dim=head_dim,
+        moe_intermediate_size=ffn,
+        num_experts=n_expert,
+        num_experts_per_tok=top_k,
+        norm_topk_prob=True,
+        vocab_size=vocab,
+        max_position_embeddings=seq,
+        use_cache=False,
+        attn_implementation=ATTENTION,
+        experts_implementation=EXPERTS,
+    )
+    model = construct(logits_of(Qwen3MoeForCausalLM), config)
+    shard = partial(check_llama, heads=n_head, key_value_heads=n_kv_head)
+    return language_model(model, batch, vocab=vocab, seq=seq, tensor_parallel={}, shard=shard)
+
+
+def deepseek(
+    batch: int,
+    *,
+    size: str,
+    n_layer: int,
+    n_dense_layer: int,
+    hidden: int,
+    n_head: int,
+    query_rank: int,
+    key_value_rank: int,
+    rope_dim: int,
+    plain_dim: int,
+    value_dim: int,
+    ffn: int,
+    expert_ffn: int,
+    n_expert: int,
+    n_shared_expert: int,
+    top_k: int,
+    n_group: int,
+    top_group: int,
+    vocab: int,
+    seq: int,
+) -> Example:
+    """Return DeepSeek-V3 as a language model, without its module for the token after the next.
+
+    The first `n_dense_layer` layers have one feed-forward of `ffn`; each token of the others is read by all shared
+    experts and by the `top_k` best of the `n_expert` routed ones, out of the `top_group` best of `n_group` groups.
+    Attention is latent: queries and keys of a head have `plain_dim` features and `rope_dim` rotated ones.
+
+    Examples
+    --------
+    >>> sizes = {"n_layer": 2, "n_dense_layer": 1, "hidden": 8, "n_head": 2, "ffn": 16, "expert_ffn": 4}
+    >>> latent = {"query_rank": 4, "key_value_rank": 4, "rope_dim": 2, "plain_dim": 4, "value_dim": 4}
+    >>> routing = {"n_expert": 4, "n_shared_expert": 1, "top_k": 2, "n_group": 2, "top_group": 1}
+    >>> example = deepseek(2, size="", vocab=11, seq=4, **sizes, **latent, **routing)
+    >>> example.model(*example.inputs).shape
+    torch.Size([2, 4, 11])
+    """
+    _check_experts("deepseek", n_expert, top_k)
+    _check_groups(n_expert, n_group, top_group, top_k)
+    config = DeepseekV3Config(
+        num_hidden_layers=n_layer,
+        first_k_dense_replace=n_dense_layer,
+        hidden_size=hidden,
+        num_attention_heads=n_head,
+        num_key_value_heads=n_head,
+        q_lora_rank=query_rank,
+        kv_lora_rank=key_value_rank,
+        qk_rope_head_dim=rope_dim,
+        qk_nope_head_dim=plain_dim,
+        v_head_dim=value_dim,
+        intermediate_size=ffn,
+        moe_intermediate_size=expert_ffn,
+        n_routed_experts=n_expert,
+        n_shared_experts=n_shared_expert,
+        num_experts_per_tok=top_k,
+        n_group=n_group,
+        topk_group=top_group,
+        vocab_size=vocab,
+        max_position_embeddings=seq,
+        use_cache=False,
+        attn_implementation=ATTENTION,
+        experts_implementation=EXPERTS,
+    )
+    model = construct(logits_of(DeepseekV3ForCausalLM), config)
+    shard = partial(_check_deepseek, heads=n_head)
+    return language_model(model, batch, vocab=vocab, seq=seq, tensor_parallel={}, shard=shard)
+
+
+def _check_groups(experts: int, groups: int, top_groups: int, top_k: int) -> None:
+    """Refuse groups that a router of DeepSeek-V3 cannot choose from: it adds up the two best experts of each."""
+    if experts % groups or experts < 2 * groups:
+        raise MpsimError(f"deepseek: n_expert {experts} does not make n_group {groups} equal groups of 2 or more")
+    reachable = min(top_groups, groups) * experts // groups
+    if top_groups > groups or top_k > reachable:
+        raise MpsimError(
+            f"deepseek: top_group {top_groups} of n_group {groups} leaves {reachable} experts for top_k {top_k}"
+        )
+
+
+def _check_deepseek(model: object, ranks: int, *, heads: int) -> None:
+    check_heads(heads, ranks)
