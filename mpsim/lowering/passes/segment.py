@@ -20,13 +20,13 @@ def segment(instructions: Instructions, lowering: Lowering) -> Instructions:
 
 def _runs(one: Compute, lowering: Lowering) -> list[Compute]:
     ends = lowering.ends(one)
-    if one.pass_kind == "F":
+    if one.pass_kind in "FR":
         edges = sorted({end + 1 for end in ends if one.first < end + 1 < one.last})
         return [
             one._replace(first=first, last=last)
             for first, last in zip([one.first, *edges], [*edges, one.last], strict=True)
         ]
-    edges = sorted({end for end in ends if end > one.first}, reverse=True)
+    edges = sorted({end for end in ends if one.first < end < one.last}, reverse=True)
     return [
         one._replace(first=first, last=last)
         for first, last in zip([*edges, one.first], [one.last, *edges], strict=True)
