@@ -38,6 +38,11 @@ _OPTIONS = (
     click.option(
         "--shards", type=int, metavar="N", help="Replicas that shard together, where not all do (hybrid sharding)."
     ),
+    click.option(
+        "--recompute",
+        metavar="WHAT",
+        help="Forwards run again, not kept: full, selective, stages, except-last, or layers as in 'h.*,12'.",
+    ),
     click.option("--pp", type=int, metavar="N", help="Pipeline stages."),
     click.option("--tp", type=int, metavar="N", help="Ranks that share each layer."),
     click.option(
@@ -100,6 +105,7 @@ class PlanOptions:
     zero: int | None
     fsdp: bool
     shards: int | None
+    recompute: str | None
     pp: int | None
     tp: int | None
     sequence: bool
@@ -182,8 +188,14 @@ def _sharding(given: PlanOptions, base: Plan) -> dict[str, Any]:
     if given.fsdp and given.zero not in (None, 3):
         raise MpsimError(f"--fsdp is --zero 3, --zero {given.zero} was given too: leave one out")
     zero = 3 if given.fsdp else given.zero
-    sharding = base.sharding if zero in (None, base.sharding.zero) else Sharding(zero=zero)
-    said: dict[str, Any] = {"shards": given.shards, "sequence": given.sequence or None}
+    sharding = (
+        base.sharding if zero in (None, base.sharding.zero) else Sharding(zero=zero, recompute=base.sharding.recompute)
+    )
+    said: dict[str, Any] = {
+        "shards": given.shards,
+        "sequence": given.sequence or None,
+        "recompute": given.recompute,
+    }
     sharding = replace(sharding, **{name: value for name, value in said.items() if value is not None})
     return {} if sharding == base.sharding else {"sharding": sharding}
 

@@ -187,7 +187,9 @@ def emulate_lowering(
         raise unknown("compute", compute, ("replay", "real"))
     shared = plan.sharding.text or (f"cp={plan.cp} ep={plan.ep}" if max(plan.cp, plan.ep) > 1 else "")
     if compute == "real" and shared:
-        raise MpsimError(f"real computation has whole replicas, the plan {shared}: use --compute replay")
+        raise MpsimError(
+            f"real computation has whole replicas that keep all for backward, the plan {shared}: use --compute replay"
+        )
     random = draws and compute == "replay"
     drawn = _drawn(lowering, trials if random else replace(trials, count=1))
     models = recipes(lowering, model, depth) if compute == "real" else ()

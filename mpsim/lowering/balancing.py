@@ -13,8 +13,10 @@ import numpy as np
 from mpsim.collectives.traffic import collective, idle_s, message_traffic
 from mpsim.lowering.costs import Costs
 from mpsim.lowering.crossings import Crossing
+from mpsim.lowering.recomputation import again_s, recomputed_layers
 from mpsim.plan.model import Plan
 from mpsim.plan.partition import Table, balance, cheapest
+from mpsim.plan.recompute import parse_recompute
 from mpsim.plan.shape import Shape
 from mpsim.topology.routes import Routes
 from mpsim.workload.costs import median_s
@@ -81,9 +83,14 @@ class Scales:
         self.layers, self.stages, self._microbatches = len(costs.workload.layers), shape.stages, plan.microbatches
         self._clock = _Clock(costs, routes, plan.algorithm)
         ranks = _by_stage(place, plan, shape)
-        work = [[self._clock.running_total(line) for line in replicas] for replicas in ranks]
+        what = parse_recompute(plan.sharding.recompute)
+        again = recomputed_layers(costs.workload, costs.of(""), what) if what.what else frozenset()
+        part = (plan.microbatches - 1) / plan.microbatches if what.except_last else 1.0
+        work = [[self._clock.running_total(line, again, part) for line in replicas] for replicas in ranks]
         self._work = [tuple(dict.fromkeys(totals)) for totals in work]
-        self._replicas = list(dict.fromkeys(zip(*work, strict=True)))
+        # On the way of one micro-batch a second forward need not count: its gradient may take as long to come.
+        passing = [[self._clock.running_total(line) for line in replicas] for replicas in ranks]
+        self._replicas = list(dict.fromkeys(zip(zip(*work, strict=True), zip(*passing, strict=True), strict=True)))
         flat = [[device for line in replicas for device in line.devices] for replicas in ranks]
         # By the layer before which the cut is; nobody cuts before the first or behind the last.
         forward, backward = ([0, *(getattr(cut, f"{way}_bytes") for cut in cuts), 0] for way in ("forward", "backward"))
@@ -106,16 +113,24 @@ class Scales:
         edges = (0, *boundaries, self.layers)
         sent_s = [self._forward[i][at] + self._backward[i + 1][at] for i, at in enumerate(boundaries)]
         return self._update[edges[1]] + max(
-            self._passing_s(totals, edges, sent_s, in_flight) for totals in self._replicas
+            self._passing_s(totals, passing, edges, sent_s, in_flight) for totals, passing in self._replicas
         )
 
     def _passing_s(
-        self, totals: Sequence[_Seconds], edges: Sequence[int], sent_s: Sequence[float], in_flight: Sequence[int]
+        self,
+        totals: Sequence[_Seconds],
+        passing: Sequence[_Seconds],
+        edges: Sequence[int],
+        sent_s: Sequence[float],
+        in_flight: Sequence[int],
     ) -> float:
         """Return the seconds of the forwards and backwards of one replica."""
-        own_s = [total[last] - total[first] for total, first, last in zip(totals, edges, edges[1:], strict=False)]
-        before_s = list(accumulate((own + sent for own, sent in zip(own_s, sent_s, strict=False)), initial=0.0))
-        whole_s = before_s[-1] + own_s[-1]
+        own_s, once_s = (
+            [total[last] - total[first] for total, first, last in zip(each, edges, edges[1:], strict=False)]
+            for each in (totals, passing)
+        )
+        before_s = list(accumulate((own + sent for own, sent in zip(once_s, sent_s, strict=False)), initial=0.0))
+        whole_s = before_s[-1] + once_s[-1]
         return max(
             before + max(self._microbatches * own, ceil(self._microbatches / most) * (whole_s - before))
             for before, own, most in zip(before_s, own_s, in_flight, strict=True)
@@ -176,13 +191,19 @@ class _Clock:
         self._compute: dict[str, list[float]] = {}
         self._collected: dict[tuple[str, int, tuple[int, ...]], float] = {}
 
-    def running_total(self, line: _Line) -> _Seconds:
-        """Return the seconds of the layers before each one, and of all."""
+    def running_total(self, line: _Line, again: frozenset[int] = frozenset(), part: float = 1.0) -> _Seconds:
+        """Return the seconds of the layers before each one, and of all; `part` of micro-batches compute some again."""
         devices = [self._routes.topology.devices[device] for device in line.devices]
         paces = list(dict.fromkeys((node.type, node.speed) for node in devices))
-        times = [(self._seconds(kind), speed) for kind, speed in paces]
-        layers = [max(own[i] / speed for own, speed in times) for i in range(len(times[0][0]))]
-        shared = [self._collectives(cost, line) for cost in self._costs.of(devices[0].type)]
+        times = [(self._seconds(kind), self._costs.of(kind), speed) for kind, speed in paces]
+        layers = [
+            max((own[i] + (part * again_s(costs[i]) if i in again else 0.0)) / speed for own, costs, speed in times)
+            for i in range(len(times[0][0]))
+        ]
+        shared = [
+            self._collectives(cost, line, part if i in again else 0.0)
+            for i, cost in enumerate(self._costs.of(devices[0].type))
+        ]
         return tuple(accumulate((own + sent for own, sent in zip(layers, shared, strict=True)), initial=0.0))
 
     def updating(self, device: int) -> _Seconds:
@@ -218,9 +239,12 @@ class _Clock:
             self._compute[device_type] = [sum(median_s(cost.samples)[:3]) for cost in self._costs.of(device_type)]
         return self._compute[device_type]
 
-    def _collectives(self, cost: Cost, line: _Line) -> float:
+    def _collectives(self, cost: Cost, line: _Line, again: float) -> float:
         return sum(
-            self._collective(call.kind, call.bytes, getattr(line, call.axis)) for call in cost.collectives if call.bytes
+            self._collective(call.kind, call.bytes, getattr(line, call.axis))
+            * (1.0 + again * (call.phase == "forward"))
+            for call in cost.collectives
+            if call.bytes
         )
 
     def _collective(self, kind: str, count: int, group: tuple[int, ...]) -> float:

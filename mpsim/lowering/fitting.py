@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mpsim.collectives.traffic import idle_s, message_traffic
 from mpsim.lowering.costs import Costs
 from mpsim.lowering.memory import residents_of, within
+from mpsim.lowering.recomputation import again_s
 from mpsim.lowering.stages import Stage, gradient_bytes
 from mpsim.plan.automatic import Fitted, StageTimes
 from mpsim.plan.model import Plan
@@ -58,20 +59,29 @@ def _times(stage: Stage, devices: Sequence[int], costs: Costs, routes: Routes) -
         ]
         for node in nodes
     ]
-    held = float(max(stage.activation_bytes, 1))
+    again = [
+        sum(again_s(costs.of(node.type)[i]) for i in stage.recomputed.layers) / node.speed if stage.recomputed else 0.0
+        for node in nodes
+    ]
+    held = float(_held(stage))
     forward_s, inputs_s, weights_s = (max(column) for column in zip(*own, strict=True))
-    return StageTimes(forward_s, inputs_s, weights_s, held=held, kept=held)
+    return StageTimes(forward_s, inputs_s + max(again), weights_s, held=held, kept=held)
+
+
+def _held(stage: Stage) -> int:
+    """Return what one micro-batch holds at most of a stage, 1 or more: to the second part of its backward all."""
+    return max(stage.kept_bytes(True) + sum(stage.recomputed.again if stage.recomputed else ()), 1)
 
 
 def _limit(rank: int, shape: Shape, stages: Sequence[Stage], devices: Sequence[Sequence[int]], routes: Routes) -> float:
     held = [stages[s] for s in shape.held_by(rank)]
-    once = sum(max(stage.activation_bytes, 1) for stage in held)
+    once = sum(map(_held, held))
     memories = [routes.topology.devices[device].memory_bytes for s in shape.held_by(rank) for device in devices[s]]
     if not all(memories):
         return 2.0 * (max(shape.home) + 1) * once
     throughout = sum(one.bytes for one in residents_of(held, 0))
     gradients = gradient_bytes(held)
     made = held[0].sharded_bytes(gradients)
-    passing = max(within(stage, kind, gradients).most for stage in held for kind in ("forward", "backward"))
+    passing = max(within(stage, kind, gradients, again=True).most for stage in held for kind in ("forward", "backward"))
     gathered = 2 * max((count for stage in held for count, _ in stage.units.values()), default=0)
     return float(max(min(memories) - throughout - made - max(passing, 0) - gathered, once))

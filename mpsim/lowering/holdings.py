@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mpsim.lowering.instructions import Compute, Drop, Hold, Instructions
 from mpsim.lowering.memory import within
@@ -41,10 +41,12 @@ class SharedGradients:
 
 
 class Holdings:
-    """What a rank holds of one stage, pass after pass."""
+    """What a rank holds of one stage, pass after pass; `again` tells which micro-batches compute anything again."""
 
-    def __init__(self, number: int, stage: Stage, shared: SharedGradients) -> None:
-        self.number, self.stage = number, stage
+    def __init__(
+        self, number: int, stage: Stage, shared: SharedGradients, again: Callable[[int], bool] = lambda _: False
+    ) -> None:
+        self.number, self.stage, self.again = number, stage, again
         self.layers = self.stage.layers
         self.sizes = gradient_bytes([stage])
         self.own = {name: count for name, count in self.sizes.items() if name not in shared.names}
@@ -52,7 +54,7 @@ class Holdings:
         self.shared, self.others = shared, {name: self.sizes[name] for name in self.sizes if name in shared.names}
         # Whether the next backward makes gradients, and does not add to some; what each kind of pass takes for a while.
         self.makes = True
-        self._takes: dict[tuple[str, bool, frozenset[str]], tuple[tuple[str, int], ...]] = {}
+        self._takes: dict[tuple[str, bool, frozenset[str], bool], tuple[tuple[str, int], ...]] = {}
         self._now: dict[tuple[str, int], tuple[tuple[str, int], ...]] = {}
         # The update that each micro-batch under way went forward after, and how many there are of each.
         self.version = 0
@@ -65,8 +67,12 @@ class Holdings:
         found: Instructions = [Hold((holder, stage, kind, microbatch), holder, count) for holder, count in taken]
         if kind == "F":
             self.under_way[microbatch] = self.version
-            if self.stage.activation_bytes:
-                found.append(Hold(("activations", stage, microbatch), "activations", self.stage.activation_bytes))
+            if count := self.stage.kept_bytes(self.again(microbatch)):
+                found.append(Hold(("activations", stage, microbatch), "activations", count))
+        elif kind == "I" and self.stage.recomputed and self.again(microbatch):
+            # Until the second part of the backward ends.
+            count = sum(self.stage.recomputed.again)
+            found.append(Hold(("recomputation", stage, microbatch), "recomputation", count))
         elif kind == "U":
             found += self._stashed()
         elif kind in "BW":
@@ -83,8 +89,10 @@ class Holdings:
             found += self.updated()
             self.makes, self.version = True, self.version + 1
         elif kind in "BW":
-            if self.stage.activation_bytes:
+            if self.stage.kept_bytes(self.again(microbatch)):
                 found.append(Drop(("activations", stage, microbatch)))
+            if kind == "W" and self.stage.recomputed:
+                found.append(Drop(("recomputation", stage, microbatch)))
             found += self._returned(microbatch)
         return found
 
@@ -117,7 +125,8 @@ class Holdings:
     def _taken(self, one: Compute) -> tuple[tuple[str, int], ...]:
         """Return what a pass takes for a while, by holder, beside what it leaves behind."""
         there = self.shared.there(self.others) if self.others else _NONE
-        key = (one.pass_kind, self.makes, there)
+        again = one.pass_kind != "U" and self.again(one.microbatch)
+        key = (one.pass_kind, self.makes, there, again)
         if key not in self._takes:
             if one.pass_kind == "U":
                 # Of a whole step's update all stages of the rank are one call.
@@ -127,9 +136,14 @@ class Holdings:
                 # Sharded ones are whole for as long as it takes to scatter them, layer by layer.
                 sharded = self.stage.shares > 1
                 there = frozenset(self.sizes) if sharded else there if self.makes else there.union(self.own)
-                gradients, transients, released = within(self.stage, one.kind, there)
+                gradients, transients, released, made = within(self.stage, one.kind, there, again)
                 if one.pass_kind in "BW":
                     gradients -= sum(count for name, count in self.sizes.items() if name not in there)
-                found = [("gradients", gradients), ("transients", transients), ("activations", -released)]
+                found = [
+                    ("gradients", gradients),
+                    ("transients", transients),
+                    ("activations", -released),
+                    ("recomputation", made),
+                ]
             self._takes[key] = tuple((holder, count) for holder, count in found if count)
         return self._takes[key]

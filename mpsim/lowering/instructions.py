@@ -38,7 +38,14 @@ __all__ = [
 # What both ends of a message know it by. Before binding, that of a message is a number among those of one rank in each
 # stage, that of a collective a tuple; after it, all are numbers.
 Key: TypeAlias = Any
-_WORDS = {"F": "forward", "B": "backward", "I": "backward_input", "W": "backward_weight", "U": "optimizer"}
+_WORDS = {
+    "F": "forward",
+    "R": "recompute",
+    "B": "backward",
+    "I": "backward_input",
+    "W": "backward_weight",
+    "U": "optimizer",
+}
 
 
 class Compute(NamedTuple):
@@ -49,7 +56,7 @@ class Compute(NamedTuple):
     stage, microbatch : int
         Whose; an update of all gradients of a step is of micro-batch -1.
     pass_kind : str
-        F, B, I, W, or U for the optimizer's update.
+        F, B, I, W, R for a forward that runs again before a backward, or U for the optimizer's update.
     first, last : int
         Layers of the workload.
     seconds : float

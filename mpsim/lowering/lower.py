@@ -23,6 +23,7 @@ from mpsim.lowering.model import Lowering
 from mpsim.lowering.shared import shared_gradients
 from mpsim.lowering.stages import cut, microbatch_size, shards_of
 from mpsim.plan.model import Plan
+from mpsim.plan.recompute import parse_recompute
 from mpsim.plan.runtimes import posting_of, resolve_runtime
 from mpsim.plan.schedules import Operation
 from mpsim.plan.shape import shape_of
@@ -115,7 +116,8 @@ def _cut(lowering: Lowering, boundaries: tuple[int, ...] | None) -> Lowering:
 
 def _run(lowering: Lowering) -> Lowering:
     """Return a plan with what follows from its rows."""
-    return _posted(replace(lowering, closing=_closing(lowering.rows)))
+    keeping = _last(lowering.rows) if parse_recompute(lowering.plan.sharding.recompute).except_last else frozenset()
+    return _posted(replace(lowering, closing=_closing(lowering.rows), keeping=keeping))
 
 
 def _posted(lowering: Lowering) -> Lowering:
@@ -136,6 +138,12 @@ def _closing(rows: Sequence[Sequence[Operation]]) -> frozenset[tuple[int, str, i
                 found.add(last.pop(stage))
         found.update(last.values())
     return frozenset(found)
+
+
+def _last(rows: Sequence[Sequence[Operation]]) -> frozenset[tuple[int, int]]:
+    """Return the micro-batch that goes last forward through each stage, as (stage, micro-batch)."""
+    last = {one.stage: one.microbatch for row in rows for one in row if one.kind == "F"}
+    return frozenset(last.items())
 
 
 def _launches(costs: Costs, plan: Plan, types: set[str], host_speed: float) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
+from mpsim.lowering.recomputation import Recomputed
 from mpsim.lowering.stages import Stage, gradient_bytes
 from mpsim.program.allocator import segment_bytes
 from mpsim.program.model import Resident
@@ -43,20 +44,21 @@ class Pass(NamedTuple):
     """What a rank holds in a pass when it holds most, beyond what it held before and what the pass leaves behind.
 
     `gradients` are those made by then, `transients` what is inside the layer, `released` the activations that the
-    layers before it needed no longer.
+    layers before it needed no longer, `again` those that were computed again.
     """
 
     gradients: int
     transients: int
     released: int
+    again: int = 0
 
     @property
     def most(self) -> int:
         """All of it."""
-        return self.gradients + self.transients - self.released
+        return self.gradients + self.transients - self.released + self.again
 
 
-def within(stage: Stage, kind: str, there: Collection[str] = ()) -> Pass:
+def within(stage: Stage, kind: str, there: Collection[str] = (), again: bool = False) -> Pass:
     """Return what a pass of a stage takes for a while: in layer after layer, the one in which it takes most.
 
     Parameters
@@ -65,26 +67,65 @@ def within(stage: Stage, kind: str, there: Collection[str] = ()) -> Pass:
         ``forward``, ``backward``, ``backward_input`` or ``backward_weight``.
     there : collection of str
         The parameters whose gradients are there already: a backward holds a new one only until it is added.
+    again : bool
+        Whether the micro-batch computes again what its stage does not keep. Of a backward in two parts what it makes
+        then counts from the first to the end of the second.
     """
-    saved = [cost.saved_bytes for cost in stage.costs]
-    if kind == "forward":
-        # All activations count from the pass's beginning: of those behind a layer, none is there yet.
-        behind = [sum(saved[i + 1 :]) for i in range(len(saved))]
-        return max(
-            (Pass(0, cost.forward_transient_bytes, missing) for cost, missing in zip(stage.costs, behind, strict=True)),
-            key=lambda one: one.most,
-        )
-    return max(_backward(stage, kind, there, saved), key=lambda one: one.most)
+    kept = stage.kept(again)
+    if kind != "forward":
+        return max(_backward(stage, kind, there, again), key=lambda one: one.most)
+    # All activations count from the pass's beginning: of those behind a layer, none is there yet. What a layer makes
+    # and does not keep is there at most until its end.
+    behind = [sum(kept[i + 1 :]) for i in range(len(kept))]
+    made = stage.recomputed.again if again and stage.recomputed else (0,) * len(kept)
+    return max(
+        (
+            Pass(0, cost.forward_transient_bytes + own, missing)
+            for cost, own, missing in zip(stage.costs, made, behind, strict=True)
+        ),
+        key=lambda one: one.most,
+    )
 
 
-def _backward(stage: Stage, kind: str, there: Collection[str], saved: Sequence[int]) -> Iterator[Pass]:
-    """Yield what each layer of a backward takes, the last layer first."""
+def _backward(stage: Stage, kind: str, there: Collection[str], again: bool) -> Iterator[Pass]:
+    """Yield what each layer of a backward takes, the last layer first, and what its second forward takes before it."""
+    kept = stage.kept(again)
+    recomputed = stage.recomputed if again else None
+    held = _HeldAgain(recomputed, kind)
+    if recomputed and recomputed.whole and kind != "backward_weight":
+        for i, cost in enumerate(stage.costs):
+            yield Pass(0, cost.forward_transient_bytes, 0, held.up_to(i))
     made = released = 0
-    for i in reversed(range(len(saved))):
+    for i in reversed(range(len(kept))):
+        gone = 0 if kind == "backward_input" else released
+        if recomputed and stage.layers.start + i in recomputed.layers and kind != "backward_weight":
+            yield Pass(made, stage.costs[i].forward_transient_bytes, gone, held.at(i))
         new = [gradient for layer, gradient in stage.gradients if layer == stage.layers.start + i]
         made += sum(gradient.bytes for gradient in new if gradient.parameter not in there)
         added = max((gradient.bytes for gradient in new if gradient.parameter in there), default=0)
         gradients = 0 if kind == "backward_input" else made + added
         transients = 0 if kind == "backward_weight" else stage.costs[i].backward_transient_bytes
-        yield Pass(gradients, transients, 0 if kind == "backward_input" else released)
-        released += saved[i]
+        yield Pass(gradients, transients, gone, held.at(i))
+        released += kept[i]
+
+
+class _HeldAgain:
+    """What a backward holds of what was computed again, beside all of it where it is in two parts."""
+
+    def __init__(self, recomputed: Recomputed | None, kind: str) -> None:
+        self._kind = kind
+        self._sizes = recomputed.again if recomputed else ()
+        self._whole = recomputed is not None and recomputed.whole
+        self._beside = 0 if kind == "backward" else sum(self._sizes)
+
+    def up_to(self, i: int) -> int:
+        """Return it once layers up to this one have run again, of a whole stage."""
+        return sum(self._sizes[: i + 1]) - self._beside
+
+    def at(self, i: int) -> int:
+        """Return it while the backward of a layer runs."""
+        if self._kind == "backward_input":
+            return 0 if self._whole else sum(self._sizes[i:]) - self._beside
+        if self._kind == "backward" and not self._whole:
+            return self._sizes[i] if self._sizes else 0
+        return self.up_to(i)

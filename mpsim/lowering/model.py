@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mpsim.lowering.costs import Costs
 from mpsim.lowering.instructions import Compute
+from mpsim.lowering.recomputation import Recomputed
 from mpsim.lowering.shared import Shared
 from mpsim.lowering.stages import Stage
 from mpsim.plan.grid import Grid
@@ -46,6 +47,8 @@ class Lowering:
         The weakest that is used.
     closing : frozenset
         The backward passes, as (stage, kind, micro-batch), after which gradients are complete.
+    keeping : frozenset
+        What keeps all, as (stage, micro-batch), though its stage computes again what it does not keep.
     tied : tuple of Shared
         Gradients that several stages hold.
     posting : str
@@ -75,6 +78,7 @@ class Lowering:
     posting: str
     early: tuple[tuple[tuple[int, ...], ...], ...] = ()
     asynchronous: bool = False
+    keeping: frozenset[tuple[int, int]] = frozenset()
     launches: bool = False
     host_speed: float = 1.0
 
@@ -107,6 +111,10 @@ class Lowering:
             tuple(each for each in of_phase.get(last, ()) if each.when == "behind"),
         )
 
+    def computed_again(self, stage: int, microbatch: int) -> Recomputed | None:
+        """Return what a micro-batch computes again on a stage; None where it is nothing."""
+        return None if (stage, microbatch) in self.keeping else self.stages[stage].recomputed
+
     def filled_after(self, one: Compute) -> tuple[int, ...]:
         """Return the buckets that a computation completes."""
         if not self._closes(one):
@@ -132,7 +140,7 @@ class Lowering:
         if self._closes(one):
             found.update(bucket.layer for bucket in stage.buckets)
         # Each unit begins a run, forward, and ends one on the way back.
-        found.update(layer - (one.pass_kind == "F") for layer in stage.units)
+        found.update(layer - (one.pass_kind in "FR") for layer in stage.units)
         return found
 
     @property
@@ -144,4 +152,4 @@ class Lowering:
         return any(len(set(getattr(one, name))) > 1 for one in samples for name in TIMES)
 
 
-_PHASE = {"F": "forward", "B": "backward", "I": "backward"}
+_PHASE = {"F": "forward", "R": "forward", "B": "backward", "I": "backward"}

@@ -11,8 +11,10 @@ from mpsim.lowering.balancing import Scales, balanced_boundaries
 from mpsim.lowering.buckets import Bucket, fill
 from mpsim.lowering.costs import Costs
 from mpsim.lowering.crossings import Crossing, crossings, tensor_bytes
+from mpsim.lowering.recomputation import Recomputed, recomputed
 from mpsim.plan.model import Plan
 from mpsim.plan.partition import stage_slices
+from mpsim.plan.recompute import parse_recompute
 from mpsim.plan.shape import Shape
 from mpsim.program.allocator import on_cuda, update_copies, workspace_bytes
 from mpsim.topology.routes import Routes
@@ -84,8 +86,10 @@ class Stage:
         So many times its gradients' parameters the update takes for a while.
     cached : bool
         Whether a caching allocator keeps all that.
-    activation_bytes : int
-        Kept for backward of one micro-batch, received tensors included.
+    received_bytes : int
+        Kept for backward of one micro-batch beside what its layers keep: tensors received.
+    recomputed : Recomputed or None
+        What is computed again instead of being kept.
     output : Crossing or None
         What goes to the next stage; None for the last.
     exchanges : dict
@@ -108,7 +112,7 @@ class Stage:
     held: dict[str, _Sizes]
     update_copies: int
     cached: bool
-    activation_bytes: int
+    received_bytes: int
     output: Crossing | None
     exchanges: dict[str, dict[int, tuple[ShardCollective, ...]]]
     buckets: tuple[Bucket, ...]
@@ -116,6 +120,7 @@ class Stage:
     shares: int = 1
     experts: frozenset[str] = frozenset()
     expert_shares: int = 1
+    recomputed: Recomputed | None = None
 
     def sharded_bytes(self, sizes: Mapping[str, int]) -> int:
         """Return the bytes that a rank holds of the gradients of some parameters, which replicas may shard."""
@@ -123,6 +128,21 @@ class Stage:
             -(-sum(count for name, count in sizes.items() if (name in self.experts) is of_experts) // parts)
             for of_experts, parts in ((False, self.shares), (True, self.expert_shares))
         )
+
+    def kept(self, again: bool) -> tuple[int, ...]:
+        """Return the bytes that each layer keeps for backward, of a micro-batch that computes `again` or keeps all."""
+        if again and self.recomputed is not None:
+            return self.recomputed.kept
+        return tuple(cost.saved_bytes for cost in self.costs)
+
+    def kept_bytes(self, again: bool) -> int:
+        """Return what is kept for backward of one micro-batch that computes `again` or keeps all."""
+        return sum(self.kept(again)) + self.received_bytes
+
+    @property
+    def activation_bytes(self) -> int:
+        """What is kept for backward of one micro-batch that keeps all."""
+        return self.kept_bytes(False)
 
 
 def gradient_bytes(stages: Iterable[Stage]) -> dict[str, int]:
@@ -175,8 +195,7 @@ def _stage(costs: Costs, layers: range, plan: Plan, cuts: list[Crossing], states
         },
         update_copies=update_copies(workload),
         cached=on_cuda(workload),
-        activation_bytes=sum(cost.saved_bytes for cost in chosen)
-        + _received_bytes(workload, layers, microbatch, split),
+        received_bytes=_received_bytes(workload, layers, microbatch, split),
         output=None if last else cuts[layers.stop - 1],
         exchanges=_exchanges(layers, chosen),
         buckets=_buckets(plan, gradients) if zero < 3 else (),
@@ -184,6 +203,9 @@ def _stage(costs: Costs, layers: range, plan: Plan, cuts: list[Crossing], states
         shares=parts[0] if zero >= 2 else 1,
         experts=experts,
         expert_shares=parts[1] if zero >= 2 else 1,
+        recomputed=recomputed(
+            workload, layers, costs.of(""), microbatch, split, parse_recompute(plan.sharding.recompute)
+        ),
     )
 
 

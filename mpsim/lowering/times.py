@@ -81,6 +81,8 @@ class RankTimes:
         self.optimizer_s, self.launch_update = optimizer_s, launch_update
 
     def _kind(self, kind: str, microbatch: int) -> str:
+        if kind == "R":
+            return "F"
         return f"{kind}+" if kind in "WB" and microbatch != self._makes_gradients else kind
 
     def seconds(self, kind: str, microbatch: int, first: int, last: int) -> float:
@@ -93,7 +95,7 @@ class RankTimes:
             return NO_LAUNCH
         which = (self._kind(kind, microbatch), microbatch, first, last)
         pairs = list(zip(self._host.layers(*which), self._device.layers(*which), strict=True))
-        return launch_of(pairs if kind == "F" else reversed(pairs))
+        return launch_of(pairs if kind in "FR" else reversed(pairs))
 
 
 def medians(

@@ -56,7 +56,7 @@ class Plan:
     chunks : int
         Stages on each pipeline rank, where the schedule has several (virtual stages); 0: as many as it has unasked.
     sharding : Sharding
-        What replicas share among them instead of each holding all of it: ZeRO, FSDP.
+        What replicas share among them instead of each holding all of it (ZeRO, FSDP), and what is computed again.
     boundaries : tuple of int or None
         The first layer of each stage but the first; None: `mpsim.simulate` cuts where the step is the shortest.
     bucket_bytes, first_bucket_bytes : int

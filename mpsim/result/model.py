@@ -13,7 +13,8 @@ __all__ = ["HOLDERS", "Count", "DeviceUse", "MemoryUse", "Result", "Spans", "Tim
 
 
 HOLDERS = (
-    "parameters", "master", "gradients", "optimizer", "activations", "transients", "gathered", "buffers", "workspace",
+    "parameters", "master", "gradients", "optimizer", "activations", "recomputation", "transients", "gathered",
+    "buffers", "workspace",
 )  # fmt: skip
 
 
@@ -26,8 +27,8 @@ class Spans:
     name : tuple of str
         Such as ``"0F3"`` (stage 0, forward, micro-batch 3).
     kind : tuple of str
-        ``forward``, ``backward``, ``backward_input``, ``backward_weight``, ``optimizer``, ``compute``, of a host
-        ``launch`` or, of transfers, ``send``, ``all_reduce``, ...
+        ``forward``, ``recompute``, ``backward``, ``backward_input``, ``backward_weight``, ``optimizer``, ``compute``,
+        of a host ``launch`` or, of transfers, ``send``, ``all_reduce``, ...
     axis : tuple of str
         Of a transfer ``dp``, ``pp``, ``tp`` or ``""``; of a computation ``""``.
     devices : tuple of tuple of int
@@ -89,6 +90,7 @@ class MemoryUse:
     activations_bytes: int = 0
     transients_bytes: int = 0
     gathered_bytes: int = 0
+    recomputation_bytes: int = 0
     buffers_bytes: int = 0
     workspace_bytes: int = 0
     reserved_bytes: int = 0

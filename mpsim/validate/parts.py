@@ -66,7 +66,7 @@ def _changes(spans: Spans, devices: int) -> list[list[_Change]]:
 
 
 _OF_MESSAGES = frozenset({"send", "notice", "post", "launch"})
-_COMPUTE = frozenset({"forward", "backward", "backward_input", "backward_weight", "optimizer", "compute"})
+_COMPUTE = frozenset({"forward", "recompute", "backward", "backward_input", "backward_weight", "optimizer", "compute"})
 
 
 def _part(kind: str, axis: str, reduced: bool) -> str:

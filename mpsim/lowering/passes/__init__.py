@@ -1,7 +1,7 @@
 """Passes: each takes the instructions of a pipeline rank and returns them with one thing more said, in this order.
 
 To add what a rank does, write a function ``(instructions, lowering) -> instructions`` in a file of its own and put it
-in its place here: what computes a forward again before its backward (recomputation) would stand before `messages`.
+in its place here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from mpsim.lowering.passes.hold import hold
 from mpsim.lowering.passes.messages import messages
 from mpsim.lowering.passes.overlap import overlap
 from mpsim.lowering.passes.post import post
+from mpsim.lowering.passes.recompute import recompute
 from mpsim.lowering.passes.segment import segment
 from mpsim.lowering.passes.shard import shard
 from mpsim.lowering.passes.start import start
@@ -29,6 +30,7 @@ Pass = Callable[[Instructions, Lowering], Instructions]
 PASSES: tuple[Pass, ...] = (
     messages,  # what crosses from one pipeline rank to another
     post,  # when it is posted and waited for, as the runtime does
+    recompute,  # forwards of what was not kept, again before their backward
     segment,  # computations cut where layers exchange and buckets are full
     shard,  # what ranks exchange that share layers
     overlap,  # two operations in one cell, one computing while the other exchanges

@@ -46,19 +46,28 @@ def _uses(instructions: Instructions, lowering: Lowering) -> Iterator[tuple[int,
     runs = [
         (at, one, layer, count)
         for at, one in enumerate(instructions)
-        if isinstance(one, Compute) and one.pass_kind in "FBI"
+        if isinstance(one, Compute) and one.pass_kind in "FRBI"
         for layer, (count, _) in lowering.stages[one.stage].units.items()
         if one.first <= layer < one.last and count
     ]
     last = {(one.stage, layer): at for at, one, layer, _ in runs}
     seen: set[tuple[int, int]] = set()
-    for at, one, layer, count in runs:
-        if keeps and (one.stage, layer) in seen:
+    # A backward right behind the layer's second forward uses what was gathered for that.
+    ends = {
+        i: runs[i + 1][0] for i in range(len(runs) - 1) if runs[i][1].pass_kind == "R" and _same(runs[i], runs[i + 1])
+    }
+    for i, (at, one, layer, count) in enumerate(runs):
+        if i - 1 in ends or (keeps and (one.stage, layer) in seen):
             continue
         seen.add((one.stage, layer))
         key = ("gather", one.stage, one.pass_kind, one.microbatch, layer)
-        until = last[one.stage, layer] if keeps else at
+        until = last[one.stage, layer] if keeps else ends.get(i, at)
         yield at, until, Collective(key, Unit(layer), "all_gather", "dp", (), count, one.stage, one.microbatch)
+
+
+def _same(one: tuple[int, Compute, int, int], other: tuple[int, Compute, int, int]) -> bool:
+    """Whether two uses are of one layer in one micro-batch."""
+    return (one[1].stage, one[1].microbatch, one[2]) == (other[1].stage, other[1].microbatch, other[2])
 
 
 def _scatters(one: Instruction, lowering: Lowering) -> Iterator[Collective]:

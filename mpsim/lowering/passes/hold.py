@@ -15,30 +15,51 @@ __all__ = ["hold"]
 def hold(instructions: Instructions, lowering: Lowering) -> Instructions:
     """Put holds and drops around what makes a rank keep something.
 
-    Activations from a micro-batch's forward to the end of its backward; gradients from the first backward, which makes
-    them, to the update, those of a parameter that several of the rank's stages share once; what each pass and the
-    update take for a while; and, where stages update while micro-batches are under way, the parameters that those went
-    forward with.
+    Activations from a micro-batch's forward to the end of its backward, those that are computed again from then on;
+    gradients from the first backward, which makes them, to the update, those of a parameter that several of the rank's
+    stages share once; what each pass and the update take for a while; and, where stages update while micro-batches are
+    under way, the parameters that those went forward with.
     """
     holdings = _of_rank(instructions, lowering)
+    begun: set[tuple[int, int]] = set()
     found: Instructions = []
-    for one in instructions:
+    for at, one in enumerate(instructions):
         if type(one) is not Compute:
             found.append(one)
             continue
-        stage, kind, _, first, last, *_ = one
-        of_stage = holdings[stage]
-        begins, ends = of_stage.layers.start == first, of_stage.layers.stop == last
-        if kind != "F":
-            begins, ends = ends, begins
-        if begins:
-            found += of_stage.before(one)
+        of_stage = holdings[one.stage]
+        if _begins(one, of_stage.layers, begun):
+            found += of_stage.before(_backward_of(one, instructions[at:]) if one.pass_kind == "R" else one)
         found.append(one)
-        if ends:
+        if _ends(one, of_stage.layers):
             found += of_stage.after(one)
     found += [drop for one in holdings.values() for drop in one.updated()]
     copied = _copied([lowering.stages[number] for number in holdings])
     return _around_update(found, copied) if copied else found
+
+
+def _begins(one: Compute, layers: range, begun: set[tuple[int, int]]) -> bool:
+    """Whether a computation is the first of its pass; what runs again is part of the backward behind it."""
+    if one.pass_kind in "RBI":
+        key = (one.stage, one.microbatch)
+        before = key in begun
+        begun.add(key)
+        return not before
+    return layers.start == one.first if one.pass_kind == "F" else layers.stop == one.last
+
+
+def _ends(one: Compute, layers: range) -> bool:
+    """Whether a computation is the last of its pass."""
+    if one.pass_kind == "R":
+        return False
+    return layers.stop == one.last if one.pass_kind == "F" else layers.start == one.first
+
+
+def _backward_of(again: Compute, behind: Instructions) -> Compute:
+    """Return the first part of the backward for which something is computed again."""
+    return next(
+        one for one in behind if isinstance(one, Compute) and one.pass_kind in "BI" and one[0:3:2] == again[0:3:2]
+    )
 
 
 def _copied(stages: Sequence[Stage]) -> int:
@@ -65,4 +86,13 @@ def _of_rank(instructions: Instructions, lowering: Lowering) -> dict[int, Holdin
     shape = lowering.shape
     numbers = shape.held_by(next(shape.home[one.stage] for one in instructions if isinstance(one, Compute)))
     shared = SharedGradients([lowering.stages[number] for number in numbers])
-    return {number: Holdings(number, lowering.stages[number], shared) for number in numbers}
+
+    def holdings(number: int) -> Holdings:
+        return Holdings(
+            number,
+            lowering.stages[number],
+            shared,
+            lambda microbatch: lowering.computed_again(number, microbatch) is not None,
+        )
+
+    return {number: holdings(number) for number in numbers}

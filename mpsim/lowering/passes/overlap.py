@@ -45,7 +45,7 @@ def _cell(instructions: Instructions, at: int) -> tuple[Instructions, int]:
     while at < len(instructions):
         one = instructions[at]
         if isinstance(one, Compute):
-            own = one[:3]
+            own = (one.stage, "B" if one.pass_kind in "BIR" else one.pass_kind, one.microbatch)
             if own not in bodies and len(bodies) == 2:
                 break
         if isinstance(one, Compute | Collective) or (isinstance(one, Wait) and isinstance(one.keys[0], tuple)):

@@ -20,7 +20,7 @@ def segment(instructions: Instructions, lowering: Lowering) -> Instructions:
 
 def _runs(one: Compute, lowering: Lowering) -> list[Compute]:
     ends = lowering.ends(one)
-    if one.pass_kind == "F":
+    if one.pass_kind in "FR":
         edges = sorted({end + 1 for end in ends if one.first < end + 1 < one.last})
         return [
             one._replace(first=first, last=last)

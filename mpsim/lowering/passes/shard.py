@@ -40,7 +40,7 @@ def shard(instructions: Instructions, lowering: Lowering) -> Instructions:
 
 def _posted(one: Compute, call: ShardCollective, begins: bool, number: int) -> Collective:
     """Return a collective of the layer with which a computation begins or ends."""
-    layer = one.first if begins == (one.pass_kind == "F") else one.last - 1
+    layer = one.first if begins == (one.pass_kind in "FR") else one.last - 1
     key = ("shard", one.stage, one.pass_kind, one.microbatch, layer, call.when, number)
     of = Shard(layer, number, one.name)
     return Collective(key, of, call.kind, call.axis, (), call.bytes, one.stage, one.microbatch)

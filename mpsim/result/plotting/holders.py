@@ -32,7 +32,8 @@ _WIDTH, _PANEL, _MARGIN = 10.0, 1.7, 1.4  # inches; the margin holds title and t
 
 # From below: what is held throughout, then what comes and goes.
 _ORDER = (
-    "parameters", "master", "optimizer", "buffers", "workspace", "gradients", "activations", "transients", "gathered",
+    "parameters", "master", "optimizer", "buffers", "workspace", "gradients", "activations", "recomputation",
+    "transients", "gathered",
 )  # fmt: skip
 _Scales = tuple[float, float]
 

@@ -46,6 +46,7 @@ CYCLE = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, GREY)  # For lines; yellow
 
 KIND_COLOURS = {
     "forward": BLUE,
+    "recompute": SKY,
     "backward": ORANGE,
     "backward_input": ORANGE,
     "backward_weight": YELLOW,
@@ -66,6 +67,7 @@ HOLDER_COLOURS = {
     "gradients": GREEN,
     "optimizer": PURPLE,
     "activations": ORANGE,
+    "recomputation": "#F5CE7A",
     "transients": YELLOW,
     "gathered": "#44AA99",
     "buffers": SKY,
