@@ -26,7 +26,7 @@ def _runs(one: Compute, lowering: Lowering) -> list[Compute]:
             one._replace(first=first, last=last)
             for first, last in zip([one.first, *edges], [*edges, one.last], strict=True)
         ]
-    edges = sorted({end for end in ends if end > one.first}, reverse=True)
+    edges = sorted({end for end in ends if one.first < end < one.last}, reverse=True)
     return [
         one._replace(first=first, last=last)
         for first, last in zip([*edges, one.first], [one.last, *edges], strict=True)
