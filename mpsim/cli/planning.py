@@ -15,7 +15,7 @@ from mpsim.plan.model import LAUNCHES, Plan, check_size, load_plan
 from mpsim.plan.runtimes import RUNTIMES
 from mpsim.plan.schedule_file import GivenRows, given_schedule
 from mpsim.plan.schedules import SCHEDULES, stages_a_rank
-from mpsim.plan.sharding import Sharding
+from mpsim.plan.sharding import RESHARDED, Sharding
 from mpsim.workload.model import Workload
 
 __all__ = ["PlanOptions", "host_speed_option", "plan_of", "plan_options"]
@@ -42,6 +42,22 @@ _OPTIONS = (
         "--recompute",
         metavar="WHAT",
         help="Forwards run again, not kept: full, selective, stages, except-last, or layers as in 'h.*,12'.",
+    ),
+    click.option(
+        "--fsdp-units",
+        metavar="NAME|GLOB,…",
+        help="What --fsdp gathers at once: blocks (the default, all else a root), layers, model, or globs of paths.",
+    ),
+    click.option("--gather-ahead", type=int, metavar="N", help="Units gathered before the one computed; by default 1."),
+    click.option(
+        "--reshard",
+        metavar="NAME",
+        help=f"What --fsdp drops behind a forward: {', '.join(RESHARDED)}; by default all but the root.",
+    ),
+    click.option("--gather-dtype", metavar="TYPE", help="In which sharded parameters are sent; by default as traced."),
+    click.option("--reduce-dtype", metavar="TYPE", help="In which replicas that shard reduce gradients."),
+    click.option(
+        "--accumulate", is_flag=True, help="Reduce sharded gradients after the last micro-batch alone, not after each."
     ),
     click.option("--pp", type=int, metavar="N", help="Pipeline stages."),
     click.option("--tp", type=int, metavar="N", help="Ranks that share each layer."),
@@ -89,6 +105,11 @@ _OPTIONS = (
 )
 
 _FIELDS = {"bucket": "bucket_bytes", "place": "devices"}
+_SHARDING = {
+    "shards": "shards", "sequence": "sequence", "fsdp_units": "units", "gather_ahead": "gather_ahead",
+    "reshard": "reshard_after_forward", "gather_dtype": "gather_dtype", "reduce_dtype": "reduce_dtype",
+    "accumulate": "accumulate",
+}  # fmt: skip
 
 host_speed_option = click.option(
     "--host-speed", type=float, default=1.0, show_default=True, metavar="F",
@@ -106,6 +127,12 @@ class PlanOptions:
     fsdp: bool
     shards: int | None
     recompute: str | None
+    fsdp_units: str | None
+    gather_ahead: int | None
+    reshard: str | None
+    gather_dtype: str | None
+    reduce_dtype: str | None
+    accumulate: bool
     pp: int | None
     tp: int | None
     sequence: bool
@@ -188,15 +215,11 @@ def _sharding(given: PlanOptions, base: Plan) -> dict[str, Any]:
     if given.fsdp and given.zero not in (None, 3):
         raise MpsimError(f"--fsdp is --zero 3, --zero {given.zero} was given too: leave one out")
     zero = 3 if given.fsdp else given.zero
-    sharding = (
-        base.sharding if zero in (None, base.sharding.zero) else Sharding(zero=zero, recompute=base.sharding.recompute)
-    )
-    said: dict[str, Any] = {
-        "shards": given.shards,
-        "sequence": given.sequence or None,
-        "recompute": given.recompute,
-    }
-    sharding = replace(sharding, **{name: value for name, value in said.items() if value is not None})
+    sharding = base.sharding
+    if zero not in (None, sharding.zero):
+        sharding = Sharding(zero=zero, sequence=sharding.sequence, recompute=sharding.recompute)
+    said = {name: getattr(given, option) for option, name in _SHARDING.items()}
+    sharding = replace(sharding, **{name: value for name, value in said.items() if value not in (None, False)})
     return {} if sharding == base.sharding else {"sharding": sharding}
 
 

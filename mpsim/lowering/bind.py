@@ -131,7 +131,8 @@ class _Binding:
         """Return a collective with its group."""
         group = self.group(one.axis, one.group)
         key = self.keys[one.key] = self.number(one.key, group)
-        return one._replace(key=key, group=group, axis=_SHOWN.get(one.axis, one.axis))
+        behind = None if one.behind is None else self.keys[one.behind]
+        return one._replace(key=key, group=group, axis=_SHOWN.get(one.axis, one.axis), behind=behind)
 
     def key_of(self, key: Key) -> int:
         """Return the number of a message or a collective."""

@@ -83,5 +83,5 @@ def _limit(rank: int, shape: Shape, stages: Sequence[Stage], devices: Sequence[S
     gradients = gradient_bytes(held)
     made = held[0].sharded_bytes(gradients)
     passing = max(within(stage, kind, gradients, again=True).most for stage in held for kind in ("forward", "backward"))
-    gathered = 2 * max((count for stage in held for count, _ in stage.units.values()), default=0)
+    gathered = 2 * max((unit.gathered_bytes for stage in held for unit in stage.units), default=0)
     return float(max(min(memories) - throughout - made - max(passing, 0) - gathered, once))

@@ -163,14 +163,14 @@ class Copies(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """The parameters, or the gradients, of a layer that replicas shard."""
+    """The parameters, or the gradients, of a unit that replicas shard."""
 
-    layer: int
+    path: str
 
     @property
     def name(self) -> str:
-        """Such as ``unit 3``."""
-        return f"unit {self.layer}"
+        """Such as ``unit layers.3``."""
+        return f"unit {self.path or 'root'}"
 
 
 class Shard(NamedTuple):
@@ -220,6 +220,8 @@ class Collective(NamedTuple):
         Of the whole tensor.
     stage, microbatch : int
         Whose; -1 where there is none.
+    behind : int or None
+        A collective of the same rank that has to be complete before, for which the rank itself does not wait.
     """
 
     key: Key
@@ -230,6 +232,7 @@ class Collective(NamedTuple):
     bytes: int
     stage: int
     microbatch: int
+    behind: Key | None = None
 
     @property
     def name(self) -> str:

@@ -29,6 +29,8 @@ class Joins:
         self._tasks: dict[Key, int] = {}
         # Reductions that nobody waits for yet, and what the ranks wait for that have posted them.
         self._open: dict[Key, tuple[Collective, list[Now]]] = {}
+        # What each of those has to come behind, as its ranks say.
+        self._before: dict[Key, list[Key]] = {}
         self._traffic: dict[object, Traffic] = {}
 
     def post(self, step: Collective, device: int, now: Now) -> Now | None:
@@ -38,9 +40,13 @@ class Joins:
         if self.runtime.collectives_in_flight or isinstance(step.of, Shard) or step.microbatch >= 0:
             if step.key not in self._tasks:
                 self._tasks[step.key] = self._put(step)
+            if step.behind is not None:
+                now = now.and_(Now((self._tasks[step.behind],)))
             self.board.wait(self._tasks[step.key], now)
             return Now((self._tasks[step.key],))
         self._open.setdefault(step.key, (step, []))[1].append(now)
+        if step.behind is not None:
+            self._before.setdefault(step.key, []).append(step.behind)
         return None
 
     def open(self, keys: Sequence[Key]) -> bool:
@@ -48,13 +54,19 @@ class Joins:
         if not self._open:
             return False
         found = [self._open[key] for key in keys if key in self._open]
-        return any(len(posted) < len(step.group) for step, posted in found)
+        return any(len(posted) < len(step.group) for step, posted in found) or any(
+            self.open(self._before[key]) for key in keys if key in self._before
+        )
 
     def close(self, key: Key) -> None:
         """Put down a reduction that waits for the ranks that have posted it."""
         if key in self._open:
             step, posted = self._open.pop(key)
-            self._tasks[key] = self._put(step, NOW.and_(*posted))
+            before = self._before.pop(key, ())
+            for each in before:
+                self.close(each)
+            behind = [Now((self._tasks[each],)) for each in before]
+            self._tasks[key] = self._put(step, NOW.and_(*posted, *behind))
 
     def end(self, key: Key) -> Now | None:
         """Return what whoever waits for a collective waits for, where this knows of one."""
@@ -72,7 +84,11 @@ class Joins:
         """Return the stream of a device's collectives along an axis; all reductions of gradients may share one."""
         slots = self.runtime.collectives_in_flight
         if slots:
-            return self.board.stream(device, f"{step.axis} collectives", slots)
+            # Groups have communicators of their own.
+            of = "collectives" if step.behind is None else "replicas"
+            return self.board.stream(device, f"{step.axis} {of}", slots)
+        if step.behind is not None:
+            return self.board.stream(device, "replicas")
         of_pass = step.axis if isinstance(step.of, Shard) else "gathers"
         return self.board.stream(device, of_pass if step.microbatch >= 0 else "gradients")
 

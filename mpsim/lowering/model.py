@@ -124,7 +124,8 @@ class Lowering:
 
     def _closes(self, one: Compute) -> bool:
         """Whether gradients are reduced behind a backward: the last before an update, or each if they are sharded."""
-        sharded = self.plan.sharding.zero == 2 and one.pass_kind in "BW"
+        sharding = self.plan.sharding
+        sharded = sharding.zero == 2 and not sharding.accumulate and one.pass_kind in "BW"
         return sharded or (one.stage, one.pass_kind, one.microbatch) in self.closing
 
     def ends(self, one: Compute) -> set[int]:
@@ -139,8 +140,19 @@ class Lowering:
             found.update([layer - 1 if phase == "forward" else layer + 1] if whens - {"behind"} else [])
         if self._closes(one):
             found.update(bucket.layer for bucket in stage.buckets)
-        # Each unit begins a run, forward, and ends one on the way back.
-        found.update(layer - (one.pass_kind in "FR") for layer in stage.units)
+        found.update(self._edges(one))
+        return found
+
+    def _edges(self, one: Compute) -> set[int]:
+        """Return the layers behind which a computation is cut for units: each is gathered before, and dropped behind.
+
+        The root unit is there from the first layer to the last.
+        """
+        found = set()
+        for unit in self.stages[one.stage].units:
+            if not unit.root:
+                first, last = unit.layers[0], unit.layers[-1]
+                found |= {first - 1, last} if one.pass_kind in "FR" else {first, last + 1}
         return found
 
     @property

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from mpsim.errors import MpsimError
 from mpsim.lowering.balancing import Scales, balanced_boundaries
@@ -12,6 +14,7 @@ from mpsim.lowering.buckets import Bucket, fill
 from mpsim.lowering.costs import Costs
 from mpsim.lowering.crossings import Crossing, crossings, tensor_bytes
 from mpsim.lowering.recomputation import Recomputed, recomputed
+from mpsim.lowering.units import Unit, padded, path_of, units_of
 from mpsim.plan.model import Plan
 from mpsim.plan.partition import stage_slices
 from mpsim.plan.recompute import parse_recompute
@@ -19,7 +22,7 @@ from mpsim.plan.shape import Shape
 from mpsim.program.allocator import on_cuda, update_copies, workspace_bytes
 from mpsim.topology.routes import Routes
 from mpsim.workload.layers import ShardCollective
-from mpsim.workload.model import Cost, Gradient, Layer, Parameter, Workload
+from mpsim.workload.model import DTYPE_BYTES, Cost, Gradient, Layer, Parameter, Workload
 from mpsim.workload.split import Split
 from mpsim.workload.tensors import tensor_bytes as tensor_bytes_of
 
@@ -96,8 +99,8 @@ class Stage:
         By phase, ``forward`` or ``backward``, and layer: the collectives between the ranks that share it.
     buckets : tuple of Bucket
         Of its gradients, where there are replicas that each hold all of them.
-    units : dict
-        The bytes of the parameters and of the gradients of each layer, where replicas shard them.
+    units : tuple of Unit
+        What is gathered and reduced at once, where replicas shard parameters.
     shares : int
         Into how many parts replicas shard gradients; 1 where they do not.
     experts : frozenset of str
@@ -116,7 +119,7 @@ class Stage:
     output: Crossing | None
     exchanges: dict[str, dict[int, tuple[ShardCollective, ...]]]
     buckets: tuple[Bucket, ...]
-    units: dict[int, tuple[int, int]]
+    units: tuple[Unit, ...]
     shares: int = 1
     experts: frozenset[str] = frozenset()
     expert_shares: int = 1
@@ -183,15 +186,16 @@ def _stage(costs: Costs, layers: range, plan: Plan, cuts: list[Crossing], states
     zero = plan.sharding.zero if plan.replicas > 1 else 0
     held = _held(workload, [workload.layers[i] for i in layers], split, gradients)
     experts = frozenset(gradient.parameter for _, gradient in gradients if gradient.expert)
-    parts = (shards_of(plan), plan.replicas // plan.ep)
+    parts = _parts(workload, layers, plan, experts)
+    keeps_whole = zero < 2 or (zero == 2 and plan.sharding.accumulate)
+    shares = (1, 1) if keeps_whole else (shards_of(plan), plan.replicas // plan.ep)
     held |= {"optimizer": {of: count for i in layers for of, count in states[i].items()}}
     return Stage(
         layers=layers,
         costs=chosen,
         gradients=gradients,
         held={
-            holder: _shared_out(sizes, experts, parts) if holder in _SHARDED[zero] else sizes
-            for holder, sizes in held.items()
+            holder: _shared_out(sizes, parts) if holder in _SHARDED[zero] else sizes for holder, sizes in held.items()
         },
         update_copies=update_copies(workload),
         cached=on_cuda(workload),
@@ -199,13 +203,13 @@ def _stage(costs: Costs, layers: range, plan: Plan, cuts: list[Crossing], states
         output=None if last else cuts[layers.stop - 1],
         exchanges=_exchanges(layers, chosen),
         buckets=_buckets(plan, gradients) if zero < 3 else (),
-        units=_units(workload, layers, split, gradients) if zero == 3 else {},
-        shares=parts[0] if zero >= 2 else 1,
+        units=_units(workload, layers, plan, gradients) if zero == 3 else (),
+        shares=shares[0],
         experts=experts,
-        expert_shares=parts[1] if zero >= 2 else 1,
         recomputed=recomputed(
             workload, layers, costs.of(""), microbatch, split, parse_recompute(plan.sharding.recompute)
         ),
+        expert_shares=shares[1],
     )
 
 
@@ -223,23 +227,43 @@ def _buckets(plan: Plan, gradients: _Gradients) -> tuple[Bucket, ...]:
 _SHARDED = ((), ("optimizer", "master"), ("optimizer", "master"), ("optimizer", "master", "parameters"))
 
 
-def _shared_out(sizes: _Sizes, experts: frozenset[str], parts: tuple[int, int]) -> _Sizes:
-    """Return what of some sizes one of those that shard them has: of what belongs to experts so many parts."""
-    return {
-        of: -(-count // parts[of[0] == "experts" or (of[0] == "parameter" and of[1] in experts)])
-        for of, count in sizes.items()
-    }
+def _shared_out(sizes: _Sizes, parts: Mapping[tuple[str, str], Fraction]) -> _Sizes:
+    return {of: math.ceil(count * parts[of]) for of, count in sizes.items()}
 
 
-def _units(workload: Workload, layers: range, split: Split, gradients: _Gradients) -> dict[int, tuple[int, int]]:
-    """Return the bytes of the parameters of each layer that has any, and of the gradients that it completes."""
-    found = {}
+def _parts(workload: Workload, layers: range, plan: Plan, experts: frozenset[str]) -> dict[tuple[str, str], Fraction]:
+    """Return the part that one of those that shard has of what each parameter and each layer has.
+
+    It is one of equal parts of all, but of ZeRO's third stage: there each parameter is cut along its first dimension,
+    and the first rank's part is as large as any.
+    """
+    found: dict[tuple[str, str], Fraction] = {}
     for i in layers:
-        own = {p.name: p.bytes for p in workload.layers[i].shard(split).parameters}
-        made = sum(gradient.bytes for layer, gradient in gradients if layer == i)
-        if own or made:
-            found[i] = (sum(own.values()), made)
+        sizes: dict[tuple[str, str], list[Fraction]] = {}
+        for one in {one.name: one for one in workload.layers[i].shard(plan.split).parameters}.values():
+            expert = one.name in experts
+            count = plan.replicas // plan.ep if expert else shards_of(plan)
+            cut = padded(one.shape, count) * DTYPE_BYTES[one.dtype] if plan.sharding.zero == 3 else one.bytes
+            found["parameter", one.name] = Fraction(cut, one.bytes * count) if one.bytes else Fraction(1, count)
+            of = sizes.setdefault(("experts" if expert else "layer", workload.layers[i].name), [Fraction(0)] * 2)
+            of[0] += one.bytes
+            of[1] += Fraction(cut, count)
+        found["layer", workload.layers[i].name] = Fraction(1, shards_of(plan))
+        found |= {of: part / whole for of, (whole, part) in sizes.items() if whole}
     return found
+
+
+def _units(workload: Workload, layers: range, plan: Plan, gradients: _Gradients) -> tuple[Unit, ...]:
+    """Return what replicas gather and reduce at once."""
+    names = [layer.name for layer in workload.layers]
+    return units_of(
+        {i: (names[i], workload.layers[i].shard(plan.split).parameters) for i in layers},
+        gradients,
+        workload.precision,
+        plan.sharding,
+        axes=(("shard", shards_of(plan)), ("edp", plan.replicas // plan.ep)),
+        numbered=any(path_of(name, "blocks") for name in names),
+    )
 
 
 def _exchanges(layers: range, costs: Sequence[Cost]) -> dict[str, dict[int, tuple[ShardCollective, ...]]]:

@@ -42,6 +42,8 @@ class Runtime:
         Received bytes that a rank adds to its own each second, in gloo's collectives.
     launch_s : float
         What launching a collective or a message takes a rank's host, where the trace has a host.
+    units_at_once : bool
+        What FSDP gathers and reduces is awaited where it is posted.
     host_waits : bool
         Whoever waits for a message or a collective, or hands one over, is the host; otherwise it is the stream.
     """
@@ -55,6 +57,7 @@ class Runtime:
     gloo_collectives: bool = False
     reduce_bytes_per_s: float = math.inf
     launch_s: float = 0.0
+    units_at_once: bool = False
     host_waits: bool = False
 
 
@@ -64,7 +67,9 @@ RUNTIMES = {
     # As in a runtime without asynchronous sends, and in ASTRA-sim's pipelines.
     "blocking": Runtime(name="blocking", posting="blocking"),
     # torch.distributed over TCP. Notices: gloo/transport/tcp/pair.cc, sendNotifyRecvReady. Two worker threads a
-    # process group: ProcessGroupGloo's Options::threads (torch/csrc/distributed/c10d/ProcessGroupGloo.hpp).
+    # process group: ProcessGroupGloo's Options::threads (torch/csrc/distributed/c10d/ProcessGroupGloo.hpp). FSDP's own
+    # streams order its collectives on a GPU; without them, they are synchronous
+    # (torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py, async_op).
     "torch-gloo": Runtime(
         name="torch-gloo",
         posting="torch",
@@ -72,6 +77,7 @@ RUNTIMES = {
         notices=True,
         collectives_in_flight=2,
         gloo_collectives=True,
+        units_at_once=True,
         host_waits=True,
     ),
     # torch.distributed over NCCL. A send and its receive are kernels that wait for each other on the communicator of

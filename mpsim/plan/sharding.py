@@ -4,26 +4,46 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mpsim.errors import MpsimError
+from mpsim.errors import MpsimError, unknown
 from mpsim.plan.recompute import parse_recompute
+from mpsim.workload.tensors import check_dtype
 
-__all__ = ["Sharding"]
+__all__ = ["RESHARDED", "Sharding"]
+
+RESHARDED = ("blocks", "all", "none")
+_OF_GATHERS = {"gather_ahead": 1, "keep_gathered": False, "units": "blocks", "reshard_after_forward": "blocks"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sharding:
     """How replicas of a plan shard their state (Rajbhandari et al., https://arxiv.org/abs/1910.02054).
 
+    The third stage is FSDP as PyTorch's ``fully_shard`` does it
+    (https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html).
+
     Attributes
     ----------
     zero : int
         0: nothing, as DistributedDataParallel. 1: optimizer state (a distributed optimizer). 2: gradients too. 3:
-        parameters too, as FSDP (https://arxiv.org/abs/2304.11277): each layer's are gathered before a pass uses them,
+        parameters too, as FSDP (https://arxiv.org/abs/2304.11277): a unit's are gathered before a pass uses them,
         and dropped behind it. Ranks that share a sequence shard as replicas do.
     gather_ahead : int
-        Layers whose gathering is begun before the one that is computed; of ``zero=3``.
+        Units whose gathering is begun before the one that is computed; of ``zero=3``.
     keep_gathered : bool
-        Gather each layer once a step and keep it until its last backward, instead of before each pass; of ``zero=3``.
+        Gather each unit once a step and keep it until its last backward, instead of before each pass; of ``zero=3``.
+    units : str
+        What is gathered and reduced at once, of ``zero=3``: ``blocks``, the members of a model's lists of modules
+        (``layers.3``; where there is none, each layer), and all else a root unit, as ``fully_shard`` of each block and
+        of the model makes them; ``layers``, each by itself; ``model``, all at once; or globs of paths, with commas.
+    reshard_after_forward : str
+        What is dropped behind a forward and gathered again for its backward: ``blocks``, all but the root unit;
+        ``all``; or ``none``. Behind a backward all is dropped. Of ``zero=3``.
+    gather_dtype, reduce_dtype : str
+        Types in which parameters are gathered, and gradients reduced; ``""``: as traced, parameters in that of mixed
+        precision's products. Gradients are by default of the type that parameters are gathered in, if that is given.
+    accumulate : bool
+        Keep gradients whole until the last micro-batch's backward and reduce them there alone; of ``zero`` 2 and 3,
+        which otherwise reduce them behind each backward.
     shards : int
         Ranks that shard together, where not all do: each such group is a replica of the others (hybrid sharding);
         0: all.
@@ -43,6 +63,11 @@ class Sharding:
     zero: int = 0
     gather_ahead: int = 1
     keep_gathered: bool = False
+    units: str = "blocks"
+    reshard_after_forward: str = "blocks"
+    gather_dtype: str = ""
+    reduce_dtype: str = ""
+    accumulate: bool = False
     shards: int = 0
     sequence: bool = False
     recompute: str = ""
@@ -51,14 +76,26 @@ class Sharding:
         if self.zero not in (0, 1, 2, 3):
             raise MpsimError(f"zero is {self.zero}: 0 shards nothing, 1 optimizer state, 2 gradients, 3 parameters too")
         if self.gather_ahead < 0:
-            raise MpsimError(f"gather_ahead is {self.gather_ahead}, expected 0 or more layers")
+            raise MpsimError(f"gather_ahead is {self.gather_ahead}, expected 0 or more units")
         if self.shards < 0 or (self.shards and not self.zero):
             raise MpsimError(f"shards is {self.shards} at zero={self.zero}: give zero 1 to 3, and 0 or more ranks")
-        if self.zero != 3 and (self.gather_ahead != 1 or self.keep_gathered):
-            raise MpsimError(f"zero is {self.zero}: nothing is gathered, gather_ahead and keep_gathered need zero=3")
         parse_recompute(self.recompute)
         if self.recompute == "none":
             object.__setattr__(self, "recompute", "")
+        if self.shards == 1:
+            raise MpsimError(f"shards is 1 at zero={self.zero}: one rank shards nothing, give 2 or more, or zero=0")
+        if self.reshard_after_forward not in RESHARDED:
+            raise unknown("way to reshard after forward", self.reshard_after_forward, RESHARDED)
+        if not all(self.units.split(",")):
+            raise MpsimError(f"units is {self.units!r}, expected blocks, layers, model, or globs with commas between")
+        said = [name for name, default in _OF_GATHERS.items() if getattr(self, name) != default]
+        if self.zero != 3 and said:
+            raise MpsimError(f"zero is {self.zero}: nothing is gathered, {' and '.join(said)} need zero=3")
+        if not self.zero and (self.gather_dtype or self.reduce_dtype):
+            raise MpsimError("zero is 0: gather_dtype and reduce_dtype are of sharded replicas, give zero=1, 2 or 3")
+        for name in ("gather_dtype", "reduce_dtype"):
+            if getattr(self, name):
+                check_dtype(getattr(self, name), name)
 
     @property
     def text(self) -> str:
@@ -69,5 +106,13 @@ class Sharding:
             words.append(f"shards={self.shards}")
         if self.gather_ahead != 1:
             words.append(f"ahead={self.gather_ahead}")
-        words += ["kept"] if self.keep_gathered else []
-        return " ".join([*words, *([f"recompute={self.recompute}"] if self.recompute else [])])
+        for name, word in _WORDS.items():
+            if (value := getattr(self, name)) != getattr(_PLAIN, name):
+                words.append(f"{word}={value}")
+        words += ["kept"] * self.keep_gathered + ["accumulated"] * self.accumulate
+        words += [f"recompute={self.recompute}"] if self.recompute else []
+        return " ".join(words)
+
+
+_WORDS = {"units": "units", "reshard_after_forward": "reshard", "gather_dtype": "gather", "reduce_dtype": "reduce"}
+_PLAIN = Sharding()

@@ -29,26 +29,71 @@ def said(plan, workload=None):
     return " · ".join(str(one) for one in instructions_of(lowering, 0) if not isinstance(one, Hold | Drop))
 
 
-def test_each_layer_is_gathered_one_ahead_and_scattered_behind_its_backward():
+def test_each_unit_is_gathered_one_ahead_and_scattered_behind_its_backward():
     assert said(FSDP) == (
-        "all_gather unit 0 · all_gather unit 1 · wait · 0F0[0:1] · all_gather unit 2 · wait · 0F0[1:2] ·"
-        " all_gather unit 2 · wait · 0F0[2:3] · all_gather unit 1 · wait · 0B0[2:3] · reduce_scatter unit 2 ·"
-        " all_gather unit 0 · wait · 0B0[1:2] · reduce_scatter unit 1 · wait · 0B0[0:1] · reduce_scatter unit 0 ·"
-        " wait · update[0:3]"
+        "all_gather unit layer0 · wait · all_gather unit layer1 · 0F0[0:1] · wait · all_gather unit layer2 · 0F0[1:2] ·"
+        " wait · 0F0[2:3] · all_gather unit layer2 · wait · all_gather unit layer1 · 0B0[2:3] ·"
+        " reduce_scatter unit layer2 · wait · all_gather unit layer0 · 0B0[1:2] · reduce_scatter unit layer1 · wait ·"
+        " 0B0[0:1] · reduce_scatter unit layer0 · wait · wait · update[0:3]"
     )
 
 
 def test_the_step_by_hand():
     """Each gather and scatter moves 512 bytes each way, half a second alone.
 
-    gathers   0-.5 g0 | .5-1 g1 | 1.5-2 g2 | 2.5-3 g2 | 3.5-4 g1 | 5.5-6.5 g0, beside s2
-    compute   .5 F0 1.5 F1 2.5 F2 3.5 B2 5.5 B1 7.5 B0 9.5
-    scatters                                          5.5-6.5 s2 | 7.5-8 s1 | 9.5-10 s0
+    gathers   0-.5 g0 | .5-1 g1 | 1.5-2 g2 | 3.5-4 g2 | 4-4.5 g1 | 6-7 g0, beside s2
+    compute   .5 F0 1.5 F1 2.5 F2 3.5 . 4 B2 6 B1 8 B0 10
+    scatters                                 6-7 s2 | 8-8.5 s1 | 10-10.5 s0
     """
-    assert simulate(work(), fully_connected(2, link=KILO), FSDP).step_s == 10.0
+    assert simulate(work(), fully_connected(2, link=KILO), FSDP).step_s == 10.5
     late = replace(FSDP, sharding=Sharding(zero=3, gather_ahead=0))
     # No gather hides any more: six halves, two of them beside a scatter, which takes as long again.
     assert simulate(work(), fully_connected(2, link=KILO), late).step_s == 9.0 + 6 * 0.5 + 2 * 0.5 + 0.5
+
+
+def rooted():
+    """Return two blocks between an embedding and a head."""
+    names = ("embed", "blocks.0", "blocks.1", "head")
+    return chained([layer(name, parameters={f"{name}.w": 1024}) for name in names], 0)
+
+
+def test_a_root_unit_is_kept_from_forward_to_backward():
+    """Embedding and head are one unit of 2,048 bytes, a second alone; 0 and 1 are the blocks'.
+
+    gathers   0-1 gr | 1-1.5 g0 | 2-2.5 g1 | 5-5.5 g1 | 7-7.5 g0
+    compute   1 F 2 F0 3 F1 4 F 5 B 7 B1 9 B0 11 B 13
+    scatters                               9-9.5 s1 | 11-11.5 s0 | 13-14 sr
+    """
+    assert simulate(rooted(), fully_connected(2, link=KILO), FSDP).step_s == 14.0
+    # Gathered again for the backward: 5-6 gr, of which nothing hides.
+    again = replace(FSDP, sharding=Sharding(zero=3, reshard_after_forward="all"))
+    assert simulate(rooted(), fully_connected(2, link=KILO), again).step_s == 15.0
+    # Each layer by itself: its gather hides behind the layer before, and the embedding's scatter is half as long.
+    apart = replace(FSDP, sharding=Sharding(zero=3, units="layers"))
+    assert simulate(rooted(), fully_connected(2, link=KILO), apart).step_s == 0.5 + 4 + 0.5 + 8 + 0.5
+
+
+def test_gradients_of_two_microbatches_are_reduced_once_where_they_accumulate():
+    """One layer of 1,024 bytes: g 0-.5, F 1.5, g 2, B 4, s 4.5; or, accumulated, the first without its s."""
+    plan = replace(FSDP, microbatches=2)
+    topology = fully_connected(2, link=KILO)
+    assert simulate(work(1), topology, plan).step_s == 9.0
+    once = replace(plan, sharding=Sharding(zero=3, accumulate=True))
+    assert simulate(work(1), topology, once).step_s == 8.5
+    kept = replace(plan, sharding=Sharding(zero=3, accumulate=True, keep_gathered=True))
+    assert simulate(work(1), topology, kept).step_s == 0.5 + 3 + 3 + 0.5
+
+
+def test_narrow_types_halve_what_is_sent():
+    """As before, with parameters and gradients of one byte a number sent as two, and reduced as four."""
+    topology = fully_connected(2, link=KILO)
+    traffic = {
+        (count.kind, count.payload_bytes)
+        for count in simulate(
+            work(1), topology, replace(FSDP, sharding=Sharding(zero=3, gather_dtype="bfloat16", reduce_dtype="float32"))
+        ).traffic
+    }
+    assert traffic == {("all_gather", 2 * 2048), ("reduce_scatter", 4096)}
 
 
 @pytest.mark.parametrize("runtime", ["ideal", "torch-gloo", "torch-nccl"])
@@ -58,6 +103,60 @@ def test_on_free_links_they_are_plain_replicas(zero, runtime):
     topology = fully_connected(4, link=FREE)
     sharded = replace(plain, sharding=Sharding(zero=zero))
     assert simulate(work(4), topology, sharded).step_s == simulate(work(4), topology, plain).step_s
+
+
+@pytest.mark.parametrize("runtime", ["ideal", "torch-gloo"])
+@pytest.mark.parametrize(
+    "of",
+    [
+        {"gather_ahead": 0},
+        {"gather_ahead": 3, "reshard_after_forward": "all"},
+        {"reshard_after_forward": "none", "accumulate": True},
+        {"keep_gathered": True, "units": "layers"},
+        {"units": "model", "gather_dtype": "bfloat16"},
+        {"units": "blocks.1,embed", "reduce_dtype": "float64"},
+    ],
+)
+def test_on_free_links_every_setting_of_fsdp_is_plain_replicas(of, runtime):
+    """To the bit, for one micro-batch and for three, and where hosts' posts take no time."""
+    topology = fully_connected(4, link=FREE)
+    for plain in (Plan(dp=4, runtime=runtime), Plan(dp=2, pp=2, microbatches=3, runtime=runtime)):
+        sharded = replace(plain, sharding=Sharding(zero=3, **of))
+        assert simulate(rooted(), topology, sharded).step_s == simulate(rooted(), topology, plain).step_s
+
+
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_hybrid_sharding_over_all_replicas_is_plain_sharding(zero):
+    topology = fully_connected(4, link=KILO)
+    plain = Plan(dp=4, microbatches=2, sharding=Sharding(zero=zero))
+    hybrid = replace(plain, sharding=Sharding(zero=zero, shards=4))
+    a, b = (simulate(rooted(), topology, plan) for plan in (plain, hybrid))
+    assert (a.step_s, a.traffic, a.devices) == (b.step_s, b.traffic, b.devices)
+
+
+def test_hybrid_sharding_by_hand():
+    """One layer of 1,024 bytes on two pairs: gather 512 each way, scatter 512, then 512 reduced between the pairs.
+
+    0-.5 g | .5 F 1.5 | 1.5-2 g | 2 B 4 | 4-4.5 s | 4.5-5 r: a ring of two sends half of 512 twice
+    """
+    topology = fully_connected(4, link=KILO)
+    plan = Plan(dp=4, sharding=Sharding(zero=3, shards=2))
+    result = simulate(work(1), topology, plan)
+    assert result.step_s == 5.0
+    counts = {count.kind: (count.transfers, count.payload_bytes) for count in result.traffic}
+    assert counts == {"all_gather": (4, 4096), "reduce_scatter": (2, 2048), "all_reduce": (2, 1024)}
+    # ZeRO's second stage: the same reductions, and what the update changed gathered by each pair.
+    again = simulate(work(1), topology, replace(plan, sharding=Sharding(zero=2, shards=2)))
+    assert again.step_s == 3.0 + 0.5 + 0.5 + 0.5
+    with pytest.raises(MpsimError, match=r"^shards is 1 at zero=3: one rank shards nothing"):
+        Sharding(zero=3, shards=1)
+
+
+def test_a_distributed_optimizer_in_narrow_types():
+    """1,024 numbers of one byte: gradients reduced as two bytes each, parameters gathered as two."""
+    plan = Plan(dp=2, microbatches=2, sharding=Sharding(zero=1, gather_dtype="bfloat16", reduce_dtype="float16"))
+    traffic = {(one.kind, one.payload_bytes) for one in simulate(work(1), fully_connected(2, link=KILO), plan).traffic}
+    assert traffic == {("reduce_scatter", 2048), ("all_gather", 2048)}
 
 
 def test_traffic_is_that_of_each():
@@ -72,6 +171,7 @@ def test_traffic_is_that_of_each():
     assert traffic(zero=1) == {"reduce_scatter": whole, "all_gather": whole}
     # What is sharded cannot be added to whole: each micro-batch's gradients are scattered.
     assert traffic(zero=2) == {"reduce_scatter": 2 * whole, "all_gather": whole}
+    assert traffic(zero=2, accumulate=True) == {"reduce_scatter": whole, "all_gather": whole}
     assert traffic(zero=3) == {"all_gather": 2 * 2 * whole, "reduce_scatter": 2 * whole}
     assert traffic(zero=3, keep_gathered=True) == {"all_gather": whole, "reduce_scatter": 2 * whole}
 
@@ -89,8 +189,15 @@ def test_what_a_rank_holds_of_each():
     assert held(zero=1) == (4096, 2048, 4096, 0)
     # A layer's gradient is whole until it is scattered.
     assert held(zero=2) == (4096, 2048, 1024 + 1024, 0)
-    assert held(zero=3) == (1024, 2048, 1024 + 1024, 2048)
-    assert held(zero=3, gather_ahead=0) == (1024, 2048, 1024 + 1024, 1024)
+    # In the second layer's backward: its gradient, the third's that is being scattered, shares of two; the first's
+    # parameters are there already. With none ahead, in the first's.
+    assert held(zero=3) == (1024, 2048, 1024 + 1024 + 2 * 256, 2048)
+    assert held(zero=3, gather_ahead=0) == (1024, 2048, 1024 + 1024 + 3 * 256, 1024)
+    # Accumulated: in the third layer's second backward, whole gradients of three, one more until it is added, and the
+    # fourth's that is being scattered, with a share of it.
+    plan = Plan(dp=4, microbatches=2, sharding=Sharding(zero=3, accumulate=True))
+    memory = simulate(workload, topology, plan).devices[0].memory
+    assert (memory.gradients_bytes, memory.gathered_bytes) == (3 * 1024 + 1024 + 1024 + 256, 2048)
 
 
 def test_an_update_takes_its_share_and_the_result_says_so():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mpsim.lowering.holdings import Holdings, SharedGradients
 from mpsim.lowering.instructions import Compute, Drop, Hold, Instructions
 from mpsim.lowering.model import Lowering
+from mpsim.lowering.passes.hold_units import hold_units
 from mpsim.lowering.stages import Stage, gradient_bytes
 
 __all__ = ["hold"]
@@ -21,6 +22,15 @@ def hold(instructions: Instructions, lowering: Lowering) -> Instructions:
     under way, the parameters that those went forward with.
     """
     holdings = _of_rank(instructions, lowering)
+    stages = [lowering.stages[number] for number in holdings]
+    sharded = any(stage.units for stage in lowering.stages)
+    found = hold_units(instructions, lowering) if sharded else _hold(instructions, holdings)
+    copied = _copied(stages)
+    return _around_update(found, copied) if copied else found
+
+
+def _hold(instructions: Instructions, holdings: Mapping[int, Holdings]) -> Instructions:
+    """Put holds and drops around whole passes, and the updates of stages."""
     begun: set[tuple[int, int]] = set()
     found: Instructions = []
     for at, one in enumerate(instructions):
@@ -33,9 +43,7 @@ def hold(instructions: Instructions, lowering: Lowering) -> Instructions:
         found.append(one)
         if _ends(one, of_stage.layers):
             found += of_stage.after(one)
-    found += [drop for one in holdings.values() for drop in one.updated()]
-    copied = _copied([lowering.stages[number] for number in holdings])
-    return _around_update(found, copied) if copied else found
+    return found + [drop for one in holdings.values() for drop in one.updated()]
 
 
 def _begins(one: Compute, layers: range, begun: set[tuple[int, int]]) -> bool:
@@ -64,7 +72,8 @@ def _backward_of(again: Compute, behind: Instructions) -> Compute:
 
 def _copied(stages: Sequence[Stage]) -> int:
     """Return the bytes that an update of all stages of a rank, which is one call, takes for a while."""
-    return stages[0].update_copies * sum(gradient_bytes(stages).values())
+    parts = stages[0].shares if any(stage.units for stage in stages) else 1
+    return stages[0].update_copies * -(-sum(gradient_bytes(stages).values()) // parts)
 
 
 def _around_update(instructions: Instructions, count: int) -> Instructions:
