@@ -51,7 +51,11 @@ def _shard(point: Point, index: int) -> Shard:
     return Shard(
         **axes_of(point.split),
         parameters=tuple(point.parameters[name] for name in held),
-        gradients=tuple(Gradient(parameter=name, bytes=point.parameters[name].bytes) for name in ready if name in held),
+        gradients=tuple(
+            Gradient(parameter=name, bytes=point.parameters[name].bytes, partial=name in point.partial)
+            for name in ready
+            if name in held
+        ),
         optimizer_bytes=point.optimizer_bytes[index],
         buffer_bytes=point.buffer_bytes[index],
     )

@@ -85,6 +85,7 @@ class Point:
     check: StepCheck | None = None
     optimizer_bytes: list[int] = field(default_factory=list)
     collectives: list[list[ShardCollective]] = field(default_factory=list)
+    partial: frozenset[str] = frozenset()
     fidelity: Fidelity = Fidelity.MEASURED
     precision: Precision = Precision()
     compute: str = ""

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor import _random as tensor_random
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -30,6 +30,7 @@ from mpsim.errors import MpsimError
 from mpsim.workload.collective_recorder import CollectiveRecorder, RecordedCollective, watch_modules
 from mpsim.workload.example import Example, default_loss
 from mpsim.workload.parallel_styles import parallel_styles
+from mpsim.workload.sequence_parallel import cut_inputs, exchange_sequence, regions_of, stand_in_for_peers
 from mpsim.workload.split import WHOLE, Split, check_split, split_of
 from mpsim.workload.vocabulary import LocalEmbedding, local_loss, sharded_loss
 
@@ -47,6 +48,8 @@ class LocalShard:
         Its collectives are left out: a partial sum goes on as if it were the sum.
     collectives : tuple of RecordedCollective
         What the rank exchanges in one forward and backward, in the order in which it happens.
+    partial : frozenset of str
+        Parameters of whose gradients each of the ranks that share a sequence has a part.
 
     Examples
     --------
@@ -57,6 +60,7 @@ class LocalShard:
 
     example: Example
     collectives: tuple[RecordedCollective, ...]
+    partial: frozenset[str] = frozenset()
 
 
 def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> LocalShard:
@@ -102,22 +106,31 @@ def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> Local
     if split == WHOLE:
         return LocalShard(example=example, collectives=())
     styles = parallel_styles(example, split.tp) if split.tp > 1 else {}
+    regions = regions_of(example.model, styles) if split.sequence else None
+    if regions is not None:
+        example = cut_inputs(example, split.tp, rank % split.tp, target=not regions.headed)
     with _fake_ranks(split, rank, _device(example.model)) as mesh, _fake_mode(example):
         model = _alias(example.model)
         hooks = {module: _hooks(module) for module in model.modules()}
         if split.tp > 1:
-            _parallelize(model, styles, mesh["tp"])
+            _parallelize(model, styles, mesh["tp"], sequence=split.sequence)
         if split.tp > 1 and example.shard is not None:
             example.shard(model, split.tp)
         local = dataclasses.replace(example, model=model)
+        if regions is not None:
+            exchange_sequence(model, regions, mesh["tp"])
         heads = [path for path, style in styles.items() if style == "vocabulary" and _is_head(model, path)]
         collectives = _record(local, split, mesh, sharded_loss() if heads else contextlib.nullcontext())
         _strip(model, hooks)
     _place_embeddings(model, styles, rank % split.tp)
+    if regions is not None:
+        stand_in_for_peers(model, regions, split.tp)
     if heads and example.loss is not None:
         tokens = model.get_submodule(heads[0]).weight.shape[0]
         local = dataclasses.replace(local, loss=partial(local_loss, loss=example.loss, tokens=tokens))
-    return LocalShard(example=local, collectives=collectives)
+    return LocalShard(
+        example=local, collectives=collectives, partial=regions.partial if regions is not None else frozenset()
+    )
 
 
 def _check(split: Split, rank: int) -> None:
@@ -125,8 +138,8 @@ def _check(split: Split, rank: int) -> None:
     ranks = split.tp * split.cp * split.ep
     if not 0 <= rank < ranks:
         raise MpsimError(f"rank is {rank}, expected 0 to {ranks - 1}")
-    if split != Split(tp=split.tp):
-        raise MpsimError(f"{split.text}: a trace cannot share layers so yet, only by tp={split.tp}: leave the rest out")
+    if split != Split(tp=split.tp, sequence=split.sequence):
+        raise MpsimError(f"{split.text}: a trace cannot share layers so yet, only by tp: leave the rest out")
 
 
 def _is_head(model: nn.Module, path: str) -> bool:
@@ -190,7 +203,7 @@ def _fake_ranks(split: Split | int, rank: int, device: str) -> Iterator[DeviceMe
             torch.cuda.set_device(index)
 
 
-def _parallelize(model: nn.Module, styles: Mapping[str, str], mesh: DeviceMesh) -> None:
+def _parallelize(model: nn.Module, styles: Mapping[str, str], mesh: DeviceMesh, *, sequence: bool = False) -> None:
     """Shard each module in place; weights that were tied stay so."""
     shared: dict[tuple[str, int], tuple[Any, Any]] = {}
     tied: dict[nn.Parameter, nn.Parameter] = {}
@@ -199,19 +212,20 @@ def _parallelize(model: nn.Module, styles: Mapping[str, str], mesh: DeviceMesh) 
             continue
         module = model.get_submodule(path)
         whole = module.weight
-        parallelize_module(module, mesh, _parallel_style(module, style), src_data_rank=None)
+        parallelize_module(module, mesh, _parallel_style(module, style, sequence), src_data_rank=None)
         module.weight = tied.setdefault(whole, module.weight)
         if isinstance(module, nn.Linear) and style != "rowwise":
             module.register_forward_pre_hook(_share_input(path.rpartition(".")[0], shared, mesh), prepend=True)
 
 
-def _parallel_style(module: nn.Module, style: str) -> ParallelStyle:
+def _parallel_style(module: nn.Module, style: str, sequence: bool) -> ParallelStyle:
+    summed = Shard(1) if sequence else Replicate()
     if style == "colwise":
         return ColwiseParallel()
     if style == "rowwise":
-        return RowwiseParallel()
+        return RowwiseParallel(output_layouts=summed)
     if isinstance(module, nn.Embedding):
-        return RowwiseParallel(input_layouts=Replicate())
+        return RowwiseParallel(input_layouts=Replicate(), output_layouts=summed)
     return ColwiseParallel(use_local_output=False)
 
 
