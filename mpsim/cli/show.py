@@ -11,6 +11,7 @@ import click
 
 from mpsim.cli.output import json_option, print_json
 from mpsim.errors import MpsimError, did_you_mean
+from mpsim.workload.split import WHOLE, Split, split_text
 
 __all__ = ["show"]
 
@@ -26,6 +27,7 @@ class _Shown(NamedTuple):
 @click.argument("things", nargs=-1, required=True, metavar="THING...")
 @click.option("--microbatch", type=int, metavar="B", help="Of a workload: at this micro-batch.")
 @click.option("--tensor", type=int, metavar="N", help="Of a workload: one of so many tensor-parallel ranks.")
+@click.option("--split", metavar="SPLIT", help="Of a workload: one of the ranks of a split, such as tp=2,sequence.")
 @click.option("--top", type=int, metavar="N", help="Of a sweep: so many plans; by default all.")
 @click.option("--schedule", is_flag=True, help="Of a plan: what each pipeline rank runs, in order.")
 @json_option
@@ -33,6 +35,7 @@ def show(
     things: tuple[str, ...],
     microbatch: int | None,
     tensor: int | None,
+    split: str | None,
     top: int | None,
     schedule: bool,
     as_json: bool,
@@ -50,7 +53,10 @@ def show(
     for name, value, least in (("microbatch", microbatch, 1), ("tensor", tensor, 1), ("top", top, 0)):
         if value is not None and value < least:
             raise MpsimError(f"--{name} is {value}, expected {least} or more")
-    found = [_find(thing, microbatch, tensor, top, schedule) for thing in things]
+    if tensor is not None and split is not None:
+        raise MpsimError(f"--tensor {tensor} is --split tp={tensor}, --split {split} was given too: leave one out")
+    of = split_text(split) if split is not None else None if tensor is None else Split(tp=tensor)
+    found = [_find(thing, microbatch, of, top, schedule) for thing in things]
     if as_json:
         plain = [one.plain() for one in found]
         print_json(plain[0] if len(plain) == 1 else {"shown": plain})
@@ -58,7 +64,7 @@ def show(
         click.echo("\n\n".join(one.text() for one in found))
 
 
-def _find(thing: str, microbatch: int | None, tensor: int | None, top: int | None, schedule: bool) -> _Shown:
+def _find(thing: str, microbatch: int | None, split: Split | None, top: int | None, schedule: bool) -> _Shown:
     from mpsim.cli.identify import noun_of
     from mpsim.workload.zoo import ZOO
 
@@ -70,10 +76,10 @@ def _find(thing: str, microbatch: int | None, tensor: int | None, top: int | Non
     if noun == "plan":
         return _plan(thing, schedule)
     if noun == "workload":
-        return _workload(thing, microbatch, tensor or 1)
-    if microbatch is not None or tensor is not None:
+        return _workload(thing, microbatch, split or WHOLE)
+    if microbatch is not None or split is not None:
         raise MpsimError(
-            f"--microbatch and --tensor choose a point of a workload file, {thing!r} is none: leave them out"
+            f"--microbatch, --tensor and --split choose a point of a workload file, {thing!r} is none: leave them out"
         )
     if noun == "sweep":
         return _sweep(thing, top or 0)
@@ -86,15 +92,15 @@ def _find(thing: str, microbatch: int | None, tensor: int | None, top: int | Non
     return _by_name(thing)
 
 
-def _workload(path: str, microbatch: int | None, tensor: int) -> _Shown:
+def _workload(path: str, microbatch: int | None, split: Split) -> _Shown:
     from mpsim.cli.point import at_point, point_to_dict
     from mpsim.workload.file import load_workload
     from mpsim.workload.show import show_workload
 
     workload = load_workload(path)
     size = workload.microbatch if microbatch is None else microbatch
-    at = at_point(workload, size, tensor)
-    return _Shown(lambda: show_workload(workload, size, tensor), lambda: point_to_dict(workload, at, tensor))
+    at = at_point(workload, size, split)
+    return _Shown(lambda: show_workload(workload, size, split), lambda: point_to_dict(workload, at, split))
 
 
 def _topology(text: str) -> _Shown:

@@ -18,6 +18,7 @@ from mpsim.cli.options import options_of
 from mpsim.cli.output import DOCUMENTS, check_output, json_option, output_option, print_json, tell
 from mpsim.cli.types import NUMBERS
 from mpsim.errors import MpsimError
+from mpsim.workload.split import Split, split_text
 
 if TYPE_CHECKING:
     from mpsim.workload.device_spec import DeviceSpec
@@ -31,6 +32,7 @@ class _Asked:
     output: str | None
     batch: tuple[int, ...] | None
     tensor: tuple[int, ...]
+    split: tuple[str, ...]
     depth: str
     sizes: tuple[str, ...]
     repeats: int
@@ -47,6 +49,9 @@ class _Asked:
 @output_option("-o", "--output", what="By default MODEL.DEVICE.json, here.", suffixes=DOCUMENTS)
 @click.option("--batch", type=NUMBERS, help="Micro-batch sizes to measure, as in 1,2,4,8; by default the model's own.")
 @click.option("--tensor", type=NUMBERS, default="1", show_default=True, help="Tensor-parallel sizes to measure.")
+@click.option(
+    "--split", multiple=True, metavar="SPLIT", help="Another split to measure, such as tp=2,sequence; repeatable."
+)
 @click.option("--depth", default="auto", show_default=True, metavar="auto|N", help="How many modules deep layers lie.")
 @click.option("--set", "sizes", multiple=True, metavar="NAME=VALUE", help="Change a size of the model (n_layer=4).")
 @click.option(
@@ -85,6 +90,7 @@ def trace(model: str | None, only_list: bool, as_json: bool, **given: Any) -> No
     \b
       mpsim trace mnist-mlp --batch 1024,2048,4096,8192 -o mlp.json
       mpsim trace llama --set seq=64 --batch 1,2 --tensor 1,2 -o llama.json
+      mpsim trace llama --split tp=2,sequence --split cp=2 --analytical H100-SXM5-80GB
       mpsim trace hf:Llama-3-8B --set num_hidden_layers=2 --set seq=256 --precision bf16
     """
     asked = options_of(_Asked, given)
@@ -111,7 +117,8 @@ def trace(model: str | None, only_list: bool, as_json: bool, **given: Any) -> No
         from mpsim.workload.show import show_workload
 
         click.echo(show_workload(workload))
-    if missing := len(set(asked.batch or (0,))) * len(set(asked.tensor)) - len(workload.layers[0].costs):
+    splits = {Split(tp=size) for size in asked.tensor} | set(map(split_text, asked.split))
+    if missing := len(set(asked.batch or (0,))) * len(splits) - len(workload.layers[0].costs):
         tell(f"mpsim: error: interrupted: {missing} points are missing; those that are whole are in {path}")
         raise click.exceptions.Exit(130)
 
@@ -141,6 +148,7 @@ def _traced(model: str, given: _Asked) -> Workload:
             source,
             microbatches=given.batch,
             tensor=given.tensor,
+            splits=given.split,
             depth=depth,
             repeats=given.repeats,
             warmup=given.warmup,

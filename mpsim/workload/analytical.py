@@ -24,6 +24,7 @@ from mpsim.workload.point import Point, described
 from mpsim.workload.precision import watched_dtype
 from mpsim.workload.roofline import DeviceSpec, Roofline
 from mpsim.workload.sharding import sharded
+from mpsim.workload.split import WHOLE, Split
 from mpsim.workload.step import step_of
 from mpsim.workload.update import optimizer_state_bytes, shares, updated_bytes
 from mpsim.workload.watch import UPDATE, Graph, Watch, calls_of
@@ -46,7 +47,7 @@ _GROUPED = {"aten::_grouped_mm", "transformers::grouped_mm_fallback"}
 def analytical_point(
     source: Source,
     microbatch: int,
-    ranks: int,
+    split: Split,
     spec: DeviceSpec,
     precision: Precision | None = None,
     *,
@@ -58,7 +59,7 @@ def analytical_point(
     Raises
     ------
     MpsimError
-        The model cannot be built or run on fake tensors, or has no tensor-parallel form where one was asked for.
+        The model cannot be built or run on fake tensors, or has no form for the split that was asked for.
     """
     example = fake_example(source, microbatch)
     model, notes = unwrapped(example.model)
@@ -70,7 +71,7 @@ def analytical_point(
     def costed(local: Example) -> Point:
         return _costed(local, microbatch, spec, precision, depth, optimizer)
 
-    point = costed(example) if ranks == 1 else sharded(example, ranks, costed)
+    point = costed(example) if split == WHOLE else sharded(example, split, costed)
     point.precision = precision or precision_of(example.model, point.compute)
     point.notes[:0] = notes
     point.optimizer = optimizer

@@ -8,12 +8,13 @@ from mpsim.errors import MpsimError
 from mpsim.workload.account import Value
 from mpsim.workload.model import Cost, Gradient, Layer, Shard, Tensor, TensorShard
 from mpsim.workload.point import Point
+from mpsim.workload.split import Split, axes_of
 
 __all__ = ["layers_of", "tensors_of"]
 
 
 def layers_of(points: Sequence[Point]) -> tuple[Layer, ...]:
-    """Return the layers, with one cost for each point and one shard for each tensor-parallel size.
+    """Return the layers, with one cost for each point and one shard for each split.
 
     Raises
     ------
@@ -23,7 +24,7 @@ def layers_of(points: Sequence[Point]) -> tuple[Layer, ...]:
     first = points[0]
     for point in points:
         _check_layers(first, point)
-    shards = list({point.tensor_parallel: point for point in points}.values())
+    shards = list({point.split: point for point in points}.values())
     return tuple(
         Layer(
             name=name,
@@ -39,8 +40,8 @@ def _check_layers(first: Point, other: Point) -> None:
     if first.names != other.names:
         odd = next((n for n in [*first.names, *other.names] if (n in first.names) != (n in other.names)), "their order")
         raise MpsimError(
-            f"at micro-batch {other.microbatch}, tp={other.tensor_parallel} the model calls {len(other.names)} layers,"
-            f" at micro-batch {first.microbatch}, tp={first.tensor_parallel} {len(first.names)} ({odd}): its layers"
+            f"at micro-batch {other.microbatch}, {other.split.text} the model calls {len(other.names)} layers,"
+            f" at micro-batch {first.microbatch}, {first.split.text} {len(first.names)} ({odd}): its layers"
             " depend on the batch, so trace one size at a time with --batch"
         )
 
@@ -48,9 +49,13 @@ def _check_layers(first: Point, other: Point) -> None:
 def _shard(point: Point, index: int) -> Shard:
     held, ready = point.held[index], point.accounts[index].gradients
     return Shard(
-        tensor_parallel=point.tensor_parallel,
+        **axes_of(point.split),
         parameters=tuple(point.parameters[name] for name in held),
-        gradients=tuple(Gradient(parameter=name, bytes=point.parameters[name].bytes) for name in ready if name in held),
+        gradients=tuple(
+            Gradient(parameter=name, bytes=point.parameters[name].bytes, partial=name in point.partial)
+            for name in ready
+            if name in held
+        ),
         optimizer_bytes=point.optimizer_bytes[index],
         buffer_bytes=point.buffer_bytes[index],
     )
@@ -60,7 +65,7 @@ def _cost(point: Point, index: int) -> Cost:
     account = point.accounts[index]
     return Cost(
         microbatch=point.microbatch,
-        tensor_parallel=point.tensor_parallel,
+        **axes_of(point.split),
         samples=point.samples[index],
         host=point.host[index] if point.host else None,
         wall=point.wall[index] if point.wall else None,
@@ -89,10 +94,10 @@ def tensors_of(reference: Point, other: Point | None, shards: Sequence[Point] = 
     MpsimError
         Another point has other tensors.
     shards : sequence of Point
-        The reference micro-batch at each tensor-parallel size above one.
+        The reference micro-batch at each split but the whole.
     """
     values = _going(reference)
-    sizes = {point.tensor_parallel: _matched(reference, values, point) for point in shards}
+    sizes = {point.split: _matched(reference, values, point) for point in shards}
     grown = _matched(reference, values, other) if other is not None else [value.shape for value in values]
     names = _names(reference, values)
     return tuple(
@@ -151,16 +156,16 @@ def _matched(reference: Point, values: Sequence[Value], point: Point) -> list[tu
             return [value.shape for value in others]
         layer = reference.names[-1]
     raise MpsimError(
-        f"at micro-batch {point.microbatch}, tp={point.tensor_parallel} other tensors go from layer {layer!r} on than"
+        f"at micro-batch {point.microbatch}, {point.split.text} other tensors go from layer {layer!r} on than"
         f" at micro-batch {reference.microbatch}: the number of tensors depends on the batch, so trace one size at a"
         " time with --batch"
     )
 
 
-def _shards(value: Value, index: int, sizes: Mapping[int, Sequence[tuple[int, ...]]]) -> tuple[TensorShard, ...]:
+def _shards(value: Value, index: int, sizes: Mapping[Split, Sequence[tuple[int, ...]]]) -> tuple[TensorShard, ...]:
     return tuple(
-        TensorShard(tensor_parallel=tp, shape=shapes[index])
-        for tp, shapes in sizes.items()
+        TensorShard(**axes_of(split), shape=shapes[index])
+        for split, shapes in sizes.items()
         if shapes[index] != value.shape
     )
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["CollectiveRecorder", "RecordedCollective", "watch_modules"]
+__all__ = ["CollectiveRecorder", "RecordedCollective", "placed", "watch_modules"]
 
 _KINDS = {
     "all_reduce": "all_reduce",
@@ -40,6 +41,10 @@ class RecordedCollective:
         The whole tensor: of an all-gather the gathered result, of the others the input.
     phase : str
         ``forward`` or ``backward``.
+    axis : str
+        Along which axis its ranks are: ``tp``, ``cp`` or ``ep``.
+    when : str
+        ``before`` the layer computes, ``beside`` or ``behind`` it.
 
     Examples
     --------
@@ -51,6 +56,29 @@ class RecordedCollective:
     kind: str
     bytes: int
     phase: str
+    axis: str = "tp"
+    when: str = "behind"
+
+
+_PLACED: ContextVar[str] = ContextVar("placed", default="")
+
+
+@contextlib.contextmanager
+def placed(when: str) -> Iterator[None]:
+    """Say of the collectives made within that they are ``before``, ``beside`` or ``behind`` what their layer computes.
+
+    Of others, what an all-gather makes is computed on, and what others take has been computed.
+
+    Examples
+    --------
+    >>> with placed("beside"):
+    ...     pass
+    """
+    token = _PLACED.set(when)
+    try:
+        yield
+    finally:
+        _PLACED.reset(token)
 
 
 @dataclass(slots=True)
@@ -69,6 +97,11 @@ class CollectiveRecorder(TorchDispatchMode):  # type: ignore[misc]
     runs. Nodes are numbered as they are made, in forward; so a call owns a range of numbers. A collective
     outside of every module, in the loss, belongs to the module called last.
 
+    Parameters
+    ----------
+    axes : mapping of str to str
+        The axis of each process group, by the group's name; of others it is ``tp``.
+
     Examples
     --------
     >>> with CollectiveRecorder() as recorder:
@@ -77,8 +110,9 @@ class CollectiveRecorder(TorchDispatchMode):  # type: ignore[misc]
     []
     """
 
-    def __init__(self) -> None:
+    def __init__(self, axes: Mapping[str, str] = MappingProxyType({})) -> None:
         super().__init__()
+        self.axes = axes
         self.collectives: list[RecordedCollective] = []
         self._calls: list[_Call] = []
         self._open: list[_Call] = []
@@ -100,10 +134,11 @@ class CollectiveRecorder(TorchDispatchMode):  # type: ignore[misc]
         space, _, name = getattr(func, "_schema", _NO_SCHEMA).name.partition("::")
         if space in _NAMESPACES and name.rstrip("_") in _KINDS:
             kind = _KINDS[name.rstrip("_")]
-            self._note(kind, result if kind == "all_gather" else args[0])
+            axis = next((self.axes[item] for item in args if isinstance(item, str) and item in self.axes), "tp")
+            self._note(kind, result if kind == "all_gather" else args[0], axis)
         return result
 
-    def _note(self, kind: str, tensor: torch.Tensor) -> None:
+    def _note(self, kind: str, tensor: torch.Tensor, axis: str) -> None:
         node = torch._C._current_autograd_node()
         self.collectives.append(
             RecordedCollective(
@@ -111,6 +146,8 @@ class CollectiveRecorder(TorchDispatchMode):  # type: ignore[misc]
                 kind=kind,
                 bytes=tensor.numel() * tensor.element_size(),
                 phase="forward" if node is None else "backward",
+                axis=axis,
+                when=_PLACED.get() or ("before" if kind == "all_gather" else "behind"),
             )
         )
 

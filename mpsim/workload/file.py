@@ -1,4 +1,4 @@
-"""Workloads in files: ``mpsim.workload/2``."""
+"""Workloads in files: ``mpsim.workload/3``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mpsim.workload.model import Workload
 
 __all__ = ["VERSION", "load_workload", "save_workload"]
 
-VERSION = 2
+VERSION = 3
 
 
 def save_workload(path: str | Path, workload: Workload) -> None:
@@ -41,10 +41,14 @@ def load_workload(path: str | Path) -> Workload:
     MpsimError
         No such file, a truncated or edited one, another schema or a newer version.
     """
-    found: Workload = documents.read(path, "workload", VERSION, Workload, {1: _same})
+    found: Workload = documents.read(path, "workload", VERSION, Workload, {1: _same, 2: _same})
     return found
 
 
 def _same(body: dict[str, Any]) -> dict[str, Any]:
-    """Version 2 only adds: a host clock, accumulation, transients, precision, notes."""
+    """Later versions only add.
+
+    Version 2: a host clock, accumulation, transients, precision, notes. Version 3: splits by cp, ep and sequence, axes
+    of collectives and when they are made, gradients of experts and partial ones.
+    """
     return body

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from mpsim.errors import MpsimError, did_you_mean
-from mpsim.workload.split import Split, check_split, split_of, split_text
+from mpsim.workload.split import Split, axes_of, check_split, split_of, split_text
 from mpsim.workload.tensors import check_count, check_dtype, check_shape, tensor_bytes
 
 __all__ = [
@@ -84,12 +84,15 @@ class Gradient:
     expert : bool
         Whether each rank of those that share experts has one of its own, which is reduced among the ranks that hold
         the same experts alone.
+    partial : bool
+        Whether each of the ranks that share a sequence has a part of its sum, which they add up once a step.
     """
 
     parameter: str
     bytes: int
     dtype: str = ""
     expert: bool = False
+    partial: bool = False
 
     def __post_init__(self) -> None:
         check_count(self.bytes, f"gradient of {self.parameter!r}: bytes")
@@ -419,12 +422,7 @@ def _given(
     collectives: Sequence[ShardCollective | tuple[str, int]],
 ) -> tuple[Shard, tuple[Cost, ...]]:
     """Return what one rank of a split holds, and its costs at each micro-batch, from what was said by hand."""
-    axes: dict[str, Any] = {
-        "tensor_parallel": split.tp,
-        "context_parallel": split.cp,
-        "expert_parallel": split.ep,
-        "sequence_parallel": split.sequence,
-    }
+    axes = axes_of(split)
     parameter = Parameter(name=f"{name}.weight", shape=(parameter_bytes // 4,))
     gradient = Gradient(parameter=parameter.name, bytes=parameter_bytes)
     shard = Shard(**axes, parameters=(parameter,), gradients=(gradient,)) if parameter_bytes else Shard(**axes)

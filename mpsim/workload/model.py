@@ -9,7 +9,7 @@ from mpsim.documents import Provenance
 from mpsim.errors import MpsimError, did_you_mean
 from mpsim.scaling import Scaling
 from mpsim.workload.layers import Cost, Fidelity, Gradient, Layer, Parameter, Samples, Shard, ShardCollective
-from mpsim.workload.split import WHOLE, Split
+from mpsim.workload.split import WHOLE, Split, axes_of
 from mpsim.workload.tensors import DTYPE_BYTES, Tensor, TensorShard, check_count, check_dtype
 
 __all__ = [
@@ -276,10 +276,7 @@ def _part(split: Split, reference: int, count: int, sends: str) -> TensorShard:
     if count % (reference * parts):
         raise MpsimError(f"activation of {count} bytes does not divide into {parts} parts ({split.text})")
     return TensorShard(
-        tensor_parallel=split.tp,
-        context_parallel=split.cp,
-        expert_parallel=split.ep,
-        sequence_parallel=split.sequence,
+        **axes_of(split),
         shape=(reference, count // reference // parts),
     )
 

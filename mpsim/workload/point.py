@@ -1,4 +1,4 @@
-"""One point of a trace: one micro-batch size and one tensor shard, watched, judged and timed."""
+"""One point of a trace: one micro-batch size and one split, watched, judged and timed."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from mpsim.workload.layers import Fidelity, Parameter, Samples, ShardCollective
 from mpsim.workload.measure import Repetition, measure, samples_of
 from mpsim.workload.model import Precision, StepCheck
 from mpsim.workload.roofline import Roofline
+from mpsim.workload.split import WHOLE, Split
 from mpsim.workload.state import from_one_seed, put_back
 from mpsim.workload.step import Step
 from mpsim.workload.trust import doubted
@@ -36,10 +37,12 @@ _MORE = 2  # times that repetitions are added to those asked for
 
 @dataclass(slots=True, kw_only=True)
 class Point:
-    """What a trace found at one micro-batch size and one tensor shard.
+    """What a trace found at one micro-batch size and one split.
 
     Attributes
     ----------
+    split : Split
+        Among whom the layers are shared.
     names, kinds, paths : list of str
         Of the layers: names, and classes and paths of their modules.
     parameters : dict of str to Parameter
@@ -61,12 +64,12 @@ class Point:
 
     Examples
     --------
-    >>> Point(microbatch=2, names=["a"], kinds=["Linear"]).tensor_parallel
-    1
+    >>> Point(microbatch=2, names=["a"], kinds=["Linear"]).split.text
+    'tp=1'
     """
 
     microbatch: int
-    tensor_parallel: int = 1
+    split: Split = WHOLE
     names: list[str]
     kinds: list[str]
     paths: list[str] = field(default_factory=list)
@@ -82,6 +85,7 @@ class Point:
     check: StepCheck | None = None
     optimizer_bytes: list[int] = field(default_factory=list)
     collectives: list[list[ShardCollective]] = field(default_factory=list)
+    partial: frozenset[str] = frozenset()
     fidelity: Fidelity = Fidelity.MEASURED
     precision: Precision = Precision()
     compute: str = ""

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from mpsim.workload.split import WHOLE, Split
+
 __all__ = ["Rounds"]
 
 
@@ -18,19 +20,19 @@ class Rounds:
     ----------
     name : str
         The model's.
-    points : sequence of (int, int)
-        Micro-batch and tensor-parallel size of each.
+    points : sequence of (int, Split)
+        Micro-batch and split of each.
     rounds : int
         Of each point.
 
     Examples
     --------
-    >>> with Rounds("mine", [(4, 1), (8, 2)], 3) as rounds:
-    ...     rounds.at(4, 1)
+    >>> with Rounds("mine", [(4, WHOLE), (8, Split(tp=2))], 3) as rounds:
+    ...     rounds.at(4, WHOLE)
     ...     rounds.one()
     """
 
-    def __init__(self, name: str, points: Sequence[tuple[int, int]], rounds: int) -> None:
+    def __init__(self, name: str, points: Sequence[tuple[int, Split]], rounds: int) -> None:
         self.name, self.points, self.rounds = name, points, rounds
         self._weight = 0.0
         self._shown = True
@@ -46,7 +48,7 @@ class Rounds:
 
         file = sys.__stderr__ or sys.stderr  # where messages of the model's own are held back, the bar still shows
         shown = self._shown and (file.isatty() or "ipykernel" in sys.modules)
-        total = self.rounds * sum(size / ranks for size, ranks in self.points)
+        total = self.rounds * sum(_weight(size, split) for size, split in self.points)
         form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
         self._bar = tqdm(total=total, disable=not shown, delay=2, leave=False, file=file, bar_format=form)
         return self
@@ -54,12 +56,17 @@ class Rounds:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def at(self, size: int, ranks: int) -> None:
+    def at(self, size: int, split: Split) -> None:
         """A point begins."""
-        self._weight = size / ranks
-        shard = f", tp={ranks}" if ranks > 1 else ""
+        self._weight = _weight(size, split)
+        shard = f", {split.text}" if split != WHOLE else ""
         self._bar.set_description_str(f"{self.name}: micro-batch {size}{shard}", refresh=False)
 
     def one(self) -> None:
         """A round is done."""
         self._bar.update(self._weight)
+
+
+def _weight(size: int, split: Split) -> float:
+    """Return how long a round lasts, as if the ranks of a split shared all work."""
+    return size / (split.tp * split.cp * split.ep)

@@ -1,4 +1,4 @@
-"""One tensor-parallel rank as a point of a trace: its layers, and the collectives that each of them makes."""
+"""One of the ranks that share layers as a point of a trace: its layers, and the collectives that each makes."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from mpsim.errors import MpsimError
 from mpsim.workload.example import Example
 from mpsim.workload.model import ShardCollective
 from mpsim.workload.point import Point
+from mpsim.workload.split import Split
 from mpsim.workload.tensor_parallel import RecordedCollective, local_shard
 
 __all__ = ["sharded"]
 
 
-def sharded(example: Example, ranks: int, make: Callable[[Example], Point]) -> Point:
-    """Return the point of one tensor-parallel rank, with the collectives that its layers make.
+def sharded(example: Example, split: Split, make: Callable[[Example], Point]) -> Point:
+    """Return the point of one of the ranks of a split, with the collectives that its layers make.
 
     Raises
     ------
     MpsimError
-        The model has no tensor-parallel form, or a collective belongs to no layer.
+        The model has no such form, or a collective belongs to no layer.
     """
-    local = local_shard(example, ranks)
+    local = local_shard(example, split)
     point = make(local.example)
-    point.tensor_parallel = ranks
+    point.split = split
+    point.partial = local.partial
     point.collectives = [[] for _ in point.names]
     for item in local.collectives:
         point.collectives[_owner(item.module, point.names)].append(_collective(item))
@@ -41,4 +43,4 @@ def _owner(module: str, names: list[str]) -> int:
 
 
 def _collective(item: RecordedCollective) -> ShardCollective:
-    return ShardCollective(kind=item.kind, bytes=item.bytes, phase=item.phase)
+    return ShardCollective(kind=item.kind, bytes=item.bytes, phase=item.phase, axis=item.axis, when=item.when)

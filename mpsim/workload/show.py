@@ -187,6 +187,7 @@ def workload_to_dict(workload: Workload) -> dict[str, Any]:
             {
                 "microbatch": check.microbatch,
                 "tensor_parallel": check.tensor_parallel,
+                "split": check.split.text,
                 "layers_over_whole_fraction": check.ratio,
                 "whole_s": median(check.whole_s),
             }

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from mpsim.errors import MpsimError
 
-__all__ = ["WHOLE", "Split", "check_split", "split_of", "split_text"]
+__all__ = ["WHOLE", "Split", "axes_of", "check_split", "split_of", "split_text"]
 
 
 class Split(NamedTuple):
@@ -64,6 +64,22 @@ def check_split(split: Split) -> None:
             raise MpsimError(f"{name} is {size}, expected 1 or more")
     if split.sequence and split.tp == 1:
         raise MpsimError("sequence_parallel shares a sequence among tensor-parallel ranks, tensor_parallel is 1")
+
+
+def axes_of(split: Split) -> dict[str, Any]:
+    """Return a split as the fields by which costs, shards and tensors say it.
+
+    Examples
+    --------
+    >>> list(axes_of(Split(tp=2, sequence=True)).values())
+    [2, 1, 1, True]
+    """
+    return {
+        "tensor_parallel": split.tp,
+        "context_parallel": split.cp,
+        "expert_parallel": split.ep,
+        "sequence_parallel": split.sequence,
+    }
 
 
 def split_of(value: Split | int) -> Split:

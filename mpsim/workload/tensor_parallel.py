@@ -1,4 +1,4 @@
-"""Turn a model into what one of several tensor-parallel ranks runs, and learn what it exchanges with the others.
+"""Turn a model into what one of the ranks that share its layers runs, and learn what it exchanges with the others.
 
 PyTorch's own tensor-parallel API shards the model under a process group whose other ranks do not exist: that
 run shows every collective. The plain module that is left when the parallel wrappers are taken off does exactly
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,7 @@ import torch.distributed as dist
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor import _random as tensor_random
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -29,6 +30,8 @@ from mpsim.errors import MpsimError
 from mpsim.workload.collective_recorder import CollectiveRecorder, RecordedCollective, watch_modules
 from mpsim.workload.example import Example, default_loss
 from mpsim.workload.parallel_styles import parallel_styles
+from mpsim.workload.sequence_parallel import cut_inputs, exchange_sequence, regions_of, stand_in_for_peers
+from mpsim.workload.split import WHOLE, Split, check_split, split_of
 from mpsim.workload.vocabulary import LocalEmbedding, local_loss, sharded_loss
 
 __all__ = ["LocalShard", "RecordedCollective", "local_shard"]
@@ -45,6 +48,8 @@ class LocalShard:
         Its collectives are left out: a partial sum goes on as if it were the sum.
     collectives : tuple of RecordedCollective
         What the rank exchanges in one forward and backward, in the order in which it happens.
+    partial : frozenset of str
+        Parameters of whose gradients each of the ranks that share a sequence has a part.
 
     Examples
     --------
@@ -55,10 +60,11 @@ class LocalShard:
 
     example: Example
     collectives: tuple[RecordedCollective, ...]
+    partial: frozenset[str] = frozenset()
 
 
-def local_shard(example: Example, tensor_parallel: int, *, rank: int = 0) -> LocalShard:
-    """Return the work of one of `tensor_parallel` ranks.
+def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> LocalShard:
+    """Return the work of one of the ranks of a split.
 
     Modules that hold weights (parameters of two dimensions or more) are sharded as `example.tensor_parallel`
     says: the first glob that matches a module's path gives its style. All others are computed in full by every
@@ -75,10 +81,10 @@ def local_shard(example: Example, tensor_parallel: int, *, rank: int = 0) -> Loc
     ----------
     example : Example
         The whole model, real or fake.
-    tensor_parallel : int
-        Ranks that share the model.
+    split : Split or int
+        Ranks that share the model, by axis; a number is of tensor-parallel ones.
     rank : int
-        Whose part to return; the ranks' parts have the same sizes.
+        Whose part to return, tp innermost, then cp, then ep; the ranks' parts have the same sizes.
 
     Raises
     ------
@@ -92,31 +98,48 @@ def local_shard(example: Example, tensor_parallel: int, *, rank: int = 0) -> Loc
     >>> shard = local_shard(Example(model=model, inputs=(torch.rand(3, 4),), tensor_parallel=plan), 2)
     >>> [tuple(parameter.shape) for parameter in shard.example.model.parameters()]
     [(4, 4), (4,), (2, 4), (2,)]
-    >>> shard.collectives
-    (RecordedCollective(module='1', kind='all_reduce', bytes=24, phase='forward'),)
+    >>> [(one.module, one.kind, one.bytes, one.phase, one.axis) for one in shard.collectives]
+    [('1', 'all_reduce', 24, 'forward', 'tp')]
     """
-    if tensor_parallel < 1:
-        raise MpsimError(f"tensor_parallel is {tensor_parallel}, expected 1 or more")
-    if not 0 <= rank < tensor_parallel:
-        raise MpsimError(f"rank is {rank}, expected 0 to {tensor_parallel - 1}")
-    if tensor_parallel == 1:
+    split = split_of(split)
+    _check(split, rank)
+    if split == WHOLE:
         return LocalShard(example=example, collectives=())
-    styles = parallel_styles(example, tensor_parallel)
-    with _fake_ranks(tensor_parallel, rank, _device(example.model)) as mesh, _fake_mode(example):
+    styles = parallel_styles(example, split.tp) if split.tp > 1 else {}
+    regions = regions_of(example.model, styles) if split.sequence else None
+    if regions is not None:
+        example = cut_inputs(example, split.tp, rank % split.tp, target=not regions.headed)
+    with _fake_ranks(split, rank, _device(example.model)) as mesh, _fake_mode(example):
         model = _alias(example.model)
         hooks = {module: _hooks(module) for module in model.modules()}
-        _parallelize(model, styles, mesh)
-        if example.shard is not None:
-            example.shard(model, tensor_parallel)
+        if split.tp > 1:
+            _parallelize(model, styles, mesh["tp"], sequence=split.sequence)
+        if split.tp > 1 and example.shard is not None:
+            example.shard(model, split.tp)
         local = dataclasses.replace(example, model=model)
+        if regions is not None:
+            exchange_sequence(model, regions, mesh["tp"])
         heads = [path for path, style in styles.items() if style == "vocabulary" and _is_head(model, path)]
-        collectives = _record(local, tensor_parallel, sharded_loss() if heads else contextlib.nullcontext())
+        collectives = _record(local, split, mesh, sharded_loss() if heads else contextlib.nullcontext())
         _strip(model, hooks)
-    _place_embeddings(model, styles, rank)
+    _place_embeddings(model, styles, rank % split.tp)
+    if regions is not None:
+        stand_in_for_peers(model, regions, split.tp)
     if heads and example.loss is not None:
         tokens = model.get_submodule(heads[0]).weight.shape[0]
         local = dataclasses.replace(local, loss=partial(local_loss, loss=example.loss, tokens=tokens))
-    return LocalShard(example=local, collectives=collectives)
+    return LocalShard(
+        example=local, collectives=collectives, partial=regions.partial if regions is not None else frozenset()
+    )
+
+
+def _check(split: Split, rank: int) -> None:
+    check_split(split)
+    ranks = split.tp * split.cp * split.ep
+    if not 0 <= rank < ranks:
+        raise MpsimError(f"rank is {rank}, expected 0 to {ranks - 1}")
+    if split != Split(tp=split.tp, sequence=split.sequence):
+        raise MpsimError(f"{split.text}: a trace cannot share layers so yet, only by tp: leave the rest out")
 
 
 def _is_head(model: nn.Module, path: str) -> bool:
@@ -159,15 +182,20 @@ def _fake_mode(example: Example) -> contextlib.AbstractContextManager[Any]:
 
 
 @contextlib.contextmanager
-def _fake_ranks(ranks: int, rank: int, device: str) -> Iterator[DeviceMesh]:
-    """Stand as one of `ranks`, whose collectives do nothing; leave no trace."""
+def _fake_ranks(split: Split | int, rank: int, device: str) -> Iterator[DeviceMesh]:
+    """Stand as one of the ranks of a split, whose collectives do nothing; leave no trace.
+
+    The mesh has its axes of two ranks or more: tp innermost, then cp, then ep.
+    """
     if dist.is_initialized():
         raise MpsimError("a torch process group is already running: shard the model outside of it")
     tracker = tensor_random._rng_tracker
     index = torch.cuda.current_device() if device == "cuda" else None
-    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
+    sizes = {name: getattr(split_of(split), name) for name in ("ep", "cp", "tp")}
+    sizes = {name: size for name, size in sizes.items() if size > 1}
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=math.prod(sizes.values()))
     try:
-        yield init_device_mesh(device, (ranks,), mesh_dim_names=("tp",))
+        yield init_device_mesh(device, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
     finally:
         dist.destroy_process_group()
         tensor_random._rng_tracker = tracker
@@ -175,7 +203,7 @@ def _fake_ranks(ranks: int, rank: int, device: str) -> Iterator[DeviceMesh]:
             torch.cuda.set_device(index)
 
 
-def _parallelize(model: nn.Module, styles: Mapping[str, str], mesh: DeviceMesh) -> None:
+def _parallelize(model: nn.Module, styles: Mapping[str, str], mesh: DeviceMesh, *, sequence: bool = False) -> None:
     """Shard each module in place; weights that were tied stay so."""
     shared: dict[tuple[str, int], tuple[Any, Any]] = {}
     tied: dict[nn.Parameter, nn.Parameter] = {}
@@ -184,19 +212,20 @@ def _parallelize(model: nn.Module, styles: Mapping[str, str], mesh: DeviceMesh) 
             continue
         module = model.get_submodule(path)
         whole = module.weight
-        parallelize_module(module, mesh, _parallel_style(module, style), src_data_rank=None)
+        parallelize_module(module, mesh, _parallel_style(module, style, sequence), src_data_rank=None)
         module.weight = tied.setdefault(whole, module.weight)
         if isinstance(module, nn.Linear) and style != "rowwise":
             module.register_forward_pre_hook(_share_input(path.rpartition(".")[0], shared, mesh), prepend=True)
 
 
-def _parallel_style(module: nn.Module, style: str) -> ParallelStyle:
+def _parallel_style(module: nn.Module, style: str, sequence: bool) -> ParallelStyle:
+    summed = Shard(1) if sequence else Replicate()
     if style == "colwise":
         return ColwiseParallel()
     if style == "rowwise":
-        return RowwiseParallel()
+        return RowwiseParallel(output_layouts=summed)
     if isinstance(module, nn.Embedding):
-        return RowwiseParallel(input_layouts=Replicate())
+        return RowwiseParallel(input_layouts=Replicate(), output_layouts=summed)
     return ColwiseParallel(use_local_output=False)
 
 
@@ -220,10 +249,10 @@ def _share_input(parent: str, shared: dict[tuple[str, int], tuple[Any, Any]], me
 
 
 def _record(
-    example: Example, ranks: int, context: contextlib.AbstractContextManager[None]
+    example: Example, split: Split, mesh: DeviceMesh, context: contextlib.AbstractContextManager[None]
 ) -> tuple[RecordedCollective, ...]:
     """Return the collectives of one forward, loss and backward."""
-    recorder = CollectiveRecorder()
+    recorder = CollectiveRecorder({mesh.get_group(name).group_name: name for name in mesh.mesh_dim_names or ()})
     try:
         with context, watch_modules(example.model, recorder), recorder:
             output = example.model(*example.inputs, **example.keywords)
@@ -231,10 +260,14 @@ def _record(
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MpsimError(
-            f"{type(example.model).__name__} does not run on one of {ranks} tensor-parallel ranks: {reason};"
-            f" check that the number of heads divides by {ranks}, or adapt it in Example(shard=…)"
+            f"{type(example.model).__name__} does not run on one of {_ranks(split)}: {reason};"
+            f" check that the number of heads divides by {split.tp * split.cp}, or adapt it in Example(shard=…)"
         ) from error
     return tuple(recorder.collectives)
+
+
+def _ranks(split: Split) -> str:
+    return f"{split.tp} tensor-parallel ranks" if split == Split(tp=split.tp) else f"the ranks of {split.text}"
 
 
 def _strip(model: nn.Module, hooks: Mapping[nn.Module, tuple[set[int], set[int]]]) -> None:

@@ -14,6 +14,7 @@ from mpsim.workload.model_source import Source
 from mpsim.workload.precision import precision as precision_named
 from mpsim.workload.rounds import Rounds
 from mpsim.workload.source import source_of
+from mpsim.workload.split import WHOLE, Split, axes_of, check_split, split_of, split_text
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,7 @@ def trace(
     name: str | None = None,
     microbatches: Sequence[int] | None = None,
     tensor: Sequence[int] = (1,),
+    splits: Sequence[Split | int | str] = (),
     depth: int | str = "auto",
     repeats: int = 7,
     warmup: int = 2,
@@ -69,6 +71,8 @@ def trace(
         Micro-batch sizes to measure; the batch's own if not given.
     tensor : sequence of int
         Tensor-parallel sizes to measure, one of them 1.
+    splits : sequence of Split, int or str
+        Other splits to measure, such as ``"tp=2,sequence"``.
     depth : int or "auto"
         How many modules deep the layers lie (see :class:`mpsim.workload.layering.Layering`).
     repeats, warmup : int
@@ -116,7 +120,7 @@ def trace(
     """
     _need_torch()
     types = precision_named(precision) if precision is not None else None
-    shards = tuple(dict.fromkeys(tensor))
+    shards = _asked_splits(tensor, splits)
     source: Source | StepSource
     if _is_own_step(model, batch):
         source = _own_source(model, batch, microbatches, name, shards, types, analytical)
@@ -128,8 +132,8 @@ def trace(
         default, where = source.default_batch, _device(device)
     sizes = tuple(dict.fromkeys(microbatches or (default,)))
     _check_request(sizes, shards, repeats, warmup, threads)
-    shards = tuple(sorted(shards, key=lambda ranks: ranks != 1))  # whole layers first: Ctrl-C leaves no trace without
-    rounds = Rounds(source.name, [(size, ranks) for ranks in shards for size in sizes], repeats + max(0, warmup - 1))
+    shards = tuple(sorted(shards, key=lambda one: one != WHOLE))  # whole layers first: Ctrl-C leaves no trace without
+    rounds = Rounds(source.name, [(size, split) for split in shards for size in sizes], repeats + max(0, warmup - 1))
     how = {"depth": depth, "optimizer": optimizer, "threads": threads, "repeats": repeats, "warmup": warmup}
     if analytical is not None:
         point = _analytical(source, analytical, types, depth, optimizer)
@@ -145,6 +149,12 @@ def trace(
     return _workload(source, points, tensors, reference, threads, dataset_samples, analytical)
 
 
+def _asked_splits(tensor: Sequence[int], splits: Sequence[Split | int | str]) -> tuple[Split, ...]:
+    """Return the splits to measure, each once."""
+    others = [split_text(one) if isinstance(one, str) else split_of(one) for one in splits]
+    return tuple(dict.fromkeys([*(Split(tp=size) for size in tensor), *others]))
+
+
 def _is_own_step(model: Any, batch: Any) -> bool:
     """Whether a callable comes with batches to call it with, and not with a number of samples."""
     import torch
@@ -154,12 +164,12 @@ def _is_own_step(model: Any, batch: Any) -> bool:
 
 
 def _own_source(
-    step: Any, loader: Any, microbatches: Sequence[int] | None, name: str | None, shards: Sequence[int],
+    step: Any, loader: Any, microbatches: Sequence[int] | None, name: str | None, shards: Sequence[Split],
     types: Precision | None, analytical: DeviceSpec | None,
 ) -> StepSource:  # fmt: skip
     from mpsim.workload.own_step import step_source
 
-    asked = {"tensor": tuple(shards) != (1,), "precision": types is not None, "analytical": analytical is not None}
+    asked = {"tensor": tuple(shards) != (WHOLE,), "precision": types is not None, "analytical": analytical is not None}
     for what, given in asked.items():
         if given:
             raise MpsimError(f"{what} was asked of a training step of your own, which runs as it is: give its model")
@@ -178,13 +188,16 @@ def _only(microbatches: Sequence[int] | None) -> int | None:
     return microbatches[0] if microbatches is not None and len(microbatches) == 1 else None
 
 
-def _check_request(sizes: Sequence[int], shards: Sequence[int], repeats: int, warmup: int, threads: int) -> None:
-    for what, values in (("micro-batch", sizes), ("tensor-parallel size", shards)):
+def _check_request(sizes: Sequence[int], shards: Sequence[Split], repeats: int, warmup: int, threads: int) -> None:
+    for what, values in (("micro-batch", sizes), ("tensor-parallel size", [split.tp for split in shards])):
         for value in values:
             if value < 1:
                 raise MpsimError(f"{what} is {value}, expected 1 or more")
-    if 1 not in shards:
-        raise MpsimError(f"tensor-parallel sizes {','.join(map(str, shards))} lack 1: the whole layer is measured too")
+    for split in shards:
+        check_split(split)
+    if WHOLE not in shards:
+        asked = ",".join(str(split.tp) for split in shards if split == Split(tp=split.tp))
+        raise MpsimError(f"tensor-parallel sizes {asked} lack 1: the whole layer is measured too")
     if repeats < 1 or warmup < 0 or threads < 1:
         raise MpsimError(f"repeats {repeats}, warmup {warmup}, threads {threads}: expected at least 1, 0 and 1")
 
@@ -205,15 +218,15 @@ def _device(device: str | None) -> str:
     return device
 
 
-def _whole_points(point: Callable[[int, int], Point], rounds: Rounds) -> list[Point]:
+def _whole_points(point: Callable[[int, Split], Point], rounds: Rounds) -> list[Point]:
     """Return all points, or where Ctrl-C ends it those that are whole, so far as they make a workload."""
     points: list[Point] = []
-    for size, ranks in rounds.points:
-        rounds.at(size, ranks)
+    for size, split in rounds.points:
+        rounds.at(size, split)
         try:
-            points.append(point(size, ranks))
+            points.append(point(size, split))
         except KeyboardInterrupt:
-            if not any(one.tensor_parallel == 1 for one in points):
+            if not any(one.split == WHOLE for one in points):
                 raise
             missing = len(rounds.points) - len(points)
             points[0].notes.append(f"interrupted: {missing} of {len(rounds.points)} points are missing")
@@ -223,26 +236,26 @@ def _whole_points(point: Callable[[int, int], Point], rounds: Rounds) -> list[Po
 
 def _reference(points: Sequence[Point], default: int) -> int:
     """Return the micro-batch at which tensors are described: one at which every shard was measured."""
-    sizes: dict[int, set[int]] = {}
+    sizes: dict[Split, set[int]] = {}
     for point in points:
-        sizes.setdefault(point.tensor_parallel, set()).add(point.microbatch)
+        sizes.setdefault(point.split, set()).add(point.microbatch)
     common = set.intersection(*sizes.values())
     return default if default in common else max(common)
 
 
 def _analytical(
     source: Source | StepSource, spec: DeviceSpec, types: Precision | None, depth: int | str, optimizer: str
-) -> Callable[[int, int], Point]:
+) -> Callable[[int, Split], Point]:
     from mpsim.workload.analytical import analytical_point
 
     assert isinstance(source, Source)
-    return lambda size, ranks: _explained(
-        f"{source.name} at micro-batch {size}, tp={ranks} cannot be costed",
-        lambda _: analytical_point(source, size, ranks, spec, types, depth=depth, optimizer=optimizer),
+    return lambda size, split: _explained(
+        f"{source.name} at micro-batch {size}, {split.text} cannot be costed",
+        lambda _: analytical_point(source, size, split, spec, types, depth=depth, optimizer=optimizer),
     )
 
 
-def _measuring(source: Source, where: str, types: Precision | None, **how: Any) -> Callable[[int, int], Point]:
+def _measuring(source: Source, where: str, types: Precision | None, **how: Any) -> Callable[[int, Split], Point]:
     """Return what measures a point of a model."""
     from mpsim.workload.casting import as_found, cast, check_runs, computing, loss_scale, precision_of, products
     from mpsim.workload.example import on_device
@@ -260,26 +273,27 @@ def _measuring(source: Source, where: str, types: Precision | None, **how: Any) 
         step = step_of(example, lambda: computing(types, where), loss_scale(types))
         return measured_point(step, feeds_of(example), size, **how)
 
-    def point(size: int, ranks: int, running: list[Any]) -> Point:
+    def point(size: int, split: Split, running: list[Any]) -> Point:
         example = build(source, size)
         model, notes = unwrapped(example.model)
         running.append(model)
         with as_found(model), eagerly(), products(types):
             example = on_device(replace(example, model=model), where)
             example = cast(example, types) if types is not None else example
-            found = measured(example, size) if ranks == 1 else sharded(example, ranks, lambda e: measured(e, size))
+            whole = split == WHOLE
+            found = measured(example, size) if whole else sharded(example, split, lambda e: measured(e, size))
             found.precision = types or precision_of(model, found.compute)
         found.device = device_name(where)
         found.notes[:0] = notes
         return found
 
-    return lambda size, ranks: _explained(
-        f"{source.name} at micro-batch {size}, tp={ranks} failed on {where}",
-        lambda running: point(size, ranks, running),
+    return lambda size, split: _explained(
+        f"{source.name} at micro-batch {size}, {split.text} failed on {where}",
+        lambda running: point(size, split, running),
     )
 
 
-def _measuring_own(source: StepSource, **how: Any) -> Callable[[int, int], Point]:
+def _measuring_own(source: StepSource, **how: Any) -> Callable[[int, Split], Point]:
     """Return what measures a point of a training step of its user's own."""
     from mpsim.workload.casting import precision_of
     from mpsim.workload.discover import discovered
@@ -344,7 +358,7 @@ def build(source: Source, size: int) -> Example:
 
 
 def _check_at_first(
-    source: Source, size: int, shards: Sequence[int], device: str, optimizer: str, types: Precision | None
+    source: Source, size: int, shards: Sequence[Split], device: str, optimizer: str, types: Precision | None
 ) -> None:
     """Refuse, before anything is measured, a model that has no such shards or that the device's memory cannot hold."""
     from mpsim.workload.fake import fake_example
@@ -360,9 +374,9 @@ def _check_at_first(
         raise
     except Exception:  # a factory that cannot be built without memory is built with it
         return
-    for ranks in shards:
-        if ranks > 1:
-            parallel_styles(example, ranks)
+    for split in shards:
+        if split.tp > 1:
+            parallel_styles(example, split.tp)
     parameters = list(example.model.parameters())
     dtype = types.parameters if types is not None else ""
     weights = sum(updated_bytes(item, dtype) for item in parameters)
@@ -384,10 +398,10 @@ def _tensors(source: Source | StepSource, points: list[Point], reference: int) -
     from mpsim.workload.fake import shape_point
 
     at = [point for point in points if point.microbatch == reference]
-    whole = next(point for point in at if point.tensor_parallel == 1)
-    shards = [point for point in at if point.tensor_parallel > 1]
+    whole = next(point for point in at if point.split == WHOLE)
+    shards = [point for point in at if point.split != WHOLE]
     for point in points:
-        if point.tensor_parallel == 1 and point.microbatch != reference:
+        if point.split == WHOLE and point.microbatch != reference:
             return tensors_of(whole, point, shards)
     if isinstance(source, Source):
         with contextlib.suppress(Exception):  # it cannot be built, or is another model, at a size nobody asked for
@@ -420,7 +434,7 @@ def _workload(
         optimizer=first.optimizer,
         precision=first.precision,
         dataset_samples=dataset_samples or getattr(source, "dataset_samples", 0),
-        checks=tuple(replace(p.check, tensor_parallel=p.tensor_parallel) for p in points if p.check is not None),
+        checks=tuple(replace(p.check, **axes_of(p.split)) for p in points if p.check is not None),
         notes=tuple(dict.fromkeys(note for point in points for note in point.notes)),
         provenance=provenance(source.name),
     )

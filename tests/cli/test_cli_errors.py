@@ -182,7 +182,7 @@ FILES = {
     "a list": (lambda: "[1]", "expected one JSON object"),
     "no schema": (lambda: broken(lambda body: body.pop("schema")), "schema is None"),
     "wrong schema": (lambda: broken(lambda body: body.update(schema="mpsim.plan/1")), "is a plan (mpsim.plan/1)"),
-    "future": (lambda: broken(lambda body: body.update(schema="mpsim.workload/9")), "reads up to mpsim.workload/2"),
+    "future": (lambda: broken(lambda body: body.update(schema="mpsim.workload/9")), "reads up to mpsim.workload/3"),
     "misspelt": (lambda: broken(lambda body: body.update(microbtach=4)), "did you mean 'microbatch'?"),
     "a text for a number": (lambda: broken(lambda body: body.update(microbatch="4")), "expected a whole number"),
     "NaN": (lambda: broken(lambda body: first_samples(body).update(forward_s=[float("nan")])), "it holds NaN"),

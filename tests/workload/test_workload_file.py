@@ -73,7 +73,7 @@ def golden():
     )  # fmt: skip
 
 
-def newest():
+def second():
     """The golden workload with all that the second version adds."""
     one = golden()
     host = Samples(
@@ -103,7 +103,32 @@ def newest():
     )
 
 
-@pytest.mark.parametrize(("version", "expected"), [(1, golden()), (2, newest())])
+def newest():
+    """That of the second version with all that the third adds."""
+    one = second()
+    axes = {"tensor_parallel": 2, "context_parallel": 2, "expert_parallel": 2, "sequence_parallel": True}
+    gather = ShardCollective(kind="all_gather", bytes=32, phase="backward", axis="cp", when="beside")
+
+    def layer(old):
+        whole, half = old.shards
+        weight = half.parameters[0].name
+        gradients = (
+            Gradient(parameter=weight, bytes=8, expert=True),
+            Gradient(parameter=f"{old.name}.scale", bytes=4, partial=True),
+        )
+        cost = replace(old.costs[1], collectives=(*old.costs[1].collectives, gather), **axes)
+        return replace(old, shards=(whole, half, replace(half, gradients=gradients, **axes)), costs=(*old.costs, cost))
+
+    fed, sent, given = one.tensors
+    return replace(
+        one,
+        layers=tuple(layer(old) for old in one.layers),
+        tensors=(fed, replace(sent, shards=(*sent.shards, TensorShard(shape=(1, 1), **axes))), given),
+        checks=(*one.checks, StepCheck(microbatch=2, whole_s=(1.0,), layers_s=(1.0,), **axes)),
+    )
+
+
+@pytest.mark.parametrize(("version", "expected"), [(1, golden()), (2, second()), (3, newest())])
 def test_every_version_stays_readable(version, expected):
     assert load_workload(DATA / f"workload-{version}.json") == expected
 
@@ -111,13 +136,13 @@ def test_every_version_stays_readable(version, expected):
 def test_round_trip(tmp_path):
     save_workload(tmp_path / "w.json", newest())
     assert load_workload(tmp_path / "w.json") == newest()
-    assert json.loads((tmp_path / "w.json").read_text())["schema"] == "mpsim.workload/2"
+    assert json.loads((tmp_path / "w.json").read_text())["schema"] == "mpsim.workload/3"
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"schema": "mpsim.workload/1"', '"schema": "mpsim.workload/9"', "reads up to mpsim.workload/2"),
+        ('"schema": "mpsim.workload/1"', '"schema": "mpsim.workload/9"', "reads up to mpsim.workload/3"),
         ('"schema": "mpsim.workload/1"', '"schema": "mpsim.topology/1"', "is a topology"),
         ("[0.5, 0.75]", "[NaN, 0.75]", "NaN"),
         ("[0.5, 0.75]", "[-0.5, 0.75]", "expected seconds, zero or more"),

@@ -1,0 +1,300 @@
+"""A sequence shared by the ranks that share weights, where they would all do the same work.
+
+As in Megatron-LM (https://arxiv.org/abs/2205.05198, section 4.2.2): norms, dropout and residual sums have 1/n of the
+sequence. What shares its outputs is given the whole (all-gather), what shares its inputs gives each rank its part of
+the sum (reduce-scatter), and backward is the mirror. An embedding whose tokens are shared gives parts too, a head
+reads the whole::
+
+      1/n            the whole                 1/n           the whole         1/n
+    norm ─ all-gather ─ q k v · attention · o ─ reduce-scatter ─ norm ─ all-gather ─ up · down ─ reduce-scatter
+
+The ranks add up their parts of the gradients of what ran on parts of a sequence, such as norms, once a step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.utils import _pytree as pytree
+
+from mpsim.errors import MpsimError
+from mpsim.workload.example import Example
+
+__all__ = ["Regions", "cut_inputs", "exchange_sequence", "regions_of", "stand_in_for_peers"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Regions:
+    """Where a model needs whole sequences, and where it leaves them.
+
+    Attributes
+    ----------
+    whole : dict of str to bool
+        Modules that are given the whole sequence; of those marked True each rank has a part of their work.
+    summed : tuple of str
+        Linears whose outputs are summed over the ranks.
+    embeddings : dict of str to bool
+        What makes features of the tokens of all ranks; of those marked True each rank has some tokens' features.
+    headed : bool
+        Whether a head reads whole sequences, and leaves them whole.
+    partial : frozenset of str
+        Parameters of what runs on a part of the sequence.
+
+    Examples
+    --------
+    >>> Regions(whole={"mlp": True}, summed=("mlp.down",), embeddings={}, partial=frozenset(["norm.weight"])).summed
+    ('mlp.down',)
+    """
+
+    whole: Mapping[str, bool]
+    summed: tuple[str, ...]
+    embeddings: Mapping[str, bool]
+    partial: frozenset[str]
+    headed: bool = False
+
+
+def regions_of(model: nn.Module, styles: Mapping[str, str]) -> Regions:
+    """Return where a model with such tensor-parallel styles needs whole sequences.
+
+    A sequence is gathered for the parent of Linears that share their outputs, an attention or a feed-forward, unless
+    that has norms or replicated weights of its own; then for each of these Linears. An embedding that every rank has
+    embeds a rank's own part of the tokens, unless a head has the same weight: then the gradients of both are of all.
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.LayerNorm(4), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)))
+    >>> regions = regions_of(model, {"1.0": "colwise", "1.2": "rowwise"})
+    >>> regions.whole, regions.summed, sorted(regions.partial)
+    ({'1': True}, ('1.2',), ['0.bias', '0.weight'])
+    """
+    linears = {path: style for path, style in styles.items() if isinstance(model.get_submodule(path), nn.Linear)}
+    head = next(iter(reversed(linears)), "")
+    whole: dict[str, bool] = {}
+    heads = [
+        path for path, style in linears.items() if style == "vocabulary" or (style == "replicate" and path == head)
+    ]
+    for path, style in linears.items():
+        if style == "colwise":
+            parent = path.rpartition(".")[0]
+            inside = parent if parent and _is_region(model, parent, styles, model.get_submodule(path)) else path
+            whole[inside] = True
+        elif path in heads:
+            whole[path] = style == "vocabulary"
+    summed = tuple(path for path, style in linears.items() if style == "rowwise")
+    tied = [id(model.get_submodule(path).weight) for path in linears]
+    embeddings = {
+        path: style == "vocabulary"
+        for path, style in styles.items()
+        if isinstance(one := model.get_submodule(path), nn.Embedding)
+        and (style == "vocabulary" or (style == "replicate" and id(one.weight) in tied))
+    }
+    apart = (*whole, *summed, *embeddings)
+    names = {
+        name
+        for path, module in model.named_modules()
+        if not _inside(path, apart)
+        for name, _ in module.named_parameters(path, recurse=False)
+    }
+    return Regions(whole=whole, summed=summed, embeddings=embeddings, partial=frozenset(names), headed=bool(heads))
+
+
+def _inside(path: str, others: Any) -> bool:
+    return any(path == other or path.startswith(f"{other}.") for other in others)
+
+
+def _is_region(model: nn.Module, parent: str, styles: Mapping[str, str], linear: nn.Linear) -> bool:
+    """Whether all that a module has computes on what its Linears share: norms of heads do, of features do not."""
+    for path, module in model.get_submodule(parent).named_modules(prefix=parent):
+        own = list(module.parameters(recurse=False))
+        if path in styles:
+            if styles[path] not in ("colwise", "rowwise"):
+                return False
+        elif any(item.numel() == linear.in_features for item in own):
+            return False
+    return True
+
+
+def cut_inputs(example: Example, ranks: int, rank: int, *, target: bool) -> Example:
+    """Return the example with a rank's part of its sequences: tokens [batch, sequence], features behind these.
+
+    Parameters
+    ----------
+    example : Example
+        The whole.
+    ranks, rank : int
+        Of those that share its sequences.
+    target : bool
+        Whether the target is shared too; a head reads whole sequences.
+
+    Raises
+    ------
+    MpsimError
+        There is no sequence, or it does not divide.
+
+    Examples
+    --------
+    >>> cut_inputs(Example(model=nn.Identity(), inputs=(torch.ones(2, 6, 4),)), 2, 0, target=False).inputs[0].shape
+    torch.Size([2, 3, 4])
+    """
+    fed = [item for item in pytree.tree_leaves((tuple(example.inputs), dict(example.keywords))) if _is_tensor(item)]
+    tokens = [item for item in fed if not item.is_floating_point() and item.dim() > 1]
+    lengths = {item.shape[1] for item in tokens or [item for item in fed if item.dim() == 3][:1]}
+    if not lengths:
+        raise MpsimError(
+            f"{type(example.model).__name__} is fed no sequence that ranks could share: feed it tokens [batch,"
+            " sequence] or features [batch, sequence, features], or leave sequence out of the split"
+        )
+    for length in lengths:
+        if length % ranks:
+            raise MpsimError(
+                f"a sequence of {length} does not divide by the {ranks} tensor-parallel ranks that share it:"
+                f" {max(ranks, length // ranks * ranks)} does"
+            )
+
+    def cut(item: Any) -> Any:
+        if not _is_tensor(item) or item.dim() < 2 or item.shape[1] not in lengths:
+            return item
+        size = item.shape[1] // ranks
+        return item.narrow(1, rank * size, size)
+
+    return dataclasses.replace(
+        example,
+        inputs=pytree.tree_map(cut, tuple(example.inputs)),
+        keywords=pytree.tree_map(cut, dict(example.keywords)),
+        target=pytree.tree_map(cut, example.target) if target else example.target,
+    )
+
+
+def _is_tensor(item: Any) -> bool:
+    return isinstance(item, torch.Tensor)
+
+
+def exchange_sequence(model: nn.Module, regions: Regions, mesh: DeviceMesh) -> None:
+    """Let the modules of a sharded model exchange their parts of a sequence, by hooks.
+
+    What shares its inputs or its tokens does so by its own style (``output_layouts=Shard(1)``).
+
+    Examples
+    --------
+    >>> regions = Regions(whole={}, summed=(), embeddings={}, partial=frozenset())
+    >>> exchange_sequence(nn.Identity(), regions, None)
+    """
+    shared: dict[tuple[str, int], tuple[Any, Any]] = {}
+    for path, divided in regions.whole.items():
+
+        def gather(tensor: torch.Tensor, parent: str = path.rpartition(".")[0], divided: bool = divided) -> Any:
+            key = (parent, id(tensor))
+            if key not in shared:  # the tensor is kept beside its image, so that no other takes its id
+                part = DTensor.from_local(tensor, mesh, (Shard(1),), run_check=False)
+                shared[key] = (tensor, part.redistribute(placements=(Replicate(),)))
+            whole = shared[key][1]
+            return whole if divided else whole.to_local()
+
+        def before(_: Any, inputs: Any, keywords: Any, gather: Callable[[Any], Any] = gather) -> Any:
+            return _on_whole(inputs, keywords, mesh.size(), gather)
+
+        model.get_submodule(path).register_forward_pre_hook(before, prepend=True, with_kwargs=True)
+    for path, divided in regions.embeddings.items():
+        module = model.get_submodule(path)
+        module.register_forward_pre_hook(lambda _, inputs: (_tokens_of_all(inputs[0], mesh.size()),), prepend=True)
+        if not divided:
+            module.register_forward_hook(lambda _, inputs, output: _part_of_replicated(output, mesh))
+
+
+def _part_of_replicated(whole: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
+    found = DTensor.from_local(whole, mesh, (Replicate(),), run_check=False).redistribute(placements=(Shard(1),))
+    part: torch.Tensor = found.to_local()
+    return part
+
+
+def _tokens_of_all(tokens: torch.Tensor, ranks: int) -> torch.Tensor:
+    """Return as many tokens as all ranks have, which each is fed; not those of the others, but it does not matter."""
+    return torch.cat([tokens] * ranks, -1)
+
+
+def _on_whole(inputs: Any, keywords: Any, ranks: int, gather: Callable[[torch.Tensor], Any]) -> Any:
+    """Return the arguments of a module that computes on whole sequences.
+
+    Features come from all ranks. What goes with them, such as rotary embeddings, every rank has whole; as it was made
+    for a part here, it is repeated, which takes as long as a copy of it.
+    """
+    features = next(item for item in (*inputs, *keywords.values()) if _is_tensor(item) and item.is_floating_point())
+    length, width = features.shape[1], features.shape[-1]
+
+    def whole(item: Any) -> Any:
+        if isinstance(item, tuple | list):
+            return type(item)(whole(each) for each in item)
+        if not _is_tensor(item):
+            return item
+        if item is features or (item.requires_grad and item.dim() == 3 and item.shape[-1] == width):
+            return gather(item)
+        made_for_part = item.is_floating_point() and item.dim() in (2, 3) and item.shape[1] == length
+        return torch.cat([item] * ranks, 1) if made_for_part else item
+
+    return tuple(whole(item) for item in inputs), {name: whole(item) for name, item in keywords.items()}
+
+
+class _Whole:
+    """A module that computes on whole sequences: the parts of other ranks are stood in for by copies of its own."""
+
+    ranks = 1
+
+    def forward(self, *inputs: Any, **keywords: Any) -> Any:
+        inputs, keywords = _on_whole(inputs, keywords, self.ranks, self._gathered)
+        return super().forward(*inputs, **keywords)  # type: ignore[misc]
+
+    def _gathered(self, part: torch.Tensor) -> torch.Tensor:
+        return torch.cat([part, *[part.detach()] * (self.ranks - 1)], 1)
+
+
+class _Part:
+    """A module that leaves each rank its part of the sequence."""
+
+    ranks = 1
+
+    def forward(self, *inputs: Any, **keywords: Any) -> Any:
+        return self._part(super().forward(*inputs, **keywords))  # type: ignore[misc]
+
+    def _part(self, whole: torch.Tensor) -> torch.Tensor:
+        return whole.narrow(1, 0, whole.shape[1] // self.ranks).contiguous()
+
+
+class _PartOfTokens(_Part):
+    """An embedding of the tokens of all ranks that leaves each its part."""
+
+    def forward(self, tokens: torch.Tensor) -> Any:
+        return super().forward(_tokens_of_all(tokens, self.ranks))
+
+
+def stand_in_for_peers(model: nn.Module, regions: Regions, ranks: int) -> None:
+    """Let the plain modules of one rank compute on as long sequences as it does, by itself.
+
+    A gathered sequence is a copy of the rank's own part, `ranks` times; that copy is the one thing that is run and not
+    part of the rank's work, a pass over memory as a collective makes one. Of a sum the rank keeps a part.
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+    >>> regions = Regions(whole={"0": True}, summed=("2",), embeddings={}, partial=frozenset())
+    >>> stand_in_for_peers(model, regions, 2)
+    >>> model[0](torch.ones(1, 3, 4)).shape, model(torch.ones(1, 3, 4)).shape, type(model[0]).__name__
+    (torch.Size([1, 6, 8]), torch.Size([1, 3, 4]), 'Linear')
+    """
+    done: set[int] = set()
+    kinds: list[tuple[type, Any]] = [
+        (_Whole, regions.whole), (_Part, regions.summed), (_PartOfTokens, regions.embeddings)
+    ]  # fmt: skip
+    for kind, paths in kinds:
+        for path in paths:
+            module = model.get_submodule(path)
+            if id(module) not in done:  # a module can stand at several paths
+                done.add(id(module))
+                own = {"ranks": ranks, "__module__": type(module).__module__}
+                module.__class__ = type(type(module).__name__, (kind, type(module)), own)
