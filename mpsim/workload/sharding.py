@@ -24,6 +24,7 @@ def sharded(example: Example, ranks: int, make: Callable[[Example], Point]) -> P
     local = local_shard(example, ranks)
     point = make(local.example)
     point.tensor_parallel = ranks
+    point.notes += local.notes
     point.collectives = [[] for _ in point.names]
     for item in local.collectives:
         point.collectives[_owner(item.module, point.names)].append(_collective(item))
