@@ -285,10 +285,10 @@ def test_ctrl_c_leaves_tensors_at_a_size_that_every_shard_has(monkeypatch):
     def measuring(*given, **how):
         point = real(*given, **how)
 
-        def until(size, ranks):
-            if (size, ranks) == (2, 2):
+        def until(size, split):
+            if (size, split.tp) == (2, 2):
                 raise KeyboardInterrupt
-            return point(size, ranks)
+            return point(size, split)
 
         return until
 
