@@ -17,6 +17,7 @@ from mpsim.emulate.parts import Part, make_parts
 from mpsim.emulate.pipeline import Rows
 from mpsim.emulate.replica import Line
 from mpsim.plan.model import Plan
+from mpsim.workload.partial_styles import packed_halves
 
 __all__ = ["Grid"]
 
@@ -62,6 +63,7 @@ class Grid:
         self._plan = plan
         self._home = tuple(home) or tuple(range(plan.pp))
         self.cut = shards[0][0]
+        self._packed = packed_halves(shards[0][1])
         self._lines = [
             [
                 Line(make_parts(cut, model, boundaries, self._places(places, d, t), copy=d > 0), t)
@@ -132,7 +134,10 @@ class Grid:
             The model's parameters, for their shapes.
         """
         shards = [self._average([row[t] for row in self._lines]) for t in range(self._plan.tp)]
-        return {name: _assemble([shard[name] for shard in shards], whole[name]) for name in shards[0]}
+        return {name: self._assembled(name, [shard[name] for shard in shards], whole[name]) for name in shards[0]}
+
+    def _assembled(self, name: str, shards: Sequence[Any], whole: Any) -> Any:
+        return _assemble(shards, whole, 2 if name in self._packed else 1)
 
     def _average(self, lines: Sequence[Line]) -> dict[str, Any]:
         """Average over the replicas of one tensor-parallel rank."""
@@ -156,7 +161,7 @@ class Grid:
                         _copy(tensor, first[name])
             held = [_held(line.parts) for line in self._lines[0]]
             for name in held[0]:
-                _copy(whole[name], _assemble([one[name].data for one in held], whole[name]))
+                _copy(whole[name], self._assembled(name, [one[name].data for one in held], whole[name]))
 
     def _share_buffers(self) -> None:
         """Give every replica the first one's running statistics, as DistributedDataParallel does before a forward."""
@@ -187,10 +192,18 @@ def _mean(values: Sequence[Any]) -> Any:
     return total / len(values)
 
 
-def _assemble(shards: Sequence[Any], whole: Any) -> Any:
-    """Put the shards of one tensor together along the dimension in which they are smaller than the whole."""
-    smaller = [i for i, (a, b) in enumerate(zip(shards[0].shape, whole.shape, strict=True)) if a != b]
-    return torch.cat([shard.to(shards[0].device) for shard in shards], dim=smaller[0]) if smaller else shards[0]
+def _assemble(shards: Sequence[Any], whole: Any, pieces: int) -> Any:
+    """Put the shards of one tensor together along the dimension in which they are not as long as the whole.
+
+    A shard may have a part of each of several `pieces` of the whole; rows that padded a vocabulary are left out.
+    """
+    unlike = [i for i, (a, b) in enumerate(zip(shards[0].shape, whole.shape, strict=True)) if a != b]
+    if not unlike:
+        return shards[0]
+    dim = unlike[0]
+    parts = [shard.to(shards[0].device).chunk(pieces, dim) for shard in shards]
+    joined = torch.cat([part for piece in zip(*parts, strict=True) for part in piece], dim=dim)
+    return joined.narrow(dim, 0, whole.shape[dim])
 
 
 def _raise_first(errors: Sequence[BaseException | None]) -> None:

@@ -38,10 +38,13 @@ class Example:
         floating-point tensors, stands in.
     tensor_parallel : mapping of str to str
         How PyTorch's tensor-parallel API shards each module: a glob over module paths to ``colwise``, ``rowwise``,
-        ``vocabulary`` (an embedding or output layer whose tokens the ranks share) or ``replicate``. Empty: the model
-        has no tensor-parallel form.
+        ``vocabulary`` (an embedding or output layer whose tokens the ranks share), ``replicate`` or another of
+        :func:`mpsim.workload.tensor_parallel.local_shard`. Empty: a plan is looked for
+        (:func:`mpsim.workload.found_plans.planned`), and where none is found the model has no tensor-parallel form.
     shard : callable or None
         ``shard(model, n)`` adapts what no parallel style can (a stored head count), after sharding.
+    shared : mapping of str to int
+        What tensor-parallel ranks share whole, such as ``{"attention heads": 12}``: their number must divide it.
     dataset_samples : int
         Samples in one epoch; 0 if unknown.
     """
@@ -53,6 +56,7 @@ class Example:
     loss: Callable[[Any, Any], torch.Tensor] | None = None
     tensor_parallel: Mapping[str, str] = field(default_factory=dict)
     shard: Callable[[torch.nn.Module, int], None] | None = None
+    shared: Mapping[str, int] = field(default_factory=dict)
     dataset_samples: int = 0
 
     def __post_init__(self) -> None:

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from torch import nn
 
-from mpsim.errors import MpsimError, did_you_mean
+from mpsim.errors import MpsimError, at, did_you_mean
+from mpsim.workload.divide import check_divides
 from mpsim.workload.example import Example
+from mpsim.workload.partial_styles import holds_experts
 
-__all__ = ["parallel_styles"]
+__all__ = ["SUMMED", "parallel_styles"]
 
-_SHARDABLE = (nn.Linear, nn.Embedding)
-_KINDS: dict[str, tuple[type[nn.Module], ...]] = {
-    "colwise": _SHARDABLE,
-    "rowwise": (nn.Linear,),
-    "vocabulary": _SHARDABLE,
-    "replicate": (nn.Module,),
+SUMMED = "replicated_with_grad_allreduce"
+"""The style of a module that every rank has and runs on its own heads, such as a norm of each head."""
+
+
+class _Kind(NamedTuple):
+    takes: Callable[[nn.Module], bool]
+    names: str
+
+
+_LINEAR = _Kind(lambda module: isinstance(module, nn.Linear), "Linear")
+_TABLE = _Kind(lambda module: isinstance(module, nn.Linear | nn.Embedding), "Linear and Embedding")
+_ANY = _Kind(lambda module: True, "any module")
+_KINDS: dict[str, _Kind] = {
+    "colwise": _TABLE,
+    "rowwise": _LINEAR,
+    "vocabulary": _TABLE,
+    "colwise_gather_output": _LINEAR,
+    "experts": _Kind(holds_experts, "a mixture's experts, a matrix of each in gate_up_proj and down_proj"),
+    "mla_kv_a_proj": _LINEAR,
+    SUMMED: _ANY,
+    "replicate": _ANY,
 }
+_WHOLE = ("replicate", SUMMED, "mla_kv_a_proj")
 
 
 def parallel_styles(example: Example, ranks: int) -> dict[str, str]:
@@ -27,8 +46,8 @@ def parallel_styles(example: Example, ranks: int) -> dict[str, str]:
     Raises
     ------
     MpsimError
-        A module without a style or one that it cannot have, a glob without a module, or a size that `ranks`
-        does not divide.
+        Heads or a size that `ranks` does not divide, a module without a style or one that it cannot have, or a glob
+        without a module.
 
     Examples
     --------
@@ -36,15 +55,20 @@ def parallel_styles(example: Example, ranks: int) -> dict[str, str]:
     >>> parallel_styles(Example(model=model, inputs=(), tensor_parallel={"0": "colwise", "*": "replicate"}), 2)
     {'0': 'colwise', '2': 'replicate'}
     """
-    weighty = {path: module for path, module in example.model.named_modules() if _weights(module)}
+    weighty = {path: module for path, module in example.model.named_modules() if _has_style(path, module, example)}
     styles = {path: _style(path, module, example.tensor_parallel) for path, module in weighty.items()}
     for glob in example.tensor_parallel:
         if not any(fnmatchcase(path, glob) for path in weighty):
             raise MpsimError(f"tensor_parallel names {glob!r}, no module with weights{did_you_mean(glob, weighty)}")
-    for path, module in weighty.items():
-        _check_divides(path, module, styles[path], ranks)
+    _check_sizes(example, weighty, styles, ranks)
     _check_tied(weighty, styles)
     return styles
+
+
+def _has_style(path: str, module: nn.Module, example: Example) -> bool:
+    """Whether a module holds weights, or parameters of one dimension whose gradients the ranks sum."""
+    summed = _first(path, example.tensor_parallel) == SUMMED and any(True for _ in module.parameters(recurse=False))
+    return bool(_weights(module)) or summed
 
 
 def _weights(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -52,38 +76,58 @@ def _weights(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in module.named_parameters(recurse=False, remove_duplicate=False) if p.dim() > 1}
 
 
-def _style(path: str, module: nn.Module, globs: Mapping[str, str]) -> str:
+def _first(path: str, globs: Mapping[str, str]) -> str | None:
     """Return the style of the first glob that matches `path`."""
+    return next((style for glob, style in globs.items() if fnmatchcase(path, glob)), None)
+
+
+def _style(path: str, module: nn.Module, globs: Mapping[str, str]) -> str:
+    """Return the style of a module that it can have."""
     what = f"{path or 'the model'} ({type(module).__name__})"
-    style = next((style for glob, style in globs.items() if fnmatchcase(path, glob)), None)
+    style = _first(path, globs)
     if style is None:
         raise MpsimError(f"{what} has no tensor-parallel form: {_remedy(path, module)}")
     if style not in _KINDS:
         raise MpsimError(f"{what}: unknown tensor-parallel style {style!r}{did_you_mean(style, _KINDS)}")
-    if not isinstance(module, _KINDS[style]):
-        names = " and ".join(kind.__name__ for kind in _KINDS[style])
-        raise MpsimError(f"{what} has no tensor-parallel form: {style} shards {names}; give 'replicate'")
+    kind = _KINDS[style]
+    if not kind.takes(module):
+        raise MpsimError(f"{what} has no tensor-parallel form: {style} shards {kind.names}; give 'replicate'")
     return style
 
 
 def _remedy(path: str, module: nn.Module) -> str:
     """Say how to give `module` a style, or that it can only be replicated."""
-    if isinstance(module, _SHARDABLE):
-        styles = " or ".join(repr(style) for style, kinds in _KINDS.items() if isinstance(module, kinds))
-        return f"name it, as in tensor_parallel={{{path!r}: {styles}}}"
+    if isinstance(module, nn.Linear | nn.Embedding) or holds_experts(module):
+        styles = [style for style, kind in _KINDS.items() if kind.takes(module) and style not in _WHOLE[1:]]
+        return f"name it, as in tensor_parallel={{{path!r}: {' or '.join(map(repr, styles))}}}"
     return f"PyTorch shards Linear and Embedding; tensor_parallel={{{path!r}: 'replicate'}} computes it on every rank"
 
 
-def _check_divides(path: str, module: nn.Module, style: str, ranks: int) -> None:
-    if style == "replicate":
-        return
+def _check_sizes(example: Example, weighty: Mapping[str, nn.Module], styles: Mapping[str, str], ranks: int) -> None:
+    """Refuse heads and features that the ranks cannot share; a vocabulary is padded where they cannot."""
+    features = {path: size for path, module in weighty.items() if (size := _shared_size(module, styles[path]))}
+    check_divides(example.shared, ranks, together=features.values())
+    together = [*example.shared.values(), *features.values()]
+    for path, size in features.items():
+        try:
+            check_divides({"features": size}, ranks, together=together)
+        except MpsimError as error:
+            raise at(f"{path} ({type(weighty[path]).__name__})", error) from None
+
+
+def _shared_size(module: nn.Module, style: str) -> int:
+    """Return how many features the ranks share of a module; 0 if none."""
+    if style in _WHOLE or style == "vocabulary":
+        return 0
+    if style == "experts":
+        return int(module.down_proj.numel() // module.down_proj.shape[0] // _outputs(module))
     rows, columns = module.weight.shape
-    by_column = style == "rowwise" or (style == "colwise" and isinstance(module, nn.Embedding))
-    size, what = columns if by_column else rows, "tokens" if style == "vocabulary" else "features"
-    if size % ranks:
-        raise MpsimError(
-            f"{path} ({type(module).__name__}): {size} {what} do not divide by {ranks} tensor-parallel ranks"
-        )
+    return int(columns if style == "rowwise" or isinstance(module, nn.Embedding) else rows)
+
+
+def _outputs(module: nn.Module) -> int:
+    """Return the features of what a mixture's experts return."""
+    return int(module.down_proj.shape[-1 if getattr(module, "is_transposed", False) else -2])
 
 
 def _check_tied(weighty: Mapping[str, nn.Module], styles: Mapping[str, str]) -> None:

@@ -26,6 +26,7 @@ def sharded(example: Example, split: Split, make: Callable[[Example], Point]) ->
     point = make(local.example)
     point.split = split
     point.partial = local.partial
+    point.notes += local.notes
     point.collectives = [[] for _ in point.names]
     for item in local.collectives:
         point.collectives[_owner(item.module, point.names)].append(_collective(item))

@@ -11,7 +11,7 @@ import contextlib
 import copy
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,7 +29,10 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from mpsim.errors import MpsimError
 from mpsim.workload.collective_recorder import CollectiveRecorder, RecordedCollective, watch_modules
 from mpsim.workload.example import Example, default_loss
-from mpsim.workload.parallel_styles import parallel_styles
+from mpsim.workload.gathered import LocalGathered
+from mpsim.workload.padding import pad_vocabulary
+from mpsim.workload.parallel_styles import SUMMED, parallel_styles
+from mpsim.workload.partial_styles import ExpertsParallel, ReplicatedSum, RopeSum
 from mpsim.workload.sequence_parallel import cut_inputs, exchange_sequence, regions_of, stand_in_for_peers
 from mpsim.workload.split import WHOLE, Split, check_split, split_of
 from mpsim.workload.vocabulary import LocalEmbedding, local_loss, sharded_loss
@@ -50,6 +53,8 @@ class LocalShard:
         What the rank exchanges in one forward and backward, in the order in which it happens.
     partial : frozenset of str
         Parameters of whose gradients each of the ranks that share a sequence has a part.
+    notes : tuple of str
+        What was changed of the model for it to be shared.
 
     Examples
     --------
@@ -61,6 +66,7 @@ class LocalShard:
     example: Example
     collectives: tuple[RecordedCollective, ...]
     partial: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
 
 
 def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> LocalShard:
@@ -70,12 +76,17 @@ def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> Local
     says: the first glob that matches a module's path gives its style. All others are computed in full by every
     rank. The model of `example` stays as it is.
 
-    =============== ==========================================================================================
-    ``colwise``     a Linear's outputs, or an Embedding's features, are shared
-    ``rowwise``     a Linear's inputs are shared; the outputs are summed over the ranks
-    ``vocabulary``  an Embedding's tokens, or the logits of the last Linear, are shared; the loss is cross-entropy
-    ``replicate``   every rank has the whole module
-    =============== ==========================================================================================
+    ================================== =======================================================================
+    ``colwise``                        a Linear's outputs, or an Embedding's features, are shared
+    ``rowwise``                        a Linear's inputs are shared; the outputs are summed over the ranks
+    ``vocabulary``                     an Embedding's tokens, or the logits of the last Linear, are shared; the
+                                       loss is cross-entropy; tokens that do not divide are padded
+    ``colwise_gather_output``          a Linear's outputs are shared, and gathered behind it
+    ``experts``                        the inner features of each expert of a mixture are shared
+    ``replicate``                      every rank has the whole module
+    ``replicated_with_grad_allreduce`` every rank has the whole module, and runs it on its own heads alone
+    ``mla_kv_a_proj``                  every rank has the whole first projection of latent keys and values
+    ================================== =======================================================================
 
     Parameters
     ----------
@@ -111,6 +122,7 @@ def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> Local
         example = cut_inputs(example, split.tp, rank % split.tp, target=not regions.headed)
     with _fake_ranks(split, rank, _device(example.model)) as mesh, _fake_mode(example):
         model = _alias(example.model)
+        notes = pad_vocabulary(model, styles, split.tp)
         hooks = {module: _hooks(module) for module in model.modules()}
         if split.tp > 1:
             _parallelize(model, styles, mesh["tp"], sequence=split.sequence)
@@ -122,15 +134,14 @@ def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> Local
         heads = [path for path, style in styles.items() if style == "vocabulary" and _is_head(model, path)]
         collectives = _record(local, split, mesh, sharded_loss() if heads else contextlib.nullcontext())
         _strip(model, hooks)
-    _place_embeddings(model, styles, rank % split.tp)
+    _place(model, styles, rank % split.tp, split.tp)
     if regions is not None:
         stand_in_for_peers(model, regions, split.tp)
     if heads and example.loss is not None:
         tokens = model.get_submodule(heads[0]).weight.shape[0]
         local = dataclasses.replace(local, loss=partial(local_loss, loss=example.loss, tokens=tokens))
-    return LocalShard(
-        example=local, collectives=collectives, partial=regions.partial if regions is not None else frozenset()
-    )
+    summed = regions.partial if regions is not None else frozenset()
+    return LocalShard(example=local, collectives=collectives, partial=summed, notes=notes)
 
 
 def _check(split: Split, rank: int) -> None:
@@ -146,13 +157,17 @@ def _is_head(model: nn.Module, path: str) -> bool:
     return isinstance(model.get_submodule(path), nn.Linear)
 
 
-def _place_embeddings(model: nn.Module, styles: Mapping[str, str], rank: int) -> None:
-    """Tell each embedding that shares its tokens which of them are its own."""
+def _place(model: nn.Module, styles: Mapping[str, str], rank: int, ranks: int) -> None:
+    """Tell each embedding which tokens are its own, and each Linear whose outputs are gathered how many there are.
+
+    In place, for a module can stand at several paths.
+    """
     for path, style in styles.items():
         module = model.get_submodule(path)
         if style == "vocabulary" and isinstance(module, nn.Embedding):
-            module.__class__ = LocalEmbedding  # in place, for a module can stand at several paths
-            module.first = rank * module.weight.shape[0]
+            module.__class__, module.first = LocalEmbedding, rank * module.weight.shape[0]
+        if style == "colwise_gather_output":
+            module.__class__, module.ranks = LocalGathered, ranks
 
 
 def _alias(model: nn.Module) -> nn.Module:
@@ -204,29 +219,43 @@ def _fake_ranks(split: Split | int, rank: int, device: str) -> Iterator[DeviceMe
 
 
 def _parallelize(model: nn.Module, styles: Mapping[str, str], mesh: DeviceMesh, *, sequence: bool = False) -> None:
-    """Shard each module in place; weights that were tied stay so."""
+    """Shard each module in place; parameters that were tied stay so."""
     shared: dict[tuple[str, int], tuple[Any, Any]] = {}
     tied: dict[nn.Parameter, nn.Parameter] = {}
     for path, style in styles.items():
         if style == "replicate":
             continue
         module = model.get_submodule(path)
-        whole = module.weight
-        parallelize_module(module, mesh, _parallel_style(module, style, sequence), src_data_rank=None)
-        module.weight = tied.setdefault(whole, module.weight)
-        if isinstance(module, nn.Linear) and style != "rowwise":
+        whole = dict(module._parameters)
+        parallelize_module(module, mesh, _parallel_style(model, module, style, sequence), src_data_rank=None)
+        for name, parameter in whole.items():
+            if parameter is not None:
+                module._parameters[name] = tied.setdefault(parameter, module._parameters[name])
+        if isinstance(module, nn.Linear) and style in _READS_ALL:
             module.register_forward_pre_hook(_share_input(path.rpartition(".")[0], shared, mesh), prepend=True)
+    for module in model.modules():  # a parameter may stand in a module that has no style, as the bias of BERT's head
+        for name, parameter in module._parameters.items():
+            module._parameters[name] = tied.get(parameter, parameter)
 
 
-def _parallel_style(module: nn.Module, style: str, sequence: bool) -> ParallelStyle:
+# Styles of a Linear that reads the whole of its input, and computes a part of the input's gradient.
+_READS_ALL = ("colwise", "colwise_gather_output", "vocabulary")
+
+
+def _parallel_style(model: nn.Module, module: nn.Module, style: str, sequence: bool) -> ParallelStyle:
     summed = Shard(1) if sequence else Replicate()
-    if style == "colwise":
-        return ColwiseParallel()
-    if style == "rowwise":
-        return RowwiseParallel(output_layouts=summed)
-    if isinstance(module, nn.Embedding):
+    if style == "vocabulary" and isinstance(module, nn.Embedding):
         return RowwiseParallel(input_layouts=Replicate(), output_layouts=summed)
-    return ColwiseParallel(use_local_output=False)
+    made: dict[str, Callable[[], ParallelStyle]] = {
+        "colwise": ColwiseParallel,
+        "rowwise": lambda: RowwiseParallel(output_layouts=summed),
+        "vocabulary": lambda: ColwiseParallel(use_local_output=False),
+        "colwise_gather_output": lambda: ColwiseParallel(output_layouts=Replicate()),
+        "experts": ExpertsParallel,
+        SUMMED: ReplicatedSum,
+        "mla_kv_a_proj": lambda: RopeSum(model.config.get_text_config().qk_rope_head_dim),
+    }
+    return made[style]()
 
 
 def _share_input(parent: str, shared: dict[tuple[str, int], tuple[Any, Any]], mesh: DeviceMesh) -> Any:

@@ -35,7 +35,11 @@ class LocalEmbedding(nn.Embedding):  # type: ignore[misc]
         """Return [*tokens.shape, features]."""
         row = tokens - self.first
         elsewhere = (row < 0) | (row >= self.weight.shape[0])
-        return F.embedding(row.masked_fill(elsewhere, 0), self.weight).masked_fill(elsewhere.unsqueeze(-1), 0.0)
+        padding = None if self.padding_idx is None else self.padding_idx - self.first
+        if padding is not None and not 0 <= padding < self.weight.shape[0]:
+            padding = None
+        own = F.embedding(row.masked_fill(elsewhere, 0), self.weight, padding)
+        return own.masked_fill(elsewhere.unsqueeze(-1), 0.0)
 
 
 def local_loss(output: Any, target: Any, *, loss: Callable[[Any, Any], Any], tokens: int) -> Any:

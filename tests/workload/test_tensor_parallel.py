@@ -30,7 +30,13 @@ SMALL = {
     "vit-b16": {"n_layer": 2, "hidden": HIDDEN, "n_head": 4, "ffn": 64, "image": 32, "classes": 4},
     "t5-small": {**TEXT, "n_decoder_layer": 2, "head_dim": 8, "target_seq": 12},
     "llama": {**TEXT, "n_kv_head": 2},
-}
+    "qwen3": {**TEXT, "n_kv_head": 2, "head_dim": 8},
+    "mixtral": {**TEXT, "n_kv_head": 2, "n_expert": 4, "top_k": 2},
+    "deepseek": {
+        **TEXT, "query_rank": 16, "key_value_rank": 8, "rope_dim": 4, "plain_dim": 8, "value_dim": 8,
+        "expert_ffn": 16, "n_expert": 8, "top_k": 2,
+    },
+}  # fmt: skip
 
 
 def small(name):
@@ -76,6 +82,80 @@ def test_a_shared_vocabulary_sums_embeddings_and_exchanges_three_numbers_a_token
         *[all_reduce("lm_head", BATCH * SEQ * 4, "forward")] * 3,
         all_reduce("lm_head", size, "backward"),
     ]
+
+
+def test_a_mixture_sums_its_experts_and_the_gradients_of_tokens_and_of_their_shares():
+    size = BATCH * SEQ * HIDDEN * 4
+    block = "model.layers.1."
+    collectives = [c for c in local_shard(small("mixtral"), 2).collectives if c.module.startswith(block)]
+    assert collectives == [
+        all_reduce(block + "self_attn.o_proj", size, "forward"),
+        all_reduce(block + "mlp.experts", size, "forward"),
+        all_reduce(block + "mlp.experts", BATCH * SEQ * 2 * 4, "backward"),
+        all_reduce(block + "mlp.experts", size, "backward"),
+        all_reduce(block + "self_attn.q_proj", size, "backward"),
+    ]
+
+
+def test_latent_attention_sums_the_gradients_of_latents_and_of_the_rotated_key():
+    block, tokens = "model.layers.0.self_attn.", BATCH * SEQ * 4
+    inside = [c for c in local_shard(small("deepseek"), 2).collectives if c.module.startswith(block)]
+    assert inside[0] == all_reduce(block + "o_proj", tokens * HIDDEN, "forward")
+    assert sorted(inside[1:], key=lambda c: c.bytes) == [
+        all_reduce(block + "kv_a_proj_with_mqa", tokens * 4, "backward"),
+        all_reduce(block + "kv_b_proj", tokens * 8, "backward"),
+        all_reduce(block + "q_b_proj", tokens * 16, "backward"),
+    ]
+
+
+def test_a_norm_of_each_head_sums_the_gradient_of_its_weight():
+    found = [c for c in local_shard(small("qwen3"), 2).collectives if c.module.endswith("_norm")]
+    names = [f"model.layers.{i}.self_attn.{one}_norm" for i in (1, 0) for one in ("k", "q")]
+    assert sorted(found, key=lambda c: c.module) == [all_reduce(name, 8 * 4, "backward") for name in sorted(names)]
+
+
+@pytest.mark.parametrize(
+    ("name", "embedding"), [("gpt2", "transformer.wte"), ("bert-base", "bert.embeddings.word_embeddings")]
+)
+def test_language_models_share_their_vocabulary(name, embedding):
+    shard = local_shard(small(name), 4)
+    head = "cls.predictions.decoder" if name == "bert-base" else "lm_head"
+    size = BATCH * SEQ * HIDDEN * 4
+    assert shard.collectives[0] == all_reduce(embedding, size, "forward")
+    assert [c for c in shard.collectives if c.module == head] == [
+        *[all_reduce(head, BATCH * SEQ * 4, "forward")] * 3,
+        all_reduce(head, size, "backward"),
+    ]
+    model = shard.example.model
+    assert model.get_submodule(head).weight is model.get_submodule(embedding).weight
+    assert model.get_submodule(head).weight.shape == (48 // 4, HIDDEN)
+    assert shard.notes == ()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert-base", "t5-small", "llama"])
+def test_a_vocabulary_that_does_not_divide_is_padded_and_said(name):
+    example = zoo.get(name).build(BATCH, **{**SMALL[name], "vocab": 49})
+    shard = local_shard(example, 2)
+    assert shard.notes == ("vocabulary of 49 tokens padded to 256, a multiple of 128 × 2, as Megatron-LM pads it",)
+    tables = [
+        module for module in shard.example.model.modules() if 128 in getattr(module, "weight", torch.ones(1)).shape
+    ]
+    assert len(tables) >= 2
+    assert all(module.weight.shape == (128, HIDDEN) for module in tables)
+    run(shard.example)
+    assert 49 in [parameter.shape[0] for parameter in example.model.parameters()]
+
+
+def test_ranks_of_experts_sum_to_the_whole():
+    example = small("mixtral")
+    tokens, chosen, shares = torch.rand(24, HIDDEN), torch.randint(4, (24, 2)), torch.rand(24, 2)
+    experts = lambda model: model.model.layers[0].mlp.experts  # noqa: E731
+    output, gradient, parts = summed(example, 2, experts, tokens, chosen, shares)
+    expected, expected_gradient = whole(experts(example.model), tokens, chosen, shares)
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(gradient, expected_gradient)
+    down = torch.cat([part.down_proj.grad for part in parts], 2)
+    torch.testing.assert_close(down, experts(example.model).down_proj.grad)
 
 
 def test_ranks_that_share_a_vocabulary_make_the_whole_embedding_and_the_whole_logits():
@@ -135,7 +215,7 @@ def test_collectives_are_those_that_torch_counts(name):
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_the_local_model_is_plain_and_runs_alone(name, ranks):
-    if (name, ranks) == ("llama", 4):
+    if ranks == 4 and "n_kv_head" in SMALL[name]:
         pytest.skip("two key-value heads")
     example = small(name)
     before = {key: value.clone() for key, value in example.model.state_dict().items()}
@@ -161,6 +241,9 @@ def test_ranks_share_the_sharded_parameters_and_repeat_the_others(name):
     parts = [dict(local_shard(example, 2, rank=rank).example.model.named_parameters()) for rank in range(2)]
     for path, whole in example.model.named_parameters():
         halves = [part[path] for part in parts]
+        if "gate_up_proj" in path:  # a rank has its half of both
+            gates, ups = zip(*(half.chunk(2, 1) for half in halves), strict=True)
+            halves = [torch.cat(gates, 1), torch.cat(ups, 1)]
         if halves[0].shape == whole.shape:
             assert all(torch.equal(half, whole) for half in halves)
         else:
@@ -348,10 +431,19 @@ def test_convolutions_are_refused_by_name(name):
 def test_heads_that_do_not_divide_are_refused_with_both_numbers():
     with torch.device("meta"):
         example = zoo.get("gpt2").build(1, n_layer=1)
-    with pytest.raises(MpsimError, match="12 attention heads do not divide by 8 tensor-parallel ranks"):
+    with pytest.raises(MpsimError, match=r"12 attention heads do not divide by 8 .*; the nearest that works is 6"):
         local_shard(example, 8)
-    with pytest.raises(MpsimError, match="2 key-value heads do not divide by 4"):
+    with pytest.raises(MpsimError, match=r"2 key-value heads do not divide by 4 .*; the nearest that works is 2"):
         local_shard(small("llama"), 4)
+
+
+def test_features_that_do_not_divide_are_refused_with_what_all_of_them_share():
+    wide = nn.Sequential(nn.Linear(4, 12), nn.Linear(12, 8), nn.Linear(8, 18), nn.Linear(18, 2))
+    plan = {"0": "colwise", "1": "rowwise", "2": "colwise", "3": "rowwise"}
+    with pytest.raises(
+        MpsimError, match=r"2 \(Linear\): 18 features do not divide by 4 .*; the nearest that works is 3"
+    ):
+        local_shard(Example(model=wide, inputs=(torch.ones(1, 4),), tensor_parallel=plan), 4)
 
 
 def test_nothing_global_is_left_behind():

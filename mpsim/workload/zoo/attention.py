@@ -14,14 +14,13 @@ from transformers.initialization import no_init_weights
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from mpsim.errors import MpsimError
 from mpsim.workload.example import Example
 
 __all__ = [
     "ATTENTION",
-    "check_heads",
     "construct",
     "cross_entropy_of_tokens",
+    "heads_of",
     "language_model",
     "logits_of",
     "random_tokens",
@@ -81,13 +80,14 @@ def language_model(
     vocab: int,
     seq: int,
     tensor_parallel: Mapping[str, str],
-    shard: Callable[[Any, int], None],
+    shared: Mapping[str, int],
+    shard: Callable[[Any, int], None] | None = None,
 ) -> Example:
     """Return `model` with random tokens, random targets and cross-entropy.
 
     Examples
     --------
-    >>> example = language_model(None, 2, vocab=8, seq=3, tensor_parallel={}, shard=None)
+    >>> example = language_model(None, 2, vocab=8, seq=3, tensor_parallel={}, shared={})
     >>> example.inputs[0].shape
     torch.Size([2, 3])
     """
@@ -97,6 +97,7 @@ def language_model(
         target=random_tokens(vocab, batch, seq),
         loss=cross_entropy_of_tokens,
         tensor_parallel=tensor_parallel,
+        shared=shared,
         shard=shard,
     )
 
@@ -123,15 +124,12 @@ def random_tokens(vocab: int, batch: int, seq: int) -> torch.Tensor:
     return torch.randint(vocab, (batch, seq))
 
 
-def check_heads(heads: int, ranks: int, what: str = "attention heads") -> None:
-    """Refuse heads that `ranks` cannot share.
+def heads_of(n_head: int, n_kv_head: int) -> dict[str, int]:
+    """Return the heads that ranks share whole.
 
     Examples
     --------
-    >>> check_heads(12, 8)
-    Traceback (most recent call last):
-    ...
-    mpsim.errors.MpsimError: 12 attention heads do not divide by 8 tensor-parallel ranks
+    >>> heads_of(8, 2)
+    {'attention heads': 8, 'key-value heads': 2}
     """
-    if heads % ranks:
-        raise MpsimError(f"{heads} {what} do not divide by {ranks} tensor-parallel ranks")
+    return {"attention heads": n_head, "key-value heads": n_kv_head}

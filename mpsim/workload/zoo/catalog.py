@@ -62,7 +62,7 @@ _MODELS = (
     ),
     ZooModel(
         name="bert-base",
-        description="BERT, masked language model over every token; dropout 0; embeddings and head replicated",
+        description="BERT, masked language model over every token; dropout 0; vocabulary shared by ranks",
         factory=f"{_ZOO}.encoders:bert",
         sizes={
             "n_layer": 12, "hidden": 768, "n_head": 12, "ffn": 3072, "vocab": 30_522, "positions": 512, "seq": 128,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from mpsim.workload.example import Example
-from mpsim.workload.zoo.attention import ATTENTION, check_heads, construct, language_model, logits_of
+from mpsim.workload.zoo.attention import ATTENTION, construct, heads_of, language_model, logits_of
 
-__all__ = ["LLAMA_STYLES", "check_llama", "gpt2", "llama"]
+__all__ = ["LLAMA_STYLES", "gpt2", "llama"]
 
 
 def _linear(convolution: Conv1D) -> nn.Linear:
@@ -29,24 +27,24 @@ def _replace_convolutions(model: nn.Module) -> None:
                 setattr(module, name, _linear(child))
 
 
-def _shard_gpt2(model: nn.Module, ranks: int, *, heads: int) -> None:
+def _shard_gpt2(model: nn.Module, ranks: int) -> None:
     """Let each rank cut its part of the fused projection in three.
 
     A rank's rows are contiguous in the fused weight, so that the ranks together make the model whose
     query, key and value rows are those of the ranks in turn: a reordering of random rows.
     """
-    check_heads(heads, ranks)
     for block in model.transformer.h:
         block.attn.split_size //= ranks
 
 
 _GPT2_STYLES = {
-    "transformer.w[tp]e": "replicate",
+    "transformer.wte": "vocabulary",
+    "transformer.wpe": "replicate",
     "transformer.h.*.attn.c_attn": "colwise",
     "transformer.h.*.attn.c_proj": "rowwise",
     "transformer.h.*.mlp.c_fc": "colwise",
     "transformer.h.*.mlp.c_proj": "rowwise",
-    "lm_head": "replicate",
+    "lm_head": "vocabulary",
 }
 
 
@@ -78,19 +76,10 @@ def gpt2(
     )
     model = construct(logits_of(GPT2LMHeadModel), config)
     _replace_convolutions(model)
-    shard = partial(_shard_gpt2, heads=n_head)
-    return language_model(model, batch, vocab=vocab, seq=seq, tensor_parallel=_GPT2_STYLES, shard=shard)
-
-
-def check_llama(model: nn.Module, ranks: int, *, heads: int, key_value_heads: int) -> None:
-    """Refuse heads that `ranks` cannot share; the model stays as it is.
-
-    Examples
-    --------
-    >>> check_llama(None, 2, heads=4, key_value_heads=2)
-    """
-    check_heads(heads, ranks)
-    check_heads(key_value_heads, ranks, "key-value heads")
+    heads = {"attention heads": n_head}
+    return language_model(
+        model, batch, vocab=vocab, seq=seq, tensor_parallel=_GPT2_STYLES, shared=heads, shard=_shard_gpt2
+    )
 
 
 LLAMA_STYLES = {
@@ -140,5 +129,5 @@ def llama(
         attn_implementation=ATTENTION,
     )
     model = construct(logits_of(LlamaForCausalLM), config)
-    shard = partial(check_llama, heads=n_head, key_value_heads=n_kv_head)
-    return language_model(model, batch, vocab=vocab, seq=seq, tensor_parallel=LLAMA_STYLES, shard=shard)
+    heads = heads_of(n_head, n_kv_head)
+    return language_model(model, batch, vocab=vocab, seq=seq, tensor_parallel=LLAMA_STYLES, shared=heads)

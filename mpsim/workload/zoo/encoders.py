@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import nn
 from transformers import BertConfig, BertForMaskedLM, ViTConfig, ViTForImageClassification
 
 from mpsim.workload.example import Example
-from mpsim.workload.zoo.attention import ATTENTION, check_heads, construct, cross_entropy_of_tokens, random_tokens
+from mpsim.workload.zoo.attention import ATTENTION, construct, cross_entropy_of_tokens, random_tokens
 from mpsim.workload.zoo.convolutional import classify_images
 
 __all__ = ["bert", "vit"]
@@ -30,16 +29,14 @@ class _ViT(ViTForImageClassification):  # type: ignore[misc]
         return logits
 
 
-def _check(model: nn.Module, ranks: int, *, heads: int) -> None:
-    check_heads(heads, ranks)
-
-
 _BERT_STYLES = {
+    "bert.embeddings.word_embeddings": "vocabulary",
     "bert.embeddings.*": "replicate",
     "bert.encoder.layer.*.attention.self.*": "colwise",
     "bert.encoder.layer.*.attention.output.dense": "rowwise",
     "bert.encoder.layer.*.intermediate.dense": "colwise",
     "bert.encoder.layer.*.output.dense": "rowwise",
+    "cls.predictions.decoder": "vocabulary",
     "cls.*": "replicate",
 }
 
@@ -72,7 +69,7 @@ def bert(
         target=random_tokens(vocab, batch, seq),
         loss=cross_entropy_of_tokens,
         tensor_parallel=_BERT_STYLES,
-        shard=partial(_check, heads=n_head),
+        shared={"attention heads": n_head},
     )
 
 
@@ -118,5 +115,5 @@ def vit(
         target=images.target,
         loss=images.loss,
         tensor_parallel=_vit_styles(model),
-        shard=partial(_check, heads=n_head),
+        shared={"attention heads": n_head},
     )

@@ -27,7 +27,8 @@ def _as_autocast(tensor: torch.Tensor) -> torch.Tensor:
 def _grouped(rows: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     """Return rows [n, in] times the weights [experts, out, in] of the expert in whose span each row lies."""
     left, right = _as_autocast(rows), _as_autocast(weights).transpose(-2, -1)
-    if torch.compiler.is_exporting() and left.dtype != torch.bfloat16:  # PyTorch exports its own in bfloat16 alone
+    narrow = left.dtype == torch.bfloat16  # PyTorch exports its own in bfloat16 alone, and has none in float64
+    if left.dtype == torch.float64 or (torch.compiler.is_exporting() and not narrow):
         return torch.ops.transformers.grouped_mm_fallback(left, right, offs=ends)
     return F.grouped_mm(left, right, offs=ends)
 

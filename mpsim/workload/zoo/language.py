@@ -31,7 +31,7 @@ class _Family:
         presets = {row: dict(zip(self.columns, values, strict=True)) for row, (_, values) in self.rows.items()}
         return ZooModel(
             name=name,
-            description=f"{self.description}, {size} (size=… for others); language model",
+            description=f"{self.description}, {size} (size=… for others); language model; vocabulary shared by ranks",
             factory=f"{_ZOO}.{self.factory}",
             sizes={"size": size, **presets[size], "seq": self.seq},
             presets=presets,
@@ -164,7 +164,7 @@ def _gpt(name: str) -> ZooModel:
     parameters, n_layer, hidden, n_head, positions = _GPT[name]
     return ZooModel(
         name=name,
-        description="GPT-2, language model, tied head; Conv1D as Linear; dropout 0; embeddings and head replicated",
+        description="GPT-2, language model, tied head; Conv1D as Linear; dropout 0; vocabulary shared by ranks",
         factory=f"{_ZOO}.decoders:gpt2",
         sizes={
             "n_layer": n_layer, "hidden": hidden, "n_head": n_head, "ffn": 4 * hidden, "vocab": 50_257,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from transformers import (
     DeepseekV3Config,
     DeepseekV3ForCausalLM,
@@ -15,9 +13,10 @@ from transformers import (
 
 from mpsim.errors import MpsimError
 from mpsim.workload.example import Example
-from mpsim.workload.zoo.attention import ATTENTION, check_heads, construct, language_model, logits_of
-from mpsim.workload.zoo.decoders import check_llama
+from mpsim.workload.zoo.attention import ATTENTION, construct, heads_of, language_model, logits_of
+from mpsim.workload.zoo.decoders import LLAMA_STYLES
 from mpsim.workload.zoo.experts import EXPERTS
+from mpsim.workload.zoo.qwen import QWEN3_NORMS
 
 __all__ = ["deepseek", "mixtral", "qwen_mixture"]
 
@@ -25,6 +24,25 @@ __all__ = ["deepseek", "mixtral", "qwen_mixture"]
 def _check_experts(name: str, experts: int, top_k: int) -> None:
     if top_k > experts:
         raise MpsimError(f"{name}: top_k {top_k} is more than n_expert {experts}: give {experts} or fewer")
+
+
+# The experts' inner features are shared, as an ordinary feed-forward's are; the router is every rank's.
+_EXPERTS = {"model.layers.*.mlp.experts": "experts", "model.layers.*.mlp.gate": "replicate"}
+_ATTENTION = {path: style for path, style in LLAMA_STYLES.items() if ".mlp." not in path}
+_MIXTRAL_STYLES = {**_ATTENTION, **_EXPERTS}
+_DEEPSEEK_STYLES = {
+    "model.embed_tokens": "vocabulary",
+    "model.layers.*.self_attn.q_a_proj": "replicate",
+    "model.layers.*.self_attn.q_b_proj": "colwise",
+    "model.layers.*.self_attn.kv_a_proj_with_mqa": "mla_kv_a_proj",
+    "model.layers.*.self_attn.kv_b_proj": "colwise",
+    "model.layers.*.self_attn.o_proj": "rowwise",
+    **_EXPERTS,
+    "model.layers.*.gate_proj": "colwise",
+    "model.layers.*.up_proj": "colwise",
+    "model.layers.*.down_proj": "rowwise",
+    "lm_head": "vocabulary",
+}
 
 
 def mixtral(
@@ -66,8 +84,8 @@ def mixtral(
         experts_implementation=EXPERTS,
     )
     model = construct(logits_of(MixtralForCausalLM), config)
-    shard = partial(check_llama, heads=n_head, key_value_heads=n_kv_head)
-    return language_model(model, batch, vocab=vocab, seq=seq, tensor_parallel={}, shard=shard)
+    shared = heads_of(n_head, n_kv_head)
+    return language_model(model, batch, vocab=vocab, seq=seq, tensor_parallel=_MIXTRAL_STYLES, shared=shared)
 
 
 def qwen_mixture(
@@ -112,8 +130,8 @@ def qwen_mixture(
         experts_implementation=EXPERTS,
     )
     model = construct(logits_of(Qwen3MoeForCausalLM), config)
-    shard = partial(check_llama, heads=n_head, key_value_heads=n_kv_head)
-    return language_model(model, batch, vocab=vocab, seq=seq, tensor_parallel={}, shard=shard)
+    shared, styles = heads_of(n_head, n_kv_head), {**_MIXTRAL_STYLES, **QWEN3_NORMS}
+    return language_model(model, batch, vocab=vocab, seq=seq, tensor_parallel=styles, shared=shared)
 
 
 def deepseek(
@@ -181,8 +199,10 @@ def deepseek(
         experts_implementation=EXPERTS,
     )
     model = construct(logits_of(DeepseekV3ForCausalLM), config)
-    shard = partial(_check_deepseek, heads=n_head)
-    return language_model(model, batch, vocab=vocab, seq=seq, tensor_parallel={}, shard=shard)
+    mixed = n_layer > n_dense_layer
+    styles = {path: style for path, style in _DEEPSEEK_STYLES.items() if mixed or path not in _EXPERTS}
+    shared = {"attention heads": n_head}
+    return language_model(model, batch, vocab=vocab, seq=seq, tensor_parallel=styles, shared=shared)
 
 
 def _check_groups(experts: int, groups: int, top_groups: int, top_k: int) -> None:
@@ -194,7 +214,3 @@ def _check_groups(experts: int, groups: int, top_groups: int, top_k: int) -> Non
         raise MpsimError(
             f"deepseek: top_group {top_groups} of n_group {groups} leaves {reachable} experts for top_k {top_k}"
         )
-
-
-def _check_deepseek(model: object, ranks: int, *, heads: int) -> None:
-    check_heads(heads, ranks)

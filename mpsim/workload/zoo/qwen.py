@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from mpsim.workload.example import Example
-from mpsim.workload.zoo.attention import ATTENTION, construct, language_model, logits_of
-from mpsim.workload.zoo.decoders import LLAMA_STYLES, check_llama
+from mpsim.workload.zoo.attention import ATTENTION, construct, heads_of, language_model, logits_of
+from mpsim.workload.zoo.decoders import LLAMA_STYLES
 
-__all__ = ["qwen2", "qwen3"]
+__all__ = ["QWEN3_NORMS", "qwen2", "qwen3"]
+
+QWEN3_NORMS = {"model.layers.*.self_attn.[qk]_norm": "replicated_with_grad_allreduce"}
+"""One weight for all heads, of which a rank has some."""
 
 
 def qwen2(batch: int, *, size: str, **sizes: Any) -> Example:
@@ -68,6 +70,6 @@ def _qwen(
         use_cache=False,
         attn_implementation=ATTENTION,
     )
-    shard = partial(check_llama, heads=n_head, key_value_heads=n_kv_head)
-    model = construct(logits_of(kind), config)
-    return language_model(model, batch, vocab=vocab, seq=seq, tensor_parallel=LLAMA_STYLES, shard=shard)
+    model, shared = construct(logits_of(kind), config), heads_of(n_head, n_kv_head)
+    styles = {**LLAMA_STYLES, **QWEN3_NORMS} if heads else LLAMA_STYLES
+    return language_model(model, batch, vocab=vocab, seq=seq, tensor_parallel=styles, shared=shared)

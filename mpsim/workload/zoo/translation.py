@@ -9,7 +9,7 @@ from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
 from mpsim.workload.example import Example
-from mpsim.workload.zoo.attention import ATTENTION, check_heads, construct, cross_entropy_of_tokens, random_tokens
+from mpsim.workload.zoo.attention import ATTENTION, construct, cross_entropy_of_tokens, random_tokens
 
 __all__ = ["t5"]
 
@@ -23,7 +23,6 @@ class _T5(T5ForConditionalGeneration):  # type: ignore[misc]
 
 
 def _shard(model: nn.Module, ranks: int, *, heads: int) -> None:
-    check_heads(heads, ranks)
     for module in model.modules():
         if hasattr(module, "n_heads"):
             module.n_heads = heads // ranks
@@ -84,5 +83,6 @@ def t5(
         target=random_tokens(vocab, batch, target_seq),
         loss=cross_entropy_of_tokens,
         tensor_parallel=_STYLES,
+        shared={"attention heads": n_head},
         shard=partial(_shard, heads=n_head),
     )
