@@ -15,6 +15,7 @@ from torch import nn
 
 from mpsim.emulate.meeting import gather_forward, sum_backward, sum_forward
 from mpsim.workload.example import Example
+from mpsim.workload.found_plans import planned
 from mpsim.workload.parallel_styles import SUMMED, parallel_styles
 from mpsim.workload.tensor_parallel import local_shard
 from mpsim.workload.vocabulary import LocalEmbedding
@@ -30,6 +31,15 @@ class _ColumnLinear(nn.Linear):  # type: ignore[misc]
 class _RowLinear(nn.Linear):  # type: ignore[misc]
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = sum_forward(F.linear(x, self.weight))
+        return y if self.bias is None else y + self.bias
+
+
+class _SplitLinear(nn.Linear):  # type: ignore[misc]
+    first = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        own = sum_backward(x)[..., self.first : self.first + self.weight.shape[1]]
+        y = sum_forward(F.linear(own, self.weight))
         return y if self.bias is None else y + self.bias
 
 
@@ -96,6 +106,7 @@ def rank_examples(example: Example, ranks: int) -> list[Example]:
     >>> [tuple(one.model[0].weight.shape) for one in rank_examples(example, 2)]
     [(4, 4), (4, 4)]
     """
+    example, _ = planned(example)
     styles = parallel_styles(example, ranks)
     return [_with_collectives(example, styles, ranks, rank) for rank in range(ranks)]
 
@@ -108,6 +119,8 @@ def _with_collectives(example: Example, styles: dict[str, str], ranks: int, rank
             module.__class__ = _ColumnLinear if style == "colwise" else _RowLinear
         elif style in ("vocabulary", "colwise_gather_output"):
             _complete(module, ranks, example.model.get_submodule(path).weight.shape[0])
+        elif style == "rowwise_split_input":
+            module.__class__ = _SplitLinear
         elif style == "experts":
             module.__class__ = _experts(type(module))
         elif style == SUMMED:

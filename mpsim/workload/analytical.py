@@ -13,7 +13,7 @@ from typing import Any
 from mpsim.workload.account import Account
 from mpsim.workload.casting import cast, computing, loss_scale, precision_of
 from mpsim.workload.example import Example
-from mpsim.workload.fake import fake_example, fake_mode_of, without_logs
+from mpsim.workload.fake import fake_example, fake_mode_of
 from mpsim.workload.feeds import feeds_of
 from mpsim.workload.fused import fused_attention
 from mpsim.workload.layers import Fidelity
@@ -23,6 +23,7 @@ from mpsim.workload.model_source import Source
 from mpsim.workload.point import Point, described
 from mpsim.workload.precision import watched_dtype
 from mpsim.workload.roofline import DeviceSpec, Roofline
+from mpsim.workload.shapes import without_logs
 from mpsim.workload.sharding import sharded
 from mpsim.workload.split import WHOLE, Split
 from mpsim.workload.step import step_of

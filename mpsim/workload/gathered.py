@@ -1,4 +1,4 @@
-"""A Linear of whose outputs each rank has some, which all ranks gather: what one of them does alone."""
+"""A Linear whose outputs the ranks gather, or of whose inputs each takes its part: what one of them does alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["LocalGathered"]
+__all__ = ["LocalGathered", "LocalSplit"]
 
 
 class _Widened(torch.autograd.Function):  # type: ignore[misc]
@@ -40,3 +40,21 @@ class LocalGathered(nn.Linear):  # type: ignore[misc]
         """Return [..., ranks · outputs], of which the rank's own are the first."""
         whole: torch.Tensor = _Widened.apply(super().forward(x), self.ranks)
         return whole
+
+
+class LocalSplit(nn.Linear):  # type: ignore[misc]
+    """Some inputs of a Linear, taken out of all, from input `first` on.
+
+    Examples
+    --------
+    >>> part = LocalSplit(2, 3)
+    >>> part.first = 4
+    >>> part(torch.ones(5, 8)).shape
+    torch.Size([5, 3])
+    """
+
+    first: int = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return [..., outputs] of [..., all inputs]."""
+        return super().forward(x[..., self.first : self.first + self.weight.shape[1]])

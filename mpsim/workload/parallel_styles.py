@@ -32,6 +32,7 @@ _KINDS: dict[str, _Kind] = {
     "rowwise": _LINEAR,
     "vocabulary": _TABLE,
     "colwise_gather_output": _LINEAR,
+    "rowwise_split_input": _LINEAR,
     "experts": _Kind(holds_experts, "a mixture's experts, a matrix of each in gate_up_proj and down_proj"),
     "mla_kv_a_proj": _LINEAR,
     SUMMED: _ANY,
@@ -122,7 +123,7 @@ def _shared_size(module: nn.Module, style: str) -> int:
     if style == "experts":
         return int(module.down_proj.numel() // module.down_proj.shape[0] // _outputs(module))
     rows, columns = module.weight.shape
-    return int(columns if style == "rowwise" or isinstance(module, nn.Embedding) else rows)
+    return int(columns if style.startswith("rowwise") or isinstance(module, nn.Embedding) else rows)
 
 
 def _outputs(module: nn.Module) -> int:
@@ -132,9 +133,10 @@ def _outputs(module: nn.Module) -> int:
 
 def _check_tied(weighty: Mapping[str, nn.Module], styles: Mapping[str, str]) -> None:
     """Refuse to shard a weight that two modules share, unless they shard it alike."""
+    alike: tuple[set[str], ...] = ({"replicate"}, {"vocabulary"}, {"vocabulary", "colwise_gather_output"})
     seen: dict[int, str] = {}
     for path, module in weighty.items():
         for weight in _weights(module).values():
             other = seen.setdefault(id(weight), path)
-            if {styles[path], styles[other]} not in ({"replicate"}, {"vocabulary"}) and other != path:
+            if {styles[path], styles[other]} not in alike and other != path:
                 raise MpsimError(f"{path} shares its weight with {other}: give both 'replicate' or both 'vocabulary'")

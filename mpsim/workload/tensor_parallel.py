@@ -29,7 +29,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from mpsim.errors import MpsimError
 from mpsim.workload.collective_recorder import CollectiveRecorder, RecordedCollective, watch_modules
 from mpsim.workload.example import Example, default_loss
-from mpsim.workload.gathered import LocalGathered
+from mpsim.workload.found_plans import planned
+from mpsim.workload.gathered import LocalGathered, LocalSplit
 from mpsim.workload.padding import pad_vocabulary
 from mpsim.workload.parallel_styles import SUMMED, parallel_styles
 from mpsim.workload.partial_styles import ExpertsParallel, ReplicatedSum, RopeSum
@@ -74,7 +75,8 @@ def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> Local
 
     Modules that hold weights (parameters of two dimensions or more) are sharded as `example.tensor_parallel`
     says: the first glob that matches a module's path gives its style. All others are computed in full by every
-    rank. The model of `example` stays as it is.
+    rank. Where nothing is said a plan is looked for (:func:`mpsim.workload.found_plans.planned`), and noted. The model
+    of `example` stays as it is.
 
     ================================== =======================================================================
     ``colwise``                        a Linear's outputs, or an Embedding's features, are shared
@@ -82,6 +84,7 @@ def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> Local
     ``vocabulary``                     an Embedding's tokens, or the logits of the last Linear, are shared; the
                                        loss is cross-entropy; tokens that do not divide are padded
     ``colwise_gather_output``          a Linear's outputs are shared, and gathered behind it
+    ``rowwise_split_input``            as ``rowwise``, of an input that every rank has
     ``experts``                        the inner features of each expert of a mixture are shared
     ``replicate``                      every rank has the whole module
     ``replicated_with_grad_allreduce`` every rank has the whole module, and runs it on its own heads alone
@@ -116,13 +119,14 @@ def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> Local
     _check(split, rank)
     if split == WHOLE:
         return LocalShard(example=example, collectives=())
+    example, found = planned(example) if split.tp > 1 else (example, ())
     styles = parallel_styles(example, split.tp) if split.tp > 1 else {}
     regions = regions_of(example.model, styles) if split.sequence else None
     if regions is not None:
         example = cut_inputs(example, split.tp, rank % split.tp, target=not regions.headed)
     with _fake_ranks(split, rank, _device(example.model)) as mesh, _fake_mode(example):
         model = _alias(example.model)
-        notes = pad_vocabulary(model, styles, split.tp) if split.tp > 1 else ()
+        notes = pad_vocabulary(model, styles, split.tp)
         hooks = {module: _hooks(module) for module in model.modules()}
         if split.tp > 1:
             _parallelize(model, styles, mesh["tp"], sequence=split.sequence)
@@ -140,8 +144,8 @@ def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> Local
     if heads and example.loss is not None:
         tokens = model.get_submodule(heads[0]).weight.shape[0]
         local = dataclasses.replace(local, loss=partial(local_loss, loss=example.loss, tokens=tokens))
-    part = regions.partial if regions is not None else frozenset()
-    return LocalShard(example=local, collectives=collectives, partial=part, notes=notes)
+    summed = regions.partial if regions is not None else frozenset()
+    return LocalShard(example=local, collectives=collectives, partial=summed, notes=found + notes)
 
 
 def _check(split: Split, rank: int) -> None:
@@ -158,7 +162,7 @@ def _is_head(model: nn.Module, path: str) -> bool:
 
 
 def _place(model: nn.Module, styles: Mapping[str, str], rank: int, ranks: int) -> None:
-    """Tell each embedding which tokens are its own, and each Linear whose outputs are gathered how many there are.
+    """Tell each embedding which tokens are its own, and Linears whose outputs or inputs are whole where theirs lie.
 
     In place, for a module can stand at several paths.
     """
@@ -168,6 +172,8 @@ def _place(model: nn.Module, styles: Mapping[str, str], rank: int, ranks: int) -
             module.__class__, module.first = LocalEmbedding, rank * module.weight.shape[0]
         if style == "colwise_gather_output":
             module.__class__, module.ranks = LocalGathered, ranks
+        if style == "rowwise_split_input":
+            module.__class__, module.first = LocalSplit, rank * module.weight.shape[1]
 
 
 def _alias(model: nn.Module) -> nn.Module:
@@ -249,6 +255,7 @@ def _parallel_style(model: nn.Module, module: nn.Module, style: str, sequence: b
     made: dict[str, Callable[[], ParallelStyle]] = {
         "colwise": ColwiseParallel,
         "rowwise": lambda: RowwiseParallel(output_layouts=summed),
+        "rowwise_split_input": lambda: RowwiseParallel(input_layouts=Replicate(), output_layouts=summed),
         "vocabulary": lambda: ColwiseParallel(use_local_output=False),
         "colwise_gather_output": lambda: ColwiseParallel(output_layouts=Replicate()),
         "experts": ExpertsParallel,

@@ -362,6 +362,7 @@ def _check_at_first(
 ) -> None:
     """Refuse, before anything is measured, a model that has no such shards or that the device's memory cannot hold."""
     from mpsim.workload.fake import fake_example
+    from mpsim.workload.found_plans import planned
     from mpsim.workload.machine import memory_bytes
     from mpsim.workload.parallel_styles import parallel_styles
     from mpsim.workload.update import optimizer_state_bytes, updated_bytes
@@ -376,7 +377,7 @@ def _check_at_first(
         return
     for split in shards:
         if split.tp > 1:
-            parallel_styles(example, split.tp)
+            parallel_styles(planned(example)[0], split.tp)
     parameters = list(example.model.parameters())
     dtype = types.parameters if types is not None else ""
     weights = sum(updated_bytes(item, dtype) for item in parameters)

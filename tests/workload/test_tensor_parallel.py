@@ -399,7 +399,7 @@ LINEAR = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
 @pytest.mark.parametrize(
     ("model", "plan", "ranks", "message"),
     [
-        (LINEAR, {}, 2, "0 (Linear) has no tensor-parallel form: name it, as in tensor_parallel={'0': 'colwise'"),
+        (nn.Linear(4, 4), {}, 2, "the model (Linear) has no tensor-parallel form: name it, as in tensor_parallel={'':"),
         (LINEAR, {"0": "colwise"}, 2, "1 (Linear) has no tensor-parallel form"),
         (LINEAR, {"*": "columnwise"}, 2, "unknown tensor-parallel style 'columnwise'; did you mean 'colwise'?"),
         (LINEAR, {"*": "replicate", "fc1": "colwise"}, 2, "tensor_parallel names 'fc1', no module with weights"),

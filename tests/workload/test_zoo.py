@@ -105,7 +105,7 @@ def test_a_forward_is_deterministic(name, sizes):
 def test_every_model_builds_and_runs_on_fake_tensors(name, sizes):
     from torch._subclasses.fake_tensor import FakeTensor
 
-    from mpsim.workload.fake import ShapesMode
+    from mpsim.workload.shapes import ShapesMode
 
     with ShapesMode():
         example = zoo.get(name).build(2, **sizes)
@@ -174,8 +174,8 @@ def test_deepseek_v3_counts_as_published_with_the_biases_of_its_routers():
 @pytest.mark.parametrize("name", ["mixtral", "qwen3-30b-a3b", "deepseek"])
 def test_a_token_costs_the_experts_it_chooses(name):
     """FLOPs of the experts, forward and twice backward, real and fake: those of top_k of them for each token."""
-    from mpsim.workload.fake import ShapesMode
     from mpsim.workload.roofline import Roofline
+    from mpsim.workload.shapes import ShapesMode
 
     sizes = SMALL[name]
     width = sizes.get("expert_ffn", sizes["ffn"])
