@@ -95,18 +95,50 @@ def _backward(stage: Stage, kind: str, there: Collection[str], again: bool) -> I
     if recomputed and recomputed.whole and kind != "backward_weight":
         for i, cost in enumerate(stage.costs):
             yield Pass(0, cost.forward_transient_bytes, 0, held.up_to(i))
-    made = released = 0
+    made = _Made(stage, kind, there)
+    released = 0
     for i in reversed(range(len(kept))):
         gone = 0 if kind == "backward_input" else released
+        cost, arriving = stage.costs[i], 0 if kind == "backward_weight" else stage.arriving[i]
         if recomputed and stage.layers.start + i in recomputed.layers and kind != "backward_weight":
-            yield Pass(made, stage.costs[i].forward_transient_bytes, gone, held.at(i))
-        new = [gradient for layer, gradient in stage.gradients if layer == stage.layers.start + i]
-        made += sum(gradient.bytes for gradient in new if gradient.parameter not in there)
-        added = max((gradient.bytes for gradient in new if gradient.parameter in there), default=0)
-        gradients = 0 if kind == "backward_input" else made + added
-        transients = 0 if kind == "backward_weight" else stage.costs[i].backward_transient_bytes
-        yield Pass(gradients, transients, gone, held.at(i))
+            yield Pass(made.before, cost.forward_transient_bytes + arriving, gone, held.at(i))
+        # What the layer begins and another completes is part of what it takes for a while.
+        begun = sum(one.bytes for one in stage.begun[i]) if kind == "backward" else 0
+        transients = 0 if kind == "backward_weight" else max(cost.backward_transient_bytes - begun, 0)
+        yield Pass(made.within(i), transients + arriving, gone, held.at(i))
         released += kept[i]
+
+
+class _Made:
+    """Follows the gradients that a backward makes, from layer to layer.
+
+    What a layer begins and another completes, as of a weight that both use, is there until then. Of gradients that are
+    there a new one is held until it is added.
+    """
+
+    def __init__(self, stage: Stage, kind: str, there: Collection[str]) -> None:
+        self._stage, self._kind, self._there = stage, kind, there
+        self._made = 0
+        self._pending: dict[str, int] = {}
+
+    @property
+    def before(self) -> int:
+        """What is there when a layer's backward begins."""
+        return 0 if self._kind == "backward_input" else self._made + sum(self._pending.values())
+
+    def within(self, i: int) -> int:
+        """Return what there is in the backward of a layer, and go on to the next."""
+        if self._kind == "backward_input":
+            return 0
+        first = self._stage.layers.start
+        new = {one.parameter: one.bytes for layer, one in self._stage.gradients if layer == first + i}
+        begun = {one.parameter: one.bytes for one in self._stage.begun[i] if one.parameter not in new}
+        own = sum(count for name, count in new.items() if name not in self._there)
+        added = max((count for name, count in new.items() if name in self._there), default=0)
+        found = self.before + own + added + sum(begun.values())
+        self._made += own
+        self._pending = {name: count for name, count in (self._pending | begun).items() if name not in new}
+        return found
 
 
 class _HeldAgain:

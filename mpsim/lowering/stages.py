@@ -93,6 +93,12 @@ class Stage:
         Kept for backward of one micro-batch beside what its layers keep: tensors received.
     recomputed : Recomputed or None
         What is computed again instead of being kept.
+    begun : tuple of tuple of Gradient
+        Of each layer, the gradients that its backward begins and another layer's completes, of the whole workload: what
+        the layer takes for a while has them.
+    arriving : tuple of int
+        Of each layer the bytes of gradients that are there when its backward begins, of all that crosses the cut
+        behind it.
     output : Crossing or None
         What goes to the next stage; None for the last.
     exchanges : dict
@@ -124,6 +130,8 @@ class Stage:
     experts: frozenset[str] = frozenset()
     expert_shares: int = 1
     recomputed: Recomputed | None = None
+    begun: tuple[tuple[Gradient, ...], ...] = ()
+    arriving: tuple[int, ...] = ()
 
     def sharded_bytes(self, sizes: Mapping[str, int]) -> int:
         """Return the bytes that a rank holds of the gradients of some parameters, which replicas may shard."""
@@ -206,6 +214,8 @@ def _stage(costs: Costs, layers: range, plan: Plan, cuts: list[Crossing], states
         units=_units(workload, layers, plan, gradients) if zero == 3 else (),
         shares=shares[0],
         experts=experts,
+        begun=_begun(workload, layers, split),
+        arriving=tuple(cuts[i].backward_bytes if i < len(cuts) else 0 for i in layers),
         recomputed=recomputed(
             workload, layers, costs.of(""), microbatch, split, parse_recompute(plan.sharding.recompute)
         ),
@@ -305,6 +315,17 @@ def _gradients(workload: Workload, layers: range, split: Split) -> _Gradients:
             found.pop(gradient.parameter, None)
             found[gradient.parameter] = (i, gradient)
     return tuple(found.values())
+
+
+def _begun(workload: Workload, layers: range, split: Split) -> tuple[tuple[Gradient, ...], ...]:
+    """Return of each layer the gradients to which the backward of one before it adds."""
+    completed: dict[str, int] = {}
+    for i, layer in enumerate(workload.layers):
+        for gradient in layer.shard(split).gradients:
+            completed.setdefault(gradient.parameter, i)
+    return tuple(
+        tuple(one for one in workload.layers[i].shard(split).gradients if completed[one.parameter] < i) for i in layers
+    )
 
 
 def _states(workload: Workload, split: Split) -> list[_Sizes]:

@@ -117,9 +117,14 @@ def _makes_no_kernel(schema: Any, writes: bool) -> bool:
 
 
 def _is_composite(func: Any) -> bool:
-    """Whether it is made of others: such an operator comes here only where autograd is off (inference mode)."""
-    known = torch._C._dispatch_has_kernel(func.name())
-    return bool(known and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
+    """Whether it is made of others: such an operator comes here only where autograd is off (inference mode).
+
+    What has a kernel of its own beside that (the backward of SiLU) is that kernel.
+    """
+    name = func.name()
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    known = torch._C._dispatch_has_kernel(name)
+    return bool(known and has(name, "CompositeImplicitAutograd") and not has(name, "CPU"))
 
 
 def tensors_of(value: Any) -> Iterator[Any]:
