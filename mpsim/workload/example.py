@@ -38,12 +38,14 @@ class Example:
         floating-point tensors, stands in.
     tensor_parallel : mapping of str to str
         How PyTorch's tensor-parallel API shards each module: a glob over module paths to ``colwise``, ``rowwise``,
-        ``vocabulary`` (an embedding or output layer whose tokens the ranks share) or ``replicate``. Empty: the model
-        has no tensor-parallel form.
+        ``vocabulary`` (an embedding or output layer whose tokens the ranks share) or ``replicate``; ``experts`` names a
+        module of experts. Empty: the model has no tensor-parallel form.
     shard : callable or None
         ``shard(model, n)`` adapts what no parallel style can (a stored head count), after sharding.
     dataset_samples : int
         Samples in one epoch; 0 if unknown.
+    imbalance : float
+        Where ranks share experts: the tokens that the busiest rank gets, in means.
     """
 
     model: torch.nn.Module
@@ -54,8 +56,11 @@ class Example:
     tensor_parallel: Mapping[str, str] = field(default_factory=dict)
     shard: Callable[[torch.nn.Module, int], None] | None = None
     dataset_samples: int = 0
+    imbalance: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 1 <= self.imbalance < float("inf"):
+            raise MpsimError(f"imbalance is {self.imbalance}: the busiest rank gets 1 or more times the mean")
         if not isinstance(self.inputs, tuple | list):
             found = type(self.inputs).__name__
             raise MpsimError(f"inputs of an Example is a {found}, expected a tuple of arguments: write inputs=(x,)")

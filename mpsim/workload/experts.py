@@ -88,13 +88,13 @@ def _lists(module: nn.Module) -> dict[str, nn.ModuleList]:
     return {name: child for name, child in module.named_children() if isinstance(child, nn.ModuleList)}
 
 
-def check_experts(example: Example, ranks: int, imbalance: float = 1.0) -> dict[str, int]:
+def check_experts(example: Example, ranks: int) -> dict[str, int]:
     """Return the modules of experts that `ranks` can share, and how many experts each has.
 
     Raises
     ------
     MpsimError
-        There are none, their number does not divide, or the busiest rank would get less than the mean.
+        There are none, or their number does not divide.
 
     Examples
     --------
@@ -104,8 +104,6 @@ def check_experts(example: Example, ranks: int, imbalance: float = 1.0) -> dict[
     mpsim.errors.MpsimError: Linear has no experts for ep=2 ranks to share: give ep 1, or name what takes tokens, \
 chosen experts and shares, as in tensor_parallel={'*.experts': 'experts'}
     """
-    if not 1 <= imbalance < float("inf"):
-        raise MpsimError(f"imbalance is {imbalance}: the busiest rank gets 1 or more times the mean")
     found = experts_of(example)
     if not found:
         raise MpsimError(
@@ -126,7 +124,7 @@ chosen experts and shares, as in tensor_parallel={'*.experts': 'experts'}
 
 def share_experts(
     model: nn.Module, experts: Mapping[str, int], ranks: int, *, rank: int, imbalance: float, group: Any
-) -> tuple[str, ...]:
+) -> frozenset[str]:
     """Leave to each module of experts those of one rank, in place; return the names of the parameters left.
 
     Parameters
@@ -151,7 +149,7 @@ def share_experts(
         module.ranks, module.held, module.imbalance, module.group = ranks, count // ranks, imbalance, group
         prefix = f"{path}." if path else ""
         names += [prefix + name for name, _ in module.named_parameters()]
-    return tuple(names)
+    return frozenset(names)
 
 
 def _cut(module: nn.Module, count: int, held: int, first: int) -> None:

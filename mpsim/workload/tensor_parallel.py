@@ -29,6 +29,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from mpsim.errors import MpsimError
 from mpsim.workload.collective_recorder import CollectiveRecorder, RecordedCollective, watch_modules
 from mpsim.workload.example import Example, default_loss
+from mpsim.workload.experts import check_experts, share_experts, stay_alone
 from mpsim.workload.parallel_styles import parallel_styles
 from mpsim.workload.sequence_parallel import cut_inputs, exchange_sequence, regions_of, stand_in_for_peers
 from mpsim.workload.split import WHOLE, Split, check_split, split_of
@@ -50,6 +51,8 @@ class LocalShard:
         What the rank exchanges in one forward and backward, in the order in which it happens.
     partial : frozenset of str
         Parameters of whose gradients each of the ranks that share a sequence has a part.
+    experts : frozenset of str
+        The parameters of experts that the rank has of those that ranks share.
 
     Examples
     --------
@@ -61,6 +64,7 @@ class LocalShard:
     example: Example
     collectives: tuple[RecordedCollective, ...]
     partial: frozenset[str] = frozenset()
+    experts: frozenset[str] = frozenset()
 
 
 def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> LocalShard:
@@ -75,6 +79,7 @@ def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> Local
     ``rowwise``     a Linear's inputs are shared; the outputs are summed over the ranks
     ``vocabulary``  an Embedding's tokens, or the logits of the last Linear, are shared; the loss is cross-entropy
     ``replicate``   every rank has the whole module
+    ``experts``     by ep ranks alone: a module of experts, which transformers' own are without being named
     =============== ==========================================================================================
 
     Parameters
@@ -106,11 +111,16 @@ def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> Local
     if split == WHOLE:
         return LocalShard(example=example, collectives=())
     styles = parallel_styles(example, split.tp) if split.tp > 1 else {}
+    mixtures = check_experts(example, split.ep) if split.ep > 1 else {}
     regions = regions_of(example.model, styles) if split.sequence else None
     if regions is not None:
         example = cut_inputs(example, split.tp, rank % split.tp, target=not regions.headed)
     with _fake_ranks(split, rank, _device(example.model)) as mesh, _fake_mode(example):
         model = _alias(example.model)
+        experts: frozenset[str] = frozenset()
+        if mixtures:
+            at, group = rank // (split.tp * split.cp), mesh["ep"].get_group()
+            experts = share_experts(model, mixtures, split.ep, rank=at, imbalance=example.imbalance, group=group)
         hooks = {module: _hooks(module) for module in model.modules()}
         if split.tp > 1:
             _parallelize(model, styles, mesh["tp"], sequence=split.sequence)
@@ -121,6 +131,7 @@ def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> Local
             exchange_sequence(model, regions, mesh["tp"])
         heads = [path for path, style in styles.items() if style == "vocabulary" and _is_head(model, path)]
         collectives = _record(local, split, mesh, sharded_loss() if heads else contextlib.nullcontext())
+        stay_alone(model)
         _strip(model, hooks)
     _place_embeddings(model, styles, rank % split.tp)
     if regions is not None:
@@ -129,7 +140,10 @@ def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> Local
         tokens = model.get_submodule(heads[0]).weight.shape[0]
         local = dataclasses.replace(local, loss=partial(local_loss, loss=example.loss, tokens=tokens))
     return LocalShard(
-        example=local, collectives=collectives, partial=regions.partial if regions is not None else frozenset()
+        example=local,
+        collectives=collectives,
+        partial=regions.partial if regions is not None else frozenset(),
+        experts=experts,
     )
 
 
@@ -138,7 +152,7 @@ def _check(split: Split, rank: int) -> None:
     ranks = split.tp * split.cp * split.ep
     if not 0 <= rank < ranks:
         raise MpsimError(f"rank is {rank}, expected 0 to {ranks - 1}")
-    if split != Split(tp=split.tp, sequence=split.sequence):
+    if split != Split(tp=split.tp, ep=split.ep, sequence=split.sequence):
         raise MpsimError(f"{split.text}: a trace cannot share layers so yet, only by tp: leave the rest out")
 
 
