@@ -57,15 +57,19 @@ def _named_count(path: str, module: nn.Module) -> int:
     if len(counts) != 1:
         have = " and ".join(map(str, sorted(counts))) or "none"
         raise MpsimError(
-            f"{path} ({type(module).__name__}): its parameters or lists of modules have lengths {have}, expected one"
+            f"{_named(path, module)}: its parameters or lists of modules have lengths {have}, expected one"
             " for each expert"
         )
     if not _takes_three(module):
         raise MpsimError(
-            f"{path} ({type(module).__name__}): a module of experts takes tokens, chosen experts and their shares, its"
+            f"{_named(path, module)}: a module of experts takes tokens, chosen experts and their shares, its"
             f" forward{inspect.signature(module.forward)} does not"
         )
     return counts.pop()
+
+
+def _named(path: str, module: nn.Module) -> str:
+    return f"{path or 'the model'} ({type(module).__name__})"
 
 
 def _known_count(module: nn.Module) -> int:
@@ -112,12 +116,11 @@ chosen experts and shares, as in tensor_parallel={'*.experts': 'experts'}
         )
     for path, count in found.items():
         if count % ranks:
-            kind = type(example.model.get_submodule(path)).__name__
+            what = _named(path, example.model.get_submodule(path))
             fits = [n for n in range(1, count + 1) if count % n == 0]
             nearest = min(fits, key=lambda n: abs(n - ranks))
             raise MpsimError(
-                f"{path} ({kind}): {count} experts do not divide by ep={ranks} ranks: the nearest that does is"
-                f" {nearest}"
+                f"{what}: {count} experts do not divide by ep={ranks} ranks: the nearest that does is {nearest}"
             )
     return found
 
