@@ -154,6 +154,8 @@ def _check(split: Split, rank: int) -> None:
         raise MpsimError(f"rank is {rank}, expected 0 to {ranks - 1}")
     if split != Split(tp=split.tp, ep=split.ep, sequence=split.sequence):
         raise MpsimError(f"{split.text}: a trace cannot share layers so yet, only by tp: leave the rest out")
+    if split.tp > 1 and split.ep > 1:
+        raise MpsimError(f"{split.text}: experts are not shared by tp ranks too: give tp 1 with ep={split.ep}, or ep 1")
 
 
 def _is_head(model: nn.Module, path: str) -> bool:
