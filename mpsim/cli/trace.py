@@ -33,6 +33,7 @@ class _Asked:
     batch: tuple[int, ...] | None
     tensor: tuple[int, ...]
     split: tuple[str, ...]
+    imbalance: float | None
     depth: str
     sizes: tuple[str, ...]
     repeats: int
@@ -51,6 +52,9 @@ class _Asked:
 @click.option("--tensor", type=NUMBERS, default="1", show_default=True, help="Tensor-parallel sizes to measure.")
 @click.option(
     "--split", multiple=True, metavar="SPLIT", help="Another split to measure, such as tp=2,sequence; repeatable."
+)
+@click.option(
+    "--imbalance", type=float, metavar="X", help="With ep: tokens of the busiest rank, in means; by default 1."
 )
 @click.option("--depth", default="auto", show_default=True, metavar="auto|N", help="How many modules deep layers lie.")
 @click.option("--set", "sizes", multiple=True, metavar="NAME=VALUE", help="Change a size of the model (n_layer=4).")
@@ -149,6 +153,7 @@ def _traced(model: str, given: _Asked) -> Workload:
             microbatches=given.batch,
             tensor=given.tensor,
             splits=given.split,
+            imbalance=given.imbalance,
             depth=depth,
             repeats=given.repeats,
             warmup=given.warmup,

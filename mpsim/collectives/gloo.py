@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mpsim.collectives.mapping import algorithm_of
 from mpsim.collectives.traffic import check_ranks, collective
 from mpsim.errors import MpsimError
 from mpsim.program.model import Traffic
@@ -62,7 +63,7 @@ def gloo_collective(routes: Routes, kind: str, ranks: Sequence[int], bytes: int,
     routes : Routes
         Of the topology.
     kind : str
-        ``all_reduce`` by gloo's segmented ring; any other by the textbook ring.
+        ``all_reduce`` by gloo's segmented ring; ``all_to_all`` by direct messages; any other by the textbook ring.
     ranks : sequence of int
         Indices of devices, in the group's order.
     bytes : int
@@ -85,7 +86,7 @@ def gloo_collective(routes: Routes, kind: str, ranks: Sequence[int], bytes: int,
     """
     ranks = tuple(ranks)
     if kind != "all_reduce":
-        return collective(routes, kind, ranks, bytes)
+        return collective(routes, kind, ranks, bytes, algorithm=algorithm_of(kind, "ring"))
     check_ranks(kind, routes, ranks, bytes)
     n = len(ranks)
     paths = [routes.path(ranks[r], ranks[r - 1]) for r in range(n)]

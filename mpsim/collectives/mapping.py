@@ -17,7 +17,7 @@ from mpsim.topology.levels import Groups, find_levels, level_sizes
 if TYPE_CHECKING:
     from mpsim.topology.routes import Routes
 
-__all__ = ["AUTO", "algorithm_names", "check_algorithm", "laid_rounds", "rounds_of"]
+__all__ = ["AUTO", "algorithm_names", "algorithm_of", "check_algorithm", "laid_rounds", "rounds_of"]
 
 AUTO = "auto"
 # In these the levels do not matter, or only that of nodes does.
@@ -59,6 +59,21 @@ def check_algorithm(kind: str, algorithm: str) -> None:
     named = algorithm[len(name) :]
     if named and not ((kind, name) in LEVELLED and re.fullmatch(r":[1-9]\d*(x[1-9]\d*)*", named)):
         raise MpsimError(f"algorithm {algorithm!r}: levels are named as in hierarchical:8 or hierarchical:4x2")
+
+
+def algorithm_of(kind: str, algorithm: str) -> str:
+    """Return the algorithm by which the collectives of a kind go, where a plan names one for all its collectives.
+
+    No library passes the pieces of an all-to-all on around a ring, nor down a tree: each goes straight to whom it is
+    for, but where levels are followed.
+
+    Examples
+    --------
+    >>> [algorithm_of("all_to_all", name) for name in ("ring", "hierarchical:8")], algorithm_of("all_reduce", "ring")
+    (['direct', 'hierarchical:8'], 'ring')
+    """
+    follows = algorithm == AUTO or algorithm.partition(":")[0] in ("hierarchical", "halving_doubling")
+    return algorithm if kind != "all_to_all" or follows else "direct"
 
 
 def rounds_of(kind: str, algorithm: str, n: int) -> Rounds:

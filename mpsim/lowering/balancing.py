@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mpsim.collectives.mapping import algorithm_of
 from mpsim.collectives.traffic import collective, idle_s, message_traffic
 from mpsim.lowering.costs import Costs
 from mpsim.lowering.crossings import Crossing
@@ -250,6 +251,6 @@ class _Clock:
     def _collective(self, kind: str, count: int, group: tuple[int, ...]) -> float:
         key = (kind, count, group)
         if key not in self._collected:
-            traffic = collective(self._routes, kind, group, count, algorithm=self._algorithm)
+            traffic = collective(self._routes, kind, group, count, algorithm=algorithm_of(kind, self._algorithm))
             self._collected[key] = idle_s(self._routes, traffic)
         return self._collected[key]

@@ -19,7 +19,7 @@ from mpsim.lowering.instructions import (
 )
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.passes import instructions_of
-from mpsim.lowering.stages import shards_of
+from mpsim.lowering.stages import update_parts
 from mpsim.lowering.times import RankTimes, drawn, medians
 
 __all__ = ["collective_scripts", "scripts"]
@@ -144,8 +144,8 @@ class _Binding:
         times = self.times.get(stage) or self.times_of(stage)
         if kind == "U":
             # A share of the update is a share of its bytes, and launched like the whole.
-            shares = shards_of(self.lowering.plan) if self.lowering.plan.sharding.zero else 1
-            seconds, launch = times.optimizer_s / shares, times.launch_update
+            parts = update_parts(self.lowering.stages[stage], self.lowering.plan)
+            seconds, launch = times.optimizer_s / parts, times.launch_update
             if not seconds:
                 return ()
         else:

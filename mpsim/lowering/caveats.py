@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mpsim.lowering.devices import is_analytical
-from mpsim.lowering.stages import shards_of
+from mpsim.lowering.stages import update_parts
 from mpsim.result.model import Count
 from mpsim.scaling import Scaling
 from mpsim.workload.model import Fidelity, Workload
@@ -61,9 +61,8 @@ def caveats(lowering: Lowering) -> tuple[str, ...]:
         spread = " to ".join(f"{speed:.3g}" for speed in sorted({min(speeds), max(speeds)}))
         found.append(f"scaled by the devices' speeds in the topology: {spread}")
     if lowering.plan.sharding.zero:
-        found.append(
-            f"scaled: a replica's share of the update is taken as 1/{shards_of(lowering.plan)} of the whole one"
-        )
+        parts = sorted({f"1/{update_parts(stage, lowering.plan):.4g}" for stage in lowering.stages})
+        found.append(f"scaled: a replica's share of the update is taken as {' to '.join(parts)} of the whole one")
     if lowering.asynchronous:
         found.append("asynchronous: stages update amid the step, with gradients of older weights")
     rooflines = [one.device for one in used(lowering) if is_analytical(one)]

@@ -51,6 +51,8 @@ class Holdings:
         self.sizes = gradient_bytes([stage])
         self.own = {name: count for name, count in self.sizes.items() if name not in shared.names}
         self.gradients = stage.sharded_bytes(self.own)
+        parts = {False: stage.shares, True: stage.expert_shares}
+        self._sharded = frozenset(name for name in self.sizes if parts[name in stage.experts] > 1)
         self.shared, self.others = shared, {name: self.sizes[name] for name in self.sizes if name in shared.names}
         # Whether the next backward makes gradients, and does not add to some; what each kind of pass takes for a while.
         self.makes = True
@@ -134,8 +136,7 @@ class Holdings:
                 found = [("transients", copies * sum(self.sizes.values()))]
             else:
                 # Sharded ones are whole for as long as it takes to scatter them, layer by layer.
-                sharded = self.stage.shares > 1
-                there = frozenset(self.sizes) if sharded else there if self.makes else there.union(self.own)
+                there = self._sharded.union(there if self.makes else there.union(self.own))
                 gradients, transients, released, made = within(self.stage, one.kind, there, again)
                 if one.pass_kind in "BW":
                     gradients -= sum(count for name, count in self.sizes.items() if name not in there)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mpsim.collectives.gloo import gloo_collective
+from mpsim.collectives.mapping import algorithm_of
 from mpsim.collectives.traffic import collective
 from mpsim.lowering.board import NOW, Board, Now
-from mpsim.lowering.instructions import Collective, Key, Shard
+from mpsim.lowering.instructions import Collective, Key, Listed, Shard
 from mpsim.lowering.wires import Wires
 from mpsim.plan.runtimes import Runtime
 from mpsim.program.model import Task, Traffic
@@ -20,7 +21,7 @@ class Joins:
     """Puts collectives down on a board, as a runtime runs them.
 
     Where a device has one stream for all its reductions of gradients, they stand there in the order in which they are
-    first waited for once all have posted them.
+    first waited for once all have posted them, but behind those that a rank of the group posted before.
     """
 
     def __init__(self, board: Board, routes: Routes, runtime: Runtime, algorithm: str, wires: Wires) -> None:
@@ -31,6 +32,8 @@ class Joins:
         self._open: dict[Key, tuple[Collective, list[Now]]] = {}
         # What each of those has to come behind, as its ranks say.
         self._before: dict[Key, list[Key]] = {}
+        # Those that each device has posted, in that order, until they are put down.
+        self._posted: dict[int, list[Key]] = {}
         self._traffic: dict[object, Traffic] = {}
 
     def post(self, step: Collective, device: int, now: Now) -> Now | None:
@@ -45,6 +48,7 @@ class Joins:
             self.board.wait(self._tasks[step.key], now)
             return Now((self._tasks[step.key],))
         self._open.setdefault(step.key, (step, []))[1].append(now)
+        self._posted.setdefault(device, []).append(step.key)
         if step.behind is not None:
             self._before.setdefault(step.key, []).append(step.behind)
         return None
@@ -62,11 +66,28 @@ class Joins:
         """Put down a reduction that waits for the ranks that have posted it."""
         if key in self._open:
             step, posted = self._open.pop(key)
+            for member in step.group:
+                self._close_earlier(member, key)
             before = self._before.pop(key, ())
             for each in before:
                 self.close(each)
             behind = [Now((self._tasks[each],)) for each in before]
             self._tasks[key] = self._put(step, NOW.and_(*posted, *behind))
+
+    def _close_earlier(self, device: int, key: Key) -> None:
+        """Put down what a device posted before a reduction, for others than that one's group, once all have posted it.
+
+        Experts are reduced by some of the ranks that reduce all else.
+        """
+        queue = self._posted.get(device, [])
+        if key not in queue:
+            return
+        at = queue.index(key)
+        earlier = [one for one in queue[:at] if one in self._open]
+        self._posted[device] = [one for one in earlier if self.open((one,))] + queue[at + 1 :]
+        for one in earlier:
+            if not self.open((one,)):
+                self.close(one)
 
     def end(self, key: Key) -> Now | None:
         """Return what whoever waits for a collective waits for, where this knows of one."""
@@ -76,7 +97,9 @@ class Joins:
 
     def _put(self, step: Collective, now: Now = NOW) -> int:
         streams = tuple(self._stream(member, step) for member in step.group)
-        traffic = self._traffic_of(step.kind, step.group, step.bytes)
+        listed = isinstance(step.of, Listed)  # its algorithm was asked for by name
+        algorithm = self._algorithm if listed else algorithm_of(step.kind, self._algorithm)
+        traffic = self._traffic_of(step.kind, step.group, step.bytes, algorithm)
         task = Task(step.name, step.kind, streams, (), 0.0, traffic, step.axis, step.stage, step.microbatch)
         return self.board.add(task, now)
 
@@ -92,13 +115,13 @@ class Joins:
         of_pass = step.axis if isinstance(step.of, Shard) else "gathers"
         return self.board.stream(device, of_pass if step.microbatch >= 0 else "gradients")
 
-    def _traffic_of(self, kind: str, group: tuple[int, ...], count: int) -> Traffic:
+    def _traffic_of(self, kind: str, group: tuple[int, ...], count: int, algorithm: str) -> Traffic:
         """Return the traffic of a collective, made once for all that are alike."""
         key = (kind, group, count)
         if key not in self._traffic:
             self._traffic[key] = (
                 gloo_collective(self.routes, kind, group, count, self.runtime.reduce_bytes_per_s)
                 if self.runtime.gloo_collectives
-                else collective(self.routes, kind, group, count, algorithm=self._algorithm)
+                else collective(self.routes, kind, group, count, algorithm=algorithm)
             )
         return self._traffic[key]

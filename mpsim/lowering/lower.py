@@ -110,7 +110,8 @@ def _cut(lowering: Lowering, boundaries: tuple[int, ...] | None) -> Lowering:
     costs, routes, place, shape = lowering.costs, lowering.routes, lowering.place, lowering.shape
     stages = cut(costs, routes, plan, place, shape)
     rows = fitted_rows(lowering.rows, plan, shape, stages, costs, routes, place)
-    tied = shared_gradients(stages, shape, shards_of(plan) if plan.sharding.zero else 1)
+    parts = (shards_of(plan), plan.replicas // plan.ep) if plan.sharding.zero else (1, 1)
+    tied = shared_gradients(stages, shape, *parts)
     return replace(lowering, rows=rows, stages=stages, tied=tied)
 
 

@@ -21,31 +21,35 @@ class Shared(NamedTuple):
     ranks: tuple[int, ...]
 
 
-def shared_gradients(stages: Sequence[Stage], shape: Shape, parts: int = 1) -> tuple[Shared, ...]:
+def shared_gradients(
+    stages: Sequence[Stage], shape: Shape, parts: int = 1, expert_parts: int = 1
+) -> tuple[Shared, ...]:
     """Return the gradients that stages on several pipeline ranks share, in the order in which they are reduced.
 
     Those of copies of a stage come first, all of a stage's together; then, in the order in which they appear, those of
     parameters that layers of several stages share. Stages on one rank add theirs up where they are.
-    Of replicas that shard gradients each has one of so many `parts`.
+    Of replicas that shard gradients each has one of so many `parts`, of experts' one of so many `expert_parts`.
     """
-    found = [*_copies(stages, shape), *_tied(stages, shape)]
-    return tuple(one._replace(bytes=-(-one.bytes // parts)) for one in found if len(one.ranks) > 1 and one.bytes)
+    found = [*_copies(stages, shape, parts, expert_parts), *_tied(stages, shape, parts, expert_parts)]
+    return tuple(one for one in found if len(one.ranks) > 1 and one.bytes)
 
 
-def _copies(stages: Sequence[Stage], shape: Shape) -> Iterator[Shared]:
+def _copies(stages: Sequence[Stage], shape: Shape, parts: int, expert_parts: int) -> Iterator[Shared]:
     for s in range(shape.stages if shape.directions > 1 else 0):
         held = tuple(range(s, len(stages), shape.stages))
-        yield _shared(Copies(s), sum(gradient.bytes for _, gradient in stages[s].gradients), held, shape)
+        made = [gradient for _, gradient in stages[s].gradients]
+        common, own = (sum(one.bytes for one in made if one.expert is expert) for expert in (False, True))
+        yield _shared(Copies(s), -(-common // parts) - (-own // expert_parts), held, shape)
 
 
-def _tied(stages: Sequence[Stage], shape: Shape) -> Iterator[Shared]:
+def _tied(stages: Sequence[Stage], shape: Shape, parts: int, expert_parts: int) -> Iterator[Shared]:
     for first in range(0, len(stages), shape.stages):
         holders: dict[str, list[int]] = {}
         sizes: dict[str, int] = {}
         for s in range(first, first + shape.stages):
             for _, gradient in stages[s].gradients:
                 holders.setdefault(gradient.parameter, []).append(s)
-                sizes[gradient.parameter] = gradient.bytes
+                sizes[gradient.parameter] = -(-gradient.bytes // (expert_parts if gradient.expert else parts))
         for name, where in holders.items():
             yield _shared(Tied(name), sizes[name], tuple(where), shape)
 

@@ -26,7 +26,16 @@ from mpsim.workload.model import DTYPE_BYTES, Cost, Gradient, Layer, Parameter, 
 from mpsim.workload.split import Split
 from mpsim.workload.tensors import tensor_bytes as tensor_bytes_of
 
-__all__ = ["Stage", "cut", "global_batch", "gradient_bytes", "microbatch_size", "scales_of", "shards_of"]
+__all__ = [
+    "Stage",
+    "cut",
+    "global_batch",
+    "gradient_bytes",
+    "microbatch_size",
+    "scales_of",
+    "shards_of",
+    "update_parts",
+]
 
 # Bytes by what they are of: ("parameter", its name), ("layer", its name), or the whole device.
 _Sizes = dict[tuple[str, str], int]
@@ -67,6 +76,18 @@ def shards_of(plan: Plan) -> int:
     8
     """
     return plan.sharding.shards or plan.replicas
+
+
+def update_parts(stage: Stage, plan: Plan) -> float:
+    """Return into how many parts the replicas of a plan cut the update of a stage: those of experts are others."""
+    if not plan.sharding.zero:
+        return 1
+    sizes = dict.fromkeys((False, True), 0)
+    for _, gradient in stage.gradients:
+        sizes[gradient.expert] += gradient.bytes
+    if not sizes[True]:
+        return shards_of(plan)
+    return sum(sizes.values()) / (sizes[False] / shards_of(plan) + sizes[True] / (plan.replicas // plan.ep))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,7 +52,12 @@ def _shard(point: Point, index: int) -> Shard:
         **axes_of(point.split),
         parameters=tuple(point.parameters[name] for name in held),
         gradients=tuple(
-            Gradient(parameter=name, bytes=point.parameters[name].bytes, partial=name in point.partial)
+            Gradient(
+                parameter=name,
+                bytes=point.parameters[name].bytes,
+                expert=name in point.experts,
+                partial=name in point.partial,
+            )
             for name in ready
             if name in held
         ),

@@ -39,14 +39,17 @@ class Example:
     tensor_parallel : mapping of str to str
         How PyTorch's tensor-parallel API shards each module: a glob over module paths to ``colwise``, ``rowwise``,
         ``vocabulary`` (an embedding or output layer whose tokens the ranks share), ``replicate`` or another of
-        :func:`mpsim.workload.tensor_parallel.local_shard`. Empty: a plan is looked for
-        (:func:`mpsim.workload.found_plans.planned`), and where none is found the model has no tensor-parallel form.
+        :func:`mpsim.workload.tensor_parallel.local_shard`; ``experts`` names a module of experts. Empty: a plan is
+        looked for (:func:`mpsim.workload.found_plans.planned`), and where none is found the model has no
+        tensor-parallel form.
     shard : callable or None
         ``shard(model, n)`` adapts what no parallel style can (a stored head count), after sharding.
     shared : mapping of str to int
         What tensor-parallel ranks share whole, such as ``{"attention heads": 12}``: their number must divide it.
     dataset_samples : int
         Samples in one epoch; 0 if unknown.
+    imbalance : float
+        Where ranks share experts: the tokens that the busiest rank gets, in means.
     """
 
     model: torch.nn.Module
@@ -58,8 +61,11 @@ class Example:
     shard: Callable[[torch.nn.Module, int], None] | None = None
     shared: Mapping[str, int] = field(default_factory=dict)
     dataset_samples: int = 0
+    imbalance: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 1 <= self.imbalance < float("inf"):
+            raise MpsimError(f"imbalance is {self.imbalance}: the busiest rank gets 1 or more times the mean")
         if not isinstance(self.inputs, tuple | list):
             found = type(self.inputs).__name__
             raise MpsimError(f"inputs of an Example is a {found}, expected a tuple of arguments: write inputs=(x,)")

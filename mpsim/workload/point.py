@@ -43,6 +43,8 @@ class Point:
     ----------
     split : Split
         Among whom the layers are shared.
+    experts : frozenset of str
+        Parameters of which each of the ranks that share experts has its own.
     names, kinds, paths : list of str
         Of the layers: names, and classes and paths of their modules.
     parameters : dict of str to Parameter
@@ -70,6 +72,7 @@ class Point:
 
     microbatch: int
     split: Split = WHOLE
+    experts: frozenset[str] = frozenset()
     names: list[str]
     kinds: list[str]
     paths: list[str] = field(default_factory=list)

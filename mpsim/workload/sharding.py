@@ -24,13 +24,19 @@ def sharded(example: Example, split: Split, make: Callable[[Example], Point]) ->
     """
     local = local_shard(example, split)
     point = make(local.example)
-    point.split = split
-    point.partial = local.partial
+    point.split, point.partial, point.experts = split, local.partial, local.experts
     point.notes += local.notes
+    if split.ep > 1:
+        point.notes.append(_balance(split.ep, example.imbalance))
     point.collectives = [[] for _ in point.names]
     for item in local.collectives:
         point.collectives[_owner(item.module, point.names)].append(_collective(item))
     return point
+
+
+def _balance(ranks: int, imbalance: float) -> str:
+    gets = f"{imbalance:g} times as many tokens" if imbalance > 1 else "as many tokens"
+    return f"ep={ranks}: the busiest rank's experts get {gets} as a rank sends, each of them its equal part"
 
 
 def _owner(module: str, names: list[str]) -> int:

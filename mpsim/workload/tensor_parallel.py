@@ -29,6 +29,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from mpsim.errors import MpsimError
 from mpsim.workload.collective_recorder import CollectiveRecorder, RecordedCollective, watch_modules
 from mpsim.workload.example import Example, default_loss
+from mpsim.workload.experts import check_experts, share_experts, stay_alone
 from mpsim.workload.found_plans import planned
 from mpsim.workload.gathered import LocalGathered, LocalSplit
 from mpsim.workload.padding import pad_vocabulary
@@ -56,6 +57,8 @@ class LocalShard:
         Parameters of whose gradients each of the ranks that share a sequence has a part.
     notes : tuple of str
         What was changed of the model for it to be shared.
+    experts : frozenset of str
+        The parameters of experts that the rank has of those that ranks share.
 
     Examples
     --------
@@ -68,6 +71,7 @@ class LocalShard:
     collectives: tuple[RecordedCollective, ...]
     partial: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    experts: frozenset[str] = frozenset()
 
 
 def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> LocalShard:
@@ -85,7 +89,8 @@ def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> Local
                                        loss is cross-entropy; tokens that do not divide are padded
     ``colwise_gather_output``          a Linear's outputs are shared, and gathered behind it
     ``rowwise_split_input``            as ``rowwise``, of an input that every rank has
-    ``experts``                        the inner features of each expert of a mixture are shared
+    ``experts``                        the inner features of each expert of a mixture are shared; by ep ranks its
+                                       experts, of transformers' own without being named
     ``replicate``                      every rank has the whole module
     ``replicated_with_grad_allreduce`` every rank has the whole module, and runs it on its own heads alone
     ``mla_kv_a_proj``                  every rank has the whole first projection of latent keys and values
@@ -121,12 +126,17 @@ def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> Local
         return LocalShard(example=example, collectives=())
     example, found = planned(example) if split.tp > 1 else (example, ())
     styles = parallel_styles(example, split.tp) if split.tp > 1 else {}
+    mixtures = check_experts(example, split.ep) if split.ep > 1 else {}
     regions = regions_of(example.model, styles) if split.sequence else None
     if regions is not None:
         example = cut_inputs(example, split.tp, rank % split.tp, target=not regions.headed)
     with _fake_ranks(split, rank, _device(example.model)) as mesh, _fake_mode(example):
         model = _alias(example.model)
         notes = pad_vocabulary(model, styles, split.tp)
+        experts: frozenset[str] = frozenset()
+        if mixtures:
+            at, group = rank // (split.tp * split.cp), mesh["ep"].get_group()
+            experts = share_experts(model, mixtures, split.ep, rank=at, imbalance=example.imbalance, group=group)
         hooks = {module: _hooks(module) for module in model.modules()}
         if split.tp > 1:
             _parallelize(model, styles, mesh["tp"], sequence=split.sequence)
@@ -137,6 +147,7 @@ def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> Local
             exchange_sequence(model, regions, mesh["tp"])
         heads = [path for path, style in styles.items() if style == "vocabulary" and _is_head(model, path)]
         collectives = _record(local, split, mesh, sharded_loss() if heads else contextlib.nullcontext())
+        stay_alone(model)
         _strip(model, hooks)
     _place(model, styles, rank % split.tp, split.tp)
     if regions is not None:
@@ -145,7 +156,7 @@ def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> Local
         tokens = model.get_submodule(heads[0]).weight.shape[0]
         local = dataclasses.replace(local, loss=partial(local_loss, loss=example.loss, tokens=tokens))
     summed = regions.partial if regions is not None else frozenset()
-    return LocalShard(example=local, collectives=collectives, partial=summed, notes=found + notes)
+    return LocalShard(example=local, collectives=collectives, partial=summed, experts=experts, notes=found + notes)
 
 
 def _check(split: Split, rank: int) -> None:
@@ -153,8 +164,10 @@ def _check(split: Split, rank: int) -> None:
     ranks = split.tp * split.cp * split.ep
     if not 0 <= rank < ranks:
         raise MpsimError(f"rank is {rank}, expected 0 to {ranks - 1}")
-    if split != Split(tp=split.tp, sequence=split.sequence):
+    if split != Split(tp=split.tp, ep=split.ep, sequence=split.sequence):
         raise MpsimError(f"{split.text}: a trace cannot share layers so yet, only by tp: leave the rest out")
+    if split.tp > 1 and split.ep > 1:
+        raise MpsimError(f"{split.text}: experts are not shared by tp ranks too: give tp 1 with ep={split.ep}, or ep 1")
 
 
 def _is_head(model: nn.Module, path: str) -> bool:

@@ -36,6 +36,7 @@ def trace(
     microbatches: Sequence[int] | None = None,
     tensor: Sequence[int] = (1,),
     splits: Sequence[Split | int | str] = (),
+    imbalance: float | None = None,
     depth: int | str = "auto",
     repeats: int = 7,
     warmup: int = 2,
@@ -73,6 +74,8 @@ def trace(
         Tensor-parallel sizes to measure, one of them 1.
     splits : sequence of Split, int or str
         Other splits to measure, such as ``"tp=2,sequence"``.
+    imbalance : float
+        Where ranks share experts, the tokens that the busiest gets, in means; by default 1, or the example's own.
     depth : int or "auto"
         How many modules deep the layers lie (see :class:`mpsim.workload.layering.Layering`).
     repeats, warmup : int
@@ -128,7 +131,7 @@ def trace(
     else:
         example = {"target": target, "loss": loss, "tensor_parallel": tensor_parallel or {}}
         source = source_of(model, batch, example, name, _only(microbatches))
-        source = replace(source, name=name or source.name)
+        source = replace(source, name=name or source.name, build=_unbalanced(source.build, imbalance))
         default, where = source.default_batch, _device(device)
     sizes = tuple(dict.fromkeys(microbatches or (default,)))
     _check_request(sizes, shards, repeats, warmup, threads)
@@ -153,6 +156,11 @@ def _asked_splits(tensor: Sequence[int], splits: Sequence[Split | int | str]) ->
     """Return the splits to measure, each once."""
     others = [split_text(one) if isinstance(one, str) else split_of(one) for one in splits]
     return tuple(dict.fromkeys([*(Split(tp=size) for size in tensor), *others]))
+
+
+def _unbalanced(build: Callable[[int], Example], imbalance: float | None) -> Callable[[int], Example]:
+    """Return what builds examples of which the busiest rank of experts gets so many means of tokens."""
+    return build if imbalance is None else lambda size: replace(build(size), imbalance=imbalance)
 
 
 def _is_own_step(model: Any, batch: Any) -> bool:
@@ -361,6 +369,7 @@ def _check_at_first(
     source: Source, size: int, shards: Sequence[Split], device: str, optimizer: str, types: Precision | None
 ) -> None:
     """Refuse, before anything is measured, a model that has no such shards or that the device's memory cannot hold."""
+    from mpsim.workload.experts import check_experts
     from mpsim.workload.fake import fake_example
     from mpsim.workload.found_plans import planned
     from mpsim.workload.machine import memory_bytes
@@ -378,6 +387,8 @@ def _check_at_first(
     for split in shards:
         if split.tp > 1:
             parallel_styles(planned(example)[0], split.tp)
+        if split.ep > 1:
+            check_experts(example, split.ep)
     parameters = list(example.model.parameters())
     dtype = types.parameters if types is not None else ""
     weights = sum(updated_bytes(item, dtype) for item in parameters)

@@ -197,8 +197,8 @@ def check_memory(run: Run) -> None:
         held_at_once = _most_in_flight(lowering, p)
         kept = held_at_once * stage.activation_bytes
         gradients = sum(gradient.bytes for _, gradient in stage.gradients)
-        # Gradients, one layer's new ones that are added to them, those of tied weights until they are complete, and what
-        # has come to a layer.
+        # Gradients, one layer's new ones that are added to them, those of tied weights until they are complete, and
+        # what has come to a layer.
         begun = sum(gradient.bytes for layer in stage.begun for gradient in layer)
         more = 2 * gradients + begun + max(stage.arriving)
         assert resident + kept <= memory.peak_bytes <= resident + kept + more

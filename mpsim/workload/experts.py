@@ -1,0 +1,178 @@
+"""Which modules of a model are experts, and the part of them that one of several ranks has."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+
+from mpsim.errors import MpsimError
+from mpsim.workload.dispatch import Dispatched
+from mpsim.workload.example import Example
+
+__all__ = ["check_experts", "experts_of", "share_experts", "stay_alone"]
+
+STYLE = "experts"
+"""The style that names a module of experts in `Example.tensor_parallel`."""
+
+
+def experts_of(example: Example) -> dict[str, int]:
+    """Return path → number of experts of each module that holds the experts of a layer.
+
+    A module of experts takes tokens [n, hidden], which experts each token chose [n, k], and their shares [n, k], as
+    all of transformers' do. It is known by its `num_experts`, the first dimension of all its own parameters, or named
+    by the style ``experts``; it may then also hold lists of modules, one an expert.
+
+    Raises
+    ------
+    MpsimError
+        A module that was named holds nothing that there is one of for each expert, or takes other arguments.
+
+    Examples
+    --------
+    >>> import torch
+    >>> class Experts(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.num_experts, self.up = 4, nn.Parameter(torch.ones(4, 8, 2))
+    ...     def forward(self, tokens, chosen, shares): ...
+    >>> experts_of(Example(model=nn.Sequential(nn.Linear(2, 2), Experts()), inputs=()))
+    {'1': 4}
+    """
+    named = [glob for glob, style in example.tensor_parallel.items() if style == STYLE]
+    found = {}
+    for path, module in example.model.named_modules():
+        if any(fnmatchcase(path, glob) for glob in named):
+            found[path] = _named_count(path, module)
+        elif count := _known_count(module):
+            found[path] = count
+    return found
+
+
+def _named_count(path: str, module: nn.Module) -> int:
+    counts = {*(len(item) for item in module.parameters(recurse=False)), *map(len, _lists(module).values())}
+    if len(counts) != 1:
+        have = " and ".join(map(str, sorted(counts))) or "none"
+        raise MpsimError(
+            f"{_named(path, module)}: its parameters or lists of modules have lengths {have}, expected one"
+            " for each expert"
+        )
+    if not _takes_three(module):
+        raise MpsimError(
+            f"{_named(path, module)}: a module of experts takes tokens, chosen experts and their shares, its"
+            f" forward{inspect.signature(module.forward)} does not"
+        )
+    return counts.pop()
+
+
+def _named(path: str, module: nn.Module) -> str:
+    return f"{path or 'the model'} ({type(module).__name__})"
+
+
+def _known_count(module: nn.Module) -> int:
+    """Return the number of experts of a module that is known for one; 0 of others, such as a router."""
+    own = list(module.parameters(recurse=False))
+    count = getattr(module, "num_experts", None)
+    known = isinstance(count, int) and any(item.dim() > 2 for item in own) and all(len(item) == count for item in own)
+    return count if known and count and _takes_three(module) else 0
+
+
+def _takes_three(module: nn.Module) -> bool:
+    try:
+        inspect.signature(module.forward).bind(None, None, None)
+    except TypeError:
+        return False
+    return True
+
+
+def _lists(module: nn.Module) -> dict[str, nn.ModuleList]:
+    return {name: child for name, child in module.named_children() if isinstance(child, nn.ModuleList)}
+
+
+def check_experts(example: Example, ranks: int) -> dict[str, int]:
+    """Return the modules of experts that `ranks` can share, and how many experts each has.
+
+    Raises
+    ------
+    MpsimError
+        There are none, or their number does not divide.
+
+    Examples
+    --------
+    >>> check_experts(Example(model=nn.Linear(1, 1), inputs=()), 2)
+    Traceback (most recent call last):
+    ...
+    mpsim.errors.MpsimError: Linear has no experts for ep=2 ranks to share: give ep 1, or name what takes tokens, \
+chosen experts and shares, as in tensor_parallel={'*.experts': 'experts'}
+    """
+    found = experts_of(example)
+    if not found:
+        raise MpsimError(
+            f"{type(example.model).__name__} has no experts for ep={ranks} ranks to share: give ep 1, or name what"
+            f" takes tokens, chosen experts and shares, as in tensor_parallel={{'*.experts': {STYLE!r}}}"
+        )
+    for path, count in found.items():
+        if count % ranks:
+            what = _named(path, example.model.get_submodule(path))
+            fits = [n for n in range(1, count + 1) if count % n == 0]
+            nearest = min(fits, key=lambda n: abs(n - ranks))
+            raise MpsimError(
+                f"{what}: {count} experts do not divide by ep={ranks} ranks: the nearest that does is {nearest}"
+            )
+    return found
+
+
+def share_experts(
+    model: nn.Module, experts: Mapping[str, int], ranks: int, *, rank: int, imbalance: float, group: Any
+) -> frozenset[str]:
+    """Leave to each module of experts those of one rank, in place; return the names of the parameters left.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Of which each rank has a part; its parameters are not written to.
+    experts : mapping of str to int
+        As `check_experts` returns them.
+    ranks, rank : int
+        Those that share them, and which one.
+    imbalance : float
+        What a rank receives, in what it sends.
+    group : ProcessGroup
+        Over which tokens are sent, until `stay_alone`.
+    """
+    names = []
+    for path, count in experts.items():
+        module = model.get_submodule(path)
+        _cut(module, count, count // ranks, rank * (count // ranks))
+        kind = type(module)
+        module.__class__ = type(kind.__name__, (Dispatched, kind), {"__module__": kind.__module__})
+        module.ranks, module.held, module.imbalance, module.group = ranks, count // ranks, imbalance, group
+        prefix = f"{path}." if path else ""
+        names += [prefix + name for name, _ in module.named_parameters()]
+    return frozenset(names)
+
+
+def _cut(module: nn.Module, count: int, held: int, first: int) -> None:
+    """Leave `held` experts of `count`, from the `first` on, and what the module knows of their number."""
+    for name, whole in list(module._parameters.items()):
+        if whole is not None:
+            part = whole.detach()[first : first + held].clone()
+            module._parameters[name] = nn.Parameter(part, requires_grad=whole.requires_grad)
+    for name, those in _lists(module).items():
+        setattr(module, name, those[first : first + held])
+    for name, value in list(vars(module).items()):
+        if isinstance(value, int) and not isinstance(value, bool) and value == count and name in _COUNTS:
+            setattr(module, name, held)
+
+
+_COUNTS = ("num_experts", "n_experts", "num_local_experts", "n_routed_experts", "n_expert", "experts")
+
+
+def stay_alone(model: nn.Module) -> None:
+    """Let the experts of a rank exchange nothing: rows of its own stand for what it would receive."""
+    for module in model.modules():
+        if isinstance(module, Dispatched):
+            module.group = None
