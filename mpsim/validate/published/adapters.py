@@ -1,0 +1,20 @@
+"""Which files of published figures are known, and what replays each."""
+
+from __future__ import annotations
+
+from mpsim.validate.published.model import Adapter
+from mpsim.validate.published.neusight import NEUSIGHT
+from mpsim.validate.published.sailor import SAILOR
+from mpsim.validate.published.vocabulary import VOCABULARY
+from mpsim.validate.published.zero_bubble import ZERO_BUBBLE
+
+__all__ = ["ADAPTERS", "INPUTS"]
+
+ADAPTERS: dict[str, Adapter] = {one.file: one for one in (VOCABULARY, ZERO_BUBBLE, SAILOR, NEUSIGHT)}
+# Files that others are predicted from, and that have no steps of their own.
+INPUTS = frozenset(
+    {
+        "zero_bubble_profiled_times", "sailor_layer_profiles", "sailor_layer_sizes", "sailor_network_fits",
+        "neusight_op_profiles", "simumax_system_efficiencies",
+    }
+)  # fmt: skip
