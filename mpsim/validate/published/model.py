@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from mpsim.validate.agreement import error_fraction, rank_correlation
 from mpsim.validate.published.table import Row, Table
@@ -69,7 +70,13 @@ def refused(case: str, reason: str, what: str = "time") -> Outcome:
     return Outcome(case=case, what=what, refused=reason)
 
 
-Inputs = Callable[[str], Table]  # Another table by name: from the same folder, else the committed one.
+class Inputs(Protocol):
+    """Other tables by name: from the same folder, else those that come with mpsim."""
+
+    def __call__(self, name: str, *, committed: bool = False) -> Table:
+        """Return a table; `committed`: the one that comes with mpsim."""
+
+
 Predictor = Callable[[Row], Iterable[Outcome]]
 
 

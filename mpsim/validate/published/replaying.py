@@ -109,9 +109,9 @@ def _adapter(table: Table) -> Adapter:
 
 
 def _inputs(place: Path) -> Inputs:
-    def table(name: str) -> Table:
+    def table(name: str, *, committed: bool = False) -> Table:
         own = place / f"{name}.csv"
-        return load_table(own if own.is_file() else COMMITTED / f"{name}.csv")
+        return load_table(own if own.is_file() and not committed else COMMITTED / f"{name}.csv")
 
     return table
 
