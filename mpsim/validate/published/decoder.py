@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from mpsim.workload.device_spec import DeviceSpec
 
-__all__ = ["Decoder", "Exchanges", "Part", "Rates", "Roofline", "Shared", "block", "embedding", "head"]
+__all__ = ["Decoder", "Exchanges", "Part", "Rates", "Roofline", "Shared", "Slowed", "block", "embedding", "head"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +94,7 @@ class Shared(NamedTuple):
     context : str
         How attention reaches over cp ranks: ``all_to_all`` or ``all_gather``.
     overlaps : bool
-        Whether what a cut sequence gathers once more for the gradients of weights is gathered while others are computed.
+        Whether what a cut sequence gathers once more, for the gradients of weights, is gathered behind computations.
     """
 
     batch: int
@@ -120,7 +120,9 @@ class Shared(NamedTuple):
 class Rates(Protocol):
     """What kernels take."""
 
-    width: int  # Bytes of an activation.
+    @property
+    def width(self) -> int:
+        """Bytes of an activation."""
 
     def product(self, rows: float, inner: float, columns: float, role: str = "forward", count: float = 1) -> float:
         """Return seconds of products of matrices; `role`: ``forward``, ``inputs`` or ``weights``."""
@@ -208,7 +210,7 @@ def block(decoder: Decoder, shared: Shared, rates: Rates, exchange: Exchanges) -
     made.parameters = (decoder.attention_parameters + decoder.mlp_parameters) / tp
     made.expert_parameters = decoder.expert_parameters / (tp * shared.ep)
     _exchange(made, decoder, shared, exchange)
-    # In: the residual stream; kept: it and its norm twice, queries, keys and values, what attention gave, and the MLP's.
+    # In: the residual stream. Kept: it and its norm twice, queries, keys, values, what attention gave, and the MLP's.
     made.input = width * between * hidden
     inner = _inner(decoder)
     made.saved = 4 * made.input + width * tokens * (2 * decoder.queries + 2 * decoder.keys) / tp
@@ -327,7 +329,7 @@ class Roofline:
         return self.spec.seconds(flops, moved, self.linear or self.dtype)
 
     def attention(self, shared: Shared, decoder: Decoder, backward: bool = False) -> float:
-        """Return the roofline of attention: fused over the lower triangle, 2.5 times as much backward; else over all."""
+        """Return the roofline of attention: fused over the lower triangle, backward 2.5 times; else over all."""
         heads = decoder.heads / shared.tp / shared.cp
         pairs = shared.batch * heads * shared.sequence**2
         flops = 4 * pairs * decoder.queries / decoder.heads
@@ -342,3 +344,28 @@ class Roofline:
     def passes(self, moved: float, kind: str = "") -> float:
         """Return the roofline of a kernel that moves memory."""
         return self.spec.seconds(0, moved, self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Slowed:
+    """Rates at which everything takes as long as at others, over a speed."""
+
+    rates: Rates
+    speed: float
+
+    @property
+    def width(self) -> int:
+        """Bytes of an activation."""
+        return self.rates.width
+
+    def product(self, rows: float, inner: float, columns: float, role: str = "forward", count: float = 1) -> float:
+        """Return seconds of products."""
+        return self.rates.product(rows, inner, columns, role, count) / self.speed
+
+    def attention(self, shared: Shared, decoder: Decoder, backward: bool = False) -> float:
+        """Return seconds of attention."""
+        return self.rates.attention(shared, decoder, backward) / self.speed
+
+    def passes(self, moved: float, kind: str = "") -> float:
+        """Return seconds of a kernel that moves memory."""
+        return self.rates.passes(moved, kind) / self.speed

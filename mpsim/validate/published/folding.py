@@ -36,7 +36,7 @@ class Machine:
     per_node: int = 8
 
     def exchanges(self, sizes: dict[str, int]) -> Exchanges:
-        """Return what collectives over the ranks of an axis take: tp ranks stand next to one another, then cp's, then ep's.
+        """Return what collectives over the ranks of an axis take: tp ranks are neighbours, then cp's or ep's.
 
         Parameters
         ----------

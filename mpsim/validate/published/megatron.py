@@ -15,45 +15,20 @@ from functools import cache
 from mpsim.errors import MpsimError
 from mpsim.lowering.rescaling import roofline_of
 from mpsim.simulation.run import simulate
-from mpsim.validate.published.decoder import Decoder, Part, Rates, Roofline, Shared, block, embedding, head
+from mpsim.validate.published.decoder import Decoder, Part, Rates, Roofline, Shared, Slowed, block, embedding, head
 from mpsim.validate.published.folding import Machine, State, again, layer, plan_of, workload
 from mpsim.validate.published.model import Adapter, Inputs, Outcome, Predictor
 from mpsim.validate.published.table import Row, Table
 
-__all__ = ["MEGATRON_2021", "MEGATRON_2022", "MEGATRON_BLOCK", "Slowed"]
+__all__ = ["MEGATRON_2021", "MEGATRON_2022", "MEGATRON_BLOCK"]
 
 _MACHINE = Machine("A100-SXM4-80GB", "nvlink3", "ib_hdr")
 # fp16 parameters and gradients, fp32 master weights and Adam's moments. An update (megatron/optimizer/optimizer.py,
-# Float16OptimizerWithFloat16Params) copies gradients to fp32 (6 bytes), unscales them and looks for overflows (8), takes
-# their norm (4), clips (8), does Adam (28) and copies the master weights back (6).
+# Float16OptimizerWithFloat16Params) copies gradients to fp32 (6 bytes), unscales them and looks for overflows (8),
+# takes their norm (4), clips (8), does Adam (28) and copies the master weights back (6).
 _STATE = State(parameter="float16", gradient="float16")
 _UPDATE_BYTES = 60
 _RECOMPUTED = {"none": "none", "full": "full", "full (per layer)": "full", "selective": "selective"}
-
-
-@dataclass(frozen=True, slots=True)
-class Slowed:
-    """Rates at which everything takes as long as at others, over a speed."""
-
-    rates: Rates
-    speed: float
-
-    @property
-    def width(self) -> int:
-        """Bytes of an activation."""
-        return self.rates.width
-
-    def product(self, rows: float, inner: float, columns: float, role: str = "forward", count: float = 1) -> float:
-        """Return seconds of products."""
-        return self.rates.product(rows, inner, columns, role, count) / self.speed
-
-    def attention(self, shared: Shared, decoder: Decoder, backward: bool = False) -> float:
-        """Return seconds of attention."""
-        return self.rates.attention(shared, decoder, backward) / self.speed
-
-    def passes(self, moved: float, kind: str = "") -> float:
-        """Return seconds of a kernel that moves memory."""
-        return self.rates.passes(moved, kind) / self.speed
 
 
 @cache
@@ -92,8 +67,9 @@ def _iteration_s(run: _Run, rates: Rates) -> float:
     each = run.decoder.layers // (run.pp * run.chunks)
     layers = []
     for i in range(run.decoder.layers):
-        parts = [*ends[:1]][: i == 0] + [part] + [*ends[1:]][: i == run.decoder.layers - 1]
-        received = (i % each == 0 and i > 0) + (i % each == each - 1 and i < run.decoder.layers - 1)
+        last = i == run.decoder.layers - 1
+        parts = [*ends[: i == 0], part, *ends[2 - last :]]
+        received = (i % each == 0 and i > 0) + (i % each == each - 1 and not last)
         made = layer(
             f"block{i}",
             parts,
@@ -261,8 +237,9 @@ def _open_2022(table: Table, inputs: Inputs) -> Predictor:
         chunks = row.count("interleave_stages_m", 1)
         sequence_parallel = row.text("seq_parallel") == "yes"
         run = _run(row, row.text("recompute"), row.count("micro_batch"), chunks, sequence_parallel=sequence_parallel)
+        predicted_s = _iteration_s(run, Slowed(_roofline(), speed))
         yield Outcome(
-            case=_case_2022(row), measured=row.number("iter_s"), predicted=_iteration_s(run, Slowed(_roofline(), speed)),
+            case=_case_2022(row), measured=row.number("iter_s"), predicted=predicted_s,
             calibrated_by=f"megatron_seqpar2022_layer: {first.text('experiment')}",
         )  # fmt: skip
 
@@ -270,7 +247,8 @@ def _open_2022(table: Table, inputs: Inputs) -> Predictor:
 
 
 def _case_2022(row: Row) -> str:
-    return f"{row.text('model')}, {row.text('recompute')}, sequence parallel {row.text('seq_parallel')}, dp={row.text('dp')}"
+    model, recompute, cut, dp = map(row.text, ("model", "recompute", "seq_parallel", "dp"))
+    return f"{model}, recompute {recompute}, sequence parallel {cut}, dp={dp}"
 
 
 MEGATRON_BLOCK = Adapter(

@@ -17,7 +17,7 @@ from mpsim.topology.costs import CollectiveCost, Regime
 from mpsim.topology.grids import switch
 from mpsim.topology.model import Topology
 from mpsim.topology.wire import Wire
-from mpsim.validate.published.decoder import Decoder, Exchanges, Part, Shared, block, embedding, head
+from mpsim.validate.published.decoder import Decoder, Exchanges, Shared, block, embedding, head
 from mpsim.validate.published.folding import State, layer, plan_of, workload
 from mpsim.validate.published.model import Adapter, Inputs, Outcome, Predictor
 from mpsim.validate.published.table import Row, Table
@@ -28,9 +28,9 @@ _GIB = 2**30
 _SYSTEM, _DEVICE, _LINK = "b200_bf16_ceperm", "B200-SXM", "nvlink5"
 _LAYOUTS = {"forward": ("TN", "False", "bf16"), "inputs": ("NN", "False", "bf16"), "weights": ("NT", "True", "fp32")}
 _STATE = State()
-# Bytes of a parameter that a step moves. Of each that a rank has: its gradient is zeroed (4), looked at for overflows (4)
-# and scaled for the mean over replicas (8); of each that it updates: norm (4), clipping (8), Adam (28), and the copy from
-# master weights (6).
+# Bytes of a parameter that a step moves. Of each that a rank has: its gradient is zeroed (4), looked at for overflows
+# (4) and scaled for the mean over replicas (8); of each that it updates: norm (4), clipping (8), Adam (28), and the
+# copy from master weights (6).
 _GRADIENT_BYTES, _SCALING_BYTES, _UPDATE_BYTES = 8, 8, 46
 
 
@@ -130,7 +130,7 @@ class _Measured:
         return replace(switch(devices, link=wire, device=_DEVICE), costs=costs)
 
     def update_s(self, parameters: float, replicas: int) -> float:
-        """Return what updating takes all replicas together, each of so many parameters, of which it updates its part."""
+        """Return what updating takes all replicas together; each has so many parameters, and updates its part."""
         path = "accelerator/bandwidth/default"
         rate = self._of(f"{path}/gbps") * _GIB * self._of(f"{path}/efficient_factor")
         each = _GRADIENT_BYTES + (_SCALING_BYTES if replicas > 1 else 0) + _UPDATE_BYTES / replicas
@@ -191,8 +191,8 @@ def _step(row: Row, rates: _Measured) -> tuple[float, float]:
         layer(name, [one], _STATE, update_s=update_s) for name, one in zip(("embedding", "head"), ends, strict=True)
     ]
     plan = plan_of(
-        dp=replicas, pp=pp, microbatches=row.count("n_microbatches"), chunks=chunks, zero=1, layers=decoder.layers, first=1,
-        runtime="torch-nccl" if chunks == 1 else "blocking",
+        dp=replicas, pp=pp, microbatches=row.count("n_microbatches"), chunks=chunks, zero=1, layers=decoder.layers,
+        first=1, runtime="torch-nccl" if chunks == 1 else "blocking",
     )  # fmt: skip
     message = rates.width * shared.between * decoder.hidden
     work = workload(row.text("case"), [made[0], *blocks, made[1]], _STATE, _DEVICE, message)
