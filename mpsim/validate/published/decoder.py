@@ -7,7 +7,7 @@ layers have the exchanges that they wait for inside them (`Exchanges`); replicas
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -131,10 +131,14 @@ class Rates(Protocol):
         """Return seconds of a rank's attention, from queries and keys to what goes into the projection."""
 
     def passes(self, moved: float, kind: str = "") -> float:
-        """Return seconds of a kernel that moves so many bytes."""
+        """Return seconds of a kernel that moves so many bytes.
+
+        `kind` is ``norm``, ``turn`` (of positions), ``activation``, ``loss`` or, of all others, ``""``.
+        """
 
 
-Exchanges = Callable[[str, str, float], float]  # (kind of collective, axis, bytes of the whole tensor) -> seconds
+# (kind of collective, axis, bytes) -> seconds; bytes of the whole tensor, of an all-to-all of what one rank has.
+Exchanges = Callable[[str, str, float], float]
 
 
 @dataclass(slots=True)
@@ -195,16 +199,16 @@ def block(decoder: Decoder, shared: Shared, rates: Rates, exchange: Exchanges) -
     made = Part(rates=rates)
     tp, width, hidden = shared.tp, rates.width, decoder.hidden
     tokens, between = shared.tokens, shared.between
-    made.passes(between * hidden, 2, 3)
+    made.passes(between * hidden, 2, 3, "norm")
     made.product(tokens, hidden, (decoder.queries + 2 * decoder.keys) / tp)
     if decoder.rotary:
-        made.passes(tokens * (decoder.queries + decoder.keys) / tp, 2, 2)
+        made.passes(tokens * (decoder.queries + decoder.keys) / tp, 2, 2, "turn")
     made.attention_s = rates.attention(shared, decoder)
     made.forward_s += made.attention_s
     made.inputs_s += rates.attention(shared, decoder, backward=True)
     made.product(tokens, decoder.queries / tp, hidden)
     made.passes(between * hidden, 3, 2)
-    made.passes(between * hidden, 2, 3)
+    made.passes(between * hidden, 2, 3, "norm")
     _mlp(made, decoder, shared)
     made.passes(between * hidden, 3, 2)
     made.parameters = (decoder.attention_parameters + decoder.mlp_parameters) / tp
@@ -230,7 +234,7 @@ def _mlp(made: Part, decoder: Decoder, shared: Shared) -> None:
     ups = decoder.matrices - 1
     if decoder.ffn and not decoder.experts:
         made.product(tokens, hidden, ups * decoder.ffn / tp)
-        made.passes(tokens * decoder.ffn / tp, ups + 1, 2 * ups + 1)
+        made.passes(tokens * decoder.ffn / tp, ups + 1, 2 * ups + 1, "activation")
         made.product(tokens, decoder.ffn / tp, hidden)
         return
     if decoder.shared_ffn:
@@ -261,7 +265,7 @@ def _exchange(made: Part, decoder: Decoder, shared: Shared, exchange: Exchanges)
         part = whole / decoder.hidden / shared.tp
         if shared.context == "all_to_all":
             each = [decoder.queries, decoder.keys, decoder.keys, decoder.queries]
-            seconds = sum(exchange("all_to_all", "cp", part * width * shared.cp) for width in each)
+            seconds = sum(exchange("all_to_all", "cp", part * width) for width in each)
             for width in each:  # put in order before it is sent, and behind
                 made.passes(shared.tokens * width / shared.tp, 4, 4)
             made.exchanged_s += seconds
@@ -271,7 +275,7 @@ def _exchange(made: Part, decoder: Decoder, shared: Shared, exchange: Exchanges)
             made.exchanged_s += seconds
             made.exchanged_back_s += seconds + exchange("reduce_scatter", "cp", 2 * part * decoder.keys * shared.cp)
     if decoder.experts and shared.ep > 1:
-        seconds = 2 * exchange("all_to_all", "ep", whole * decoder.chosen * shared.ep)
+        seconds = 2 * exchange("all_to_all", "ep", whole * decoder.chosen)
         made.exchanged_s += seconds
         made.exchanged_back_s += seconds
 
@@ -288,7 +292,7 @@ def head(decoder: Decoder, shared: Shared, rates: Rates, exchange: Exchanges) ->
     """Return what one rank does behind the blocks: the last norm, logits, and their loss."""
     made = Part(rates=rates)
     logits = shared.tokens * decoder.vocabulary / shared.tp
-    made.passes(shared.between * decoder.hidden, 2, 3)
+    made.passes(shared.between * decoder.hidden, 2, 3, "norm")
     made.product(shared.tokens, decoder.hidden, decoder.vocabulary / shared.tp)
     made.passes(logits, 2, 2, "loss")
     made.parameters = decoder.vocabulary * decoder.hidden / shared.tp
@@ -314,6 +318,8 @@ class Roofline:
         Whether attention is one kernel that keeps no scores; otherwise softmax and dropout go over them.
     linear : str
         The type in which linear layers multiply, where it is another.
+    apart : mapping of str to float
+        Of kinds of passes, how many times as many bytes they move as in one kernel each.
     """
 
     spec: DeviceSpec
@@ -321,6 +327,7 @@ class Roofline:
     fused: bool = True
     linear: str = ""
     width: int = 2
+    apart: Mapping[str, float] = field(default_factory=dict)
 
     def product(self, rows: float, inner: float, columns: float, role: str = "forward", count: float = 1) -> float:
         """Return the roofline of products."""
@@ -343,7 +350,7 @@ class Roofline:
 
     def passes(self, moved: float, kind: str = "") -> float:
         """Return the roofline of a kernel that moves memory."""
-        return self.spec.seconds(0, moved, self.dtype)
+        return self.spec.seconds(0, moved * self.apart.get(kind, 1.0), self.dtype)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan
 from mpsim.plan.sharding import Sharding
 from mpsim.simulation.collectives import simulate_collectives
@@ -16,7 +17,8 @@ from mpsim.validate.published.decoder import Exchanges, Part
 from mpsim.workload.layers import Cost, Fidelity, Gradient, Layer, Parameter, Samples, Shard
 from mpsim.workload.model import Precision, Workload
 
-__all__ = ["Machine", "State", "again", "layer", "plan_of", "workload"]
+ALGORITHM = "auto"  # As NCCL chooses.
+__all__ = ["ALGORITHM", "Machine", "State", "again", "layer", "plan_of", "speed_at", "workload"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ def _collective_s(machine: Machine, kind: str, ranks: int, per_node: int, bytes_
     if ranks == 1 or not bytes_:
         return 0.0
     topology = _topology(machine, -(-ranks // per_node), min(per_node, ranks))
-    return simulate_collectives([bytes_], topology, kind=kind, devices=ranks).step_s
+    return simulate_collectives([bytes_], topology, kind=kind, devices=ranks, algorithm=ALGORITHM).step_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +97,8 @@ class State:
     master: str = "float32"
 
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_MOST_SPEED = 50.0
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
 def layer(
@@ -162,15 +165,59 @@ def workload(name: str, layers: Sequence[Layer], state: State, device: str, mess
 
 def plan_of(
     *, dp: int = 1, pp: int = 1, microbatches: int = 1, chunks: int = 1, zero: int = 0, layers: int, first: int = 0,
-    overlapped: bool = False, runtime: str = "torch-nccl",
+    keeps: bool = False, runtime: str = "torch-nccl",
 ) -> Plan:  # fmt: skip
-    """Return a plan of stages of as many blocks each, replicas that reduce at the end or meanwhile, and sharding."""
+    """Return a plan of stages of as many blocks each, replicas that reduce when all is computed, and sharding.
+
+    Parameters
+    ----------
+    dp, pp, microbatches, chunks, zero, runtime
+        As a plan has them.
+    layers, first : int
+        Blocks, and layers before the first of them.
+    keeps : bool
+        Whether what is gathered is kept through a step.
+    """
     stages = pp * chunks
-    each = layers // stages
-    bounds = tuple(first + each * i for i in range(1, stages)) if stages > 1 else None
-    size = 25 * 2**20 if overlapped else 2**45
+    # Where blocks do not divide, the embedding and the head count as one each.
+    even = (first, layers) if layers % stages == 0 or (layers + 2) % stages else (0, layers + 2)
+    bounds = tuple(even[0] + even[1] * i // stages for i in range(1, stages)) if stages > 1 else None
+    size = 2**45
+    sharding = Sharding(zero=zero if dp > 1 else 0, keep_gathered=keeps and zero == 3 and dp > 1)
     return Plan(
-        dp=dp, pp=pp, microbatches=microbatches, boundaries=bounds, runtime=runtime,
+        dp=dp, pp=pp, microbatches=microbatches, boundaries=bounds, runtime=runtime, algorithm=ALGORITHM,
         schedule="interleaved-1f1b" if chunks > 1 else "1f1b", chunks=chunks if chunks > 1 else 0,
-        bucket_bytes=size, first_bucket_bytes=size, sharding=Sharding(zero=zero if dp > 1 else 0),
+        bucket_bytes=size, first_bucket_bytes=size, sharding=sharding,
     )  # fmt: skip
+
+
+def speed_at(step_at: Callable[[float], float], measured_s: float) -> float:
+    """Return the speed at which a step takes as long as measured; it falls as the speed grows, almost as its inverse.
+
+    Raises
+    ------
+    MpsimError
+        No speed comes to it: what does not depend on the speed takes longer by itself.
+
+    Examples
+    --------
+    >>> round(speed_at(lambda speed: 1.0 + 2.0 / speed, 5.0), 9)
+    0.5
+    """
+    low, high = 1 / _MOST_SPEED, 1.0
+    under, over = step_at(1 / low) - measured_s, step_at(1 / high) - measured_s
+    if under >= 0:
+        raise MpsimError(
+            f"the step was measured at {measured_s:g} s, what no speed shortens takes {under + measured_s:g} s"
+        )
+    while over < 0:
+        low, under, high = high, over, 2 * high
+        over = step_at(1 / high) - measured_s
+    for _ in range(40):
+        part = min(max(-under / (over - under), 1e-3), 1 - 1e-3)
+        middle = low + part * (high - low)
+        found = step_at(1 / middle) - measured_s
+        if abs(found) <= 1e-6 * measured_s:
+            break
+        low, under, high, over = (middle, found, high, over) if found < 0 else (low, under, middle, found)
+    return 1 / middle

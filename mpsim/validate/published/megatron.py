@@ -16,7 +16,7 @@ from mpsim.errors import MpsimError
 from mpsim.lowering.rescaling import roofline_of
 from mpsim.simulation.run import simulate
 from mpsim.validate.published.decoder import Decoder, Part, Rates, Roofline, Shared, Slowed, block, embedding, head
-from mpsim.validate.published.folding import Machine, State, again, layer, plan_of, workload
+from mpsim.validate.published.folding import Machine, State, again, layer, plan_of, speed_at, workload
 from mpsim.validate.published.model import Adapter, Inputs, Outcome, Predictor
 from mpsim.validate.published.table import Row, Table
 
@@ -110,15 +110,6 @@ def _run(row: Row, recompute: str, microbatch: int, chunks: int, *, sequence_par
     )  # fmt: skip
 
 
-def _solved(step_s: float, seconds: Rates, run: _Run) -> float:
-    """Return the speed at which a run without exchanges takes as long as measured: it goes as the inverse."""
-    low, high = 0.05, 2.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _iteration_s(run, Slowed(seconds, middle)) > step_s else (low, middle)
-    return (low + high) / 2
-
-
 # Table 1 of 2021
 
 
@@ -132,7 +123,8 @@ def _of_2021(row: Row) -> _Run:
 @cache
 def _speed_2021(row: tuple[tuple[str, str], ...]) -> float:
     first = Row(dict(row), "the row that calibrates")
-    return _solved(first.number("derived_iter_s"), _roofline(), _of_2021(first))
+    run = _of_2021(first)
+    return speed_at(lambda speed: _iteration_s(run, Slowed(_roofline(), speed)), first.number("derived_iter_s"))
 
 
 def _open_2021(table: Table, inputs: Inputs) -> Predictor:

@@ -194,7 +194,7 @@ def _workload(profiles: _Profiles, device: str, model: _Model, batch: int, tp: i
     blocks = [layer(f"block{i}", f"block{i}", block, 1, (2, 2)) for i in range(model.blocks)]
     # The head's weights are the embedding's.
     made = [layer("before", "table", table, 0, (1, 0)), *blocks, layer("behind", "table", table, 2, (0, 1))]
-    return Workload.chain(model.name, made, activation_bytes=output, microbatch=batch)
+    return Workload.chain(model.name, made, activation_bytes=output, microbatch=batch, sends="whole")
 
 
 def _exchanged(output: int, forward: int, backward: int) -> tuple[ShardCollective, ...]:

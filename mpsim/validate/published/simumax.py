@@ -95,9 +95,7 @@ class _Measured:
         path = f"networks/high_intra_node/op/{ {'all_to_all': 'all2all'}.get(kind, kind) }"
         rate = self._of("networks/high_intra_node/bandwidth/gbps") * _GIB * self._of(f"{path}/efficient_factor")
         scale, offset = self._of(f"{path}/scale"), self._of(f"{path}/offset")
-        # Of a tensor that each of n ranks has whole; of an all-to-all, what one of them sends.
-        size = bytes_ / (ranks if kind == "all_to_all" else 1)
-        moved = size * scale * (1 + offset / ranks)
+        moved = bytes_ * scale * (1 + offset / ranks)
         return moved / rate + self._latency_s(path, ranks)
 
     def _latency_s(self, path: str, ranks: int) -> float:
