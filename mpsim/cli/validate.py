@@ -21,6 +21,8 @@ from mpsim.validate import Case, Comparison, Validation, load_rows, save_rows, t
 from mpsim.validate.cases import GRIDS, cases_on
 from mpsim.validate.exchanges import EXCHANGES, Exchanged, validate_exchanges
 from mpsim.validate.model import summarize
+from mpsim.validate.published import Outcome, Published, validate_published
+from mpsim.validate.published.text import published_table
 from mpsim.validate.run import validate_emulated
 from mpsim.validate.steps import StepComparison, summarize_steps, validate_steps
 from mpsim.validate.steps_file import COMMITTED, load_steps
@@ -50,7 +52,7 @@ def validate(context: click.Context) -> None:
     """Hold predictions against what really happens."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
-    elif context.invoked_subcommand != "steps" and find_spec("torch") is None:
+    elif context.invoked_subcommand not in ("steps", "published") and find_spec("torch") is None:
         raise MpsimError("a real run needs PyTorch, which is not installed: pip install 'mpsim[trace]'")
 
 
@@ -138,6 +140,44 @@ def steps(file: str | None, as_json: bool, output: str | None) -> None:
         print_json({"all": [asdict(one) for one in summarize_steps(rows)], "rows": [_step_row(row) for row in rows]})
     else:
         click.echo(steps_table(rows))
+
+
+@validate.command()
+@click.argument("folder", required=False)
+@click.option("--file", "files", multiple=True, metavar="NAME", help="Only this file of the folder; may be repeated.")
+@click.option("--progress/--no-progress", default=None, help="A bar on stderr; by default on a terminal.")
+@json_option
+@output_option("-o", "--output", what="Write a row for each published figure (.csv).", suffixes=(".csv",))
+def published(
+    folder: str | None, files: tuple[str, ...], progress: bool | None, as_json: bool, output: str | None
+) -> None:
+    """Replay steps that others measured and published, from what they say went in, beside what they measured.
+
+    FOLDER has such files (see docs/published.md for those that are known, by name or by columns), by default those
+    that come with mpsim; nothing is run. A row that cannot be replayed is refused with its reason; the others go on.
+
+    \b
+      mpsim validate published
+      mpsim validate published mine --json -o rows.csv
+      mpsim validate published --file simumax_b200
+    """
+    names = [name.removesuffix(".csv") for name in files]
+    with progress_bar(progress, "rows") as bar:
+        found = validate_published(folder, only=names, progress=bar)
+    if output:
+        save_rows(output, Outcome, found.outcomes)
+        tell(f"wrote {output}")
+    print_json(_published(found)) if as_json else click.echo(published_table(found))
+
+
+def _published(found: Published) -> dict[str, Any]:
+    return {
+        "files": [asdict(one) for one in found.files],
+        "unknown": [{"file": name, "reason": reason} for name, reason in found.unknown],
+        "rows": [
+            asdict(one) | {"error_fraction": one.error_fraction if one.judges else None} for one in found.outcomes
+        ],
+    }
 
 
 def _step_row(row: StepComparison) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Runtime:
         As named in every result.
     posting : str
         When messages are posted and waited for: ``eager``, ``blocking``, ``early``, ``deferred``, ``at_turn``,
-        ``fused``, or ``torch``, as its class for the rows does (`mpsim.lowering.passes.post`).
+        ``fused``, ``turn_about``, or ``torch``, as its class for the rows does (`mpsim.lowering.passes.post`).
     two_ended : bool
         A message leaves once both of its ends are posted.
     notices : bool
@@ -91,6 +91,11 @@ RUNTIMES = {
         one_stream_a_pair=True,
         collectives_in_flight=1,
         launch_s=89e-6,
+    ),
+    # DeepSpeed's pipeline engine: TrainSchedule.steps (deepspeed/runtime/pipe/schedule.py) puts the exchange with a
+    # neighbour before each computation, and p2p.send and recv (deepspeed/runtime/pipe/p2p.py) are waited for.
+    "deepspeed": Runtime(
+        name="deepspeed", posting="turn_about", two_ended=True, one_stream_a_pair=True, collectives_in_flight=1
     ),
 }
 

@@ -8,6 +8,8 @@
 - ``at_turn``: as ``deferred``, and also before the first backward after a forward (``ScheduleGPipe``).
 - ``fused``: a send is awaited before the next is posted while the rank warms up and cools down; in between a
   computation's send is posted together with the next one's receive, and both are awaited (``Schedule1F1B``).
+- ``turn_about``: a send is posted only when the rank turns to its next computation, and awaited: before a forward ahead
+  of its receive, before a backward behind it (DeepSpeed's ``TrainSchedule``), so that neighbours meet pair by pair.
 """
 
 from __future__ import annotations
@@ -117,10 +119,23 @@ def _fused(visits: Sequence[_Visit]) -> Instructions:
     return found + _waited(last)
 
 
+def _turn_about(visits: Sequence[_Visit]) -> Instructions:
+    """Send what the computation before made, and receive what the next one needs, in the order of both neighbours."""
+    found: Instructions = []
+    made: Send | None = None
+    for receive, compute, send in visits:
+        sent, received = [*_posted(made), *_waited(made)], [*_posted(receive), *_waited(receive)]
+        found += [*sent, *received] if compute.pass_kind == "F" else [*received, *sent]
+        found.append(compute)
+        made = send
+    return [*found, *_posted(made), *_waited(made)]
+
+
 POSTINGS: dict[str, Callable[[Sequence[_Visit]], Instructions]] = {
     "eager": _eager,
     "blocking": lambda visits: _eager(visits, blocking=True),
     "deferred": _deferred,
     "at_turn": lambda visits: _deferred(visits, at_turn=True),
     "fused": _fused,
+    "turn_about": _turn_about,
 }

@@ -1,0 +1,262 @@
+"""Megatron-LM on A100 nodes: a block, and whole iterations of up to a trillion parameters (SC 2021, and 2022).
+
+Of Narayanan et al. (arXiv 2104.04473) the smallest model sets the device's speed beside its roofline, of Korthikanti et
+al. (arXiv 2205.05198) the block without recomputation; all other rows judge. Replicas reduce when all is computed, so
+one pipeline is replayed and their all-reduce put behind it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from mpsim.errors import MpsimError
+from mpsim.lowering.rescaling import roofline_of
+from mpsim.simulation.run import simulate
+from mpsim.validate.published.decoder import Decoder, Part, Rates, Roofline, Shared, Slowed, block, embedding, head
+from mpsim.validate.published.folding import Machine, State, again, layer, plan_of, speed_at, workload
+from mpsim.validate.published.model import Adapter, Inputs, Outcome, Predictor
+from mpsim.validate.published.table import Row, Table
+
+__all__ = ["MEGATRON_2021", "MEGATRON_2022", "MEGATRON_BLOCK"]
+
+_MACHINE = Machine("A100-SXM4-80GB", "nvlink3", "ib_hdr")
+# fp16 parameters and gradients, fp32 master weights and Adam's moments. An update (megatron/optimizer/optimizer.py,
+# Float16OptimizerWithFloat16Params) copies gradients to fp32 (6 bytes), unscales them and looks for overflows (8),
+# takes their norm (4), clips (8), does Adam (28) and copies the master weights back (6).
+_STATE = State(parameter="float16", gradient="float16")
+_UPDATE_BYTES = 60
+_RECOMPUTED = {"none": "none", "full": "full", "full (per layer)": "full", "selective": "selective"}
+
+
+@cache
+def _roofline() -> Roofline:
+    """Return the roofline; attention of the time kept all scores, with softmax and its mask in one kernel."""
+    return Roofline(roofline_of(_MACHINE.device), "float16", fused=False)
+
+
+def _block(decoder: Decoder, shared: Shared, rates: Rates) -> Part:
+    return block(decoder, shared, rates, _MACHINE.exchanges({"tp": shared.tp}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """What a row says was run."""
+
+    decoder: Decoder
+    shared: Shared
+    pp: int
+    dp: int
+    microbatches: int
+    chunks: int
+    recompute: str
+
+
+def _iteration_s(run: _Run, rates: Rates) -> float:
+    """Return one pipeline's step, and the all-reduce of its largest stage over the replicas behind it."""
+    shared, exchange = run.shared, _MACHINE.exchanges({"tp": run.shared.tp})
+    part = _block(run.decoder, shared, rates)
+    again_s, _, _ = again(part, run.recompute)
+    whole = rates.width * shared.tokens * run.decoder.hidden
+    # What each of the tp ranks sends is a part of it, over its own card, and is gathered behind it; of a cut sequence
+    # each has its part anyway.
+    gathered_s = 0.0 if shared.sequence_parallel or shared.tp == 1 else exchange("all_gather", "tp", whole)
+    ends = (embedding(run.decoder, shared, rates), head(run.decoder, shared, rates, exchange))
+    each = run.decoder.layers // (run.pp * run.chunks)
+    layers = []
+    for i in range(run.decoder.layers):
+        last = i == run.decoder.layers - 1
+        parts = [*ends[: i == 0], part, *ends[2 - last :]]
+        received = (i % each == 0 and i > 0) + (i % each == each - 1 and not last)
+        made = layer(
+            f"block{i}",
+            parts,
+            _STATE,
+            update_s=lambda count: rates.passes(_UPDATE_BYTES * count),
+            again_s=again_s + received * gathered_s,
+        )
+        layers.append(made)
+    plan = plan_of(
+        pp=run.pp, microbatches=run.microbatches, chunks=run.chunks, layers=run.decoder.layers,
+        runtime="blocking" if run.chunks > 1 else "torch-nccl",
+    )  # fmt: skip
+    work = workload("megatron", layers, _STATE, _MACHINE.device, whole / shared.tp)
+    step_s = simulate(work, _MACHINE.folded(run.pp, shared.tp), plan, spans=False).step_s
+    if run.dp == 1:
+        return step_s
+    parameters = ends[0].parameters + part.parameters * run.decoder.layers / run.pp
+    replicas = _MACHINE.exchanges({"tp": run.shared.tp * run.pp, "cp": run.dp})
+    return step_s + replicas("all_reduce", "cp", 2 * parameters)
+
+
+def _run(row: Row, recompute: str, microbatch: int, chunks: int, *, sequence_parallel: bool) -> _Run:
+    if recompute not in _RECOMPUTED:
+        raise MpsimError(f"recomputes {recompute!r}: none, full and selective are known here")
+    hidden, heads, layers, tp, pp, dp = (row.count(name) for name in ("hidden", "heads", "layers", "tp", "pp", "dp"))
+    decoder = Decoder(
+        layers=layers, hidden=hidden, heads=heads, kv_heads=heads, ffn=4 * hidden, vocabulary=row.count("vocab"),
+        gated=False, rotary=False,
+    )  # fmt: skip
+    microbatches, rest = divmod(row.count("global_batch"), microbatch * dp)
+    if rest or layers % (pp * chunks) or heads % tp:
+        raise MpsimError(
+            f"{row.where}: batch, layers or heads do not divide over dp {dp}, pp {pp} × {chunks} chunks, tp {tp}"
+        )
+    return _Run(
+        decoder=decoder, shared=Shared(microbatch, row.count("seq"), tp, sequence_parallel=sequence_parallel), pp=pp,
+        dp=dp, microbatches=microbatches, chunks=chunks, recompute=_RECOMPUTED[recompute],
+    )  # fmt: skip
+
+
+# Table 1 of 2021
+
+
+def _of_2021(row: Row) -> _Run:
+    layers = row.count("layers")
+    chunk = row.text("layers_per_virtual_stage")
+    chunks = layers // row.count("pp") // row.count("layers_per_virtual_stage") if chunk else 1
+    return _run(row, row.text("recompute"), row.count("micro_batch"), chunks, sequence_parallel=False)
+
+
+@cache
+def _speed_2021(row: tuple[tuple[str, str], ...]) -> float:
+    first = Row(dict(row), "the row that calibrates")
+    run = _of_2021(first)
+    return speed_at(lambda speed: _iteration_s(run, Slowed(_roofline(), speed)), first.number("derived_iter_s"))
+
+
+def _open_2021(table: Table, inputs: Inputs) -> Predictor:
+    committed = inputs("megatron_sc21_table1", committed=True).rows[0]
+    speed = _speed_2021(tuple(committed.cells.items()))
+
+    def predict(row: Row) -> Iterator[Outcome]:
+        same = row.cells == committed.cells
+        predicted_s = _iteration_s(_of_2021(row), Slowed(_roofline(), speed))
+        yield Outcome(
+            case=_case_2021(row), measured=row.number("derived_iter_s"), predicted=predicted_s,
+            calibrates=f"A100's speed, {speed:.3f} of its roofline" if same else "",
+            calibrated_by="" if same else _case_2021(committed),
+        )  # fmt: skip
+
+    return predict
+
+
+def _case_2021(row: Row) -> str:
+    return f"{row.text('params_B')}B, tp={row.text('tp')} pp={row.text('pp')} dp={row.text('dp')}"
+
+
+MEGATRON_2021 = Adapter(
+    file="megatron_sc21_table1",
+    about="Megatron-LM of 1.7 to 1,008 billion parameters on up to 3,072 A100: rooflines of its kernels, replayed.",
+    columns=("heads", "hidden", "layers", "seq", "vocab", "tp", "pp", "dp", "global_batch", "micro_batch", "recompute",
+             "derived_iter_s"),
+    open=_open_2021,
+    case=_case_2021,
+    goals={"time": 0.04},
+)  # fmt: skip
+
+
+# The block and the iterations of 2022
+
+
+def _block_of(row: Row) -> tuple[Decoder, int, int, int]:
+    """Return the sizes that a row's name of a block has: the model, micro-batch, sequence and tp."""
+    text = row.text("model")
+    found = {
+        name: re.search(pattern, text)
+        for name, pattern in {
+            "hidden": r"h(\d+)", "heads": r"(\d+) heads", "seq": r"seq(\d+)", "batch": r"micro-batch (\d+)",
+            "tp": r"TP(\d+)",
+        }.items()
+    }  # fmt: skip
+    if missing := [name for name, match in found.items() if match is None]:
+        raise MpsimError(f"{row.where}: {text!r} names no {missing[0]}")
+    hidden, heads, sequence, batch, tp = (int(match[1]) for match in found.values() if match)
+    decoder = Decoder(
+        layers=1, hidden=hidden, heads=heads, kv_heads=heads, ffn=4 * hidden, vocabulary=1, gated=False, rotary=False
+    )
+    return decoder, batch, sequence, tp
+
+
+def _block_s(row: Row, rates: Rates) -> float:
+    """Return forward and backward of a block, as a row says that it is run."""
+    decoder, batch, sequence, tp = _block_of(row)
+    experiment = row.text("experiment")
+    recompute = "full" if "full recompute" in experiment else "selective" if "selective" in experiment else "none"
+    shared = Shared(batch, sequence, tp, sequence_parallel="sequence parallelism" in experiment)
+    part = _block(decoder, shared, rates)
+    passes_s = part.forward_s + part.inputs_s + part.weights_s + part.exchanged_s + part.exchanged_back_s
+    return passes_s + again(part, recompute)[0]
+
+
+@cache
+def _speed_2022(row: tuple[tuple[str, str], ...]) -> float:
+    first = Row(dict(row), "the row that calibrates")
+    decoder, batch, sequence, tp = _block_of(first)
+    part = _block(decoder, Shared(batch, sequence, tp), _roofline())
+    computed_s = part.forward_s + part.inputs_s + part.weights_s
+    return computed_s / (first.number("combined_ms") / 1e3 - part.exchanged_s - part.exchanged_back_s)
+
+
+def _first_block(inputs: Inputs) -> tuple[Row, float]:
+    row = inputs("megatron_seqpar2022_layer", committed=True).rows[0]
+    return row, _speed_2022(tuple(row.cells.items()))
+
+
+def _open_block(table: Table, inputs: Inputs) -> Predictor:
+    first, speed = _first_block(inputs)
+
+    def predict(row: Row) -> Iterator[Outcome]:
+        same = row.cells == first.cells
+        yield Outcome(
+            case=row.text("experiment"), measured=row.number("combined_ms") / 1e3,
+            predicted=_block_s(row, Slowed(_roofline(), speed)),
+            calibrates=f"A100's speed, {speed:.3f} of its roofline" if same else "",
+            calibrated_by="" if same else first.text("experiment"),
+        )  # fmt: skip
+
+    return predict
+
+
+def _open_2022(table: Table, inputs: Inputs) -> Predictor:
+    first, speed = _first_block(inputs)
+
+    def predict(row: Row) -> Iterator[Outcome]:
+        if not row.text("iter_s"):
+            raise MpsimError("has no iteration time")
+        chunks = row.count("interleave_stages_m", 1)
+        sequence_parallel = row.text("seq_parallel") == "yes"
+        run = _run(row, row.text("recompute"), row.count("micro_batch"), chunks, sequence_parallel=sequence_parallel)
+        predicted_s = _iteration_s(run, Slowed(_roofline(), speed))
+        yield Outcome(
+            case=_case_2022(row), measured=row.number("iter_s"), predicted=predicted_s,
+            calibrated_by=f"megatron_seqpar2022_layer: {first.text('experiment')}",
+        )  # fmt: skip
+
+    return predict
+
+
+def _case_2022(row: Row) -> str:
+    model, recompute, cut, dp = map(row.text, ("model", "recompute", "seq_parallel", "dp"))
+    return f"{model}, recompute {recompute}, sequence parallel {cut}, dp={dp}"
+
+
+MEGATRON_BLOCK = Adapter(
+    file="megatron_seqpar2022_layer",
+    about="One block of the 22 B model on 8 A100, with sequence parallelism and recomputation, by its roofline.",
+    columns=("model", "experiment", "combined_ms"),
+    open=_open_block,
+    case=lambda row: row.text("experiment"),
+    goals={"time": 0.04},
+)
+MEGATRON_2022 = Adapter(
+    file="megatron_seqpar2022_iteration",
+    about="Iterations of 22 to 1,000 billion parameters with sequence parallelism and selective recomputation.",
+    columns=("model", "heads", "hidden", "layers", "seq", "vocab", "tp", "pp", "dp", "global_batch", "micro_batch",
+             "recompute", "seq_parallel", "iter_s"),
+    open=_open_2022,
+    case=_case_2022,
+    goals={"time": 0.04},
+)  # fmt: skip

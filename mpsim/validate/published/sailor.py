@@ -1,0 +1,259 @@
+"""Hybrid plans of Megatron-DeepSpeed on nodes of several GPUs, from measured layers and links (Strati et al., 2025).
+
+Layer times have the tensor-parallel exchanges inside a node in them, so a node's ranks, which all do the same, are
+folded into one device with one network card of its own. DeepSpeed cuts what goes to the next stage over the ranks of a
+node and gathers it there; it reduces gradients at the end, in one bucket.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mpsim.errors import MpsimError
+from mpsim.plan.model import Plan
+from mpsim.simulation.run import simulate
+from mpsim.topology.model import Device, Link, Topology
+from mpsim.validate.published.model import Adapter, Inputs, Outcome, Predictor
+from mpsim.validate.published.table import Row, Table
+from mpsim.workload.layers import Cost, Gradient, Layer, Parameter, Samples, Shard
+from mpsim.workload.model import Workload
+from mpsim.workload.tensors import Tensor
+
+__all__ = ["SAILOR"]
+
+_FLOAT = 4
+# Beside parameter, gradient and Adam's two moments, DeepSpeed's engine keeps a flat copy of the gradients that it
+# reduces and one of the parameters (the first is the replicas' bucket, where there are some); and a process holds this
+# before it allocates anything: the CUDA context and Megatron's fused kernels. Both are what the authors' own simulator
+# says of the platform (sailor/Planner/simulations/runtime_simulator.py, get_memory_footprint_on_gpu), not read off
+# these rows.
+_COPIES = 2
+_PROCESS_BYTES = 5_060_000_000
+_ONE_BUCKET = 2**40
+
+
+class _Sizes(NamedTuple):
+    """Floats of a layer on one rank, the activations at micro-batch 1."""
+
+    parameters: int
+    output: int
+    kept: int
+
+
+class _Times(NamedTuple):
+    forward_s: float
+    backward_s: float
+    update_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Fits:
+    """Measured send bandwidths: bw[GB/s] = c2·x² + c1·x + c0, x = log2(MB)."""
+
+    rows: Mapping[tuple[str, str, int], tuple[float, float, float]]
+
+    def bytes_per_s(self, inside: bool, gpu: str, senders: int, size: float) -> float:
+        """Return what one of so many GPUs of a node that send at once reaches with messages of that size."""
+        scope = "intra-node" if inside else "network_coeffs_all_homo:inter"
+        if (scope, gpu, senders) not in self.rows:
+            raise MpsimError(f"no bandwidth was measured of {senders} {gpu} that send {scope.split(':')[-1]}")
+        c2, c1, c0 = self.rows[scope, gpu, senders]
+        x = math.log2(size / 1e6)
+        rate = c2 * x * x + c1 * x + c0
+        if not rate > 0:
+            raise MpsimError(f"the fit of what {gpu} send has no bandwidth at {size:.0f} bytes")
+        return 1e9 * rate / (1 if inside else senders)
+
+
+class _Job(NamedTuple):
+    """What a row says was run."""
+
+    model: str
+    gpus: Sequence[str]  # of each node, stage by stage
+    microbatch: int
+    microbatches: int
+    dp: int
+    tp: int
+    stages: Sequence[range]
+
+
+def _open(table: Table, inputs: Inputs) -> Predictor:
+    times: dict[tuple[str, str, int, int], dict[int, _Times]] = {}
+    for row in inputs("sailor_layer_profiles").rows:
+        key = (row.text("model"), row.text("gpu"), row.count("micro_batch"), row.count("tp"))
+        found = _Times(*(float(row.text(name)) for name in ("fwd_s", "bwd_s", "update_s")))
+        times.setdefault(key, {})[int(row.text("layer"))] = found
+    sizes: dict[tuple[str, int], dict[int, _Sizes]] = {}
+    for row in inputs("sailor_layer_sizes").rows:
+        one = _Sizes(*(row.count(name) for name in ("params_floats", "act_output_floats", "act_mem_floats")))
+        sizes.setdefault((row.text("model"), row.count("tp")), {})[int(row.text("layer"))] = one
+    fits = _Fits(
+        {
+            (row.text("scope"), row.text("gpu"), row.count("n_gpus")): _coefficients(row)
+            for row in inputs("sailor_network_fits").rows
+        }
+    )
+
+    def predict(row: Row) -> Iterator[Outcome]:
+        job = _job(row)
+        if (job.model, job.tp) not in sizes:
+            raise MpsimError(f"no layer sizes of {job.model} at tp {job.tp}")
+        by_type = {
+            gpu: _workload(job, gpu, _looked_up(times, job, gpu), sizes[job.model, job.tp], fits)
+            for gpu in dict.fromkeys(job.gpus)
+        }
+        found = simulate(
+            by_type[job.gpus[0]], _cluster(job, sizes[job.model, job.tp], fits), _plan(job), by_type=by_type,
+            spans=False,
+        )  # fmt: skip
+        yield Outcome(case=_case(row), measured=row.number("real_iter_s"), predicted=found.step_s)
+        if row.text("max_mem_bytes"):
+            peak = max(use.memory.peak_bytes for use in found.devices) + _PROCESS_BYTES
+            yield Outcome(
+                case=_case(row), what="memory", unit="bytes", measured=row.number("max_mem_bytes"), predicted=peak
+            )
+
+    return predict
+
+
+def _coefficients(row: Row) -> tuple[float, float, float]:
+    c2, c1, c0 = (float(row.text(name)) for name in ("c2", "c1", "c0"))
+    return c2, c1, c0
+
+
+def _job(row: Row) -> _Job:
+    dp, pp, tp, size = (row.count(name) for name in ("dp", "pp", "tp", "micro_batch"))
+    stages = []
+    for text in row.text("layers_per_stage").split("|"):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())
+        if match is None:
+            raise MpsimError(f"{row.where}: layers {text!r} of a stage, expected FIRST-LAST")
+        stages.append(range(int(match[1]), int(match[2] or match[1]) + 1))
+    gpus = []
+    for text in re.split(r"[|;]", row.text("gpus_per_stage")):
+        match = re.fullmatch(r"\d+x(.+)\(tp(\d+)\)", text.strip())
+        if match is None or int(match[2]) != tp:
+            raise MpsimError(f"{row.where}: {text!r} of a stage, expected nodes of one size, tp {tp}")
+        gpus.append(match[1])
+    microbatches, rest = divmod(row.count("global_batch"), size * dp)
+    if rest or len(stages) != pp or len(gpus) != dp * pp:
+        raise MpsimError(
+            f"{row.where}: {len(stages)} stages on {len(gpus)} nodes, expected pp {pp} on dp {dp} × pp {pp}"
+        )
+    return _Job(row.text("model"), gpus, size, microbatches, dp, tp, stages)
+
+
+def _looked_up(
+    times: Mapping[tuple[str, str, int, int], dict[int, _Times]], job: _Job, gpu: str
+) -> Mapping[int, _Times]:
+    key = (job.model, gpu, job.microbatch, job.tp)
+    if key not in times:
+        raise MpsimError(f"{job.model} was not profiled on {gpu} at micro-batch {job.microbatch} and tp {job.tp}")
+    return times[key]
+
+
+def _workload(job: _Job, gpu: str, times: Mapping[int, _Times], sizes: Mapping[int, _Sizes], fits: _Fits) -> Workload:
+    """Return the model on one node: a device that does what each of the node's ranks does."""
+    numbers = [layer for stage in job.stages for layer in stage]
+    if missing := [i for i in numbers if i not in times or i not in sizes]:
+        raise MpsimError(f"{job.model} has no layer {missing[0]}: it has {len(times)}")
+    firsts = {stage[0] for stage in job.stages[1:]}
+    lasts = {stage[-1] for stage in job.stages[:-1]}
+    layers = [
+        _layer(
+            job, i, times[i], sizes[i],
+            _gathering_s(job, gpu, sizes[i - 1], fits) if i in firsts else 0.0,
+            _gathering_s(job, gpu, sizes[i], fits) if i in lasts else 0.0,
+            head=i == numbers[-1],
+        )
+        for i in numbers
+    ]  # fmt: skip
+    tensors = [
+        Tensor(
+            name=f"{before.name}.output", producer=before.name, consumers=(behind.name,), dtype="float32",
+            shape=(job.microbatch, sizes[i].output // job.tp), saved_by=behind.name,
+        )
+        for i, before, behind in zip(numbers, layers, layers[1:], strict=False)
+    ]  # fmt: skip
+    return Workload(name=job.model, layers=tuple(layers), tensors=tuple(tensors), microbatch=job.microbatch, device=gpu)
+
+
+def _gathering_s(job: _Job, gpu: str, sizes: _Sizes, fits: _Fits) -> float:
+    """Return what a node takes to gather a tensor of which each rank has received its part, around a ring."""
+    if job.tp == 1:
+        return 0.0
+    part = _FLOAT * job.microbatch * sizes.output / job.tp
+    return (job.tp - 1) * part / fits.bytes_per_s(True, gpu, job.tp, part)
+
+
+def _layer(
+    job: _Job, number: int, times: _Times, sizes: _Sizes, before_s: float, behind_s: float, *, head: bool
+) -> Layer:
+    name, size = f"layer{number}", _FLOAT * sizes.parameters
+    samples = Samples(
+        forward_s=(times.forward_s + before_s,),
+        backward_input_s=(times.backward_s + behind_s,),
+        backward_weight_s=(0.0,),
+        optimizer_s=(times.update_s / len(next(stage for stage in job.stages if number in stage)),),
+    )
+    shard = Shard(
+        parameters=(Parameter(name=name, shape=(sizes.parameters,)),),
+        gradients=(Gradient(parameter=name, bytes=size),),
+        optimizer_bytes=2 * size,
+        buffer_bytes=(_COPIES - (job.dp > 1)) * size,
+    )
+    cost = Cost(
+        microbatch=job.microbatch,
+        samples=samples,
+        saved_bytes=_FLOAT * job.microbatch * sizes.kept,
+        # The gradient of the logits.
+        backward_transient_bytes=_FLOAT * job.microbatch * sizes.output if head else 0,
+    )
+    return Layer(name=name, shards=(shard,), costs=(cost,))
+
+
+def _cluster(job: _Job, sizes: Mapping[int, _Sizes], fits: _Fits) -> Topology:
+    """Return a device for each node, behind the card that one rank of it has."""
+    if len(job.stages) > 1:
+        size = _FLOAT * job.microbatch * sizes[job.stages[0][-1]].output / job.tp
+    else:
+        size = _FLOAT * sum(sizes[i].parameters for i in job.stages[0]) / job.dp
+    devices, links = [], []
+    for i, gpu in enumerate(job.gpus):
+        devices.append(Device(name=f"n{i}", type=gpu))
+        if len(job.gpus) > 1:
+            rate = fits.bytes_per_s(False, gpu, job.tp, size)
+            for ends in ((f"n{i}", "network"), ("network", f"n{i}")):
+                links.append(Link(source=ends[0], target=ends[1], bandwidth_bytes_per_s=rate))
+    switches = ("network",) if links else ()
+    return Topology(name="cluster", devices=tuple(devices), switches=switches, links=tuple(links))
+
+
+def _plan(job: _Job) -> Plan:
+    """Return the plan; nodes are named stage by stage, ranks go replica by replica."""
+    pp = len(job.stages)
+    return Plan(
+        dp=job.dp, pp=pp, batch=job.dp * job.microbatches * job.microbatch, microbatches=job.microbatches,
+        boundaries=tuple(stage[0] for stage in job.stages[1:]) if pp > 1 else None, runtime="deepspeed",
+        bucket_bytes=_ONE_BUCKET, first_bucket_bytes=_ONE_BUCKET,
+        devices=tuple(stage * job.dp + replica for replica in range(job.dp) for stage in range(pp)),
+    )  # fmt: skip
+
+
+def _case(row: Row) -> str:
+    return row.text("file").rpartition("/")[2].removesuffix(".json") or row.where
+
+
+SAILOR = Adapter(
+    file="sailor_measured",
+    about="Measured layers, sizes and links of GH200 nodes, replayed under dp × pp × tp by DeepSpeed's 1F1B.",
+    columns=("model", "global_batch", "micro_batch", "dp", "pp", "tp", "layers_per_stage", "gpus_per_stage",
+             "real_iter_s"),
+    open=_open,
+    case=_case,
+    goals={"time": 0.06, "memory": 0.10},
+)  # fmt: skip
