@@ -87,6 +87,7 @@ class Scales:
         what = parse_recompute(plan.sharding.recompute)
         again = recomputed_layers(costs.workload, costs.of(""), what) if what.what else frozenset()
         part = (plan.microbatches - 1) / plan.microbatches if what.except_last else 1.0
+        self._clock.partly = what.what == "selective"
         work = [[self._clock.running_total(line, again, part) for line in replicas] for replicas in ranks]
         self._work = [tuple(dict.fromkeys(totals)) for totals in work]
         # On the way of one micro-batch a second forward need not count: its gradient may take as long to come.
@@ -189,6 +190,7 @@ class _Clock:
         self._costs = costs
         self._routes = routes
         self._algorithm = algorithm
+        self.partly = False  # whether what runs again is the attention core of a layer alone
         self._compute: dict[str, list[float]] = {}
         self._collected: dict[tuple[str, int, tuple[int, ...]], float] = {}
 
@@ -198,7 +200,10 @@ class _Clock:
         paces = list(dict.fromkeys((node.type, node.speed) for node in devices))
         times = [(self._seconds(kind), self._costs.of(kind), speed) for kind, speed in paces]
         layers = [
-            max((own[i] + (part * again_s(costs[i]) if i in again else 0.0)) / speed for own, costs, speed in times)
+            max(
+                (own[i] + (part * again_s(costs[i], self.partly) if i in again else 0.0)) / speed
+                for own, costs, speed in times
+            )
             for i in range(len(times[0][0]))
         ]
         shared = [
@@ -243,7 +248,7 @@ class _Clock:
     def _collectives(self, cost: Cost, line: _Line, again: float) -> float:
         return sum(
             self._collective(call.kind, call.bytes, getattr(line, call.axis))
-            * (1.0 + again * (call.phase == "forward"))
+            * (1.0 + again * (call.phase == "forward" and (call.axis == "cp" or not self.partly)))
             for call in cost.collectives
             if call.bytes
         )

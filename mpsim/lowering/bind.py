@@ -19,6 +19,7 @@ from mpsim.lowering.instructions import (
 )
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.passes import instructions_of
+from mpsim.lowering.recomputation import fraction_again
 from mpsim.lowering.stages import update_parts
 from mpsim.lowering.times import RankTimes, drawn, medians
 
@@ -45,7 +46,7 @@ def scripts(lowering: Lowering, draw: Draw | None = None) -> tuple[Script, ...]:
     >>> work = Workload.chain("two", layers, activation_bytes=64)
     >>> lowering = lower(work, parse_topology("chain:2,link=1GB/s@2us"), Plan(pp=2))
     >>> [type(step).__name__ for step in scripts(lowering)[0].steps]
-    ['Compute', 'Send', 'Wait', 'Compute']
+    ['Compute', 'Send', 'Wait', 'Hold', 'Compute', 'Drop']
     """
     plan = lowering.plan
     written = [instructions_of(lowering, p) for p in range(plan.pp)]
@@ -181,8 +182,10 @@ class _Binding:
         costs = lowering.costs.of(node.type)[layers.start : layers.stop]
         first = next(one.microbatch for one in lowering.rows[self.at["pp"]] if one.stage == stage and one.kind in "BW")
         host_speed = lowering.host_speed if lowering.launches else None
+        recomputed = lowering.stages[stage].recomputed
+        again = [fraction_again(cost, True) for cost in costs] if recomputed and recomputed.partly else ()
         if draw is None:
-            self.times[stage] = medians(costs, node.speed, host_speed, first)
+            self.times[stage] = medians(costs, node.speed, host_speed, first, again)
         else:
             self.times[stage] = drawn(
                 costs,
@@ -194,5 +197,6 @@ class _Binding:
                 microbatches=plan.microbatches,
                 host_speed=host_speed,
                 makes_gradients=first,
+                again=again,
             )
         return self.times[stage]

@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mpsim.lowering.devices import is_analytical
+from mpsim.lowering.recomputation import watched_fractions
 from mpsim.lowering.stages import update_parts
+from mpsim.plan.recompute import parse_recompute
 from mpsim.result.model import Count
 from mpsim.scaling import Scaling
 from mpsim.workload.model import Fidelity, Workload
@@ -63,6 +65,9 @@ def caveats(lowering: Lowering) -> tuple[str, ...]:
     if lowering.plan.sharding.zero:
         parts = sorted({f"1/{update_parts(stage, lowering.plan):.4g}" for stage in lowering.stages})
         found.append(f"scaled: a replica's share of the update is taken as {' to '.join(parts)} of the whole one")
+    if cores := watched_fractions(lowering.costs.of(""), parse_recompute(lowering.plan.sharding.recompute)):
+        spread = f"{min(cores):.0%} to {max(cores):.0%}"
+        found.append(f"scaled: attention is taken as {spread} of its layers' forward, as in one step that was watched")
     if lowering.asynchronous:
         found.append("asynchronous: stages update amid the step, with gradients of older weights")
     rooflines = [one.device for one in used(lowering) if is_analytical(one)]

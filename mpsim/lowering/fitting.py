@@ -59,18 +59,20 @@ def _times(stage: Stage, devices: Sequence[int], costs: Costs, routes: Routes) -
         ]
         for node in nodes
     ]
-    again = [
-        sum(again_s(costs.of(node.type)[i]) for i in stage.recomputed.layers) / node.speed if stage.recomputed else 0.0
+    again = stage.recomputed
+    again_each = [
+        sum(again_s(costs.of(node.type)[i], again.partly) for i in again.layers) / node.speed if again else 0.0
         for node in nodes
     ]
     held = float(_held(stage))
     forward_s, inputs_s, weights_s = (max(column) for column in zip(*own, strict=True))
-    return StageTimes(forward_s, inputs_s + max(again), weights_s, held=held, kept=held)
+    return StageTimes(forward_s, inputs_s + max(again_each), weights_s, held=held, kept=held)
 
 
 def _held(stage: Stage) -> int:
     """Return what one micro-batch holds at most of a stage, 1 or more: to the second part of its backward all."""
-    return max(stage.kept_bytes(True) + sum(stage.recomputed.again if stage.recomputed else ()), 1)
+    until_end = stage.recomputed.again if stage.recomputed and not stage.recomputed.partly else ()
+    return max(stage.kept_bytes(True) + sum(until_end), 1)
 
 
 def _limit(rank: int, shape: Shape, stages: Sequence[Stage], devices: Sequence[Sequence[int]], routes: Routes) -> float:

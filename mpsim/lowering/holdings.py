@@ -71,7 +71,7 @@ class Holdings:
             self.under_way[microbatch] = self.version
             if count := self.stage.kept_bytes(self.again(microbatch)):
                 found.append(Hold(("activations", stage, microbatch), "activations", count))
-        elif kind == "I" and self.stage.recomputed and self.again(microbatch):
+        elif kind == "I" and self.stage.recomputed and not self.stage.recomputed.partly and self.again(microbatch):
             # Until the second part of the backward ends.
             count = sum(self.stage.recomputed.again)
             found.append(Hold(("recomputation", stage, microbatch), "recomputation", count))

@@ -20,6 +20,7 @@ from mpsim.lowering.devices import check_devices, for_costs
 from mpsim.lowering.early import early_receives
 from mpsim.lowering.fitting import fitted_rows
 from mpsim.lowering.model import Lowering
+from mpsim.lowering.recomputation import watched_fractions
 from mpsim.lowering.shared import shared_gradients
 from mpsim.lowering.stages import cut, microbatch_size, shards_of
 from mpsim.plan.model import Plan
@@ -82,7 +83,10 @@ def lower(
         stages=(),
         costs=costs,
         routes=routes,
-        fidelity=Fidelity.weakest(weakest(costs, topology, place), *([Fidelity.SCALED] if plan.sharding.zero else [])),
+        fidelity=Fidelity.weakest(
+            weakest(costs, topology, place),
+            *([Fidelity.SCALED] if plan.sharding.zero or _watched(costs, plan) else []),
+        ),
         closing=frozenset(),
         tied=(),
         posting="",
@@ -139,6 +143,11 @@ def _closing(rows: Sequence[Sequence[Operation]]) -> frozenset[tuple[int, str, i
                 found.add(last.pop(stage))
         found.update(last.values())
     return frozenset(found)
+
+
+def _watched(costs: Costs, plan: Plan) -> bool:
+    """Whether a part of a forward runs again that was not timed by itself."""
+    return bool(watched_fractions(costs.of(""), parse_recompute(plan.sharding.recompute)))
 
 
 def _last(rows: Sequence[Sequence[Operation]]) -> frozenset[tuple[int, int]]:

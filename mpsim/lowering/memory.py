@@ -148,7 +148,9 @@ class _HeldAgain:
         self._kind = kind
         self._sizes = recomputed.again if recomputed else ()
         self._whole = recomputed is not None and recomputed.whole
-        self._beside = 0 if kind == "backward" else sum(self._sizes)
+        # Whole layers are there to the end of a backward in two parts, attention cores in the first alone.
+        self._partly = recomputed is not None and recomputed.partly
+        self._beside = 0 if kind == "backward" or self._partly else sum(self._sizes)
 
     def up_to(self, i: int) -> int:
         """Return it once layers up to this one have run again, of a whole stage."""
@@ -156,6 +158,8 @@ class _HeldAgain:
 
     def at(self, i: int) -> int:
         """Return it while the backward of a layer runs."""
+        if self._partly:
+            return 0 if self._kind == "backward_weight" else self._sizes[i]
         if self._kind == "backward_input":
             return 0 if self._whole else sum(self._sizes[i:]) - self._beside
         if self._kind == "backward" and not self._whole:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mpsim.lowering.costs import Costs
@@ -104,7 +105,7 @@ class Lowering:
         What goes on beside a layer is among those before it; it computes by itself.
         """
         phase = _PHASE.get(one.pass_kind, "")
-        of_phase = self.stages[one.stage].exchanges.get(phase, {})
+        of_phase = self._exchanges(one, phase)
         first, last = (one.first, one.last - 1) if phase == "forward" else (one.last - 1, one.first)
         return (
             tuple(each for each in of_phase.get(first, ()) if each.when != "behind"),
@@ -114,6 +115,14 @@ class Lowering:
     def computed_again(self, stage: int, microbatch: int) -> Recomputed | None:
         """Return what a micro-batch computes again on a stage; None where it is nothing."""
         return None if (stage, microbatch) in self.keeping else self.stages[stage].recomputed
+
+    def _exchanges(self, one: Compute, phase: str) -> Mapping[int, tuple[ShardCollective, ...]]:
+        """Return the collectives of a stage's layers in a pass: of an attention core that runs again its own alone."""
+        stage = self.stages[one.stage]
+        found = stage.exchanges.get(phase, {})
+        if one.pass_kind == "R" and stage.recomputed is not None and stage.recomputed.partly:
+            found = {i: tuple(call for call in calls if call.axis == "cp") for i, calls in found.items()}
+        return found
 
     def filled_after(self, one: Compute) -> tuple[int, ...]:
         """Return the buckets that a computation completes."""
@@ -133,7 +142,7 @@ class Lowering:
         stage = self.stages[one.stage]
         phase = _PHASE.get(one.pass_kind, "")
         found = set()
-        for layer, calls in stage.exchanges.get(phase, {}).items():
+        for layer, calls in self._exchanges(one, phase).items():
             whens = {call.when for call in calls}
             # A layer is cut off behind it, and before it from the one that runs before.
             found.update([layer] if whens - {"before"} else [])

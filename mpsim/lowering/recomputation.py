@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -10,10 +10,10 @@ from mpsim.errors import MpsimError, did_you_mean
 from mpsim.lowering.crossings import tensor_bytes
 from mpsim.plan.recompute import Recompute
 from mpsim.workload.costs import median_s
-from mpsim.workload.model import Cost, Tensor, Workload
+from mpsim.workload.model import Cost, Fidelity, Tensor, Workload
 from mpsim.workload.split import Split
 
-__all__ = ["Recomputed", "again_s", "recomputed", "recomputed_layers"]
+__all__ = ["Recomputed", "again_s", "fraction_again", "recomputed", "recomputed_layers", "watched_fractions"]
 
 
 class Recomputed(NamedTuple):
@@ -23,6 +23,8 @@ class Recomputed(NamedTuple):
     ----------
     layers : frozenset of int
         Of the workload.
+    partly : bool
+        Whether it is their attention core alone.
     whole : bool
         Whether all of them run again before the first backward, and not each before its own.
     kept : tuple of int
@@ -32,6 +34,7 @@ class Recomputed(NamedTuple):
     """
 
     layers: frozenset[int]
+    partly: bool
     whole: bool
     kept: tuple[int, ...]
     again: tuple[int, ...]
@@ -56,10 +59,13 @@ def recomputed_layers(workload: Workload, costs: Sequence[Cost], what: Recompute
     [0, 1]
     """
     if what.what == "selective":
-        raise MpsimError(
-            f"recompute=selective computes attention again, the workload {workload.name!r} does not say what attention"
-            " takes: use full, or names of layers"
-        )
+        found = frozenset(i for i, cost in enumerate(costs) if cost.attention is not None)
+        if not found:
+            raise MpsimError(
+                f"recompute=selective computes attention again, no layer of {workload.name!r} says what its attention"
+                " takes: trace it again if it has any, or use full, or names of layers"
+            )
+        return found
     meant = range(len(costs)) if what.what != "layers" else [i for one in what.layers for i in _named(workload, one)]
     return frozenset(i for i in meant if what.what and _has_backward(costs[i]))
 
@@ -71,6 +77,10 @@ def recomputed(
     own = recomputed_layers(workload, costs, what).intersection(layers) if what.what else frozenset()
     if not own:
         return None
+    if what.what == "selective":
+        cores = [cost.attention.saved_bytes if cost.attention else 0 for cost in costs]
+        kept_by = tuple(costs[i].saved_bytes - cores[i] for i in layers)
+        return Recomputed(own, True, False, kept_by, tuple(cores[i] for i in layers))
     whole = what.what == "stages"
     kept = {i: 0 if i in own else costs[i].saved_bytes for i in layers}
     again = {i: costs[i].saved_bytes if i in own else 0 for i in layers}
@@ -83,7 +93,7 @@ def recomputed(
             kept[first] += count
             if at.saver in own and not at.made_with(at.saver, layers, whole):
                 again[at.saver] = max(again[at.saver] - count, 0)
-    return Recomputed(own, whole, tuple(kept.values()), tuple(again.values()))
+    return Recomputed(own, False, whole, tuple(kept.values()), tuple(again.values()))
 
 
 class _Tensor(NamedTuple):
@@ -117,9 +127,23 @@ class _Tensor(NamedTuple):
         return min(needed, default=None)
 
 
-def again_s(cost: Cost) -> float:
-    """Return the median seconds of a layer's second forward, on a device of speed 1."""
-    return median_s(cost.samples)[0]
+def fraction_again(cost: Cost, partly: bool) -> float:
+    """Return what of a layer's forward runs again: all, or its attention core."""
+    return cost.attention.forward_fraction if partly and cost.attention else 1.0
+
+
+def again_s(cost: Cost, partly: bool) -> float:
+    """Return the median seconds of what of a layer runs again, on a device of speed 1."""
+    return median_s(cost.samples)[0] * fraction_again(cost, partly)
+
+
+def watched_fractions(costs: Iterable[Cost], what: Recompute) -> list[float]:
+    """Return what attention cores take of forwards that were timed whole, where a plan runs them again."""
+    if what.what != "selective":
+        return []
+    found = [cost for cost in costs if cost.attention is not None]
+    timed = [cost for cost in found if cost.fidelity not in (Fidelity.GIVEN, Fidelity.ANALYTICAL)]
+    return [cost.attention.forward_fraction for cost in timed if cost.attention is not None]
 
 
 def _named(workload: Workload, word: str) -> list[int]:

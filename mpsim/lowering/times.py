@@ -67,6 +67,8 @@ class RankTimes:
         What launching it takes.
     makes_gradients : int
         The micro-batch whose backward, the first of the rank, makes the gradients; the others add to them.
+    again : sequence of float
+        What of each layer's forward runs again, where anything does; empty: all of it.
     """
 
     def __init__(
@@ -76,8 +78,10 @@ class RankTimes:
         optimizer_s: float,
         launch_update: Launch,
         makes_gradients: int,
+        again: Sequence[float] = (),
     ) -> None:
         self._device, self._host, self._makes_gradients = device, host, makes_gradients
+        self._again = again
         self.optimizer_s, self.launch_update = optimizer_s, launch_update
 
     def _kind(self, kind: str, microbatch: int) -> str:
@@ -87,6 +91,9 @@ class RankTimes:
 
     def seconds(self, kind: str, microbatch: int, first: int, last: int) -> float:
         """Return the device's time for the stage's layers ``first..last-1`` in one pass of a micro-batch."""
+        if kind == "R" and self._again:
+            parts = zip(self._device.layers("F", microbatch, first, last), self._again[first:last], strict=True)
+            return sum(seconds * part for seconds, part in parts)
         return self._device.seconds(self._kind(kind, microbatch), microbatch, first, last)
 
     def launch(self, kind: str, microbatch: int, first: int, last: int) -> Launch:
@@ -95,16 +102,23 @@ class RankTimes:
             return NO_LAUNCH
         which = (self._kind(kind, microbatch), microbatch, first, last)
         pairs = list(zip(self._host.layers(*which), self._device.layers(*which), strict=True))
+        if kind == "R" and self._again:
+            parts = self._again[first:last]
+            pairs = [(host * part, device * part) for (host, device), part in zip(pairs, parts, strict=True)]
         return launch_of(pairs if kind in "FR" else reversed(pairs))
 
 
 def medians(
-    costs: Sequence[Cost], speed: float, host_speed: float | None = None, makes_gradients: int = 0
+    costs: Sequence[Cost],
+    speed: float,
+    host_speed: float | None = None,
+    makes_gradients: int = 0,
+    again: Sequence[float] = (),
 ) -> RankTimes:
     """Return the times of a rank at the median of every layer's samples; without a host speed nothing is launched."""
     device = _at_median([cost.samples for cost in costs], speed)
     host = None if host_speed is None else _at_median([cost.host for cost in costs], host_speed)
-    return _rank(device, host, makes_gradients)
+    return _rank(device, host, makes_gradients, again)
 
 
 class _Clock(NamedTuple):
@@ -120,12 +134,12 @@ class _Clock(NamedTuple):
         return sum(self.update) / self.speed
 
 
-def _rank(device: _Clock, host: _Clock | None, makes_gradients: int) -> RankTimes:
+def _rank(device: _Clock, host: _Clock | None, makes_gradients: int, again: Sequence[float]) -> RankTimes:
     if not host:
-        return RankTimes(device.passes, None, device.update_s, NO_LAUNCH, makes_gradients)
+        return RankTimes(device.passes, None, device.update_s, NO_LAUNCH, makes_gradients, again)
     pairs = zip(host.update, device.update, strict=True)
     launch = launch_of((host_s / host.speed, device_s / device.speed) for host_s, device_s in pairs)
-    return RankTimes(device.passes, host.passes, device.update_s, launch, makes_gradients)
+    return RankTimes(device.passes, host.passes, device.update_s, launch, makes_gradients, again)
 
 
 def _at_median(samples: Sequence[Samples | None], speed: float) -> _Clock:
@@ -146,6 +160,7 @@ def drawn(
     microbatches: int,
     host_speed: float | None = None,
     makes_gradients: int = 0,
+    again: Sequence[float] = (),
 ) -> RankTimes:
     """Return the times of a rank as one trial draws them: of every execution of every layer one of its samples.
 
@@ -155,7 +170,7 @@ def drawn(
     update = [draw.optimizer(first_layer + i, tp_rank, replica) for i in range(len(costs))]
     device = _as_drawn([cost.samples for cost in costs], speed, passes, update)
     host = None if host_speed is None else _as_drawn([cost.host for cost in costs], host_speed, passes, update)
-    return _rank(device, host, makes_gradients)
+    return _rank(device, host, makes_gradients, again)
 
 
 # A layer without a host, on a device whose trace has one clock, beside others that have two.

@@ -8,6 +8,7 @@ keeps it first.
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import torch
 from torch.nn import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
+from mpsim.workload.cores import Cores
 from mpsim.workload.example import output_tensors
 from mpsim.workload.operators import tensors_of, written_by
 from mpsim.workload.watch import BACKWARD, FORWARD, Graph
@@ -78,6 +80,7 @@ class LayerAccount:
     flops: int = 0
     forward_transient_bytes: int = 0
     backward_transient_bytes: int = 0
+    cores: Cores = field(default_factory=Cores)  # of attention
 
 
 class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
@@ -93,6 +96,8 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
         Inputs and target, by name; a target's begins with ``target`` or ``label``.
     flops : callable
         Returns the floating-point operations counted so far.
+    seconds : callable or None
+        Returns what the operations before this one cost; None: they are timed as they run.
 
     Examples
     --------
@@ -116,6 +121,7 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
         buffers: Mapping[str, Any],
         feeds: Mapping[str, Any],
         flops: Callable[[], int] = lambda: 0,
+        seconds: Callable[[], float] | None = None,
     ) -> None:
         super().__init__()
         self.layers = [LayerAccount() for _ in range(layers)]
@@ -126,6 +132,8 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
         self.dropped: dict[str, None] = {}
         self.strangers: dict[int, int] = {}  # parameters that get a gradient and are not the model's, and their bytes
         self._flops, self._counted = flops, 0
+        self._seconds, self._before_s = seconds, 0.0
+        self._alone = torch.get_num_threads() == 1  # then what other programs take does not count
         self._phase, self._now = "", 0
         self._parameters = parameters
         self._state = _State(parameters, buffers)
@@ -146,6 +154,7 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
             self._memory.end(self.layers[self._now], self._phase)
         if self._phase == FORWARD:
             self.layers[self._now].flops += self._flops() - self._counted
+            self._settle()
         self._counted = self._flops()
         if phase == FORWARD and self._saving is None:
             self._saving = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
@@ -158,6 +167,7 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
         self._phase, self._now = phase, layer
         if phase in (FORWARD, BACKWARD):
             self._memory.begin()
+            self._before_s = self._seconds() if self._seconds else 0.0
 
     def graph(self, graph: Graph) -> None:
         """Tell which values a gradient comes back for, and in which order gradients become ready."""
@@ -208,6 +218,7 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
 
     def _keep(self, tensor: Any) -> Any:
         for storage in memory_of(tensor):
+            self.layers[self._now].cores.keep(storage._cdata, storage.nbytes())
             if storage._cdata not in self._state and storage._cdata not in self.kept_by:
                 self.kept_by[storage._cdata] = self._now
                 self.layers[self._now].saved_bytes += storage.nbytes()
@@ -248,7 +259,10 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
             for tensor in given:
                 for part in _parts(tensor):
                     self._read(part, tensor, keeps_state)
+        self._settle()
+        began_s = self._clock_s()
         result = func(*args, **kwargs)
+        self._time(name, given, result, self._clock_s() - began_s)
         for tensor in written:
             for part in _parts(tensor):
                 self._wrote(part, name)
@@ -257,6 +271,29 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
             for part in _parts(tensor):
                 self._made(part, name, sources)
         return result
+
+    def _time(self, name: str, given: list[Any], result: Any, seconds: float) -> None:
+        """Tell of an operation what it read, made and took, for the attention cores among them."""
+        cores = self.layers[self._now].cores
+        read, made = (
+            [storage._cdata for tensor in tensors for storage in memory_of(tensor)]
+            for tensors in (given, tensors_of(result))
+        )
+        cores.ran(name, read, made)
+        if self._seconds is None:
+            cores.took(seconds)
+
+    def _settle(self) -> None:
+        """Let the operation before this one have what it cost, where that is known only now."""
+        if self._seconds is not None:
+            now_s = self._seconds()
+            self.layers[self._now].cores.took(now_s - self._before_s)
+            self._before_s = now_s
+
+    def _clock_s(self) -> float:
+        if self._memory.cuda:
+            torch.cuda.synchronize(self._memory.device)
+        return time.thread_time() if self._alone else time.perf_counter()
 
     def _sources(self, func: Any, given: list[Any]) -> tuple[Any, ...]:
         """A parameter's names where an operation only casts one: its image, such as autocast's, is state as well."""

@@ -135,7 +135,9 @@ def _costed(
     step = step_of(example, lambda: computing(seen, "cpu"), loss_scale(seen))
     with fake_mode_of(example), fused_attention(), without_logs():
         calls = calls_of(model, step_of(example, lambda: computing(seen, "cpu"), backward=False), depth)
-        account = Account(len(calls), parameters, buffers, feeds_of(example), lambda: roofline.flops)
+        account = Account(
+            len(calls), parameters, buffers, feeds_of(example), lambda: roofline.flops, lambda: roofline.seconds
+        )
         stopwatch = Stopwatch(_RooflineClock(roofline), {})
         with account, roofline:
             Watch(model, calls, _Both(account, stopwatch), inputs=True).run(step)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mpsim.errors import MpsimError
-from mpsim.workload.account import Value
-from mpsim.workload.model import Cost, Gradient, Layer, Shard, Tensor, TensorShard
+from mpsim.workload.account import LayerAccount, Value
+from mpsim.workload.model import Attention, Cost, Gradient, Layer, Shard, Tensor, TensorShard
 from mpsim.workload.point import Point
 from mpsim.workload.split import Split, axes_of
 
@@ -80,7 +80,18 @@ def _cost(point: Point, index: int) -> Cost:
         forward_transient_bytes=account.forward_transient_bytes,
         backward_transient_bytes=account.backward_transient_bytes,
         collectives=tuple(point.collectives[index]) if point.collectives else (),
+        attention=_attention(account),
     )
+
+
+def _attention(account: LayerAccount) -> Attention | None:
+    """Return the attention core of a layer, or of several all together; None where it has none."""
+    cores = account.cores
+    if not cores.found:
+        return None
+    part = sum(core.seconds for core in cores.found) / cores.seconds if cores.seconds else 0.0
+    kept = sum(count for core in cores.found for count in core.kept.values())
+    return Attention(forward_fraction=float(f"{min(part, 1.0):.4g}"), saved_bytes=min(kept, account.saved_bytes))
 
 
 def tensors_of(reference: Point, other: Point | None, shards: Sequence[Point] = ()) -> tuple[Tensor, ...]:

@@ -9,7 +9,7 @@ from statistics import median
 import numpy as np
 
 from mpsim.errors import MpsimError
-from mpsim.workload.layers import TIMES, traced_splits
+from mpsim.workload.layers import TIMES, Attention, traced_splits
 from mpsim.workload.model import Cost, Fidelity, Layer, Samples, Workload
 from mpsim.workload.split import Split, split_of
 
@@ -93,6 +93,16 @@ def _between(low: Cost, high: Cost, microbatch: int) -> Cost:
         collectives=tuple(
             replace(a, bytes=count(a.bytes, b.bytes)) for a, b in zip(low.collectives, high.collectives, strict=True)
         ),
+        attention=_between_cores(low.attention, high.attention, part),
+    )
+
+
+def _between_cores(low: Attention | None, high: Attention | None, part: float) -> Attention | None:
+    if low is None or high is None:
+        return None
+    return Attention(
+        forward_fraction=low.forward_fraction * (1 - part) + high.forward_fraction * part,
+        saved_bytes=round(low.saved_bytes + (high.saved_bytes - low.saved_bytes) * part),
     )
 
 

@@ -15,6 +15,7 @@ from mpsim.workload.tensors import check_count, check_dtype, check_shape, tensor
 
 __all__ = [
     "TIMES",
+    "Attention",
     "Cost",
     "Fidelity",
     "Gradient",
@@ -221,6 +222,27 @@ class ShardCollective:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """The attention core of a layer: scores, softmax and their product with the values, or one kernel that is all that.
+
+    Attributes
+    ----------
+    forward_fraction : float
+        What of the layer's forward it takes, 0 to 1.
+    saved_bytes : int
+        What of the layer's `saved_bytes` it alone makes and keeps, so that computing it again need not.
+    """
+
+    forward_fraction: float
+    saved_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.forward_fraction <= 1:
+            raise MpsimError(f"attention takes {self.forward_fraction} of its layer's forward, expected 0 to 1")
+        check_count(self.saved_bytes, "saved_bytes of attention")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
     """One measured point of a layer: a micro-batch size and a tensor shard.
 
@@ -250,6 +272,8 @@ class Cost:
         parameters' gradients (backward).
     collectives : tuple of ShardCollective
         What this shard exchanges with its peers.
+    attention : Attention or None
+        Of its attention core; None where it has none, or that is not known.
     """
 
     microbatch: int
@@ -266,6 +290,7 @@ class Cost:
     forward_transient_bytes: int = 0
     backward_transient_bytes: int = 0
     collectives: tuple[ShardCollective, ...] = ()
+    attention: Attention | None = None
 
     def __post_init__(self) -> None:
         check_count(self.microbatch, "microbatch", 1)
@@ -274,6 +299,10 @@ class Cost:
         check_count(self.flops, "flops")
         check_count(self.forward_transient_bytes, "forward_transient_bytes")
         check_count(self.backward_transient_bytes, "backward_transient_bytes")
+        if self.attention is not None and self.attention.saved_bytes > self.saved_bytes:
+            raise MpsimError(
+                f"attention keeps {self.attention.saved_bytes} bytes, its layer {self.saved_bytes}: give no more"
+            )
         for one in self.collectives:
             if getattr(self.split, one.axis) == 1:
                 raise MpsimError(
@@ -333,6 +362,8 @@ class Layer:
         microbatch: int = 1,
         parameter_bytes: int = 0,
         saved_bytes: _PerSize = 0,
+        attention_s: _PerSize = 0,
+        attention_bytes: _PerSize = 0,
         collectives: Sequence[ShardCollective | tuple[str, int]] = (),
         split: Split | int | str = 1,
         shards: Mapping[Split | int | str, Mapping[str, Any]] = MappingProxyType({}),
@@ -348,6 +379,9 @@ class Layer:
             Of the layer.
         forward_s, backward_s, backward_weight_s, saved_bytes : number, or mapping of int to number
             At `microbatch`, or by micro-batch.
+        attention_s, attention_bytes : number, or mapping of int to number
+            What of `forward_s` and `saved_bytes` its attention core takes, which selective recomputation runs again;
+            0: it has none.
         optimizer_s : float
             Seconds of its update.
         microbatch : int
@@ -377,6 +411,8 @@ class Layer:
             "microbatch": microbatch,
             "parameter_bytes": parameter_bytes,
             "saved_bytes": saved_bytes,
+            "attention_s": attention_s,
+            "attention_bytes": attention_bytes,
         }
         words = [(split, own | {"collectives": collectives})]
         for other, said in shards.items():
@@ -419,6 +455,8 @@ def _given(
     microbatch: int,
     parameter_bytes: int,
     saved_bytes: _PerSize,
+    attention_s: _PerSize,
+    attention_bytes: _PerSize,
     collectives: Sequence[ShardCollective | tuple[str, int]],
 ) -> tuple[Shard, tuple[Cost, ...]]:
     """Return what one rank of a split holds, and its costs at each micro-batch, from what was said by hand."""
@@ -439,8 +477,26 @@ def _given(
         )
         made = tuple(replace(one, bytes=one.bytes * size // microbatch) for one in _both(collectives, split))
         saved = round(_at(saved_bytes, size, "saved_bytes"))
-        costs.append(Cost(microbatch=size, **axes, samples=samples, saved_bytes=saved, collectives=made))
+        core = _at(attention_s, size, "attention_s"), round(_at(attention_bytes, size, "attention_bytes"))
+        attention = _attention(*core, forward) if any(core) else None
+        costs.append(
+            Cost(
+                microbatch=size,
+                **axes,
+                samples=samples,
+                saved_bytes=saved,
+                collectives=made,
+                attention=attention,
+            )
+        )
     return shard, tuple(costs)
+
+
+def _attention(seconds: float, count: int, forward_s: float) -> Attention:
+    """Return the attention core of a layer, of its seconds and bytes."""
+    if not 0 <= seconds <= forward_s:
+        raise MpsimError(f"attention_s is {seconds}, expected 0 to forward_s, {forward_s}")
+    return Attention(forward_fraction=seconds / forward_s if seconds else 0.0, saved_bytes=count)
 
 
 def _at(value: _PerSize, size: int, what: str) -> float:

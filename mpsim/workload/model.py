@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from mpsim.documents import Provenance
 from mpsim.errors import MpsimError, did_you_mean
 from mpsim.scaling import Scaling
-from mpsim.workload.layers import Cost, Fidelity, Gradient, Layer, Parameter, Samples, Shard, ShardCollective
+from mpsim.workload.layers import Attention, Cost, Fidelity, Gradient, Layer, Parameter, Samples, Shard, ShardCollective
 from mpsim.workload.split import WHOLE, Split, axes_of
 from mpsim.workload.tensors import DTYPE_BYTES, Tensor, TensorShard, check_count, check_dtype
 
 __all__ = [
     "DTYPE_BYTES",
+    "Attention",
     "Cost",
     "Fidelity",
     "Gradient",

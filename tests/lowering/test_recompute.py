@@ -16,6 +16,9 @@ from mpsim.plan.schedules import SCHEDULES
 from mpsim.plan.sharding import Sharding
 from mpsim.topology.builders import fully_connected
 from mpsim.topology.wire import Wire
+from mpsim.workload.layers import ShardCollective
+from mpsim.workload.model import Layer, Workload
+from mpsim.workload.split import Split
 
 FREE, KILO = Wire(math.inf), Wire(1024.0)
 
@@ -246,10 +249,102 @@ def test_a_plan_says_it_and_a_file_keeps_it(tmp_path):
         ("full,selective", "recompute is 'full,selective': full and selective are two different things, leave one out"),
         ("full,h.1", "recompute is 'full,h.1': full and h.1 are two different things, leave one out"),
         ("h.1,,h.2", "recompute is 'h.1,,h.2', with an empty name in it: give names, patterns or numbers of layers"),
-        ("selective", "recompute=selective computes attention again, the workload 'chain' does not say what attention"),
+        (
+            "selective",
+            "recompute=selective computes attention again, no layer of 'chain' says what its attention takes",
+        ),
     ],
 )
 def test_what_cannot_be(what, message):
     with pytest.raises(MpsimError) as error:
         simulate(work(), fully_connected(1, link=FREE), again(what))
     assert str(error.value).startswith(message)
+
+
+def attentive(*, attention=(0.25, 512), n=2):
+    """Return embedding, `n` blocks with attention, and head; a block takes 1 and 2, and keeps 1,024."""
+    blocks = [
+        Layer.given(
+            f"h.{i}", forward_s=1.0, backward_s=2.0, saved_bytes=1024, attention_s=attention[0],
+            attention_bytes=attention[1],
+        )
+        for i in range(n)
+    ]  # fmt: skip
+    ends = [Layer.given(name, forward_s=0.5, backward_s=1.0, saved_bytes=64) for name in ("embed", "head")]
+    return Workload.chain("attentive", [ends[0], *blocks, ends[1]])
+
+
+def test_selective_by_hand():
+    """The attention core of a block takes a quarter of its forward and keeps half of its bytes.
+
+    ::
+
+        t   0     .5  1.5  2.5  3   4     4.25 6.25  6.5  8.5  9.5
+        F0  embed h.0 h.1 head |B head|R h.1|B h.1|R h.0|B h.0|B embed
+    """
+    one = fully_connected(1, link=FREE)
+    result = simulate(attentive(), one, again("selective"))
+    spans = list(zip(result.spans.kind, result.spans.start_s, result.spans.end_s, strict=True))
+    assert spans == [
+        ("forward", 0.0, 3.0),
+        ("backward", 3.0, 4.0),
+        ("recompute", 4.0, 4.25), ("backward", 4.25, 6.25),
+        ("recompute", 6.25, 6.5), ("backward", 6.5, 8.5),
+        ("backward", 8.5, 9.5),
+    ]  # fmt: skip
+    two = simulate(attentive(), one, again("selective", microbatches=2, schedule="gpipe"))
+    # Of a micro-batch 64 + 512 + 512 + 64 stay, less the head's in backward, and one block's 512 come again.
+    assert max(held(two, "activations").values()) == 2 * (64 + 512 + 512 + 64) - 64
+    assert max(held(two, "recomputation").values()) == 512
+
+
+def test_selective_of_a_split_backward_keeps_cores_for_its_first_part_alone():
+    rows = "0F0 0F1 0I0 0I1 0W0 0W1"
+    result = simulate(attentive(n=1), fully_connected(1, link=FREE), again("selective", microbatches=2, schedule=rows))
+    # F 0-2 and 2-4; head's I 4-4.5; R 4.5-4.75, I to 5.75; embed's I to 6.25; again to 8.5; then W.
+    assert held(result, "recomputation") == {0.0: 0, 4.0: 512, 8.5: 0}
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "gpipe", "zb-h1", "dualpipe", "interleaved-1f1b"])
+def test_selective_of_a_core_that_takes_and_keeps_nothing_is_none(schedule):
+    """To the bit, in every schedule; and so is that of layers all of whose attention is free."""
+    workload = attentive(attention=(0.0, 512), n=6)
+    topology = fully_connected(2, link=KILO)
+    plan = Plan(pp=2, microbatches=4, schedule=schedule)
+    plain = simulate(workload, topology, plan)
+    found = simulate(workload, topology, replace(plan, sharding=Sharding(recompute="selective")))
+    assert found.step_s == plain.step_s
+    assert [one.compute_s for one in found.devices] == [one.compute_s for one in plain.devices]
+
+
+def test_a_core_makes_the_collectives_of_its_sequence_again_and_no_others():
+    calls = [
+        ShardCollective(kind="all_reduce", bytes=8, phase="forward"),
+        ShardCollective(kind="all_gather", bytes=16, phase="forward", axis="cp", when="before"),
+    ]
+    split = Split(tp=2, cp=2)
+    layers = [
+        Layer.given(
+            f"h.{i}", forward_s=1.0, backward_s=2.0, attention_s=0.25, attention_bytes=8, saved_bytes=64,
+            split=split, collectives=calls,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    topology = fully_connected(4, link=KILO)
+
+    def counts(what):
+        plan = Plan(tp=2, cp=2, sharding=Sharding(recompute=what))
+        result = simulate(Workload.chain("both", layers), topology, plan, unchecked=True)
+        return {(count.axis, count.kind): count.transfers for count in result.traffic}
+
+    # Two groups along each axis.
+    assert counts("") == {("tp", "all_reduce"): 4, ("cp", "all_gather"): 4}
+    assert counts("selective") == {("tp", "all_reduce"): 4, ("cp", "all_gather"): 8}
+    assert counts("full") == {("tp", "all_reduce"): 8, ("cp", "all_gather"): 8}
+
+
+def test_a_core_is_part_of_its_layer():
+    with pytest.raises(MpsimError, match=r"^attention_s is 2\.0, expected 0 to forward_s, 1\.0$"):
+        Layer.given("a", forward_s=1.0, backward_s=2.0, attention_s=2.0)
+    with pytest.raises(MpsimError, match=r"^attention keeps 8 bytes, its layer 4: give no more$"):
+        Layer.given("a", forward_s=1.0, backward_s=2.0, saved_bytes=4, attention_s=0.5, attention_bytes=8)

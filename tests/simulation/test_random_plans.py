@@ -198,7 +198,7 @@ def check_memory(run: Run) -> None:
         kept = held_at_once * stage.activation_bytes
         gradients = sum(gradient.bytes for _, gradient in stage.gradients)
         # Gradients, one layer's new ones that are added to them, those of tied weights until they are complete, and
-        # what has come to a layer.
+        # those that have come to a layer.
         begun = sum(gradient.bytes for layer in stage.begun for gradient in layer)
         more = 2 * gradients + begun + max(stage.arriving)
         assert resident + kept <= memory.peak_bytes <= resident + kept + more

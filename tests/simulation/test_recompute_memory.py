@@ -1,7 +1,9 @@
 """What a step with recomputation holds at most, against PyTorch's checkpointing as its own tracker sees it."""
 
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cache, partial
+from importlib import import_module
 
 import pytest
 
@@ -56,14 +58,62 @@ def held(name, what, microbatches, *, last=False):
             module.forward = partial(maybe_checkpointed, module.forward, now)
     given = (example.inputs, dict(example.keywords), example.target)
     copies = [pytree.tree_map_only(torch.Tensor, torch.clone, given) for _ in again]
+    return most_held(example, copies, lambda k: now.__setitem__(slice(None), [again[k]]))
+
+
+EAGER = {"gpt2": "modeling_gpt2", "llama": "modeling_llama", "bert-base": "modeling_bert"}
+
+
+@cache
+def traced_eager(name):
+    """Return a model whose attention is written out, and its trace."""
+    source = resolve_model(name, MODELS[name][0] | {"seq": 128})
+
+    def build(batch):
+        example = source.build(batch)
+        example.model.set_attn_implementation("eager")
+        return example
+
+    eager = replace(source, name=f"{name} eager", build=build)
+    return eager, trace(eager, microbatches=(2,), repeats=1, warmup=0, optimizer="sgd", progress=False)
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+@pytest.mark.parametrize("name", EAGER)
+def test_selective_is_a_checkpoint_around_the_core(name, microbatches, monkeypatch):
+    """Around the model's own function, from scores to their product with the values."""
+    module = import_module(f"transformers.models.{name.partition('-')[0]}.{EAGER[name]}")
+    source, workload = traced_eager(name)
+    own = module.eager_attention_forward
+    everything = tracked(source, microbatches)
+    monkeypatch.setattr(module, "eager_attention_forward", partial(checkpoint, own, use_reentrant=False))
+    found = tracked(source, microbatches)
+    assert found < 0.95 * everything
+    plan = Plan(microbatches=microbatches, schedule="gpipe", sharding=Sharding(recompute="selective"))
+    memory = simulate(workload, ONE, plan, unchecked=True).devices[0].memory
+    assert memory.peak_bytes == pytest.approx(found, rel=0.05)
+    kept = simulate(workload, ONE, replace(plan, sharding=Sharding()), unchecked=True).devices[0].memory
+    assert kept.peak_bytes == pytest.approx(everything, rel=0.05)
+
+
+def tracked(source, microbatches):
+    """Return the most that PyTorch holds in a step, its forwards first."""
+    example = source.build(2)
+    given = (example.inputs, dict(example.keywords), example.target)
+    copies = [pytree.tree_map_only(torch.Tensor, torch.clone, given) for _ in range(microbatches)]
+    return most_held(example, copies, lambda _: None)
+
+
+def most_held(example, copies, before):
+    """Return the most that is held in a step of these micro-batches; `before` is told of each one's forward."""
     tracker = MemTracker()
     for hook in ("_pre_fw_hook", "_post_fw_hook", "_pre_bw_hook", "_post_bw_hook"):
         setattr(tracker, hook, lambda *_: None)  # which module holds what is not asked, and micro-batches confuse it
     tracker.track_external(example.model, *[one for one in pytree.tree_leaves(copies) if isinstance(one, torch.Tensor)])
     with tracker:
         losses = []
-        for (inputs, keywords, target), checkpointed in zip(copies, again, strict=True):
-            now[:] = [checkpointed]
+        for k, (inputs, keywords, target) in enumerate(copies):
+            before(k)
             losses.append((example.loss or default_loss)(example.model(*inputs, **keywords), target))
         while losses:
             losses.pop(0).backward()

@@ -55,7 +55,7 @@ def instructions_of(lowering: Lowering, rank: int) -> Instructions:
     >>> work = Workload.chain("two", layers, activation_bytes=64)
     >>> lowering = lower(work, parse_topology("chain:2,link=1GB/s@2us"), Plan(pp=2))
     >>> print(" · ".join(map(str, instructions_of(lowering, 0))))
-    0F0[0:1] · send 0F0>1 · wait · 0B0[0:1] · update[0:1]
+    0F0[0:1] · send 0F0>1 · wait · hold transients · 0B0[0:1] · drop · update[0:1]
     """
     found = start(lowering, rank)
     for one in PASSES:
