@@ -13,9 +13,19 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate
-from torch.distributed.tensor.parallel import ParallelStyle
+from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle
 
-__all__ = ["ExpertsParallel", "ReplicatedSum", "RopeSum", "holds_experts", "local_experts", "packed_halves"]
+from mpsim.workload.collective_recorder import placed
+
+__all__ = [
+    "ExpertsParallel",
+    "GatheredColwise",
+    "ReplicatedSum",
+    "RopeSum",
+    "holds_experts",
+    "local_experts",
+    "packed_halves",
+]
 
 
 def holds_experts(module: nn.Module) -> bool:
@@ -98,6 +108,18 @@ class ExpertsParallel(ParallelStyle):  # type: ignore[misc]
         module.register_forward_pre_hook(before)
         module.register_forward_hook(lambda _module, _inputs, output: _summed_forward(output, mesh))
         return module
+
+
+class GatheredColwise(ColwiseParallel):  # type: ignore[misc]
+    """PyTorch's column-wise style whose ranks gather their outputs, behind what they compute."""
+
+    def __init__(self) -> None:
+        super().__init__(output_layouts=Replicate())
+
+    @staticmethod
+    def _prepare_output_fn(layouts: Any, use_local: Any, module: Any, outputs: Any, mesh: Any) -> Any:
+        with placed("behind"):
+            return ColwiseParallel._prepare_output_fn(layouts, use_local, module, outputs, mesh)
 
 
 class ReplicatedSum(ParallelStyle):  # type: ignore[misc]
