@@ -7,7 +7,7 @@ from math import gcd
 
 from mpsim.errors import MpsimError
 
-__all__ = ["check_divides", "check_experts", "nearest_divisor"]
+__all__ = ["check_divides", "nearest_divisor"]
 
 
 def nearest_divisor(number: int, ranks: int) -> int:
@@ -55,16 +55,3 @@ def check_divides(
             raise MpsimError(
                 f"{number} {what} do not divide by {ranks} {axis} ranks; the nearest that works is {nearest}"
             )
-
-
-def check_experts(experts: int, ranks: int) -> None:
-    """Refuse experts that `ranks` expert-parallel ranks cannot share.
-
-    Examples
-    --------
-    >>> check_experts(8, 3)
-    Traceback (most recent call last):
-    ...
-    mpsim.errors.MpsimError: 8 experts do not divide by 3 expert-parallel ranks; the nearest that works is 2
-    """
-    check_divides({"experts": experts}, ranks, "expert-parallel")

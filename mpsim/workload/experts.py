@@ -11,6 +11,7 @@ from torch import nn
 
 from mpsim.errors import MpsimError
 from mpsim.workload.dispatch import Dispatched
+from mpsim.workload.divide import nearest_divisor
 from mpsim.workload.example import Example
 
 __all__ = ["check_experts", "experts_of", "share_experts", "stay_alone"]
@@ -117,8 +118,7 @@ chosen experts and shares, as in tensor_parallel={'*.experts': 'experts'}
     for path, count in found.items():
         if count % ranks:
             what = _named(path, example.model.get_submodule(path))
-            fits = [n for n in range(1, count + 1) if count % n == 0]
-            nearest = min(fits, key=lambda n: abs(n - ranks))
+            nearest = nearest_divisor(count, ranks)
             raise MpsimError(
                 f"{what}: {count} experts do not divide by ep={ranks} ranks: the nearest that does is {nearest}"
             )

@@ -12,10 +12,20 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Partial, Replicate
-from torch.distributed.tensor.parallel import ParallelStyle
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
+from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle
 
-__all__ = ["ExpertsParallel", "ReplicatedSum", "RopeSum", "holds_experts", "local_experts", "packed_halves"]
+from mpsim.workload.collective_recorder import placed
+
+__all__ = [
+    "ExpertsParallel",
+    "GatheredColwise",
+    "ReplicatedSum",
+    "RopeSum",
+    "holds_experts",
+    "local_experts",
+    "packed_halves",
+]
 
 
 def holds_experts(module: nn.Module) -> bool:
@@ -72,20 +82,30 @@ def packed_halves(model: nn.Module) -> set[str]:
     return {f"{path}.{name}" for path, module in concatenated for name in names if name in module._parameters}
 
 
-def _summed_backward(value: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
-    """Return a value that all ranks have, whose gradient they sum: each computes a part of it."""
-    shared = DTensor.from_local(value, mesh, (Replicate(),), run_check=False)
-    return shared.to_local(grad_placements=(Partial(),))
+_ALL = Replicate()
 
 
-def _summed_forward(value: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
-    """Return the sum of what the ranks have."""
+def _summed_backward(value: torch.Tensor, mesh: DeviceMesh, held: Placement = _ALL) -> torch.Tensor:
+    """Return a value that all ranks have, or share, whose gradient they sum: each computes a part of it."""
+    shared = DTensor.from_local(value, mesh, (held,), run_check=False)
+    return shared.redistribute(placements=(_ALL,)).to_local(grad_placements=(Partial(),))
+
+
+def _summed_forward(value: torch.Tensor, mesh: DeviceMesh, result: Placement) -> torch.Tensor:
+    """Return the sum of what the ranks have: the whole, or the rank's part of it."""
     part = DTensor.from_local(value, mesh, (Partial(),), run_check=False)
-    return part.redistribute(placements=(Replicate(),)).to_local()
+    return part.redistribute(placements=(result,)).to_local()
 
 
 class ExpertsParallel(ParallelStyle):  # type: ignore[misc]
-    """Each rank has some inner features of every expert: it reads all tokens, and the ranks sum the outputs."""
+    """Each rank has some inner features of every expert: it reads all tokens, and the ranks sum the outputs.
+
+    Where they share the sequence they gather the tokens before, and each keeps the sums of its own.
+    """
+
+    def __init__(self, *, sequence: bool = False) -> None:
+        super().__init__()
+        self.held = Shard(0) if sequence else _ALL
 
     def _apply(self, module: nn.Module, mesh: DeviceMesh) -> nn.Module:
         for name, part in local_experts(module, mesh.size(), mesh.get_local_rank()).items():
@@ -93,11 +113,25 @@ class ExpertsParallel(ParallelStyle):  # type: ignore[misc]
 
         def before(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
             hidden, chosen, shares = inputs
-            return _summed_backward(hidden, mesh), chosen, _summed_backward(shares, mesh)
+            whole = DTensor.from_local(chosen, mesh, (self.held,), run_check=False).redistribute(placements=(_ALL,))
+            hidden, shares = (_summed_backward(item, mesh, self.held) for item in (hidden, shares))
+            return hidden, whole.to_local(), shares
 
         module.register_forward_pre_hook(before)
-        module.register_forward_hook(lambda _module, _inputs, output: _summed_forward(output, mesh))
+        module.register_forward_hook(lambda _module, _inputs, output: _summed_forward(output, mesh, self.held))
         return module
+
+
+class GatheredColwise(ColwiseParallel):  # type: ignore[misc]
+    """PyTorch's column-wise style whose ranks gather their outputs, behind what they compute."""
+
+    def __init__(self) -> None:
+        super().__init__(output_layouts=Replicate())
+
+    @staticmethod
+    def _prepare_output_fn(layouts: Any, use_local: Any, module: Any, outputs: Any, mesh: Any) -> Any:
+        with placed("behind"):
+            return ColwiseParallel._prepare_output_fn(layouts, use_local, module, outputs, mesh)
 
 
 class ReplicatedSum(ParallelStyle):  # type: ignore[misc]

@@ -3,7 +3,8 @@
 As in Megatron-LM (https://arxiv.org/abs/2205.05198, section 4.2.2): norms, dropout and residual sums have 1/n of the
 sequence. What shares its outputs is given the whole (all-gather), what shares its inputs gives each rank its part of
 the sum (reduce-scatter), and backward is the mirror. An embedding whose tokens are shared gives parts too, a head
-reads the whole::
+reads the whole. Experts whose features the ranks share are given the tokens of all, with their experts and shares; a
+router has its own. Latent attention computes its first projections on the whole, on every rank::
 
       1/n            the whole                 1/n           the whole         1/n
     norm ─ all-gather ─ q k v · attention · o ─ reduce-scatter ─ norm ─ all-gather ─ up · down ─ reduce-scatter
@@ -26,6 +27,7 @@ from torch.utils import _pytree as pytree
 
 from mpsim.errors import MpsimError
 from mpsim.workload.example import Example
+from mpsim.workload.parallel_styles import SUMMED
 
 __all__ = ["Regions", "cut_inputs", "exchange_sequence", "regions_of", "stand_in_for_peers"]
 
@@ -42,6 +44,8 @@ class Regions:
         Linears whose outputs are summed over the ranks.
     embeddings : dict of str to bool
         What makes features of the tokens of all ranks; of those marked True each rank has some tokens' features.
+    experts : tuple of str
+        Modules of a mixture's experts, of each of which every rank has some features.
     headed : bool
         Whether a head reads whole sequences, and leaves them whole.
     partial : frozenset of str
@@ -57,7 +61,11 @@ class Regions:
     summed: tuple[str, ...]
     embeddings: Mapping[str, bool]
     partial: frozenset[str]
+    experts: tuple[str, ...] = ()
     headed: bool = False
+
+
+_HEADS = ("vocabulary", "colwise_gather_output")
 
 
 def regions_of(model: nn.Module, styles: Mapping[str, str]) -> Regions:
@@ -77,17 +85,18 @@ def regions_of(model: nn.Module, styles: Mapping[str, str]) -> Regions:
     linears = {path: style for path, style in styles.items() if isinstance(model.get_submodule(path), nn.Linear)}
     head = next(iter(reversed(linears)), "")
     whole: dict[str, bool] = {}
-    heads = [
-        path for path, style in linears.items() if style == "vocabulary" or (style == "replicate" and path == head)
-    ]
+    heads = [path for path, style in linears.items() if style in _HEADS or (style == "replicate" and path == head)]
+    latent = [path.rpartition(".")[0] for path, style in linears.items() if style == "mla_kv_a_proj"]
+    whole |= dict.fromkeys(latent, False)
     for path, style in linears.items():
-        if style == "colwise":
+        if style == "colwise" and not _inside(path, latent):
             parent = path.rpartition(".")[0]
             inside = parent if parent and _is_region(model, parent, styles, model.get_submodule(path)) else path
             whole[inside] = True
         elif path in heads:
-            whole[path] = style == "vocabulary"
-    summed = tuple(path for path, style in linears.items() if style == "rowwise")
+            whole[path] = style in _HEADS
+    summed = tuple(path for path, style in linears.items() if style.startswith("rowwise"))
+    experts = tuple(path for path, style in styles.items() if style == "experts")
     tied = [id(model.get_submodule(path).weight) for path in linears]
     embeddings = {
         path: style == "vocabulary"
@@ -95,14 +104,16 @@ def regions_of(model: nn.Module, styles: Mapping[str, str]) -> Regions:
         if isinstance(one := model.get_submodule(path), nn.Embedding)
         and (style == "vocabulary" or (style == "replicate" and id(one.weight) in tied))
     }
-    apart = (*whole, *summed, *embeddings)
+    apart = (*whole, *summed, *embeddings, *experts)
     names = {
         name
         for path, module in model.named_modules()
         if not _inside(path, apart)
         for name, _ in module.named_parameters(path, recurse=False)
     }
-    return Regions(whole=whole, summed=summed, embeddings=embeddings, partial=frozenset(names), headed=bool(heads))
+    return Regions(
+        whole=whole, summed=summed, embeddings=embeddings, partial=frozenset(names), experts=experts, headed=bool(heads)
+    )
 
 
 def _inside(path: str, others: Any) -> bool:
@@ -114,7 +125,7 @@ def _is_region(model: nn.Module, parent: str, styles: Mapping[str, str], linear:
     for path, module in model.get_submodule(parent).named_modules(prefix=parent):
         own = list(module.parameters(recurse=False))
         if path in styles:
-            if styles[path] not in ("colwise", "rowwise"):
+            if styles[path] not in ("colwise", "rowwise", SUMMED):
                 return False
         elif any(item.numel() == linear.in_features for item in own):
             return False
@@ -266,6 +277,17 @@ class _Part:
         return whole.narrow(1, 0, whole.shape[1] // self.ranks).contiguous()
 
 
+class _TokensOfAll:
+    """A mixture's experts that read the tokens of all ranks, and leave each rank its own."""
+
+    ranks = 1
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        tokens = inputs[0].shape[0]
+        whole = super().forward(*(torch.cat([item, *[item.detach()] * (self.ranks - 1)]) for item in inputs))  # type: ignore[misc]
+        return whole.narrow(0, 0, tokens).contiguous()
+
+
 class _PartOfTokens(_Part):
     """An embedding of the tokens of all ranks that leaves each its part."""
 
@@ -289,7 +311,8 @@ def stand_in_for_peers(model: nn.Module, regions: Regions, ranks: int) -> None:
     """
     done: set[int] = set()
     kinds: list[tuple[type, Any]] = [
-        (_Whole, regions.whole), (_Part, regions.summed), (_PartOfTokens, regions.embeddings)
+        (_Whole, regions.whole), (_Part, regions.summed), (_PartOfTokens, regions.embeddings),
+        (_TokensOfAll, regions.experts),
     ]  # fmt: skip
     for kind, paths in kinds:
         for path in paths:

@@ -34,7 +34,7 @@ from mpsim.workload.found_plans import planned
 from mpsim.workload.gathered import LocalGathered, LocalSplit
 from mpsim.workload.padding import pad_vocabulary
 from mpsim.workload.parallel_styles import SUMMED, parallel_styles
-from mpsim.workload.partial_styles import ExpertsParallel, ReplicatedSum, RopeSum
+from mpsim.workload.partial_styles import ExpertsParallel, GatheredColwise, ReplicatedSum, RopeSum
 from mpsim.workload.sequence_parallel import cut_inputs, exchange_sequence, regions_of, stand_in_for_peers
 from mpsim.workload.split import WHOLE, Split, check_split, split_of
 from mpsim.workload.vocabulary import LocalEmbedding, local_loss, sharded_loss
@@ -270,8 +270,8 @@ def _parallel_style(model: nn.Module, module: nn.Module, style: str, sequence: b
         "rowwise": lambda: RowwiseParallel(output_layouts=summed),
         "rowwise_split_input": lambda: RowwiseParallel(input_layouts=Replicate(), output_layouts=summed),
         "vocabulary": lambda: ColwiseParallel(use_local_output=False),
-        "colwise_gather_output": lambda: ColwiseParallel(output_layouts=Replicate()),
-        "experts": ExpertsParallel,
+        "colwise_gather_output": GatheredColwise,
+        "experts": lambda: ExpertsParallel(sequence=sequence),
         SUMMED: ReplicatedSum,
         "mla_kv_a_proj": lambda: RopeSum(model.config.get_text_config().qk_rope_head_dim),
     }

@@ -318,7 +318,7 @@ def test_no_thread_is_left_and_a_failure_reaches_the_caller():
          "Sequential has 4 layers to place, the plan has 8 stages on pp=8 ranks"),
         (lambda: ParallelTrainer(devices(4), plan=Plan(dp=2, pp=2, microbatches=3)).distribute_model(mlp_example()),
          "batch of 8 samples does not divide into dp(2) × micro-batches(3) = 6 equal parts"),
-        (lambda: ParallelTrainer(devices(2), plan=Plan(tp=2)).distribute_model(mlp(), torch.ones(2, 8)),
+        (lambda: ParallelTrainer(devices(2), plan=Plan(tp=2)).distribute_model(nn.Linear(8, 2), torch.ones(2, 8)),
          "has no tensor-parallel form"),
         (lambda: ParallelTrainer([Device("small", "1 KiB")]).distribute_model(mlp_example()),
          "device small: the part of layers 0 to 3 takes 2.95 KiB, 1 KiB of 1 KiB are free"),

@@ -75,6 +75,10 @@ def stack(*widths, between=nn.ReLU):
     return nn.Sequential(*modules[:-1])
 
 
+def collective(module, kind, size):
+    return RecordedCollective(module=module, kind=kind, bytes=size, phase="forward", axis="tp")
+
+
 def example_of(model, width=8):
     return Example(model=model, inputs=(torch.rand(3, width),))
 
@@ -158,9 +162,9 @@ def test_transformers_own_plan_runs(name):
     assert shard.notes[0].startswith(f"tensor-parallel plan: that of transformers for {type(example.model).__name__} (")
     forward = [c for c in shard.collectives if c.phase == "forward"]
     size = BATCH * SEQ * HIDDEN * 4
-    assert forward[0] == RecordedCollective(module="model.embed_tokens", kind="all_reduce", bytes=size, phase="forward")
+    assert forward[0] == collective("model.embed_tokens", "all_reduce", size)
     logits = BATCH * SEQ * VOCAB * 4
-    assert forward[-1] == RecordedCollective(module="lm_head", kind="all_gather", bytes=logits, phase="forward")
+    assert forward[-1] == collective("lm_head", "all_gather", logits)
     assert Counter(c.kind for c in forward) == {
         "all_reduce": 1 + 2 * 2,
         "all_gather": 1 + 4 * (name == "phi3"),  # its fused projections are gathered
@@ -170,6 +174,7 @@ def test_transformers_own_plan_runs(name):
     assert local.model.lm_head.weight.shape == (VOCAB // 2, HIDDEN)
 
 
+@pytest.mark.filterwarnings("ignore:.*backward hook")
 @pytest.mark.parametrize("name", ["llama", "qwen3", "mixtral"])
 def test_collectives_are_those_that_transformers_itself_makes(name):
     """Its own application of its plan; each projection there sums its own gradient of an input that they share."""

@@ -18,6 +18,7 @@ from torch import nn  # noqa: E402
 from mpsim.workload import tensor_parallel as tp  # noqa: E402
 from mpsim.workload.example import Example  # noqa: E402
 from mpsim.workload.parallel_styles import parallel_styles  # noqa: E402
+from mpsim.workload.split import Split  # noqa: E402
 from mpsim.workload.tensor_parallel import RecordedCollective, local_shard  # noqa: E402
 from mpsim.workload.vocabulary import sharded_loss  # noqa: E402
 
@@ -477,3 +478,52 @@ def test_on_a_gpu():
 def test_full_sizes(name, ranks):
     local = local_shard(zoo.get(name).build(1), ranks).example
     run(local)
+
+
+def by_phase(shard):
+    return {phase: Counter(c.kind for c in shard.collectives if c.phase == phase) for phase in ("forward", "backward")}
+
+
+@pytest.mark.parametrize(
+    ("name", "forward", "backward", "partial"),
+    [
+        # Of each of two layers: attention and feed-forward gather and scatter; beside them embedding, head and loss.
+        (
+            "qwen3",
+            {"all_gather": 2 * 2 + 1, "reduce_scatter": 2 * 2 + 1, "all_reduce": 3},
+            {"reduce_scatter": 2 * 2 + 1, "all_gather": 2 * 2 + 1, "all_reduce": 2 * 2},  # norms of heads are summed
+            2 * 2 + 1,
+        ),
+        # Experts gather tokens, the numbers of their experts and their shares; a router has a part of the sequence.
+        (
+            "mixtral",
+            {"all_gather": 2 * (1 + 3) + 1, "reduce_scatter": 2 * 2 + 1, "all_reduce": 3},
+            {"reduce_scatter": 2 * (1 + 2) + 1, "all_gather": 2 * 2 + 1},
+            2 * 3 + 1,
+        ),
+        # Latent attention has the gradients of its input whole; a dense layer, and one of routed and shared experts.
+        (
+            "deepseek",
+            {"all_gather": 2 + 1 + 3 + 1 + 1, "reduce_scatter": 2 + 1 + 1 + 1 + 1, "all_reduce": 3},
+            {"reduce_scatter": 1 + 2 + 1 + 1, "all_gather": 2 + 1 + 1 + 1 + 1, "all_reduce": 2 * 3},
+            2 * 2 + 1 + 1,
+        ),
+    ],
+)
+def test_ranks_that_share_a_sequence_too(name, forward, backward, partial):
+    shard = local_shard(small(name), Split(tp=2, sequence=True))
+    assert by_phase(shard) == {"forward": forward, "backward": backward}
+    assert len(shard.partial) == partial
+    run(shard.example)
+
+
+def test_experts_of_a_shared_sequence_read_the_tokens_of_all_ranks():
+    shard = local_shard(small("mixtral"), Split(tp=2, sequence=True))
+    experts = [c for c in shard.collectives if c.module == "model.layers.0.mlp.experts" and c.phase == "forward"]
+    tokens = BATCH * SEQ
+    assert [(c.kind, c.bytes, c.when) for c in experts] == [
+        ("all_gather", tokens * 2 * 8, "before"),
+        ("all_gather", tokens * HIDDEN * 4, "before"),
+        ("all_gather", tokens * 2 * 4, "before"),
+        ("reduce_scatter", tokens * HIDDEN * 4, "behind"),
+    ]
