@@ -34,6 +34,7 @@ class _Asked:
     tensor: tuple[int, ...]
     split: tuple[str, ...]
     imbalance: float | None
+    context: str
     depth: str
     sizes: tuple[str, ...]
     repeats: int
@@ -55,6 +56,13 @@ class _Asked:
 )
 @click.option(
     "--imbalance", type=float, metavar="X", help="With ep: tokens of the busiest rank, in means; by default 1."
+)
+@click.option(
+    "--context",
+    default="all-gather",
+    show_default=True,
+    metavar="all-gather|ring|ulysses",
+    help="How ranks that share sequences (cp) share attention.",
 )
 @click.option("--depth", default="auto", show_default=True, metavar="auto|N", help="How many modules deep layers lie.")
 @click.option("--set", "sizes", multiple=True, metavar="NAME=VALUE", help="Change a size of the model (n_layer=4).")
@@ -154,6 +162,7 @@ def _traced(model: str, given: _Asked) -> Workload:
             tensor=given.tensor,
             splits=given.split,
             imbalance=given.imbalance,
+            context=given.context,
             depth=depth,
             repeats=given.repeats,
             warmup=given.warmup,

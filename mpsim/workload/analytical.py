@@ -54,6 +54,7 @@ def analytical_point(
     *,
     depth: int | str,
     optimizer: str,
+    context: str = "all-gather",
 ) -> Point:
     """Return a point of roofline costs; nothing is computed and no memory is needed.
 
@@ -72,7 +73,7 @@ def analytical_point(
     def costed(local: Example) -> Point:
         return _costed(local, microbatch, spec, precision, depth, optimizer)
 
-    point = costed(example) if split == WHOLE else sharded(example, split, costed)
+    point = costed(example) if split == WHOLE else sharded(example, split, costed, context=context)
     point.precision = precision or precision_of(example.model, point.compute)
     point.notes[:0] = notes
     point.optimizer = optimizer

@@ -36,7 +36,7 @@ class RecordedCollective:
     module : str
         The path of the innermost module whose forward or backward it belongs to; ``""`` for the model itself.
     kind : str
-        ``all_reduce``, ``all_gather``, ``reduce_scatter`` or ``all_to_all``.
+        ``all_reduce``, ``all_gather``, ``reduce_scatter``, ``all_to_all`` or ``send_receive`` (each to the next).
     bytes : int
         The whole tensor: of an all-gather the gathered result, of the others the input.
     phase : str
@@ -133,7 +133,7 @@ class CollectiveRecorder(TorchDispatchMode):  # type: ignore[misc]
         result = func(*args, **(kwargs or {}))
         space, _, name = getattr(func, "_schema", _NO_SCHEMA).name.partition("::")
         if space in _NAMESPACES and name.rstrip("_") in _KINDS:
-            kind = _KINDS[name.rstrip("_")]
+            kind = "send_receive" if _is_shift(args) else _KINDS[name.rstrip("_")]
             axis = next((self.axes[item] for item in args if isinstance(item, str) and item in self.axes), "tp")
             self._note(kind, result if kind == "all_gather" else args[0], axis)
         return result
@@ -157,6 +157,12 @@ class CollectiveRecorder(TorchDispatchMode):  # type: ignore[misc]
             number = node._sequence_nr()
             inside = [call for call in self._calls if call.last is not None and call.first <= number < call.last]
         return (inside or self._calls)[-1].module
+
+
+def _is_shift(args: Any) -> bool:
+    """Whether an exchange sends all to one rank: the sizes that it was told are nothing but for one."""
+    sizes = args[2] if len(args) > 2 and isinstance(args[2], list | tuple) else ()
+    return len(sizes) > 1 and sum(map(bool, sizes)) == 1
 
 
 @contextlib.contextmanager

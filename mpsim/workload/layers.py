@@ -191,7 +191,8 @@ class ShardCollective:
     Attributes
     ----------
     kind : str
-        ``all_reduce``, ``all_gather``, ``reduce_scatter`` or ``all_to_all``.
+        ``all_reduce``, ``all_gather``, ``reduce_scatter``, ``all_to_all``, ``broadcast`` or ``send_receive`` (each to
+        the next, around the ring).
     bytes : int
         The whole tensor (of an all-gather: the gathered result; of a reduce-scatter: its input).
     phase : str
@@ -209,7 +210,7 @@ class ShardCollective:
     when: str = "behind"
 
     def __post_init__(self) -> None:
-        kinds = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
+        kinds = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send_receive")
         if self.kind not in kinds:
             raise MpsimError(f"unknown collective {self.kind!r}{did_you_mean(self.kind, kinds)}")
         if self.phase not in ("forward", "backward"):

@@ -14,7 +14,6 @@ The ranks add up their parts of the gradients of what ran on parts of a sequence
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +22,11 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
-from torch.utils import _pytree as pytree
 
 from mpsim.errors import MpsimError
 from mpsim.workload.example import Example
 from mpsim.workload.parallel_styles import SUMMED
+from mpsim.workload.sequences import cut_sequences, sequence_lengths
 
 __all__ = ["Regions", "cut_inputs", "exchange_sequence", "regions_of", "stand_in_for_peers"]
 
@@ -154,33 +153,13 @@ def cut_inputs(example: Example, ranks: int, rank: int, *, target: bool) -> Exam
     >>> cut_inputs(Example(model=nn.Identity(), inputs=(torch.ones(2, 6, 4),)), 2, 0, target=False).inputs[0].shape
     torch.Size([2, 3, 4])
     """
-    fed = [item for item in pytree.tree_leaves((tuple(example.inputs), dict(example.keywords))) if _is_tensor(item)]
-    tokens = [item for item in fed if not item.is_floating_point() and item.dim() > 1]
-    lengths = {item.shape[1] for item in tokens or [item for item in fed if item.dim() == 3][:1]}
-    if not lengths:
-        raise MpsimError(
-            f"{type(example.model).__name__} is fed no sequence that ranks could share: feed it tokens [batch,"
-            " sequence] or features [batch, sequence, features], or leave sequence out of the split"
-        )
-    for length in lengths:
+    for length in sorted(sequence_lengths(example)):
         if length % ranks:
             raise MpsimError(
                 f"a sequence of {length} does not divide by the {ranks} tensor-parallel ranks that share it:"
                 f" {max(ranks, length // ranks * ranks)} does"
             )
-
-    def cut(item: Any) -> Any:
-        if not _is_tensor(item) or item.dim() < 2 or item.shape[1] not in lengths:
-            return item
-        size = item.shape[1] // ranks
-        return item.narrow(1, rank * size, size)
-
-    return dataclasses.replace(
-        example,
-        inputs=pytree.tree_map(cut, tuple(example.inputs)),
-        keywords=pytree.tree_map(cut, dict(example.keywords)),
-        target=pytree.tree_map(cut, example.target) if target else example.target,
-    )
+    return cut_sequences(example, lambda item: item.chunk(ranks, 1)[rank], target=target)
 
 
 def _is_tensor(item: Any) -> bool:

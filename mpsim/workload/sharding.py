@@ -14,7 +14,7 @@ from mpsim.workload.tensor_parallel import RecordedCollective, local_shard
 __all__ = ["sharded"]
 
 
-def sharded(example: Example, split: Split, make: Callable[[Example], Point]) -> Point:
+def sharded(example: Example, split: Split, make: Callable[[Example], Point], *, context: str = "all-gather") -> Point:
     """Return the point of one of the ranks of a split, with the collectives that its layers make.
 
     Raises
@@ -22,7 +22,7 @@ def sharded(example: Example, split: Split, make: Callable[[Example], Point]) ->
     MpsimError
         The model has no such form, or a collective belongs to no layer.
     """
-    local = local_shard(example, split)
+    local = local_shard(example, split, context=context)
     point = make(local.example)
     point.split, point.partial, point.experts = split, local.partial, local.experts
     point.notes += local.notes
@@ -31,6 +31,8 @@ def sharded(example: Example, split: Split, make: Callable[[Example], Point]) ->
     point.collectives = [[] for _ in point.names]
     for item in local.collectives:
         point.collectives[_owner(item.module, point.names)].append(_collective(item))
+    if split.cp > 1:
+        point.notes.append(f"{split.text}: ranks share attention by {context}")
     return point
 
 

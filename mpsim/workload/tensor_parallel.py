@@ -28,6 +28,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from mpsim.errors import MpsimError
 from mpsim.workload.collective_recorder import CollectiveRecorder, RecordedCollective, watch_modules
+from mpsim.workload.context_parallel import Context, check_method, cut_context, share_context
 from mpsim.workload.example import Example, default_loss
 from mpsim.workload.experts import check_experts, share_experts, stay_alone
 from mpsim.workload.found_plans import planned
@@ -35,6 +36,7 @@ from mpsim.workload.gathered import LocalGathered, LocalSplit
 from mpsim.workload.padding import pad_vocabulary
 from mpsim.workload.parallel_styles import SUMMED, parallel_styles
 from mpsim.workload.partial_styles import ExpertsParallel, GatheredColwise, ReplicatedSum, RopeSum
+from mpsim.workload.ring_attention import Peers
 from mpsim.workload.sequence_parallel import cut_inputs, exchange_sequence, regions_of, stand_in_for_peers
 from mpsim.workload.split import WHOLE, Split, check_split, split_of
 from mpsim.workload.vocabulary import LocalEmbedding, local_loss, sharded_loss
@@ -74,7 +76,7 @@ class LocalShard:
     experts: frozenset[str] = frozenset()
 
 
-def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> LocalShard:
+def local_shard(example: Example, split: Split | int, *, rank: int = 0, context: str = "all-gather") -> LocalShard:
     """Return the work of one of the ranks of a split.
 
     Modules that hold weights (parameters of two dimensions or more) are sharded as `example.tensor_parallel`
@@ -104,6 +106,8 @@ def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> Local
         Ranks that share the model, by axis; a number is of tensor-parallel ones.
     rank : int
         Whose part to return, tp innermost, then cp, then ep; the ranks' parts have the same sizes.
+    context : str
+        How ranks that share sequences share attention: ``all-gather``, ``ring`` or ``ulysses``.
 
     Raises
     ------
@@ -127,6 +131,10 @@ def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> Local
     example, found = planned(example) if split.tp > 1 else (example, ())
     styles = parallel_styles(example, split.tp) if split.tp > 1 else {}
     mixtures = check_experts(example, split.ep) if split.ep > 1 else {}
+    check_method(context)
+    peers = Peers(split.cp, rank // split.tp % split.cp)
+    if split.cp > 1:
+        example = cut_context(example, context, peers)
     regions = regions_of(example.model, styles) if split.sequence else None
     if regions is not None:
         example = cut_inputs(example, split.tp, rank % split.tp, target=not regions.headed)
@@ -146,12 +154,17 @@ def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> Local
         if regions is not None:
             exchange_sequence(model, regions, mesh["tp"])
         heads = [path for path, style in styles.items() if style == "vocabulary" and _is_head(model, path)]
+        if split.cp > 1:
+            counted = share_context(model, context, peers._replace(group=mesh.get_group("cp")))
         collectives = _record(local, split, mesh, sharded_loss() if heads else contextlib.nullcontext())
         stay_alone(model)
         _strip(model, hooks)
     _place(model, styles, rank % split.tp, split.tp)
     if regions is not None:
         stand_in_for_peers(model, regions, split.tp)
+    if split.cp > 1:
+        _check_attention(model, counted)
+        share_context(model, context, peers)
     if heads and example.loss is not None:
         tokens = model.get_submodule(heads[0]).weight.shape[0]
         local = dataclasses.replace(local, loss=partial(local_loss, loss=example.loss, tokens=tokens))
@@ -159,13 +172,19 @@ def local_shard(example: Example, split: Split | int, *, rank: int = 0) -> Local
     return LocalShard(example=local, collectives=collectives, partial=summed, experts=experts, notes=found + notes)
 
 
+def _check_attention(model: nn.Module, found: Context) -> None:
+    if not found.calls:
+        raise MpsimError(
+            f"{type(model).__name__} does not call torch.nn.functional.scaled_dot_product_attention, by which alone"
+            " ranks share attention: build it with that (transformers: attn_implementation='sdpa'), or leave cp out"
+        )
+
+
 def _check(split: Split, rank: int) -> None:
     check_split(split)
     ranks = split.tp * split.cp * split.ep
     if not 0 <= rank < ranks:
         raise MpsimError(f"rank is {rank}, expected 0 to {ranks - 1}")
-    if split != Split(tp=split.tp, ep=split.ep, sequence=split.sequence):
-        raise MpsimError(f"{split.text}: a trace cannot share layers so yet, only by tp: leave the rest out")
     if split.tp > 1 and split.ep > 1:
         raise MpsimError(f"{split.text}: experts are not shared by tp ranks too: give tp 1 with ep={split.ep}, or ep 1")
 
@@ -306,6 +325,8 @@ def _record(
         with context, watch_modules(example.model, recorder), recorder:
             output = example.model(*example.inputs, **example.keywords)
             (example.loss or default_loss)(output, example.target).backward()
+    except MpsimError:
+        raise
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MpsimError(

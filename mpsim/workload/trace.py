@@ -37,6 +37,7 @@ def trace(
     tensor: Sequence[int] = (1,),
     splits: Sequence[Split | int | str] = (),
     imbalance: float | None = None,
+    context: str = "all-gather",
     depth: int | str = "auto",
     repeats: int = 7,
     warmup: int = 2,
@@ -76,6 +77,8 @@ def trace(
         Other splits to measure, such as ``"tp=2,sequence"``.
     imbalance : float
         Where ranks share experts, the tokens that the busiest gets, in means; by default 1, or the example's own.
+    context : str
+        How ranks that share sequences (cp) share attention: ``all-gather``, ``ring`` or ``ulysses``.
     depth : int or "auto"
         How many modules deep the layers lie (see :class:`mpsim.workload.layering.Layering`).
     repeats, warmup : int
@@ -139,10 +142,10 @@ def trace(
     rounds = Rounds(source.name, [(size, split) for split in shards for size in sizes], repeats + max(0, warmup - 1))
     how = {"depth": depth, "optimizer": optimizer, "threads": threads, "repeats": repeats, "warmup": warmup}
     if analytical is not None:
-        point = _analytical(source, analytical, types, depth, optimizer)
+        point = _analytical(source, analytical, types, depth, optimizer, context)
     elif isinstance(source, Source):
-        _check_at_first(source, min(sizes), shards, where, optimizer, types)
-        point = _measuring(source, where, types, each=rounds.one, **how)
+        _check_at_first(source, min(sizes), shards, where, optimizer, types, context)
+        point = _measuring(source, where, types, context, each=rounds.one, **how)
     else:
         point = _measuring_own(source, each=rounds.one, **how)
     with _threads(threads), keep_freed_memory(), rounds if progress else rounds.unseen():
@@ -252,18 +255,25 @@ def _reference(points: Sequence[Point], default: int) -> int:
 
 
 def _analytical(
-    source: Source | StepSource, spec: DeviceSpec, types: Precision | None, depth: int | str, optimizer: str
+    source: Source | StepSource,
+    spec: DeviceSpec,
+    types: Precision | None,
+    depth: int | str,
+    optimizer: str,
+    context: str,
 ) -> Callable[[int, Split], Point]:
     from mpsim.workload.analytical import analytical_point
 
     assert isinstance(source, Source)
     return lambda size, split: _explained(
         f"{source.name} at micro-batch {size}, {split.text} cannot be costed",
-        lambda _: analytical_point(source, size, split, spec, types, depth=depth, optimizer=optimizer),
+        lambda _: analytical_point(source, size, split, spec, types, depth=depth, optimizer=optimizer, context=context),
     )
 
 
-def _measuring(source: Source, where: str, types: Precision | None, **how: Any) -> Callable[[int, Split], Point]:
+def _measuring(
+    source: Source, where: str, types: Precision | None, context: str, **how: Any
+) -> Callable[[int, Split], Point]:
     """Return what measures a point of a model."""
     from mpsim.workload.casting import as_found, cast, check_runs, computing, loss_scale, precision_of, products
     from mpsim.workload.example import on_device
@@ -288,8 +298,10 @@ def _measuring(source: Source, where: str, types: Precision | None, **how: Any) 
         with as_found(model), eagerly(), products(types):
             example = on_device(replace(example, model=model), where)
             example = cast(example, types) if types is not None else example
-            whole = split == WHOLE
-            found = measured(example, size) if whole else sharded(example, split, lambda e: measured(e, size))
+            if split == WHOLE:
+                found = measured(example, size)
+            else:
+                found = sharded(example, split, lambda part: measured(part, size), context=context)
             found.precision = types or precision_of(model, found.compute)
         found.device = device_name(where)
         found.notes[:0] = notes
@@ -366,14 +378,22 @@ def build(source: Source, size: int) -> Example:
 
 
 def _check_at_first(
-    source: Source, size: int, shards: Sequence[Split], device: str, optimizer: str, types: Precision | None
+    source: Source,
+    size: int,
+    shards: Sequence[Split],
+    device: str,
+    optimizer: str,
+    types: Precision | None,
+    context: str,
 ) -> None:
     """Refuse, before anything is measured, a model that has no such shards or that the device's memory cannot hold."""
     from mpsim.workload.experts import check_experts
     from mpsim.workload.fake import fake_example
     from mpsim.workload.found_plans import planned
+    from mpsim.workload.fused import fused_attention
     from mpsim.workload.machine import memory_bytes
     from mpsim.workload.parallel_styles import parallel_styles
+    from mpsim.workload.tensor_parallel import local_shard
     from mpsim.workload.update import optimizer_state_bytes, updated_bytes
     from mpsim.workload.wrappers import unwrapped
 
@@ -389,6 +409,9 @@ def _check_at_first(
             parallel_styles(planned(example)[0], split.tp)
         if split.ep > 1:
             check_experts(example, split.ep)
+        if split.cp > 1 or split.sequence:
+            with fused_attention():
+                local_shard(example, split, context=context)
     parameters = list(example.model.parameters())
     dtype = types.parameters if types is not None else ""
     weights = sum(updated_bytes(item, dtype) for item in parameters)

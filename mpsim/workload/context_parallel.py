@@ -1,0 +1,208 @@
+"""A sequence shared by ranks throughout, its attention included (context parallelism).
+
+Each rank has 1/n of the tokens everywhere: what it is fed, and the target, are cut. Its attention is to the tokens of
+all, by one of these; which one a model calls does not matter, as long as it calls PyTorch's
+``scaled_dot_product_attention``.
+
+=============== ======================================================================================================
+``ring``        keys and values go round, a step of attention beside each move (https://arxiv.org/abs/2310.01889)
+``all-gather``  keys and values are gathered at once, in forward and again in backward: PyTorch's default
+``ulysses``     tokens are exchanged for heads, and back (https://arxiv.org/abs/2309.14509)
+=============== ======================================================================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+from mpsim.errors import MpsimError, did_you_mean
+from mpsim.workload.example import Example
+from mpsim.workload.ring_attention import Peers, ring_attention
+from mpsim.workload.sequences import cut_sequences, sequence_lengths
+
+__all__ = ["METHODS", "Context", "check_method", "cut_context", "share_context"]
+
+METHODS = ("all-gather", "ring", "ulysses")
+
+
+def check_method(method: str) -> None:
+    """Refuse a way of sharing attention that there is not.
+
+    Examples
+    --------
+    >>> check_method("ring")
+    """
+    if method not in METHODS:
+        raise MpsimError(f"unknown context parallelism {method!r}{did_you_mean(method, METHODS)}")
+
+
+def cut_context(example: Example, method: str, peers: Peers) -> Example:
+    """Return an example with a rank's part of its sequences and targets.
+
+    Around a ring that is two pieces, one as far from the start as the other is from the end, which a causal attention
+    needs (other attentions take a sequence that does not divide so); of tokens for heads it is one.
+
+    Raises
+    ------
+    MpsimError
+        A sequence does not divide.
+
+    Examples
+    --------
+    >>> cut_context(Example(model=None, inputs=(torch.arange(8)[None],)), "ring", Peers(2, 0)).inputs[0].tolist()
+    [[0, 1, 6, 7]]
+    """
+    for length in sorted(sequence_lengths(example)):
+        if length % peers.ranks:
+            near = max(peers.ranks, length // peers.ranks * peers.ranks)
+            raise MpsimError(
+                f"a sequence of {length} does not divide by {peers.ranks} context-parallel ranks: {near} does"
+            )
+    return cut_sequences(example, partial(_part, method=method, peers=peers), target=True)
+
+
+def _part(sequence: torch.Tensor, method: str, peers: Peers) -> torch.Tensor:
+    if method == "ulysses" or sequence.shape[1] % (2 * peers.ranks):
+        return sequence.chunk(peers.ranks, 1)[peers.rank]
+    pieces = sequence.chunk(2 * peers.ranks, 1)
+    return torch.cat([pieces[peers.rank], pieces[-1 - peers.rank]], 1)
+
+
+class Context:
+    """What attention is called with, for as long as a model's forward goes on.
+
+    Parameters
+    ----------
+    method : str
+        One of `METHODS`.
+    peers : Peers
+        The ranks that share a sequence.
+
+    Examples
+    --------
+    >>> with Context("ring", Peers(2, 0)).shared() as context:
+    ...     q = torch.rand(1, 2, 4, 8)
+    ...     F.scaled_dot_product_attention(q, q, q).shape, context.calls
+    (torch.Size([1, 2, 4, 8]), 1)
+    """
+
+    def __init__(self, method: str, peers: Peers) -> None:
+        self.method, self.peers = method, peers
+        self.calls = 0
+        self._whole = F.scaled_dot_product_attention
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[Context]:
+        """Within this, attention is shared by ranks."""
+        self._whole = F.scaled_dot_product_attention
+        F.scaled_dot_product_attention = self._attention
+        try:
+            yield self
+        finally:
+            F.scaled_dot_product_attention = self._whole
+
+    def _attention(
+        self,
+        query: Any,
+        key: Any,
+        value: Any,
+        attn_mask: Any = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Any:
+        self.calls += 1
+        if attn_mask is not None:
+            raise MpsimError(
+                "context parallelism takes attention that is causal or sees all, this one has a mask: give the model"
+                " no mask, or leave cp out of the split"
+            )
+        if self.method == "ulysses":
+            q, k, v = (_swapped(item, self.peers, inward=True) for item in (query, key, value))
+            how: dict[str, Any] = {
+                "dropout_p": dropout_p,
+                "is_causal": is_causal,
+                "scale": scale,
+                "enable_gqa": enable_gqa,
+            }
+            return _swapped(self._whole(q, k, v, **how), self.peers, inward=False)
+        if is_causal and query.shape[2] % 2:
+            n, length = self.peers.ranks, query.shape[2] * self.peers.ranks
+            near = max(2 * n, length // (2 * n) * 2 * n)
+            raise MpsimError(
+                f"a sequence of {length} does not divide by 2·cp = {2 * n}, into which a causal attention is cut:"
+                f" {near} does"
+            )
+        gathered = self.method == "all-gather"
+        return ring_attention(
+            query, key, value, self.peers, gathered=gathered, causal=is_causal, dropout=dropout_p, scale=scale
+        )
+
+
+def _swapped(tensor: torch.Tensor, peers: Peers, *, inward: bool) -> torch.Tensor:
+    """Return all tokens of 1/n of the heads for 1/n of the tokens of all heads, or back: [batch, heads, tokens, d]."""
+    if inward and tensor.shape[1] % peers.ranks:
+        raise MpsimError(
+            f"{tensor.shape[1]} attention heads do not divide by {peers.ranks} context-parallel ranks that exchange"
+            " them for tokens: give a cp that divides them, or --context ring"
+        )
+    found: torch.Tensor = _Swap.apply(tensor, peers, inward)
+    return found
+
+
+class _Swap(torch.autograd.Function):  # type: ignore[misc]
+    @staticmethod
+    def forward(ctx: Any, tensor: Any, peers: Peers, inward: bool) -> Any:
+        ctx.how = peers, inward
+        return _swap(tensor, peers, inward)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        peers, inward = ctx.how
+        return _swap(gradient, peers, not inward), None, None
+
+
+def _swap(tensor: torch.Tensor, peers: Peers, inward: bool) -> torch.Tensor:
+    n = peers.ranks
+    if inward:  # [batch, n · heads, tokens, d] → [n, batch, heads, tokens, d] → [batch, heads, n · tokens, d]
+        parts = tensor.unflatten(1, (n, -1)).movedim(1, 0).contiguous()
+        return peers.exchange(parts, "before").movedim(0, 2).flatten(2, 3)
+    parts = tensor.unflatten(2, (n, -1)).movedim(2, 0).contiguous()
+    return peers.exchange(parts, "behind").movedim(0, 1).flatten(1, 2)
+
+
+class _SharedContext:
+    """A model whose attention is that of one of the ranks that share a sequence."""
+
+    shared_context: Context
+
+    def forward(self, *inputs: Any, **keywords: Any) -> Any:
+        with self.shared_context.shared():
+            return super().forward(*inputs, **keywords)  # type: ignore[misc]
+
+
+def share_context(model: nn.Module, method: str, peers: Peers) -> Context:
+    """Let a model's attention be that of one of several ranks, from now on; return what counts its calls.
+
+    Examples
+    --------
+    >>> model = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    >>> context = share_context(model, "ring", Peers(2, 1))
+    >>> model(torch.rand(1, 4, 8)).shape, context.calls, type(model).__name__
+    (torch.Size([1, 4, 8]), 1, 'TransformerEncoderLayer')
+    """
+    found, kind = Context(method, peers), type(model)
+    if issubclass(kind, _SharedContext):
+        kind.shared_context = found
+    else:
+        own = {"shared_context": found, "__module__": kind.__module__}
+        model.__class__ = type(kind.__name__, (_SharedContext, kind), own)
+    return found

@@ -1,0 +1,63 @@
+"""The sequences that a model is fed, and the parts of them that ranks get."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from mpsim.errors import MpsimError
+from mpsim.workload.example import Example
+
+__all__ = ["cut_sequences", "sequence_lengths"]
+
+
+def sequence_lengths(example: Example) -> frozenset[int]:
+    """Return how long the sequences are that a model is fed: tokens [batch, sequence], or features behind these.
+
+    Raises
+    ------
+    MpsimError
+        It is fed none.
+
+    Examples
+    --------
+    >>> sequence_lengths(Example(model=None, inputs=(torch.ones(2, 6, 4),)))
+    frozenset({6})
+    """
+    leaves = pytree.tree_leaves((tuple(example.inputs), dict(example.keywords)))
+    fed = [item for item in leaves if isinstance(item, torch.Tensor)]
+    tokens = [item for item in fed if not item.is_floating_point() and item.dim() > 1]
+    found = frozenset(item.shape[1] for item in tokens or [item for item in fed if item.dim() == 3][:1])
+    if not found:
+        raise MpsimError(
+            f"{type(example.model).__name__} is fed no sequence that ranks could share: feed it tokens [batch,"
+            " sequence] or features [batch, sequence, features], or trace no splits by cp and sequence"
+        )
+    return found
+
+
+def cut_sequences(example: Example, part: Callable[[torch.Tensor], torch.Tensor], *, target: bool) -> Example:
+    """Return an example with a part of each sequence that it is fed, and of each target's, if `target` says so.
+
+    Examples
+    --------
+    >>> halved = cut_sequences(Example(model=None, inputs=(torch.ones(2, 6, 4),)), lambda x: x[:, :3], target=False)
+    >>> halved.inputs[0].shape
+    torch.Size([2, 3, 4])
+    """
+    lengths = sequence_lengths(example)
+
+    def cut(item: Any) -> Any:
+        is_sequence = isinstance(item, torch.Tensor) and item.dim() > 1 and item.shape[1] in lengths
+        return part(item) if is_sequence else item
+
+    return dataclasses.replace(
+        example,
+        inputs=pytree.tree_map(cut, tuple(example.inputs)),
+        keywords=pytree.tree_map(cut, dict(example.keywords)),
+        target=pytree.tree_map(cut, example.target) if target else example.target,
+    )
