@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Partial, Replicate
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
 from torch.distributed.tensor.parallel import ParallelStyle
 
 __all__ = ["ExpertsParallel", "ReplicatedSum", "RopeSum", "holds_experts", "local_experts", "packed_halves"]
@@ -78,14 +78,27 @@ def _summed_backward(value: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
     return shared.to_local(grad_placements=(Partial(),))
 
 
-def _summed_forward(value: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
-    """Return the sum of what the ranks have."""
+def _summed_forward(value: torch.Tensor, mesh: DeviceMesh, summed: Placement) -> torch.Tensor:
+    """Return the sum of what the ranks have, or of some tokens."""
     part = DTensor.from_local(value, mesh, (Partial(),), run_check=False)
-    return part.redistribute(placements=(Replicate(),)).to_local()
+    return part.redistribute(placements=(summed,)).to_local()
+
+
+def _of_all_tokens(value: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
+    """Return what all ranks have of their tokens, [tokens, ...], whose gradient they sum."""
+    part = DTensor.from_local(value, mesh, (Shard(0),), run_check=False)
+    return part.redistribute(placements=(Replicate(),)).to_local(grad_placements=(Partial(),))
 
 
 class ExpertsParallel(ParallelStyle):  # type: ignore[misc]
-    """Each rank has some inner features of every expert: it reads all tokens, and the ranks sum the outputs."""
+    """Each rank has some inner features of every expert: it reads all tokens, and the ranks sum the outputs.
+
+    Where the ranks share the sequence, each comes with its own tokens, and leaves with the sums of these.
+    """
+
+    def __init__(self, *, sequence: bool = False) -> None:
+        super().__init__()
+        self.sequence = sequence
 
     def _apply(self, module: nn.Module, mesh: DeviceMesh) -> nn.Module:
         for name, part in local_experts(module, mesh.size(), mesh.get_local_rank()).items():
@@ -93,10 +106,13 @@ class ExpertsParallel(ParallelStyle):  # type: ignore[misc]
 
         def before(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
             hidden, chosen, shares = inputs
+            if self.sequence:
+                return tuple(_of_all_tokens(item, mesh) for item in inputs)
             return _summed_backward(hidden, mesh), chosen, _summed_backward(shares, mesh)
 
         module.register_forward_pre_hook(before)
-        module.register_forward_hook(lambda _module, _inputs, output: _summed_forward(output, mesh))
+        summed = Shard(0) if self.sequence else Replicate()
+        module.register_forward_hook(lambda _module, _inputs, output: _summed_forward(output, mesh, summed))
         return module
 
 

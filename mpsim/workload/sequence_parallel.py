@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from mpsim.errors import MpsimError
 from mpsim.workload.example import Example
+from mpsim.workload.parallel_styles import SUMMED
 from mpsim.workload.sequences import cut_sequences, sequence_lengths
 
 __all__ = ["Regions", "cut_inputs", "exchange_sequence", "regions_of", "stand_in_for_peers"]
@@ -39,6 +40,8 @@ class Regions:
         Modules that are given the whole sequence; of those marked True each rank has a part of their work.
     summed : tuple of str
         Linears whose outputs are summed over the ranks.
+    mixtures : tuple of str
+        Experts of which each rank has some inner features: they read the tokens of all ranks.
     embeddings : dict of str to bool
         What makes features of the tokens of all ranks; of those marked True each rank has some tokens' features.
     headed : bool
@@ -56,7 +59,11 @@ class Regions:
     summed: tuple[str, ...]
     embeddings: Mapping[str, bool]
     partial: frozenset[str]
+    mixtures: tuple[str, ...] = ()
     headed: bool = False
+
+
+_HEADS = ("vocabulary", "colwise_gather_output")
 
 
 def regions_of(model: nn.Module, styles: Mapping[str, str]) -> Regions:
@@ -73,19 +80,18 @@ def regions_of(model: nn.Module, styles: Mapping[str, str]) -> Regions:
     >>> regions.whole, regions.summed, sorted(regions.partial)
     ({'1': True}, ('1.2',), ['0.bias', '0.weight'])
     """
+    _check_styles(styles)
     linears = {path: style for path, style in styles.items() if isinstance(model.get_submodule(path), nn.Linear)}
     head = next(iter(reversed(linears)), "")
     whole: dict[str, bool] = {}
-    heads = [
-        path for path, style in linears.items() if style == "vocabulary" or (style == "replicate" and path == head)
-    ]
+    heads = [path for path, style in linears.items() if style in _HEADS or (style == "replicate" and path == head)]
     for path, style in linears.items():
         if style == "colwise":
             parent = path.rpartition(".")[0]
             inside = parent if parent and _is_region(model, parent, styles, model.get_submodule(path)) else path
             whole[inside] = True
         elif path in heads:
-            whole[path] = style == "vocabulary"
+            whole[path] = style != "replicate"
     summed = tuple(path for path, style in linears.items() if style == "rowwise")
     tied = [id(model.get_submodule(path).weight) for path in linears]
     embeddings = {
@@ -94,18 +100,27 @@ def regions_of(model: nn.Module, styles: Mapping[str, str]) -> Regions:
         if isinstance(one := model.get_submodule(path), nn.Embedding)
         and (style == "vocabulary" or (style == "replicate" and id(one.weight) in tied))
     }
-    apart = (*whole, *summed, *embeddings)
-    names = {
-        name
-        for path, module in model.named_modules()
-        if not _inside(path, apart)
-        for name, _ in module.named_parameters(path, recurse=False)
-    }
-    return Regions(whole=whole, summed=summed, embeddings=embeddings, partial=frozenset(names), headed=bool(heads))
+    mixtures = tuple(path for path, style in styles.items() if style == "experts")
+    apart = (*whole, *summed, *embeddings, *mixtures)
+    held = {id(item) for path in apart for item in model.get_submodule(path).parameters()}
+    names = [name for name, item in model.named_parameters() if id(item) not in held]
+    return Regions(
+        whole=whole,
+        summed=summed,
+        embeddings=embeddings,
+        mixtures=mixtures,
+        partial=frozenset(names),
+        headed=bool(heads),
+    )
 
 
-def _inside(path: str, others: Any) -> bool:
-    return any(path == other or path.startswith(f"{other}.") for other in others)
+def _check_styles(styles: Mapping[str, str]) -> None:
+    for path, style in styles.items():
+        if style in ("mla_kv_a_proj", "rowwise_split_input"):
+            raise MpsimError(
+                f"{path} is shared by style {style!r}, which has no form for ranks that share the sequence too: leave"
+                " sequence out of the split"
+            )
 
 
 def _is_region(model: nn.Module, parent: str, styles: Mapping[str, str], linear: nn.Linear) -> bool:
@@ -113,7 +128,7 @@ def _is_region(model: nn.Module, parent: str, styles: Mapping[str, str], linear:
     for path, module in model.get_submodule(parent).named_modules(prefix=parent):
         own = list(module.parameters(recurse=False))
         if path in styles:
-            if styles[path] not in ("colwise", "rowwise"):
+            if styles[path] not in ("colwise", "rowwise", SUMMED):
                 return False
         elif any(item.numel() == linear.in_features for item in own):
             return False
@@ -245,6 +260,17 @@ class _Part:
         return whole.narrow(1, 0, whole.shape[1] // self.ranks).contiguous()
 
 
+class _Mixture:
+    """Experts of the tokens of all ranks, [tokens, ...], that leave each the sums of its own."""
+
+    ranks = 1
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        of_all = [torch.cat([item, *[item.detach()] * (self.ranks - 1)]) for item in inputs]
+        found: torch.Tensor = super().forward(*of_all)  # type: ignore[misc]
+        return found.narrow(0, 0, inputs[0].shape[0]).contiguous()
+
+
 class _PartOfTokens(_Part):
     """An embedding of the tokens of all ranks that leaves each its part."""
 
@@ -268,8 +294,11 @@ def stand_in_for_peers(model: nn.Module, regions: Regions, ranks: int) -> None:
     """
     done: set[int] = set()
     kinds: list[tuple[type, Any]] = [
-        (_Whole, regions.whole), (_Part, regions.summed), (_PartOfTokens, regions.embeddings)
-    ]  # fmt: skip
+        (_Whole, regions.whole),
+        (_Part, regions.summed),
+        (_PartOfTokens, regions.embeddings),
+        (_Mixture, regions.mixtures),
+    ]
     for kind, paths in kinds:
         for path in paths:
             module = model.get_submodule(path)

@@ -290,7 +290,7 @@ def _parallel_style(model: nn.Module, module: nn.Module, style: str, sequence: b
         "rowwise_split_input": lambda: RowwiseParallel(input_layouts=Replicate(), output_layouts=summed),
         "vocabulary": lambda: ColwiseParallel(use_local_output=False),
         "colwise_gather_output": lambda: ColwiseParallel(output_layouts=Replicate()),
-        "experts": ExpertsParallel,
+        "experts": lambda: ExpertsParallel(sequence=sequence),
         SUMMED: ReplicatedSum,
         "mla_kv_a_proj": lambda: RopeSum(model.config.get_text_config().qk_rope_head_dim),
     }
