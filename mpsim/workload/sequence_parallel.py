@@ -104,11 +104,13 @@ def regions_of(model: nn.Module, styles: Mapping[str, str]) -> Regions:
         and (style == "vocabulary" or (style == "replicate" and id(one.weight) in tied))
     }
     apart = (*whole, *summed, *embeddings, *experts)
+    held = {id(item) for path in apart for item in model.get_submodule(path).parameters()}
     names = {
         name
         for path, module in model.named_modules()
         if not _inside(path, apart)
-        for name, _ in module.named_parameters(path, recurse=False)
+        for name, item in module.named_parameters(path, recurse=False)
+        if id(item) not in held
     }
     return Regions(
         whole=whole, summed=summed, embeddings=embeddings, partial=frozenset(names), experts=experts, headed=bool(heads)

@@ -1,0 +1,124 @@
+"""A sequence shared by tensor-parallel ranks: what goes between layers, what is exchanged, what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from mpsim import trace
+from mpsim.errors import MpsimError
+from mpsim.workload import zoo
+from mpsim.workload.split import Split
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from torch import nn  # noqa: E402
+
+from mpsim.lowering.rescaling import roofline_of  # noqa: E402
+from mpsim.workload.example import Example  # noqa: E402
+from mpsim.workload.tensor_parallel import local_shard  # noqa: E402
+
+BATCH, SEQ, HIDDEN, VOCAB = 2, 16, 32, 48
+TEXT = {"n_layer": 1, "hidden": HIDDEN, "n_head": 4, "ffn": 64, "vocab": VOCAB, "seq": SEQ}
+SMALL = {
+    "bert-base": TEXT,
+    "gpt2": TEXT,
+    "llama": {**TEXT, "n_kv_head": 2},
+    "qwen3": {**TEXT, "n_kv_head": 2, "head_dim": 8},
+    "mixtral": {**TEXT, "n_kv_head": 2, "n_expert": 4, "top_k": 2},
+    "t5-small": {**TEXT, "n_decoder_layer": 1, "head_dim": 8, "target_seq": SEQ},
+}
+SHARED = Split(tp=2, sequence=True)
+
+
+def small(name):
+    return zoo.get(name).build(BATCH, **SMALL[name])
+
+
+def test_a_transformer_block_gathers_and_scatters_twice_each_way():
+    size, block = BATCH * SEQ * HIDDEN * 4, "model.layers.0."
+    found = [c for c in local_shard(small("llama"), SHARED).collectives if c.module.startswith(block)]
+    assert [(c.module.removeprefix(block), c.kind, c.phase, c.when) for c in found] == [
+        ("self_attn", "all_gather", "forward", "before"),
+        ("self_attn.o_proj", "reduce_scatter", "forward", "behind"),
+        ("mlp", "all_gather", "forward", "before"),
+        ("mlp.down_proj", "reduce_scatter", "forward", "behind"),
+        ("mlp.down_proj", "all_gather", "backward", "before"),
+        ("mlp", "reduce_scatter", "backward", "behind"),
+        ("self_attn.o_proj", "all_gather", "backward", "before"),
+        ("self_attn", "reduce_scatter", "backward", "behind"),
+    ]
+    assert {c.bytes for c in found} == {size}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_rank_runs_alone_and_trains_all_it_has(name):
+    local = local_shard(small(name), SHARED)
+    example = local.example
+    example.loss(example.model(*example.inputs), example.target).backward()
+    parameters = dict(example.model.named_parameters())
+    assert all(parameter.grad is not None for parameter in parameters.values())
+    assert local.partial <= set(parameters)
+    assert all(parameters[path].shape == small(name).model.get_parameter(path).shape for path in local.partial)
+
+
+def test_what_runs_on_parts_has_partial_gradients():
+    assert local_shard(small("gpt2"), SHARED).partial == {
+        "transformer.wpe.weight",
+        *(f"transformer.h.0.{norm}.{name}" for norm in ("ln_1", "ln_2") for name in ("weight", "bias")),
+        "transformer.ln_f.weight",
+        "transformer.ln_f.bias",
+    }
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "mixtral"])
+def test_tensors_between_layers_are_a_part_of_the_sequence(name):
+    work = trace(
+        lambda _: small(name),
+        microbatches=(BATCH,),
+        tensor=(1, 2),
+        splits=(SHARED,),
+        depth=3,
+        analytical=roofline_of("H100-SXM5-80GB"),
+    )
+    between = [one for one in work.tensors if one.producer and one.consumers and one.needs_gradient]
+    assert between
+    for tensor in between:
+        assert tensor.bytes(SHARED) * 2 == tensor.bytes()
+        assert tensor.bytes(2) == tensor.bytes()
+    partial = {g.parameter for layer in work.layers for g in layer.shard(SHARED).gradients if g.partial}
+    assert partial
+    assert not any(g.partial for layer in work.layers for g in layer.shard(2).gradients)
+
+
+def test_norms_take_half_and_linears_as_long_as_without():
+    model = nn.Sequential(nn.LayerNorm(64), nn.Sequential(nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64)))
+    example = Example(
+        model=model, inputs=(torch.rand(2, 32, 64),), tensor_parallel={"1.0": "colwise", "1.2": "rowwise"}
+    )
+    seen = {}
+    for split in (Split(tp=2), SHARED):
+        local = local_shard(example, split).example
+        for path in ("0", "1.0", "1.2"):
+            note = lambda module, inputs, output, key=(split, path): seen.update({key: inputs[0].shape[1]})  # noqa: E731
+            local.model.get_submodule(path).register_forward_hook(note)
+        local.model(*local.inputs)
+    assert [seen[SHARED, path] for path in ("0", "1.0", "1.2")] == [16, 32, 32]
+    assert [seen[Split(tp=2), path] for path in ("0", "1.0", "1.2")] == [32, 32, 32]
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        (
+            lambda: zoo.get("llama").build(1, **{**SMALL["llama"], "seq": 15}),
+            "a sequence of 15 does not divide by the 2",
+        ),
+        (lambda: zoo.get("mnist-mlp").build(8), "is fed no sequence that ranks could share: feed it tokens"),
+        (lambda: zoo.get("vit-b16").build(1, image=32, n_layer=1), "is fed no sequence that ranks could share"),
+    ],
+)
+def test_what_cannot_share_a_sequence_is_refused(example, message):
+    with pytest.raises(MpsimError, match=message) as error:
+        local_shard(example(), SHARED)
+    assert "\n" not in str(error.value)
