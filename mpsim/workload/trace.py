@@ -288,8 +288,10 @@ def _measuring(source: Source, where: str, types: Precision | None, **how: Any) 
         with as_found(model), eagerly(), products(types):
             example = on_device(replace(example, model=model), where)
             example = cast(example, types) if types is not None else example
-            whole = split == WHOLE
-            found = measured(example, size) if whole else sharded(example, split, lambda e: measured(e, size))
+            if split == WHOLE:
+                found = measured(example, size)
+            else:
+                found = sharded(example, split, lambda e: measured(e, size), lambda: computing(types, where))
             found.precision = types or precision_of(model, found.compute)
         found.device = device_name(where)
         found.notes[:0] = notes
