@@ -133,7 +133,8 @@ class _Binding:
         group = self.group(one.axis, one.group)
         key = self.keys[one.key] = self.number(one.key, group)
         behind = None if one.behind is None else self.keys[one.behind]
-        return one._replace(key=key, group=group, axis=_SHOWN.get(one.axis, one.axis), behind=behind)
+        axis = _SHOWN.get(one.axis, one.axis)
+        return one._replace(key=key, group=group, axis=axis, behind=behind, experts=one.axis == "edp")
 
     def key_of(self, key: Key) -> int:
         """Return the number of a message or a collective."""

@@ -222,6 +222,8 @@ class Collective(NamedTuple):
         Whose; -1 where there is none.
     behind : int or None
         A collective of the same rank that has to be complete before, for which the rank itself does not wait.
+    experts : bool
+        Whether it is among those alone that hold the same experts, and in the way of none among all replicas.
     """
 
     key: Key
@@ -233,6 +235,7 @@ class Collective(NamedTuple):
     stage: int
     microbatch: int
     behind: Key | None = None
+    experts: bool = False
 
     @property
     def name(self) -> str:

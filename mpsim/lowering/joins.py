@@ -21,7 +21,8 @@ class Joins:
     """Puts collectives down on a board, as a runtime runs them.
 
     Where a device has one stream for all its reductions of gradients, they stand there in the order in which they are
-    first waited for once all have posted them, but behind those that a rank of the group posted before.
+    first waited for once all have posted them. Experts, which fewer ranks reduce than all else, have streams of their
+    own.
     """
 
     def __init__(self, board: Board, routes: Routes, runtime: Runtime, algorithm: str, wires: Wires) -> None:
@@ -32,8 +33,6 @@ class Joins:
         self._open: dict[Key, tuple[Collective, list[Now]]] = {}
         # What each of those has to come behind, as its ranks say.
         self._before: dict[Key, list[Key]] = {}
-        # Those that each device has posted, in that order, until they are put down.
-        self._posted: dict[int, list[Key]] = {}
         self._traffic: dict[object, Traffic] = {}
 
     def post(self, step: Collective, device: int, now: Now) -> Now | None:
@@ -48,7 +47,6 @@ class Joins:
             self.board.wait(self._tasks[step.key], now)
             return Now((self._tasks[step.key],))
         self._open.setdefault(step.key, (step, []))[1].append(now)
-        self._posted.setdefault(device, []).append(step.key)
         if step.behind is not None:
             self._before.setdefault(step.key, []).append(step.behind)
         return None
@@ -66,28 +64,11 @@ class Joins:
         """Put down a reduction that waits for the ranks that have posted it."""
         if key in self._open:
             step, posted = self._open.pop(key)
-            for member in step.group:
-                self._close_earlier(member, key)
             before = self._before.pop(key, ())
             for each in before:
                 self.close(each)
             behind = [Now((self._tasks[each],)) for each in before]
             self._tasks[key] = self._put(step, NOW.and_(*posted, *behind))
-
-    def _close_earlier(self, device: int, key: Key) -> None:
-        """Put down what a device posted before a reduction, for others than that one's group, once all have posted it.
-
-        Experts are reduced by some of the ranks that reduce all else.
-        """
-        queue = self._posted.get(device, [])
-        if key not in queue:
-            return
-        at = queue.index(key)
-        earlier = [one for one in queue[:at] if one in self._open]
-        self._posted[device] = [one for one in earlier if self.open((one,))] + queue[at + 1 :]
-        for one in earlier:
-            if not self.open((one,)):
-                self.close(one)
 
     def end(self, key: Key) -> Now | None:
         """Return what whoever waits for a collective waits for, where this knows of one."""
@@ -106,14 +87,15 @@ class Joins:
     def _stream(self, device: int, step: Collective) -> int:
         """Return the stream of a device's collectives along an axis; all reductions of gradients may share one."""
         slots = self.runtime.collectives_in_flight
+        experts = "experts' " * step.experts
         if slots:
             # Groups have communicators of their own.
             of = "collectives" if step.behind is None else "replicas"
-            return self.board.stream(device, f"{step.axis} {of}", slots)
+            return self.board.stream(device, f"{step.axis} {experts}{of}", slots)
         if step.behind is not None:
             return self.board.stream(device, "replicas")
-        of_pass = step.axis if isinstance(step.of, Shard) else "gathers"
-        return self.board.stream(device, of_pass if step.microbatch >= 0 else "gradients")
+        of_pass = step.axis if isinstance(step.of, Shard) else f"{experts}gathers"
+        return self.board.stream(device, of_pass if step.microbatch >= 0 else f"{experts}gradients")
 
     def _traffic_of(self, kind: str, group: tuple[int, ...], count: int, algorithm: str) -> Traffic:
         """Return the traffic of a collective, made once for all that are alike."""

@@ -8,6 +8,7 @@ Attention is the fused kernel that a GPU runs. Caches and overlap are not modell
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from mpsim.workload.account import Account
@@ -25,7 +26,7 @@ from mpsim.workload.precision import watched_dtype
 from mpsim.workload.roofline import DeviceSpec, Roofline
 from mpsim.workload.shapes import without_logs
 from mpsim.workload.sharding import sharded
-from mpsim.workload.split import WHOLE, Split
+from mpsim.workload.split import WHOLE, Split, split_of
 from mpsim.workload.step import step_of
 from mpsim.workload.update import optimizer_state_bytes, shares, updated_bytes
 from mpsim.workload.watch import UPDATE, Graph, Watch, calls_of
@@ -48,7 +49,7 @@ _GROUPED = {"aten::_grouped_mm", "transformers::grouped_mm_fallback"}
 def analytical_point(
     source: Source,
     microbatch: int,
-    split: Split,
+    split: Split | int,
     spec: DeviceSpec,
     precision: Precision | None = None,
     *,
@@ -63,17 +64,19 @@ def analytical_point(
     MpsimError
         The model cannot be built or run on fake tensors, or has no form for the split that was asked for.
     """
-    example = fake_example(source, microbatch)
+    split, example = split_of(split), fake_example(source, microbatch)
     model, notes = unwrapped(example.model)
     example = replace(example, model=model)
-    if precision is not None:
+    seen = replace(precision, compute=watched_dtype(precision)) if precision is not None else None
+    if seen is not None:
         with fake_mode_of(example):
-            example = cast(example, replace(precision, compute=watched_dtype(precision)))
+            example = cast(example, seen)
 
     def costed(local: Example) -> Point:
         return _costed(local, microbatch, spec, precision, depth, optimizer)
 
-    point = costed(example) if split == WHOLE else sharded(example, split, costed, context=context)
+    computed = partial(computing, seen, "cpu")
+    point = costed(example) if split == WHOLE else sharded(example, split, costed, computed, context=context)
     point.precision = precision or precision_of(example.model, point.compute)
     point.notes[:0] = notes
     point.optimizer = optimizer

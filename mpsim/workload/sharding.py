@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from mpsim.errors import MpsimError
 from mpsim.workload.example import Example
@@ -14,15 +16,24 @@ from mpsim.workload.tensor_parallel import RecordedCollective, local_shard
 __all__ = ["sharded"]
 
 
-def sharded(example: Example, split: Split, make: Callable[[Example], Point], *, context: str = "all-gather") -> Point:
+def sharded(
+    example: Example,
+    split: Split,
+    make: Callable[[Example], Point],
+    computing: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    *,
+    context: str = "all-gather",
+) -> Point:
     """Return the point of one of the ranks of a split, with the collectives that its layers make.
+
+    Forward and loss run in the context that `computing` makes, such as autocast.
 
     Raises
     ------
     MpsimError
         The model has no such form, or a collective belongs to no layer.
     """
-    local = local_shard(example, split, context=context)
+    local = local_shard(example, split, computing=computing, context=context)
     point = make(local.example)
     point.split, point.partial, point.experts = split, local.partial, local.experts
     point.notes += local.notes

@@ -76,7 +76,14 @@ class LocalShard:
     experts: frozenset[str] = frozenset()
 
 
-def local_shard(example: Example, split: Split | int, *, rank: int = 0, context: str = "all-gather") -> LocalShard:
+def local_shard(
+    example: Example,
+    split: Split | int,
+    *,
+    rank: int = 0,
+    context: str = "all-gather",
+    computing: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> LocalShard:
     """Return the work of one of the ranks of a split.
 
     Modules that hold weights (parameters of two dimensions or more) are sharded as `example.tensor_parallel`
@@ -108,6 +115,8 @@ def local_shard(example: Example, split: Split | int, *, rank: int = 0, context:
         Whose part to return, tp innermost, then cp, then ep; the ranks' parts have the same sizes.
     context : str
         How ranks that share sequences share attention: ``all-gather``, ``ring`` or ``ulysses``.
+    computing : callable
+        Makes the context in which forward and loss run, such as autocast: it tells the types that are exchanged.
 
     Raises
     ------
@@ -156,7 +165,7 @@ def local_shard(example: Example, split: Split | int, *, rank: int = 0, context:
         heads = [path for path, style in styles.items() if style == "vocabulary" and _is_head(model, path)]
         if split.cp > 1:
             counted = share_context(model, context, peers._replace(group=mesh.get_group("cp")))
-        collectives = _record(local, split, mesh, sharded_loss() if heads else contextlib.nullcontext())
+        collectives = _record(local, split, mesh, sharded_loss() if heads else contextlib.nullcontext(), computing)
         stay_alone(model)
         _strip(model, hooks)
     _place(model, styles, rank % split.tp, split.tp)
@@ -185,8 +194,10 @@ def _check(split: Split, rank: int) -> None:
     ranks = split.tp * split.cp * split.ep
     if not 0 <= rank < ranks:
         raise MpsimError(f"rank is {rank}, expected 0 to {ranks - 1}")
-    if split.tp > 1 and split.ep > 1:
-        raise MpsimError(f"{split.text}: experts are not shared by tp ranks too: give tp 1 with ep={split.ep}, or ep 1")
+    if split.sequence and split.ep > 1:
+        raise MpsimError(
+            f"{split.text}: tokens of a shared sequence go to no experts of other ranks yet: leave one out"
+        )
 
 
 def _is_head(model: nn.Module, path: str) -> bool:
@@ -317,14 +328,20 @@ def _share_input(parent: str, shared: dict[tuple[str, int], tuple[Any, Any]], me
 
 
 def _record(
-    example: Example, split: Split, mesh: DeviceMesh, context: contextlib.AbstractContextManager[None]
+    example: Example,
+    split: Split,
+    mesh: DeviceMesh,
+    context: contextlib.AbstractContextManager[None],
+    computing: Callable[[], contextlib.AbstractContextManager[Any]],
 ) -> tuple[RecordedCollective, ...]:
     """Return the collectives of one forward, loss and backward."""
     recorder = CollectiveRecorder({mesh.get_group(name).group_name: name for name in mesh.mesh_dim_names or ()})
     try:
         with context, watch_modules(example.model, recorder), recorder:
-            output = example.model(*example.inputs, **example.keywords)
-            (example.loss or default_loss)(output, example.target).backward()
+            with computing():
+                output = example.model(*example.inputs, **example.keywords)
+                loss = (example.loss or default_loss)(output, example.target)
+            loss.backward()
     except MpsimError:
         raise
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mpsim.errors import MpsimError
@@ -301,7 +302,8 @@ def _measuring(
             if split == WHOLE:
                 found = measured(example, size)
             else:
-                found = sharded(example, split, lambda part: measured(part, size), context=context)
+                computed = partial(computing, types, where)
+                found = sharded(example, split, lambda part: measured(part, size), computed, context=context)
             found.precision = types or precision_of(model, found.compute)
         found.device = device_name(where)
         found.notes[:0] = notes

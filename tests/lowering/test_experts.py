@@ -182,14 +182,57 @@ def test_what_a_rank_holds():
     assert held(2, zero=2) == (1024 + 2048, 2048 / 4 + 4096 / 2, 1024 / 4 + 2048 / 2 + 2048)
 
 
-def test_experts_of_one_rank_alone_stay_whole_whatever_is_sharded():
+@pytest.mark.parametrize("zero", [2, 3])
+def test_experts_of_one_rank_alone_stay_whole_whatever_is_sharded(zero):
     workload = chained(dense("a", 1024, optimizer_bytes=2048), mixture("m", 2048, optimizer_bytes=4096))
-    plan = Plan(dp=2, ep=2, sharding=Sharding(zero=2))
+    plan = Plan(dp=2, ep=2, sharding=Sharding(zero=zero))
     memory = simulate(workload, fully_connected(2, link=FREE), plan).devices[0].memory
-    assert memory.parameters_bytes == 1024 + 1024
+    assert memory.parameters_bytes == {2: 1024, 3: 512}[zero] + 1024
     assert memory.optimizer_bytes == 1024 + 2048
-    # m's are made and kept; a's 1,024 are whole once, of which half is kept.
-    assert memory.gradients_bytes == 1024 + 512 + 1024
+    # m's are made and kept; a's 1,024 are whole once, of which half is kept: in stage 3 once they are scattered.
+    assert memory.gradients_bytes == 1024 + {2: 512, 3: 0}[zero] + 1024
+
+
+def test_units_of_experts_by_hand():
+    """What m's router and a have is gathered by all four, m's experts by the two that hold the same.
+
+    Of 1,024 bytes by four 3/4 + 3/4 x 1024/512, of 512 3/4 + 3/4; of 2,048 by two 1/4 + 1024/512.
+
+    t        0    2.25     3.75     6   7     9.5  11        13.25   15.25    17.5   20.25   22.5
+    gathers  a---| m------|                   | m--|          a------|
+    experts               | m------|               | m-------|
+    compute      | Fa                 | Fm                    | Bm----|              | Ba--|
+    0-1, 2-3                              | 2 a2a|                    | 2 a2a-------|
+    """
+    workload = chained(dense("a", 1024), mixture("m", 4096, router=512))
+    plan = Plan(dp=4, ep=2, sharding=Sharding(zero=3))
+    assert said(workload, plan) == (
+        "all_gather unit a · wait · all_gather unit m · 0F0[0:1] · wait · all_gather unit m.experts · wait · 0F0[1:2] ·"
+        " all_to_all 0F0 · wait · all_to_all 0F0 · wait · all_gather unit m · wait · all_gather unit m.experts · wait ·"
+        " all_gather unit a · 0B0[1:2] · reduce_scatter unit m · reduce_scatter unit m.experts · all_to_all 0B0 ·"
+        " wait · all_to_all 0B0 · wait · wait · 0B0[0:1] · reduce_scatter unit a · wait · wait · update[0:2]"
+    )
+    result = simulate(workload, fully_connected(4, link=SLOW), plan)
+    found = [(name, *times) for name, where, *times in on_axis(result, "dp") if 0 in where]
+    assert found[:6] == [
+        ("unit a", 0.0, 2.25), ("unit m", 2.25, 3.75), ("unit m.experts", 3.75, 6.0),
+        ("unit m", 9.5, 11.0), ("unit m.experts", 11.0, 13.25), ("unit a", 13.25, 15.5),
+    ]  # fmt: skip
+    assert {where for name, where, *_ in on_axis(result, "dp") if "experts" in name} == {(0, 2), (1, 3)}
+
+
+@pytest.mark.parametrize("runtime", ["ideal", "torch-gloo", "torch-nccl"])
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize(("dp", "ep"), [(2, 2), (4, 2), (4, 4), (8, 2), (8, 4)])
+def test_groups_that_overlap_never_lock_each_other(dp, ep, zero, runtime):
+    """Who reduces experts waits for fewer than who reduces all else, in whichever order links let them."""
+    split = Split(ep=ep)
+    layers = [mixture(name, 4096, router=512, splits=(split,)) for name in "mn"]
+    workload = chained(dense("a", 1024, splits=(split,)), *layers, dense("z", 700, splits=(split,)))
+    plan = Plan(dp=dp, pp=2, ep=ep, microbatches=3, runtime=runtime, sharding=Sharding(zero=zero), **EACH)
+    devices = [replace(one, speed=1 + i % 3) for i, one in enumerate(fully_connected(2 * dp, link=SLOW).devices)]
+    topology = replace(fully_connected(2 * dp, link=SLOW), devices=tuple(devices))
+    assert simulate(workload, topology, plan).step_s > 0
 
 
 def test_an_update_of_experts_is_shared_by_fewer():

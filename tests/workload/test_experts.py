@@ -33,7 +33,10 @@ from mpsim.workload.tensor_parallel import RecordedCollective, local_shard  # no
 BATCH, SEQ, HIDDEN = 2, 16, 32
 MIXTURES = ("mixtral", "qwen3-30b-a3b", "deepseek")
 SPEC = DeviceSpec(
-    name="made up", peak_flops_per_s={"float32": 1e12, "float64": 1e12}, memory_bytes_per_s=1e11, kernel_floor_s=0.0
+    name="made up",
+    peak_flops_per_s=dict.fromkeys(("float32", "bfloat16"), 1e12),
+    memory_bytes_per_s=1e11,
+    kernel_floor_s=0.0,
 )
 
 
@@ -225,6 +228,41 @@ def test_the_rest_that_is_refused():
         MpsimError, match=r"model.layers.0.mlp.experts \(MixtralExperts\): 4 experts do not divide by ep=3"
     ):
         analytical("mixtral", splits=("ep=3",))
+
+
+def test_ranks_that_share_weights_have_a_part_of_each_of_their_experts():
+    """Router and tokens are every rank's: each sends all of them, and the two sum outputs and gradients of tokens."""
+    example = small("mixtral")
+    part = local_shard(example, Split(tp=2, ep=2), rank=3)
+    block = [one for one in part.collectives if one.module.startswith("model.layers.1")]
+    tokens, shares = BATCH * SEQ * HIDDEN * 4, BATCH * SEQ * 2 * 4
+    each = {("ep", "all_to_all", 2 * tokens): 4, ("ep", "all_to_all", 4 * 8): 1}
+    assert Counter((one.axis, one.kind, one.bytes) for one in block) == {
+        **each, ("tp", "all_reduce", tokens): 4, ("tp", "all_reduce", shares): 1,
+    }  # fmt: skip
+    # The second half of the features of the last two of four experts, gate and up.
+    path = "model.layers.1.mlp.experts"
+    whole, held = (dict(model.named_parameters()) for model in (example.model, part.example.model))
+    gate, up = whole[f"{path}.gate_up_proj"][2:].chunk(2, dim=1)
+    assert torch.equal(held[f"{path}.gate_up_proj"], torch.cat([gate[:, 32:], up[:, 32:]], 1))
+    assert torch.equal(held[f"{path}.down_proj"], whole[f"{path}.down_proj"][2:, :, 32:])
+    assert torch.equal(held["model.layers.1.mlp.gate.weight"], whole["model.layers.1.mlp.gate.weight"])
+    part.example.loss(part.example.model(*part.example.inputs), part.example.target).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in part.example.model.parameters())
+
+
+def test_tokens_are_sent_in_the_type_in_which_autocast_multiplies():
+    workload = analytical("mixtral", splits=("ep=2", "tp=2"), precision="bf16-mixed")
+    costs = [cost for layer in workload.layers if layer.name == "model.layers.1" for cost in layer.costs]
+    sent = {cost.split: {(one.kind, one.bytes) for one in cost.collectives} for cost in costs}
+    rows = BATCH * SEQ * HIDDEN
+    assert sent[Split(ep=2)] == {("all_to_all", 4 * 8), ("all_to_all", 2 * rows * 2)}
+    # Attention's outputs are summed as they were multiplied, what is added to the stream as that is.
+    assert sent[Split(tp=2)] == {
+        ("all_reduce", rows * 2),
+        ("all_reduce", rows * 4),
+        ("all_reduce", BATCH * SEQ * 2 * 2 * 2),
+    }
 
 
 # Against torch: a layer written apart from the library, under a process group whose other ranks do not exist.

@@ -130,9 +130,11 @@ class _Rank:
         return next(sorted(unit.names) for unit in self.lowering.stages[stage].units if unit.path == path)
 
     def updated(self) -> Instructions:
-        """Return the drops of all shares: the update has used them."""
+        """Return the drops of all shares, and of what no unit shards, as experts of one rank alone: they are used."""
         keys = dict.fromkeys(self.shares.values())
+        keys |= dict.fromkeys(key for own in self.whole.values() for key in own.values())
         self.shares.clear()
+        self.whole.clear()
         return [Drop(key) for key in keys]
 
 
