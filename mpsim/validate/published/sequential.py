@@ -130,8 +130,12 @@ def _bottleneck(row: _Row, planes: int, stride: int, activations: bool) -> None:
         weights = channels * row.channels
         moved, saved = moved + channels * size**2 + 4 * n, channels * size**2 + n
     parameters = weights + 2 * row.channels if weights else 0
-    row.add(Leaf(flops=2 * weights * row.size**2, moved=moved, moved_back=2 * moved - 3 * n, parameters=parameters, output=n,
-                 saved=saved, skip=skip))  # fmt: skip
+    row.add(
+        Leaf(
+            flops=2 * weights * row.size**2, moved=moved, moved_back=2 * moved - 3 * n, parameters=parameters,
+            output=n, saved=saved, skip=skip,
+        )
+    )  # fmt: skip
     row.pointwise()
 
 
