@@ -78,6 +78,19 @@ def test_measured_steps_are_predicted_without_running_anything(mpsim):
     assert {row["bound"] for row in found["rows"]} == {"device", "launch"}
 
 
+def test_published_steps_are_replayed_without_running_anything(mpsim):
+    words = ("validate", "published", "--file", "vocab_parallel_stage_times", "--file", "simumax_b200.csv")
+    printed = mpsim(*words).stdout
+    assert "vocab_parallel_stage_times  time" in printed
+    found = json.loads(mpsim(*words, "--json", "-o", "published.csv").stdout)
+    assert [(one["file"], one["what"], one["count"]) for one in found["files"]] == [
+        ("vocab_parallel_stage_times", "time", 8),
+        ("simumax_b200", "time", 31),
+        ("simumax_b200", "memory", 31),
+    ]
+    assert Path("published.csv").read_text().count("\n") == 71
+
+
 def test_a_launch_bound_plan_says_what_graphs_would_give(mpsim):
     words = ("simulate", TRACES / "gpt2.h200.json", "chain:1,link=1GB/s@0", "--batch", "1")
     eager = mpsim(*words).stdout

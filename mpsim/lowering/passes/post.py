@@ -8,8 +8,9 @@
 - ``at_turn``: as ``deferred``, and also before the first backward after a forward (``ScheduleGPipe``).
 - ``fused``: a send is awaited before the next is posted while the rank warms up and cools down; in between a
   computation's send is posted together with the next one's receive, and both are awaited (``Schedule1F1B``).
-- ``turn_about``: a send is posted only when the rank turns to its next computation, and awaited: before a forward ahead
-  of its receive, before a backward behind it (DeepSpeed's ``TrainSchedule``), so that neighbours meet pair by pair.
+- ``turn_about``: a send is posted when the rank turns to its next computation, and awaited, ahead of the receive that
+  this needs; behind it where a backward follows a forward at once (DeepSpeed's ``TrainSchedule``), so that neighbours
+  meet pair by pair.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import NamedTuple
 
 from mpsim.lowering.instructions import Compute, Instruction, Instructions, Receive, Send, Wait
 from mpsim.lowering.model import Lowering
+from mpsim.plan.flat import one_f_one_b
 
 __all__ = ["POSTINGS", "post"]
 
@@ -40,7 +42,17 @@ def post(instructions: Instructions, lowering: Lowering) -> Instructions:
     visits = _visits(row)
     if lowering.posting == "early":
         return _early(visits, lowering.early[lowering.shape.home[visits[0].compute.stage]]) + rest
+    if lowering.posting == "turn_about":
+        return _turn_about(visits, _depth(visits, lowering)) + rest
     return POSTINGS[lowering.posting](visits) + rest
+
+
+def _depth(visits: Sequence[_Visit], lowering: Lowering) -> int:
+    """Return the micro-batches that a rank of 1F1B has under way at most; 0 of any other schedule."""
+    ranks, microbatches = len(lowering.rows), lowering.plan.microbatches
+    if [list(row) for row in lowering.rows] != one_f_one_b(ranks, microbatches):
+        return 0
+    return ranks - visits[0].compute.stage
 
 
 def _visits(row: Sequence[Instruction]) -> list[_Visit]:
@@ -119,15 +131,21 @@ def _fused(visits: Sequence[_Visit]) -> Instructions:
     return found + _waited(last)
 
 
-def _turn_about(visits: Sequence[_Visit]) -> Instructions:
-    """Send what the computation before made, and receive what the next one needs, in the order of both neighbours."""
+def _turn_about(visits: Sequence[_Visit], depth: int) -> Instructions:
+    """Send what a computation has made when its rank turns to the next one, and receive what that needs.
+
+    With as many micro-batches under way as the rank ever has (`depth`) a backward follows a forward at once, and the
+    gradient is received first; otherwise the rank has nothing to compute in between, and sends meanwhile.
+    """
     found: Instructions = []
     made: Send | None = None
+    under_way, before = 0, ""
     for receive, compute, send in visits:
         sent, received = [*_posted(made), *_waited(made)], [*_posted(receive), *_waited(receive)]
-        found += [*sent, *received] if compute.pass_kind == "F" else [*received, *sent]
-        found.append(compute)
-        made = send
+        at_once = before == "F" and compute.pass_kind == "B" and under_way == depth
+        found += [*received, *sent, compute] if at_once else [*sent, *received, compute]
+        made, before = send, compute.pass_kind
+        under_way += {"F": 1, "B": -1}.get(before, 0)
     return [*found, *_posted(made), *_waited(made)]
 
 
@@ -137,5 +155,4 @@ POSTINGS: dict[str, Callable[[Sequence[_Visit]], Instructions]] = {
     "deferred": _deferred,
     "at_turn": lambda visits: _deferred(visits, at_turn=True),
     "fused": _fused,
-    "turn_about": _turn_about,
 }

@@ -100,7 +100,7 @@ def _run(row: Row, recompute: str, microbatch: int, chunks: int, *, sequence_par
         gated=False, rotary=False,
     )  # fmt: skip
     microbatches, rest = divmod(row.count("global_batch"), microbatch * dp)
-    if rest or layers % (pp * chunks) or heads % tp:
+    if rest or not chunks or layers % (pp * chunks) or heads % tp:
         raise MpsimError(
             f"{row.where}: batch, layers or heads do not divide over dp {dp}, pp {pp} × {chunks} chunks, tp {tp}"
         )
@@ -116,7 +116,7 @@ def _run(row: Row, recompute: str, microbatch: int, chunks: int, *, sequence_par
 def _of_2021(row: Row) -> _Run:
     layers = row.count("layers")
     chunk = row.text("layers_per_virtual_stage")
-    chunks = layers // row.count("pp") // row.count("layers_per_virtual_stage") if chunk else 1
+    chunks = layers // (row.count("pp") * row.count("layers_per_virtual_stage")) if chunk else 1
     return _run(row, row.text("recompute"), row.count("micro_batch"), chunks, sequence_parallel=False)
 
 

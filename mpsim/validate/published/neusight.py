@@ -91,13 +91,13 @@ def _parts(rows: Sequence[Row]) -> _Profile:
     first, last = of_block.index(True), len(rows) - 1 - of_block[::-1].index(True)
     modules = [i for i, row in enumerate(rows) if i > last and row.text("op") == "call_module"]
     behind = modules[0] if modules else len(rows)
-    launch_ms = median([float(r.text("fwd_ms")) for r in rows if _DOES_NOTHING.match(r.text("target"))] or [0.0])
-    back_ms = min((float(r.text("bwd_ms")) for r in rows if float(r.text("bwd_ms"))), default=0.0)
+    launch_ms = median([r.real("fwd_ms") for r in rows if _DOES_NOTHING.match(r.text("target"))] or [0.0])
+    back_ms = min((r.real("bwd_ms") for r in rows if r.real("bwd_ms")), default=0.0)
     operators = [
         _Operator(
             row.text("target"),
-            max(0.0, float(row.text("fwd_ms")) - launch_ms),
-            max(0.0, float(row.text("bwd_ms")) - back_ms),
+            max(0.0, row.real("fwd_ms") - launch_ms),
+            max(0.0, row.real("bwd_ms") - back_ms),
             not _WHOLE.search(row.text("target")),
         )
         for row in rows

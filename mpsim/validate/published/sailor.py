@@ -85,12 +85,12 @@ def _open(table: Table, inputs: Inputs) -> Predictor:
     times: dict[tuple[str, str, int, int], dict[int, _Times]] = {}
     for row in inputs("sailor_layer_profiles").rows:
         key = (row.text("model"), row.text("gpu"), row.count("micro_batch"), row.count("tp"))
-        found = _Times(*(float(row.text(name)) for name in ("fwd_s", "bwd_s", "update_s")))
-        times.setdefault(key, {})[int(row.text("layer"))] = found
+        found = _Times(*(row.real(name) for name in ("fwd_s", "bwd_s", "update_s")))
+        times.setdefault(key, {})[int(row.real("layer"))] = found
     sizes: dict[tuple[str, int], dict[int, _Sizes]] = {}
     for row in inputs("sailor_layer_sizes").rows:
-        one = _Sizes(*(row.count(name) for name in ("params_floats", "act_output_floats", "act_mem_floats")))
-        sizes.setdefault((row.text("model"), row.count("tp")), {})[int(row.text("layer"))] = one
+        one = _Sizes(*(round(row.number(name)) for name in ("params_floats", "act_output_floats", "act_mem_floats")))
+        sizes.setdefault((row.text("model"), row.count("tp")), {})[int(row.real("layer"))] = one
     fits = _Fits(
         {
             (row.text("scope"), row.text("gpu"), row.count("n_gpus")): _coefficients(row)
@@ -121,7 +121,7 @@ def _open(table: Table, inputs: Inputs) -> Predictor:
 
 
 def _coefficients(row: Row) -> tuple[float, float, float]:
-    c2, c1, c0 = (float(row.text(name)) for name in ("c2", "c1", "c0"))
+    c2, c1, c0 = (row.real(name) for name in ("c2", "c1", "c0"))
     return c2, c1, c0
 
 

@@ -13,6 +13,8 @@ from mpsim.errors import MpsimError
 
 __all__ = ["Row", "Table", "load_table", "numbers"]
 
+_MOST = 1_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -33,7 +35,7 @@ class Row:
     >>> row.count("time")
     Traceback (most recent call last):
     ...
-    mpsim.errors.MpsimError: a.csv, line 3: time is '1.5', expected a whole number, 1 or more
+    mpsim.errors.MpsimError: a.csv, line 3: time is '1.5', expected a whole number from 1 to 1,000,000
     """
 
     cells: Mapping[str, str]
@@ -53,8 +55,24 @@ class Row:
         """
         return numbers(self.text(column), f"{self.where}: {column}", 1)[0]
 
+    def real(self, column: str) -> float:
+        """Return any finite number.
+
+        Raises
+        ------
+        MpsimError
+            It is none.
+        """
+        try:
+            value = float(self.text(column))
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise MpsimError(f"{self.where}: {column} is {self.text(column)!r}, expected a number")
+        return value
+
     def count(self, column: str, default: int | None = None) -> int:
-        """Return a whole number, 1 or more; `default` of an empty cell.
+        """Return a whole number, from 1 to a million; `default` of an empty cell.
 
         Raises
         ------
@@ -68,8 +86,8 @@ class Row:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not (value >= 1 and value == int(value)):
-            raise MpsimError(f"{self.where}: {column} is {text!r}, expected a whole number, 1 or more")
+        if not (1 <= value <= _MOST and value == int(value)):
+            raise MpsimError(f"{self.where}: {column} is {text!r}, expected a whole number from 1 to {_MOST:,}")
         return int(value)
 
     def all_numbers(self, column: str, count: int) -> list[float]:

@@ -11,6 +11,7 @@ micro-batch. Behind the last one comes the update, by its bytes over the memory'
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 from mpsim.errors import MpsimError, unknown
@@ -83,24 +84,25 @@ def _open(table: Table, inputs: Inputs) -> Predictor:
         name = row.text("schedule")
         if name not in _SCHEDULES:
             raise unknown("schedule", name, _SCHEDULES)
-        ranks, microbatches, batch = row.count("pp"), row.count("n_microbatches"), row.count("micro_batch")
+        microbatches, batch = row.count("n_microbatches"), row.count("micro_batch")
         profile = _nearest(profiles, row)
-        schedule = _SCHEDULES[name]
-        rows = schedule.rows(profile, microbatches)
-        chunks = _chunks(profile) if schedule.chunks is None else schedule.chunks
-        found = simulate(
-            _workload(profile, chunks, name), _ring(profile),
-            Plan(
-                pp=ranks, microbatches=microbatches, schedule=rows, runtime=schedule.runtime,
-                boundaries=tuple(range(1, ranks * chunks)),
-            ),
-            spans=schedule.steady,
-        )  # fmt: skip
-        step_s = found.steady_s if schedule.steady and found.steady_s is not None else found.step_s
         measured_s = microbatches * batch / (row.number("samples_per_gpu_s") * row.count("n_gpus"))
-        yield Outcome(case=_case(row), measured=measured_s, predicted=step_s)
+        yield Outcome(case=_case(row), measured=measured_s, predicted=_step_s(name, profile, microbatches))
 
     return predict
+
+
+@cache
+def _step_s(name: str, profile: _Profile, microbatches: int) -> float:
+    """Return the step of a schedule, or of its steps in a row the time between their ends."""
+    schedule, ranks = _SCHEDULES[name], profile.ranks
+    chunks = _chunks(profile) if schedule.chunks is None else schedule.chunks
+    plan = Plan(
+        pp=ranks, microbatches=microbatches, schedule=schedule.rows(profile, microbatches), runtime=schedule.runtime,
+        boundaries=tuple(range(1, ranks * chunks)),
+    )  # fmt: skip
+    found = simulate(_workload(profile, chunks, name), _ring(profile), plan, spans=schedule.steady)
+    return found.steady_s if schedule.steady and found.steady_s is not None else found.step_s
 
 
 def _nearest(profiles: list[_Profile], row: Row) -> _Profile:
