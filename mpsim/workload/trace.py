@@ -281,6 +281,7 @@ def _measuring(
     from mpsim.workload.feeds import feeds_of
     from mpsim.workload.machine import device_name
     from mpsim.workload.point import measured_point
+    from mpsim.workload.routing import routing_noted
     from mpsim.workload.sharding import sharded
     from mpsim.workload.step import step_of
     from mpsim.workload.wrappers import eagerly, unwrapped
@@ -290,7 +291,11 @@ def _measuring(
 
     def measured(example: Example, size: int) -> Point:
         step = step_of(example, lambda: computing(types, where), loss_scale(types))
-        return measured_point(step, feeds_of(example), size, **how)
+        routed: list[str] = []
+        with routing_noted(example.model, routed):
+            found = measured_point(step, feeds_of(example), size, **how)
+        found.notes += routed
+        return found
 
     def point(size: int, split: Split, running: list[Any]) -> Point:
         example = build(source, size)
