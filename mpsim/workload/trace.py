@@ -291,11 +291,7 @@ def _measuring(
 
     def measured(example: Example, size: int) -> Point:
         step = step_of(example, lambda: computing(types, where), loss_scale(types))
-        routed: list[str] = []
-        with routing_noted(example.model, routed):
-            found = measured_point(step, feeds_of(example), size, **how)
-        found.notes += routed
-        return found
+        return measured_point(step, feeds_of(example), size, **how)
 
     def point(size: int, split: Split, running: list[Any]) -> Point:
         example = build(source, size)
@@ -305,7 +301,10 @@ def _measuring(
             example = on_device(replace(example, model=model), where)
             example = cast(example, types) if types is not None else example
             if split == WHOLE:
-                found = measured(example, size)
+                routed: list[str] = []
+                with routing_noted(model, routed):
+                    found = measured(example, size)
+                found.notes += routed
             else:
                 computed = partial(computing, types, where)
                 found = sharded(example, split, lambda part: measured(part, size), computed, context=context)

@@ -33,6 +33,6 @@ def test_the_first_call_counts():
 
 
 def test_a_measured_mixture_says_so_and_another_model_does_not():
-    mixture = trace(resolve_model("mixtral", SMALL["mixtral"]), 2, repeats=1, warmup=0)
+    mixture = trace(resolve_model("mixtral", SMALL["mixtral"]), 2, tensor=(1, 2), repeats=1, warmup=0)
     assert [note.startswith("experts got 0") for note in mixture.notes] == [True]
     assert trace(nn.Linear(2, 2), torch.ones(2, 2), repeats=1, warmup=0).notes == ()
