@@ -163,6 +163,7 @@ def local_shard(
         if regions is not None:
             exchange_sequence(model, regions, mesh["tp"])
         heads = [path for path, style in styles.items() if style == "vocabulary" and _is_head(model, path)]
+        _check_loss(example, heads)
         if split.cp > 1:
             counted = share_context(model, context, peers._replace(group=mesh.get_group("cp")))
         collectives = _record(local, split, mesh, sharded_loss() if heads else contextlib.nullcontext(), computing)
@@ -197,6 +198,15 @@ def _check(split: Split, rank: int) -> None:
     if split.sequence and split.ep > 1:
         raise MpsimError(
             f"{split.text}: tokens of a shared sequence go to no experts of other ranks yet: leave one out"
+        )
+
+
+def _check_loss(example: Example, heads: list[str]) -> None:
+    """Refuse logits that ranks share where the model itself makes its loss of them."""
+    if heads and example.loss is None and "labels" in example.keywords:
+        raise MpsimError(
+            f"{heads[0]} has the style 'vocabulary', and the model makes its own loss of whole logits: give it no"
+            " labels but loss=, or the style 'colwise_gather_output'"
         )
 
 

@@ -281,6 +281,7 @@ def _measuring(
     from mpsim.workload.feeds import feeds_of
     from mpsim.workload.machine import device_name
     from mpsim.workload.point import measured_point
+    from mpsim.workload.routing import routing_noted
     from mpsim.workload.sharding import sharded
     from mpsim.workload.step import step_of
     from mpsim.workload.wrappers import eagerly, unwrapped
@@ -300,7 +301,10 @@ def _measuring(
             example = on_device(replace(example, model=model), where)
             example = cast(example, types) if types is not None else example
             if split == WHOLE:
-                found = measured(example, size)
+                routed: list[str] = []
+                with routing_noted(model, routed):
+                    found = measured(example, size)
+                found.notes += routed
             else:
                 computed = partial(computing, types, where)
                 found = sharded(example, split, lambda part: measured(part, size), computed, context=context)

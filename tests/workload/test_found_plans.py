@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -153,6 +154,13 @@ def test_a_style_that_is_not_known_is_named():
     example.model._tp_plan = {"model.layers.*.mlp.up_proj": "diagonal"}
     with pytest.raises(MpsimError, match=r"up_proj: the tensor-parallel plan .* has the style 'diagonal'"):
         local_shard(example, 2)
+
+
+def test_a_model_that_makes_its_own_loss_cannot_share_logits():
+    example = transformers_source(CONFIGS["llama"]()).build(1)
+    styles = {**planned(example)[0].tensor_parallel, "lm_head": "vocabulary"}
+    with pytest.raises(MpsimError, match=r"lm_head has the style 'vocabulary', and the model makes its own loss"):
+        local_shard(replace(example, tensor_parallel=styles), 2)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
