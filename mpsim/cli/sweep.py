@@ -40,6 +40,7 @@ class _Asked:
     algorithm: str
     runtime: str
     launch: str
+    recompute: str
     scaling: ScalingOptions
     unchecked: bool
     host_speed: float
@@ -63,6 +64,7 @@ class _Asked:
 @click.option("--algorithm", default="ring", show_default=True, metavar="NAME", help="Of the collectives.")
 @click.option("--runtime", default="ideal", show_default=True, metavar="NAME", help="How messages behave.")
 @click.option("--launch", default="", metavar="NAME", help=f"Of hosts: {', '.join(LAUNCHES)}; by default as traced.")
+@click.option("--recompute", default="", metavar="WHAT", help="Forwards run again, as of mpsim simulate.")
 @scaling_options
 @unchecked_option
 @host_speed_option
@@ -123,8 +125,8 @@ def _prepared(workload_path: str, topology_text: str, given: _Asked) -> Callable
             return sweep_plans(
                 workload, topology, batch=batch, devices=given.devices, microbatches=given.microbatches,
                 schedules=schedules, tensor=given.tensor, bucket_bytes=given.bucket,
-                algorithm=given.algorithm, runtime=given.runtime, launch=given.launch, baseline=baseline,
-                processes=given.processes, progress=progress, **shared,
+                algorithm=given.algorithm, runtime=given.runtime, launch=given.launch,
+                recompute=given.recompute, baseline=baseline, processes=given.processes, progress=progress, **shared,
             )  # fmt: skip
 
     return run

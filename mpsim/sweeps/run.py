@@ -16,8 +16,11 @@ from mpsim.errors import MpsimError
 from mpsim.lowering.costs import Costs
 from mpsim.lowering.devices import check_devices, scaled_by_type
 from mpsim.lowering.draws import Seed, Trials, Variability, seed_of
+from mpsim.lowering.recomputation import recomputed_layers
 from mpsim.plan.model import MIB, Plan
+from mpsim.plan.recompute import parse_recompute
 from mpsim.plan.schedules import Schedule, resolve_schedule
+from mpsim.plan.sharding import Sharding
 from mpsim.result.frames import summary_row
 from mpsim.result.model import Result
 from mpsim.result.statistics import check_baseline
@@ -60,6 +63,7 @@ def sweep(
     algorithm: str = "ring",
     runtime: str = "ideal",
     launch: str = "",
+    recompute: str = "",
     host_speed: float = 1.0,
     trials: int = 1,
     rng: Seed = 0,
@@ -85,7 +89,7 @@ def sweep(
         links are unlike (`mpsim.sweeps.placing.placements`). None: all.
     microbatches, schedules, tensor : sequence, optional
         Restrict the grid; see `mpsim.sweeps.grid.candidates` for what None stands for.
-    bucket_bytes, algorithm, runtime, launch, host_speed
+    bucket_bytes, algorithm, runtime, launch, recompute, host_speed
         Of every plan.
     trials, rng, variability, by_type, rescale, speed, unchecked
         As in `simulate`; all plans meet the same draws.
@@ -129,13 +133,21 @@ def sweep(
     costs = Costs(workload, by_type, workload.microbatch, 1)
     check_devices(costs, topology.devices)  # any of them may be chosen
     check_baseline(baseline, batch, "sweep")
+    recomputed_layers(workload, [layer.costs[0] for layer in workload.layers], parse_recompute(recompute))
     grid = candidates(workload, n_devices, batch, microbatches=microbatches, schedules=schedules, tensor=tensor)
     if not grid:
         raise MpsimError(f"tensor sizes {list(tensor or ())} need more than the {n_devices} devices there are")
     job = _Job(
         workload=workload,
         topology=topology,
-        base=Plan(batch=batch, bucket_bytes=bucket_bytes, algorithm=algorithm, runtime=runtime, launch=launch),
+        base=Plan(
+            batch=batch,
+            bucket_bytes=bucket_bytes,
+            algorithm=algorithm,
+            runtime=runtime,
+            launch=launch,
+            sharding=Sharding(recompute=recompute),
+        ),
         trials=drawn,
         by_type=by_type,
         unchecked=unchecked,

@@ -252,3 +252,13 @@ def test_the_table_groups_reasons(found) -> None:
     assert f"3 of {len(found.ranked)} plans that can be run and fit" in text
     assert sum(" × " in line and line.startswith("  ") for line in lines) == len(found.reasons)
     assert len(table(found, top=0).splitlines()) > len(found.ranked)
+
+
+def test_every_plan_of_a_sweep_may_compute_again(work, ring):
+    plain = sweep(work, ring, batch=8, processes=1)
+    again = sweep(work, ring, batch=8, recompute="full", processes=1)
+    steps = [{row["plan"]: row["step_s"] for row in found.rows if row["step_s"]} for found in (plain, again)]
+    assert {f"{plan} recompute=full" for plan in steps[0]} == set(steps[1])
+    assert all(steps[1][f"{plan} recompute=full"] > seconds for plan, seconds in steps[0].items())
+    with pytest.raises(ValueError, match="recompute names layer 'nobody'"):
+        sweep(work, ring, batch=8, recompute="nobody", processes=1)
