@@ -25,6 +25,7 @@ __all__ = [
     "Key",
     "Listed",
     "Of",
+    "Parts",
     "Post",
     "Receive",
     "Script",
@@ -162,6 +163,17 @@ class Copies(NamedTuple):
         return f"copies of stage {self.stage}"
 
 
+class Parts(NamedTuple):
+    """The gradients of a stage of which ranks that share a sequence have parts."""
+
+    stage: int
+
+    @property
+    def name(self) -> str:
+        """Such as ``parts of stage 0``."""
+        return f"parts of stage {self.stage}"
+
+
 class Unit(NamedTuple):
     """The parameters, or the gradients, of a unit that replicas shard."""
 
@@ -198,7 +210,7 @@ class Listed(NamedTuple):
         return f"{self.kind} {self.number}"
 
 
-Of = Bucket | Tied | Copies | Shard | Unit | Listed
+Of = Bucket | Tied | Copies | Parts | Shard | Unit | Listed
 
 
 class Collective(NamedTuple):

@@ -16,6 +16,7 @@ from mpsim.lowering.passes.gather import gather
 from mpsim.lowering.passes.hold import hold
 from mpsim.lowering.passes.messages import messages
 from mpsim.lowering.passes.overlap import overlap
+from mpsim.lowering.passes.parts import parts
 from mpsim.lowering.passes.post import post
 from mpsim.lowering.passes.recompute import recompute
 from mpsim.lowering.passes.segment import segment
@@ -38,6 +39,7 @@ PASSES: tuple[Pass, ...] = (
     buckets,  # gradients of replicas, as backward makes them ready
     awaited,  # the gradients of replicas, before what they update
     tied,  # gradients of what several stages hold
+    parts,  # gradients of which ranks that share a sequence have parts
     hold,  # what is kept, and for how long
 )
 
