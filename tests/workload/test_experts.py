@@ -205,7 +205,8 @@ def test_ones_own_experts_are_named():
     [
         (own(), 2, "Own has no experts for ep=2 ranks to share: give ep 1, or name what takes tokens, chosen experts"
          " and shares, as in tensor_parallel={'*.experts': 'experts'}"),
-        (own(feed="experts"), 4, "feed (Scale): 6 experts do not divide by ep=4 ranks: the nearest that does is 3"),
+        (own(feed="experts"), 4, "feed (Scale): 6 experts do not divide by 4 expert-parallel ranks; the nearest that"
+         " works is 3"),
         (own(router="experts"), 2, "router (Linear): a module of experts takes tokens, chosen experts and their shares,"
          " its forward(input: torch.Tensor) -> torch.Tensor does not"),
         (own(**{"": "experts"}), 2, "the model (Own): its parameters or lists of modules have lengths none, expected"
@@ -225,7 +226,7 @@ def test_the_rest_that_is_refused():
         ):
             replace(own(), imbalance=imbalance)
     with pytest.raises(
-        MpsimError, match=r"model.layers.0.mlp.experts \(MixtralExperts\): 4 experts do not divide by ep=3"
+        MpsimError, match=r"model.layers.0.mlp.experts \(MixtralExperts\): 4 experts do not divide by 3 expert-"
     ):
         analytical("mixtral", splits=("ep=3",))
 
