@@ -197,10 +197,6 @@ def _check(split: Split, rank: int) -> None:
     ranks = split.tp * split.cp * split.ep
     if not 0 <= rank < ranks:
         raise MpsimError(f"rank is {rank}, expected 0 to {ranks - 1}")
-    if split.sequence and split.ep > 1:
-        raise MpsimError(
-            f"{split.text}: tokens of a shared sequence go to no experts of other ranks yet: leave one out"
-        )
 
 
 def _is_head(model: nn.Module, path: str) -> bool:

@@ -252,6 +252,22 @@ def test_ranks_that_share_weights_have_a_part_of_each_of_their_experts():
     assert all(parameter.grad.isfinite().all() for parameter in part.example.model.parameters())
 
 
+@pytest.mark.parametrize(
+    ("split", "rows", "others"),
+    [
+        (Split(ep=2), 64, set()),
+        (Split(cp=2, ep=2), 32, {"cp"}),
+        (Split(tp=2, ep=2, sequence=True), 64, {"tp"}),
+        (Split(tp=2, cp=2, ep=2, sequence=True), 32, {"tp", "cp"}),
+    ],
+)
+def test_a_rank_sends_the_tokens_that_it_has(split, rows, others):
+    """Half of them where ranks share sequences; all where those that share weights have gathered them."""
+    found = local_shard(small("mixtral"), split).collectives
+    assert Counter(one.bytes for one in found if one.axis == "ep") == {rows * HIDDEN * 4: 2 * 4, 4 * 8: 2}
+    assert {one.axis for one in found} == {"ep"} | others
+
+
 def test_tokens_are_sent_in_the_type_in_which_autocast_multiplies():
     workload = analytical("mixtral", splits=("ep=2", "tp=2"), precision="bf16-mixed")
     costs = [cost for layer in workload.layers if layer.name == "model.layers.1" for cost in layer.costs]
