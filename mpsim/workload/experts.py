@@ -1,4 +1,4 @@
-"""Which modules of a model are experts, and the part of them that one of several ranks has."""
+"""Which modules of a model are experts, or tables of embeddings, and the part of them that one of several ranks has."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from typing import Any
 
 from torch import nn
 
-from mpsim.errors import MpsimError
+from mpsim.errors import MpsimError, at
 from mpsim.workload.dispatch import Dispatched
-from mpsim.workload.divide import nearest_divisor
+from mpsim.workload.divide import check_divides
 from mpsim.workload.example import Example
+from mpsim.workload.tables import SharedTables, holds_tables
 
-__all__ = ["check_experts", "experts_of", "share_experts", "stay_alone"]
+__all__ = ["balance", "check_experts", "experts_of", "heaviest_rank", "share_experts", "stay_alone"]
 
 STYLE = "experts"
 """The style that names a module of experts in `Example.tensor_parallel`."""
 
 
 def experts_of(example: Example) -> dict[str, int]:
-    """Return path → number of experts of each module that holds the experts of a layer.
+    """Return path → number of experts of each module that holds the experts of a layer, or of tables of embeddings.
 
     A module of experts takes tokens [n, hidden], which experts each token chose [n, k], and their shares [n, k], as
     all of transformers' do. It is known by its `num_experts`, the first dimension of all its own parameters, or named
-    by the style ``experts``; it may then also hold lists of modules, one an expert.
+    by the style ``experts``; it may then also hold lists of modules, one an expert. Tables are a list of embeddings
+    that looks them all up (:mod:`mpsim.workload.tables`).
 
     Raises
     ------
@@ -48,6 +50,8 @@ def experts_of(example: Example) -> dict[str, int]:
     for path, module in example.model.named_modules():
         if any(fnmatchcase(path, glob) for glob in named):
             found[path] = _named_count(path, module)
+        elif holds_tables(module):
+            found[path] = len(module)
         elif count := _known_count(module):
             found[path] = count
     return found
@@ -116,13 +120,52 @@ chosen experts and shares, as in tensor_parallel={'*.experts': 'experts'}
             f" takes tokens, chosen experts and shares, as in tensor_parallel={{'*.experts': {STYLE!r}}}"
         )
     for path, count in found.items():
-        if count % ranks:
-            what = _named(path, example.model.get_submodule(path))
-            nearest = nearest_divisor(count, ranks)
-            raise MpsimError(
-                f"{what}: {count} experts do not divide by ep={ranks} ranks: the nearest that does is {nearest}"
-            )
+        module = example.model.get_submodule(path)
+        what = "tables" if holds_tables(module) else "experts"
+        try:
+            check_divides({what: count}, ranks, "expert-parallel", together=found.values())
+        except MpsimError as error:
+            raise at(_named(path, module), error) from None
     return found
+
+
+def heaviest_rank(example: Example, ranks: int) -> int:
+    """Return which of the ranks that share experts has most bytes of them: tables may be of unlike sizes.
+
+    Examples
+    --------
+    >>> class Tables(nn.ModuleList):
+    ...     def forward(self, rows): ...
+    >>> model = nn.Sequential(Tables(nn.Embedding(rows, 2) for rows in (4, 1, 9, 2)))
+    >>> heaviest_rank(Example(model=model, inputs=()), 2)
+    1
+    """
+    sizes = [0] * ranks
+    for path, count in check_experts(example, ranks).items():
+        module = example.model.get_submodule(path)
+        if holds_tables(module):
+            for number, table in enumerate(module):
+                sizes[number * ranks // count] += table.weight.nbytes
+    return sizes.index(max(sizes))
+
+
+def balance(example: Example, experts: Mapping[str, int], ranks: int) -> tuple[str, ...]:
+    """Return which of the ranks that share experts is taken for all of them, in a phrase each.
+
+    Examples
+    --------
+    >>> balance(Example(model=nn.ModuleDict({"experts": nn.Linear(1, 1)}), inputs=()), {"experts": 8}, 2)[0]
+    "ep=2: the busiest rank's experts get as many tokens as a rank sends, each of them its equal part"
+    """
+    tables = [path for path in experts if holds_tables(example.model.get_submodule(path))]
+    found = [
+        f"ep={ranks}: the rank whose {experts[path] // ranks} of {experts[path]} tables ({path}) are the largest"
+        for path in tables
+    ]
+    if len(tables) < len(experts):
+        gets = f"{example.imbalance:g} times as many tokens" if example.imbalance > 1 else "as many tokens"
+        found.append(f"ep={ranks}: the busiest rank's experts get {gets} as a rank sends, each of them its equal part")
+    return tuple(found)
 
 
 def share_experts(
@@ -145,21 +188,32 @@ def share_experts(
     """
     names = []
     for path, count in experts.items():
-        module = model.get_submodule(path)
-        _cut(module, count, count // ranks, rank * (count // ranks))
-        kind = type(module)
-        module.__class__ = type(kind.__name__, (Dispatched, kind), {"__module__": kind.__module__})
-        module.ranks, module.held, module.imbalance, module.group = ranks, count // ranks, imbalance, group
+        module, held, first = model.get_submodule(path), count // ranks, rank * (count // ranks)
+        kind, sharing = type(module), SharedTables if holds_tables(module) else Dispatched
+        if sharing is SharedTables:
+            _keep_tables(module, held, first)
+            module.first = first
+        else:
+            _cut(module, count, held, first)
+            module.imbalance = imbalance
+        module.__class__ = type(kind.__name__, (sharing, kind), {"__module__": kind.__module__})
+        module.ranks, module.held, module.group = ranks, held, group
         prefix = f"{path}." if path else ""
         names += [prefix + name for name, _ in module.named_parameters()]
     return frozenset(names)
+
+
+def _keep_tables(module: nn.ModuleList, held: int, first: int) -> None:
+    """Leave `held` tables, from the `first` on, with parameters of their own."""
+    kept = list(module)[first : first + held]
+    module._modules = {str(number): table for number, table in enumerate(kept)}
 
 
 def _cut(module: nn.Module, count: int, held: int, first: int) -> None:
     """Leave `held` experts of `count`, from the `first` on, and what the module knows of their number."""
     for name, whole in list(module._parameters.items()):
         if whole is not None:
-            part = whole.detach()[first : first + held].clone()
+            part = whole.detach()[first : first + held]
             module._parameters[name] = nn.Parameter(part, requires_grad=whole.requires_grad)
     for name, those in _lists(module).items():
         setattr(module, name, those[first : first + held])
@@ -174,5 +228,5 @@ _COUNTS = ("num_experts", "n_experts", "num_local_experts", "n_routed_experts", 
 def stay_alone(model: nn.Module) -> None:
     """Let the experts of a rank exchange nothing: rows of its own stand for what it would receive."""
     for module in model.modules():
-        if isinstance(module, Dispatched):
+        if isinstance(module, Dispatched | SharedTables):
             module.group = None

@@ -8,6 +8,7 @@ from typing import Any
 
 from mpsim.errors import MpsimError
 from mpsim.workload.example import Example
+from mpsim.workload.experts import heaviest_rank
 from mpsim.workload.model import ShardCollective
 from mpsim.workload.point import Point
 from mpsim.workload.split import Split
@@ -33,23 +34,17 @@ def sharded(
     MpsimError
         The model has no such form, or a collective belongs to no layer.
     """
-    local = local_shard(example, split, computing=computing, context=context)
+    rank = heaviest_rank(example, split.ep) * split.tp * split.cp if split.ep > 1 else 0
+    local = local_shard(example, split, rank=rank, computing=computing, context=context)
     point = make(local.example)
     point.split, point.partial, point.experts = split, local.partial, local.experts
     point.notes += local.notes
-    if split.ep > 1:
-        point.notes.append(_balance(split.ep, example.imbalance))
     point.collectives = [[] for _ in point.names]
     for item in local.collectives:
         point.collectives[_owner(item.module, point.names)].append(_collective(item))
     if split.cp > 1:
         point.notes.append(f"{split.text}: ranks share attention by {context}")
     return point
-
-
-def _balance(ranks: int, imbalance: float) -> str:
-    gets = f"{imbalance:g} times as many tokens" if imbalance > 1 else "as many tokens"
-    return f"ep={ranks}: the busiest rank's experts get {gets} as a rank sends, each of them its equal part"
 
 
 def _owner(module: str, names: list[str]) -> int:

@@ -30,7 +30,7 @@ from mpsim.errors import MpsimError
 from mpsim.workload.collective_recorder import CollectiveRecorder, RecordedCollective, watch_modules
 from mpsim.workload.context_parallel import Context, check_method, cut_context, share_context
 from mpsim.workload.example import Example, default_loss
-from mpsim.workload.experts import check_experts, share_experts, stay_alone
+from mpsim.workload.experts import balance, check_experts, share_experts, stay_alone
 from mpsim.workload.found_plans import planned
 from mpsim.workload.gathered import LocalGathered, LocalSplit
 from mpsim.workload.padding import pad_vocabulary
@@ -178,8 +178,11 @@ def local_shard(
     if heads and example.loss is not None:
         tokens = model.get_submodule(heads[0]).weight.shape[0]
         local = dataclasses.replace(local, loss=partial(local_loss, loss=example.loss, tokens=tokens))
+    said = balance(example, mixtures, split.ep)
     summed = regions.partial if regions is not None else frozenset()
-    return LocalShard(example=local, collectives=collectives, partial=summed, experts=experts, notes=found + notes)
+    return LocalShard(
+        example=local, collectives=collectives, partial=summed, experts=experts, notes=found + notes + said
+    )
 
 
 def _check_attention(model: nn.Module, found: Context) -> None:
@@ -195,10 +198,6 @@ def _check(split: Split, rank: int) -> None:
     ranks = split.tp * split.cp * split.ep
     if not 0 <= rank < ranks:
         raise MpsimError(f"rank is {rank}, expected 0 to {ranks - 1}")
-    if split.sequence and split.ep > 1:
-        raise MpsimError(
-            f"{split.text}: tokens of a shared sequence go to no experts of other ranks yet: leave one out"
-        )
 
 
 def _check_loss(example: Example, heads: list[str]) -> None:

@@ -205,7 +205,8 @@ def test_ones_own_experts_are_named():
     [
         (own(), 2, "Own has no experts for ep=2 ranks to share: give ep 1, or name what takes tokens, chosen experts"
          " and shares, as in tensor_parallel={'*.experts': 'experts'}"),
-        (own(feed="experts"), 4, "feed (Scale): 6 experts do not divide by ep=4 ranks: the nearest that does is 3"),
+        (own(feed="experts"), 4, "feed (Scale): 6 experts do not divide by 4 expert-parallel ranks; the nearest that"
+         " works is 3"),
         (own(router="experts"), 2, "router (Linear): a module of experts takes tokens, chosen experts and their shares,"
          " its forward(input: torch.Tensor) -> torch.Tensor does not"),
         (own(**{"": "experts"}), 2, "the model (Own): its parameters or lists of modules have lengths none, expected"
@@ -225,7 +226,7 @@ def test_the_rest_that_is_refused():
         ):
             replace(own(), imbalance=imbalance)
     with pytest.raises(
-        MpsimError, match=r"model.layers.0.mlp.experts \(MixtralExperts\): 4 experts do not divide by ep=3"
+        MpsimError, match=r"model.layers.0.mlp.experts \(MixtralExperts\): 4 experts do not divide by 3 expert-"
     ):
         analytical("mixtral", splits=("ep=3",))
 
@@ -249,6 +250,22 @@ def test_ranks_that_share_weights_have_a_part_of_each_of_their_experts():
     assert torch.equal(held["model.layers.1.mlp.gate.weight"], whole["model.layers.1.mlp.gate.weight"])
     part.example.loss(part.example.model(*part.example.inputs), part.example.target).backward()
     assert all(parameter.grad.isfinite().all() for parameter in part.example.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("split", "rows", "others"),
+    [
+        (Split(ep=2), 64, set()),
+        (Split(cp=2, ep=2), 32, {"cp"}),
+        (Split(tp=2, ep=2, sequence=True), 64, {"tp"}),
+        (Split(tp=2, cp=2, ep=2, sequence=True), 32, {"tp", "cp"}),
+    ],
+)
+def test_a_rank_sends_the_tokens_that_it_has(split, rows, others):
+    """Half of them where ranks share sequences; all where those that share weights have gathered them."""
+    found = local_shard(small("mixtral"), split).collectives
+    assert Counter(one.bytes for one in found if one.axis == "ep") == {rows * HIDDEN * 4: 2 * 4, 4 * 8: 2}
+    assert {one.axis for one in found} == {"ep"} | others
 
 
 def test_tokens_are_sent_in_the_type_in_which_autocast_multiplies():

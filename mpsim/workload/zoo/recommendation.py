@@ -18,7 +18,7 @@ from torch import nn
 from mpsim.errors import MpsimError
 from mpsim.workload.example import Example
 
-__all__ = ["DLRM", "Interaction", "dlrm"]
+__all__ = ["DLRM", "Interaction", "Tables", "dlrm"]
 
 
 def _perceptron(widths: tuple[int, ...], *, last: bool) -> nn.Sequential:
@@ -49,6 +49,20 @@ class Interaction(nn.Module):  # type: ignore[misc]
         return torch.cat((vectors[:, 0], products.flatten(1).index_select(1, self.pairs)), 1)
 
 
+class Tables(nn.ModuleList):  # type: ignore[misc]
+    """Tables of embeddings, all looked up at once: one layer, whose tables ranks can share.
+
+    Examples
+    --------
+    >>> Tables(nn.EmbeddingBag(rows, 4, mode="sum") for rows in (10, 20))(torch.zeros(3, 2, 5, dtype=torch.long)).shape
+    torch.Size([3, 2, 4])
+    """
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return [batch, tables, features] of row numbers [batch, tables, pooling]."""
+        return torch.stack([table(one) for table, one in zip(self, rows.unbind(1), strict=True)], 1)
+
+
 class DLRM(nn.Module):  # type: ignore[misc]
     """A row of each table (or the sum of several) and a perceptron's output interact, and a perceptron judges.
 
@@ -65,7 +79,7 @@ class DLRM(nn.Module):  # type: ignore[misc]
         self, *, rows: tuple[int, ...], features: int, dense: int, bottom: tuple[int, ...], top: tuple[int, ...]
     ) -> None:
         super().__init__()
-        self.tables = nn.ModuleList(nn.EmbeddingBag(count, features, mode="sum") for count in rows)
+        self.tables = Tables(nn.EmbeddingBag(count, features, mode="sum") for count in rows)
         self.bottom = _perceptron((dense, *bottom, features), last=True)
         self.interaction = Interaction(len(rows) + 1)
         pairs = len(rows) * (len(rows) + 1) // 2
@@ -73,8 +87,8 @@ class DLRM(nn.Module):  # type: ignore[misc]
 
     def forward(self, dense: torch.Tensor, sparse: torch.Tensor) -> torch.Tensor:
         """Return logits [batch] of numbers [batch, dense] and row numbers [batch, tables, pooling]."""
-        looked_up = [table(rows) for table, rows in zip(self.tables, sparse.unbind(1), strict=True)]
-        vectors = torch.stack((self.bottom(dense), *looked_up), 1)
+        looked_up = self.tables(sparse)
+        vectors = torch.cat((self.bottom(dense).unsqueeze(1), looked_up), 1)
         return self.top(self.interaction(vectors)).squeeze(1)
 
 
