@@ -25,9 +25,10 @@ LAUNCHES = ("eager", "graphs")
 # With one micro-batch these are one schedule.
 ALIKE_ALONE = ("naive", "gpipe", "1f1b", "gpipe-accumulated", "eager-1f1b")
 _UNSAID = Provenance()
-_VERSION = 3
-# The second version only adds how hosts launch, the third the stages on each rank, and schedules as rows.
-_UPGRADES = {1: dict, 2: dict}
+_VERSION = 4
+# The second version only adds how hosts launch, the third the stages on each rank, and schedules as rows, the fourth
+# ranks that share sequences and experts, more of sharding, and recomputation.
+_UPGRADES = {1: dict, 2: dict, 3: dict}
 # Each is several tasks on every stage: beyond this a replay takes the memory of a large machine.
 MOST_MICROBATCHES = 1_000_000
 
@@ -277,7 +278,7 @@ def check_size(plan: Plan) -> None:
 
 
 def save_plan(path: str | Path, plan: Plan, provenance: Provenance = _UNSAID) -> None:
-    """Write a plan as ``mpsim.plan/3``; a schedule that has no registered name is saved as its rows.
+    """Write a plan as ``mpsim.plan/4``; a schedule that has no registered name is saved as its rows.
 
     Raises
     ------
