@@ -33,7 +33,9 @@ PUBLISHED = {
     "llama-13b": 13_015_864_320,
     "llama-70b": 68_976_648_192,
     "llama-405b": 405_853_388_800,
+    "llama3-8b": 8_030_261_248,
     "llama3-70b": 70_553_706_496,
+    "llama3-405b": 405_853_388_800,
     "gpt2-xl": 1_557_611_200,
     "gpt3-175b": 174_604_259_328,
     "qwen2.5-7b": 7_615_616_512,
@@ -58,6 +60,13 @@ def test_stored_parameters_are_those_of_the_model(name):
 @pytest.mark.parametrize(("name", "parameters"), PUBLISHED.items())
 def test_parameters_are_the_published_ones(name, parameters):
     assert zoo.get(name).parameters == parameters
+
+
+def test_dlrm_is_the_one_of_540_million_parameters():
+    """As https://arxiv.org/abs/1906.00091 says of Criteo's data: 33,762,577 rows of 16 numbers, and the perceptrons."""
+    rows = zoo.get("dlrm").sizes["rows"]
+    assert (len(rows), sum(rows)) == (26, 33_762_577)
+    assert zoo.get("dlrm").parameters // 1_000_000 == 540
 
 
 def test_a_real_model_has_as_many_parameters_as_one_without_storage():
