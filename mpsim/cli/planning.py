@@ -44,6 +44,9 @@ _OPTIONS = (
         help="Forwards run again, not kept: full, selective, stages, except-last, or layers as in 'h.*,12'.",
     ),
     click.option(
+        "--offload", metavar="WHAT", help="Activations kept at hosts meanwhile: all, or those of layers as in 'h.*,12'."
+    ),
+    click.option(
         "--fsdp-units",
         metavar="NAME|GLOB,…",
         help="What --fsdp gathers at once: blocks (the default, all else a root), layers, model, or globs of paths.",
@@ -108,7 +111,7 @@ _FIELDS = {"bucket": "bucket_bytes", "place": "devices"}
 _SHARDING = {
     "shards": "shards", "sequence": "sequence", "fsdp_units": "units", "gather_ahead": "gather_ahead",
     "reshard": "reshard_after_forward", "gather_dtype": "gather_dtype", "reduce_dtype": "reduce_dtype",
-    "accumulate": "accumulate",
+    "accumulate": "accumulate", "recompute": "recompute", "offload": "offload",
 }  # fmt: skip
 
 host_speed_option = click.option(
@@ -127,6 +130,7 @@ class PlanOptions:
     fsdp: bool
     shards: int | None
     recompute: str | None
+    offload: str | None
     fsdp_units: str | None
     gather_ahead: int | None
     reshard: str | None
@@ -217,7 +221,9 @@ def _sharding(given: PlanOptions, base: Plan) -> dict[str, Any]:
     zero = 3 if given.fsdp else given.zero
     sharding = base.sharding
     if zero not in (None, sharding.zero):
-        sharding = Sharding(zero=zero, sequence=sharding.sequence, recompute=sharding.recompute)
+        sharding = Sharding(
+            zero=zero, sequence=sharding.sequence, recompute=sharding.recompute, offload=sharding.offload
+        )
     said = {name: getattr(given, option) for option, name in _SHARDING.items()}
     sharding = replace(sharding, **{name: value for name, value in said.items() if value not in (None, False)})
     return {} if sharding == base.sharding else {"sharding": sharding}

@@ -22,7 +22,16 @@ from mpsim.program.model import Traffic
 if TYPE_CHECKING:
     from mpsim.topology.routes import Routes
 
-__all__ = ["Endpoint", "check_ranks", "collective", "idle_s", "message_traffic", "messages", "point_to_point"]
+__all__ = [
+    "Endpoint",
+    "check_ranks",
+    "collective",
+    "host_traffic",
+    "idle_s",
+    "message_traffic",
+    "messages",
+    "point_to_point",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +126,20 @@ def message_traffic(routes: Routes, source: int, target: int, bytes: int) -> Tra
     if bytes:
         return point_to_point(routes, source, target, bytes)
     return Traffic(latency_s=routes.latency_s(routes.path(source, target)))
+
+
+def host_traffic(routes: Routes, device: int, bytes: int, away: bool) -> Traffic:
+    """Return the traffic of a copy from a device to its host, or back.
+
+    Examples
+    --------
+    >>> from mpsim.topology.routes import Routes
+    >>> from mpsim.topology.spec import parse_topology
+    >>> host_traffic(Routes(parse_topology("ring:2,link=50GB/s@2us,offload=25GB/s@1us")), 0, 64, away=True).links
+    (2,)
+    """
+    path = routes.host_path(device, away)
+    return Traffic(latency_s=routes.latency_s(path), links=path, bytes=(float(bytes),) * len(path), payload_bytes=bytes)
 
 
 def idle_s(routes: Routes, traffic: Traffic) -> float:

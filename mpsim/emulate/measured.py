@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mpsim.collectives.traffic import collective, point_to_point
 from mpsim.emulate.assignment import Times
-from mpsim.lowering.instructions import Collective, Compute, Drop, Hold, Instruction, Receive, Script, Send, Wait
+from mpsim.lowering.instructions import Collective, Compute, Copy, Drop, Hold, Instruction, Receive, Script, Send, Wait
 from mpsim.program.model import Program, Stream, Task, Timing, Traffic
 from mpsim.topology.routes import Routes
 
@@ -65,7 +65,7 @@ class _Writer:
         self.shared: dict[int, int] = {}
 
     def step(self, device: int, at: _At, step: Instruction) -> None:
-        if isinstance(step, Wait | Hold | Drop):
+        if isinstance(step, Copy | Wait | Hold | Drop):  # nothing is offloaded in a real run
             return
         if isinstance(step, Compute):
             own = (self._stream(device, "compute"),)

@@ -190,6 +190,10 @@ def emulate_lowering(
         raise MpsimError(
             f"real computation has whole replicas that keep all for backward, the plan {shared}: use --compute replay"
         )
+    if plan.sharding.offload:
+        raise MpsimError(
+            f"a process has no host to offload to, the plan offload={plan.sharding.offload}: leave that out"
+        )
     random = draws and compute == "replay"
     drawn = _drawn(lowering, trials if random else replace(trials, count=1))
     models = recipes(lowering, model, depth) if compute == "real" else ()

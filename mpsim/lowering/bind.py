@@ -8,6 +8,9 @@ from mpsim.lowering.draws import Draw
 from mpsim.lowering.instructions import (
     Collective,
     Compute,
+    Copy,
+    Drop,
+    Hold,
     Instruction,
     Instructions,
     Key,
@@ -113,6 +116,11 @@ class _Binding:
                 steps.append(self.message(one))
             elif type(one) is Collective:
                 steps.append(self.collective(one))
+            elif type(one) is Copy and not self.alone:
+                self.keys[one.key] = self.number(one.key, self.rank)
+                steps.append(one._replace(key=self.keys[one.key]))
+            elif (type(one) is Hold or type(one) is Drop) and one.key[0] in ("away", "back") and not self.alone:
+                steps.append(one._replace(key=self.number(one.key, self.rank)))
             elif type(one) is Wait and not self.alone:
                 steps.append(Wait(tuple([self.key_of(key) for key in one.keys])))
             else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mpsim.collectives.traffic import host_traffic
 from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
 from mpsim.lowering.bind import scripts
@@ -17,7 +18,7 @@ from mpsim.lowering.board import NOW, Board, Now
 from mpsim.lowering.draws import Draw, delayed
 from mpsim.lowering.held import Held
 from mpsim.lowering.hosts import HOST, Hosts
-from mpsim.lowering.instructions import Collective, Compute, Drop, Hold, Key, Post, Receive, Script, Send, Wait
+from mpsim.lowering.instructions import Collective, Compute, Copy, Drop, Hold, Key, Post, Receive, Script, Send, Wait
 from mpsim.lowering.joins import Joins
 from mpsim.lowering.launch import Launch
 from mpsim.lowering.memory import residents_of
@@ -136,6 +137,7 @@ class _Rank:
         self.now = self.host = NOW
         self.ends: dict[Key, Now] = {}
         self.reductions: set[Key] = set()
+        self.offloaded: dict[tuple[int, ...], int] = {}  # by stage, micro-batch and layer: the copy to the host
         self.held = Held(script.device)
         self.at = 0
         node = player.routes.topology.devices[script.device]
@@ -156,6 +158,8 @@ class _Rank:
                 self.held.note(step)
             elif isinstance(step, (Send, Receive, Collective)):
                 self.post(step)
+            elif type(step) is Copy:
+                self.copy(step)
         self.player.allocations += self.held.allocations
         return True
 
@@ -208,6 +212,22 @@ class _Rank:
         if end is not None:
             self.ends[step.key] = end
         self.host = NOW
+
+    def copy(self, step: Copy) -> None:
+        """Begin a copy to the host or back; what comes back must have left."""
+        use = step[3:]
+        streams = (self.board.stream(self.device, "to host" if step.away else "from host"),)
+        traffic = host_traffic(self.player.routes, self.device, step.bytes, step.away)
+        kind = "offload" if step.away else "reload"
+        now = self.now if step.away else self.now.and_(Now((self.offloaded[use],)))
+        task = Task(step.name, kind, streams, (), 0.0, traffic, "host", step.stage, step.microbatch)
+        index = self.board.add(task, now)
+        self.ends[step.key] = Now((index,))
+        if step.away:
+            self.offloaded[use] = index
+            self.held.left(step.key, index)
+        else:
+            self.held.came(step.key, "activations", step.bytes, index)
 
     def launch(self, step: Compute | Post, launch: Launch, host: Now) -> Now:
         """Launch a step once its host has done its waiting; return what the step waits for."""

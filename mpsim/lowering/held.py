@@ -41,6 +41,16 @@ class Held:
         else:
             self._waiting = [one for one in self._waiting if one.key != step.key]
 
+    def left(self, key: Key, task: int) -> None:
+        """Take notice of a task with whose end something is held no longer."""
+        if key in self._since:
+            holder, count, first = self._since.pop(key)
+            self.allocations.append(Allocation(self._device, holder, count, first, task))
+
+    def came(self, key: Key, holder: str, count: int, task: int) -> None:
+        """Take notice of a task from whose beginning on something is held."""
+        self._since[key] = holder, count, task
+
     def ran(self, task: int) -> None:
         """Take notice of a computation."""
         if self._waiting:

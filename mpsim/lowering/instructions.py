@@ -18,6 +18,7 @@ __all__ = [
     "Collective",
     "Compute",
     "Copies",
+    "Copy",
     "Drop",
     "Hold",
     "Instruction",
@@ -258,6 +259,28 @@ class Collective(NamedTuple):
         return f"{self.kind} {self.name}"
 
 
+class Copy(NamedTuple):
+    """Begin a copy of what a layer keeps, to the host or back, and go on; a `Wait` for its key is over once it is done.
+
+    Away, what the key of a `Hold` is held by is held until then; back, it is held from the beginning of the copy on.
+    """
+
+    key: Key
+    away: bool
+    bytes: int
+    stage: int
+    microbatch: int
+    layer: int
+
+    @property
+    def name(self) -> str:
+        """The pass that keeps it, or needs it, such as ``0F3``."""
+        return f"{self.stage}{'F' if self.away else 'B'}{self.microbatch}"
+
+    def __str__(self) -> str:
+        return f"{'offload' if self.away else 'reload'} {self.name}[{self.layer}]"
+
+
 class Wait(NamedTuple):
     """Do nothing until all of these messages and collectives are complete."""
 
@@ -288,7 +311,7 @@ class Drop(NamedTuple):
 
 
 Post = Send | Receive | Collective
-Instruction = Compute | Post | Wait | Hold | Drop
+Instruction = Compute | Post | Copy | Wait | Hold | Drop
 Instructions = list[Instruction]
 
 

@@ -116,6 +116,11 @@ class Lowering:
         """Return what a micro-batch computes again on a stage; None where it is nothing."""
         return None if (stage, microbatch) in self.keeping else self.stages[stage].recomputed
 
+    def kept_by(self, stage: int, microbatch: int, layer: int) -> int:
+        """Return the bytes that a layer keeps of a micro-batch for backward, on its device or at its host."""
+        own = self.stages[stage]
+        return own.kept_anywhere(self.computed_again(stage, microbatch) is not None)[layer - own.layers.start]
+
     def _exchanges(self, one: Compute, phase: str) -> Mapping[int, tuple[ShardCollective, ...]]:
         """Return the collectives of a stage's layers in a pass: of an attention core that runs again its own alone."""
         stage = self.stages[one.stage]
@@ -150,6 +155,8 @@ class Lowering:
         if self._closes(one):
             found.update(bucket.layer for bucket in stage.buckets)
         found.update(self._edges(one))
+        # What goes to the host or comes back is a layer's by itself.
+        found.update(edge for layer in stage.offloaded for edge in (layer, layer + (-1 if phase == "forward" else 1)))
         return found
 
     def _edges(self, one: Compute) -> set[int]:

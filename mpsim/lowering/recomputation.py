@@ -8,12 +8,20 @@ from typing import NamedTuple
 
 from mpsim.errors import MpsimError, did_you_mean
 from mpsim.lowering.crossings import tensor_bytes
-from mpsim.plan.recompute import Recompute
+from mpsim.plan.recompute import Recompute, parse_offload
 from mpsim.workload.costs import median_s
 from mpsim.workload.model import Cost, Fidelity, Tensor, Workload
 from mpsim.workload.split import Split
 
-__all__ = ["Recomputed", "again_s", "fraction_again", "recomputed", "recomputed_layers", "watched_fractions"]
+__all__ = [
+    "Recomputed",
+    "again_s",
+    "fraction_again",
+    "offloaded_layers",
+    "recomputed",
+    "recomputed_layers",
+    "watched_fractions",
+]
 
 
 class Recomputed(NamedTuple):
@@ -40,7 +48,9 @@ class Recomputed(NamedTuple):
     again: tuple[int, ...]
 
 
-def recomputed_layers(workload: Workload, costs: Sequence[Cost], what: Recompute) -> frozenset[int]:
+def recomputed_layers(
+    workload: Workload, costs: Sequence[Cost], what: Recompute, word: str = "recompute"
+) -> frozenset[int]:
     """Return the layers that are computed again: of those that are meant all that have a backward.
 
     Raises
@@ -66,8 +76,20 @@ def recomputed_layers(workload: Workload, costs: Sequence[Cost], what: Recompute
                 " takes: trace it again if it has any, or use full, or names of layers"
             )
         return found
-    meant = range(len(costs)) if what.what != "layers" else [i for one in what.layers for i in _named(workload, one)]
+    named = [i for one in what.layers for i in _named(workload, one, word)]
+    meant = named if what.what == "layers" else range(len(costs))
     return frozenset(i for i in meant if what.what and _has_backward(costs[i]))
+
+
+def offloaded_layers(workload: Workload, costs: Sequence[Cost], text: str) -> frozenset[int]:
+    """Return the layers whose activations go to the host: of those that are meant all that have a backward.
+
+    Raises
+    ------
+    MpsimError
+        A name, pattern or number that is no layer's.
+    """
+    return recomputed_layers(workload, costs, parse_offload(text), "offload") if text else frozenset()
 
 
 def recomputed(
@@ -146,7 +168,7 @@ def watched_fractions(costs: Iterable[Cost], what: Recompute) -> list[float]:
     return [cost.attention.forward_fraction for cost in timed if cost.attention is not None]
 
 
-def _named(workload: Workload, word: str) -> list[int]:
+def _named(workload: Workload, word: str, asked: str) -> list[int]:
     """Return the layers that a name, a pattern or a number means."""
     names = [layer.name for layer in workload.layers]
     if word in names:
@@ -154,10 +176,10 @@ def _named(workload: Workload, word: str) -> list[int]:
     if word.isdecimal():
         if int(word) < len(names):
             return [int(word)]
-        raise MpsimError(f"recompute names layer {word}, {workload.name!r} has layers 0 to {len(names) - 1}")
+        raise MpsimError(f"{asked} names layer {word}, {workload.name!r} has layers 0 to {len(names) - 1}")
     found = [i for i, name in enumerate(names) if fnmatchcase(name, word)]
     if not found:
-        raise MpsimError(f"recompute names layer {word!r}, which {workload.name!r} has not{did_you_mean(word, names)}")
+        raise MpsimError(f"{asked} names layer {word!r}, which {workload.name!r} has not{did_you_mean(word, names)}")
     return found
 
 

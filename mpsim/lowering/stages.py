@@ -13,7 +13,7 @@ from mpsim.lowering.balancing import Scales, balanced_boundaries
 from mpsim.lowering.buckets import Bucket, fill
 from mpsim.lowering.costs import Costs
 from mpsim.lowering.crossings import Crossing, crossings, tensor_bytes
-from mpsim.lowering.recomputation import Recomputed, recomputed
+from mpsim.lowering.recomputation import Recomputed, offloaded_layers, recomputed
 from mpsim.lowering.units import Unit, padded, path_of, units_of
 from mpsim.plan.model import Plan
 from mpsim.plan.partition import stage_slices
@@ -112,6 +112,8 @@ class Stage:
         Whether a caching allocator keeps all that.
     received_bytes : int
         Kept for backward of one micro-batch beside what its layers keep: tensors received.
+    offloaded : frozenset of int
+        Layers of the workload whose activations are at the host between forward and backward.
     recomputed : Recomputed or None
         What is computed again instead of being kept.
     begun : tuple of tuple of Gradient
@@ -150,6 +152,7 @@ class Stage:
     shares: int = 1
     experts: frozenset[str] = frozenset()
     expert_shares: int = 1
+    offloaded: frozenset[int] = frozenset()
     recomputed: Recomputed | None = None
     begun: tuple[tuple[Gradient, ...], ...] = ()
     arriving: tuple[int, ...] = ()
@@ -162,7 +165,14 @@ class Stage:
         )
 
     def kept(self, again: bool) -> tuple[int, ...]:
-        """Return the bytes that each layer keeps for backward, of a micro-batch that computes `again` or keeps all."""
+        """Return the bytes that each layer keeps on the device, of a micro-batch that computes `again` or keeps all."""
+        found = self.kept_anywhere(again)
+        if not self.offloaded:
+            return found
+        return tuple(0 if i in self.offloaded else count for i, count in zip(self.layers, found, strict=True))
+
+    def kept_anywhere(self, again: bool) -> tuple[int, ...]:
+        """Return the bytes that each layer keeps for backward, on the device or at its host."""
         if again and self.recomputed is not None:
             return self.recomputed.kept
         return tuple(cost.saved_bytes for cost in self.costs)
@@ -237,6 +247,7 @@ def _stage(costs: Costs, layers: range, plan: Plan, cuts: list[Crossing], states
         experts=experts,
         begun=_begun(workload, layers, split),
         arriving=tuple(cuts[i].backward_bytes if i < len(cuts) else 0 for i in layers),
+        offloaded=offloaded_layers(workload, costs.of(""), plan.sharding.offload).intersection(layers),
         recomputed=recomputed(
             workload, layers, costs.of(""), microbatch, split, parse_recompute(plan.sharding.recompute)
         ),

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from mpsim.errors import MpsimError
 
-__all__ = ["NOTHING_AGAIN", "WHAT", "Recompute", "parse_recompute"]
+__all__ = ["NOTHING_AGAIN", "WHAT", "Recompute", "parse_offload", "parse_recompute"]
 
 WHAT = ("full", "selective", "stages")
 _EXCEPT_LAST = "except-last"
@@ -43,6 +43,25 @@ class Recompute(NamedTuple):
 
 
 NOTHING_AGAIN = Recompute()
+
+
+def parse_offload(text: str) -> Recompute:
+    """Read whose activations go to the host: ``all``, or names, patterns or numbers of layers.
+
+    Raises
+    ------
+    MpsimError
+        Words of recomputation, or an empty name.
+
+    Examples
+    --------
+    >>> parse_offload("all").what, parse_offload("h.*").layers
+    ('full', ('h.*',))
+    """
+    found = parse_recompute("full" if text == "all" else text)
+    if (found.what and found.what not in ("full", "layers")) or found.except_last or text == "full":
+        raise MpsimError(f"offload is {text!r}, expected all, or names, patterns or numbers of layers")
+    return found
 
 
 def parse_recompute(text: str) -> Recompute:

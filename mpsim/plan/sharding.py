@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mpsim.errors import MpsimError, unknown
-from mpsim.plan.recompute import parse_recompute
+from mpsim.plan.recompute import parse_offload, parse_recompute
 from mpsim.workload.tensors import check_dtype
 
 __all__ = ["RESHARDED", "Sharding"]
@@ -53,6 +53,9 @@ class Sharding:
     recompute : str
         What is computed again right before its backward instead of being kept: ``full``, ``selective``, ``stages``,
         ``except-last`` or names, patterns and numbers of layers, as `mpsim.plan.recompute` says; ``""``: nothing.
+    offload : str
+        Whose activations are at the host between forward and backward: ``all``, or names, patterns and numbers of
+        layers; ``""``: nobody's. A layer's go behind its forward, and come back while what is before its backward runs.
 
     Examples
     --------
@@ -71,6 +74,7 @@ class Sharding:
     shards: int = 0
     sequence: bool = False
     recompute: str = ""
+    offload: str = ""
 
     def __post_init__(self) -> None:
         if self.zero not in (0, 1, 2, 3):
@@ -80,8 +84,10 @@ class Sharding:
         if self.shards < 0 or (self.shards and not self.zero):
             raise MpsimError(f"shards is {self.shards} at zero={self.zero}: give zero 1 to 3, and 0 or more ranks")
         parse_recompute(self.recompute)
-        if self.recompute == "none":
-            object.__setattr__(self, "recompute", "")
+        parse_offload(self.offload)
+        for name in ("recompute", "offload"):
+            if getattr(self, name) == "none":
+                object.__setattr__(self, name, "")
         if self.shards == 1:
             raise MpsimError(f"shards is 1 at zero={self.zero}: one rank shards nothing, give 2 or more, or zero=0")
         if self.reshard_after_forward not in RESHARDED:
@@ -111,6 +117,7 @@ class Sharding:
                 words.append(f"{word}={value}")
         words += ["kept"] * self.keep_gathered + ["accumulated"] * self.accumulate
         words += [f"recompute={self.recompute}"] if self.recompute else []
+        words += [f"offload={self.offload}"] if self.offload else []
         return " ".join(words)
 
 

@@ -2,7 +2,7 @@
 
 By hand, a device may take its memory from the catalog or as text, and a link its bandwidth and latency::
 
-    {"schema": "mpsim.topology/4", "name": "two boxes", "switches": ["sw"],
+    {"schema": "mpsim.topology/5", "name": "two boxes", "switches": ["sw"],
      "devices": [{"name": "a", "device": "A100-SXM4-40GB"}, {"name": "b", "memory": "24 GiB", "speed": 0.5}],
      "links": [{"source": "a", "target": "sw", "both_ways": true, "bandwidth": "50 GB/s", "latency": "2 us"},
                {"source": "b", "target": "sw", "both_ways": true, "link": "eth_10g@25us"}]}
@@ -24,10 +24,11 @@ from mpsim.topology.model import Device, Link, Topology
 
 __all__ = ["load_topology", "save_topology"]
 
-_VERSION = 4
+_VERSION = 5
 # Version 2 lets a device say what its send buffer holds, version 3 which switches reduce and what collectives cost,
-# version 4 what a device's speed is of; each older file is one of the next version as it stands.
-_UPGRADES = dict.fromkeys((1, 2, 3), lambda body: body)
+# version 4 what a device's speed is of, version 5 where its host is; each older file is one of the next version as it
+# stands.
+_UPGRADES = dict.fromkeys((1, 2, 3, 4), lambda body: body)
 _Fields = dict[str, Any]
 _Found = TypeVar("_Found")
 
@@ -46,7 +47,7 @@ class _Written:
 
 
 def save_topology(path: str | Path, topology: Topology) -> None:
-    """Write a topology as ``mpsim.topology/4``, whole or not at all.
+    """Write a topology as ``mpsim.topology/5``, whole or not at all.
 
     Raises
     ------
@@ -109,6 +110,7 @@ _OF_DEVICE = (
     "post_s",
     "hop_s",
     "overlap_slowdown",
+    "host",
 )
 _OF_LINK = (
     "source",

@@ -39,6 +39,9 @@ class Device:
         What each message within a collective takes beyond the latency of its path, as all ranks are at work at once.
     overlap_slowdown : float
         Its computations take this many times as long while bytes move that it sends or receives; 1: they do not mind.
+    host : str
+        The switch that stands for the memory of its host, where a plan may put what the device need not hold; ``""``:
+        none.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Device:
     post_s: float = 0.0
     hop_s: float = 0.0
     overlap_slowdown: float = 1.0
+    host: str = ""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.overlap_slowdown) and self.overlap_slowdown >= 1):
@@ -150,6 +154,10 @@ class Topology:
             if name not in self.switches:
                 hint = _near(name, list(self.switches)) if self.switches else ", which has none"
                 raise MpsimError(f"reducing names {name!r}, no switch of the topology{hint}")
+        for device in self.devices:
+            if device.host and device.host not in self.switches:
+                hint = _near(device.host, list(self.switches)) if self.switches else ", which has none"
+                raise MpsimError(f"host of device {device.name!r} is {device.host!r}, no switch of the topology{hint}")
         types = {link.type for link in self.links}
         for cost in self.costs:
             if cost.link not in types:

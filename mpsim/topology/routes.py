@@ -69,6 +69,34 @@ class Routes:
             found = self._found[a, b] = self._search(a, b) if a != b else ()
         return found
 
+    def host_path(self, device: int, away: bool) -> tuple[int, ...]:
+        """Return the links from a device to its host, or back.
+
+        Raises
+        ------
+        MpsimError
+            It has none, or there is no way.
+
+        Examples
+        --------
+        >>> from mpsim.topology.builders import ring
+        >>> from mpsim.topology.hosts import with_hosts
+        >>> from mpsim.topology.wire import Wire
+        >>> routes = Routes(with_hosts(ring(2, link="50GB/s@2us"), Wire(25e9, 1e-6)))
+        >>> routes.host_path(1, away=True), routes.host_path(1, away=False)
+        ((4,), (5,))
+        """
+        node = self.topology.devices[device]
+        if not node.host:
+            raise MpsimError(
+                f"device {node.name!r} of topology {self.topology.name!r} has no host to offload to: add"
+                " offload=25GB/s@1us to a builder, or say a device's host in a file"
+            )
+        ends = (device, self._index[node.host]) if away else (self._index[node.host], device)
+        if ends not in self._found:
+            self._found[ends] = self._search(*ends)
+        return self._found[ends]
+
     def link_index(self, source: str, target: str) -> int:
         """Return the index of the link between two nodes, devices or switches, by name.
 

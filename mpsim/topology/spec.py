@@ -13,7 +13,7 @@
 
 After the builder's name come its sizes, then its keyword arguments by name. A list is written ``value*count+…``.
 ``costs=published`` gives links what collectives were published to cost over such (presets have it, unless
-``costs=none``).
+``costs=none``). ``offload=25GB/s@1us`` gives each device a host of its own to put activations at.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from mpsim.errors import MpsimError, did_you_mean, unknown
 from mpsim.topology.builders import BUILDERS
 from mpsim.topology.catalog import parse_wire, topology_device
 from mpsim.topology.file import load_topology
+from mpsim.topology.hosts import with_hosts
 from mpsim.topology.model import Device, Topology
 from mpsim.topology.presets import PRESETS
 from mpsim.topology.published import with_published
@@ -167,11 +168,13 @@ def _build(text: str, name: str, rest: str) -> Topology:
     sizes, arguments = _split(text, name, rest)
     said = {key: _values(arguments.pop(key)) for key in ("device", *_OF_DEVICES) if key in arguments}
     costs = _has_costs(text, arguments.pop("costs", "none"))
+    offload = arguments.pop("offload", "")
     keywords = _keywords(text, name, arguments)
     made = BUILDERS[name](*sizes, **keywords)
     made = with_published(made, required=True) if costs else made
-    devices = _described(made.devices, said)
-    return replace(made, name=text, devices=devices, provenance=Provenance(source=text))
+    made = replace(made, devices=_described(made.devices, said))
+    made = with_hosts(made, parse_wire(offload)) if offload else made
+    return replace(made, name=text, provenance=Provenance(source=text))
 
 
 def _split(text: str, name: str, rest: str) -> tuple[list[int], dict[str, str]]:
@@ -212,7 +215,14 @@ def _keywords(text: str, name: str, given: dict[str, Any]) -> dict[str, Any]:
     given = _with_link(text, given) if "link" in named else dict(given)
     for key in given:
         if key not in named:
-            known = [*named, "costs", "device", *_OF_DEVICES, *(("bandwidth", "latency") if "link" in named else ())]
+            known = [
+                *named,
+                "costs",
+                "device",
+                "offload",
+                *_OF_DEVICES,
+                *(("bandwidth", "latency") if "link" in named else ()),
+            ]
             raise MpsimError(f"{text!r}: {unknown('argument', key, known)}")
     for key, parameter in named.items():
         if parameter.default is parameter.empty and key not in given:

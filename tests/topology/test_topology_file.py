@@ -43,7 +43,7 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     topology = nodes(2, per_node=2, inside="nvlink4", between="ib_ndr", device="H100-SXM5-80GB")
     save_topology(tmp_path / "nodes.json", topology)
     assert load_topology(tmp_path / "nodes.json") == topology
-    assert json.loads((tmp_path / "nodes.json").read_text())["schema"] == "mpsim.topology/4"
+    assert json.loads((tmp_path / "nodes.json").read_text())["schema"] == "mpsim.topology/5"
     assert "ring" in BUILDERS
 
 
@@ -104,7 +104,7 @@ def _device(**fields):
         (_device(name="b"), "two nodes named 'b'"),
         (lambda body: body.update(devices=[]), "has no devices"),
         (lambda body: body.update(devices=["a"]), "devices[0]"),
-        (lambda body: body.update(schema="mpsim.topology/5"), "this mpsim reads up to mpsim.topology/4"),
+        (lambda body: body.update(schema="mpsim.topology/6"), "this mpsim reads up to mpsim.topology/5"),
         (lambda body: body.update(schema="mpsim.workload/1"), "is a workload"),
         (lambda body: body.update(lnks=[]), "unknown field 'lnks'; did you mean 'links'"),
     ],
@@ -160,3 +160,10 @@ def test_switches_that_reduce_are_kept_and_must_exist(tmp_path):
     path.write_text(path.read_text().replace('["n0.switch"]', '["n0.swich"]'))
     with pytest.raises(MpsimError, match=r"reducing names 'n0.swich', no switch of the topology; did you mean"):
         load_topology(path)
+
+
+def test_the_fifth_version_says_where_hosts_are():
+    topology = load_topology(GOLDEN.with_name("topology-5.json"))
+    assert [device.host for device in topology.devices] == ["d0.host", "d1.host"]
+    assert topology.switches == ("switch", "d0.host", "d1.host")
+    assert [device.host for device in load_topology(GOLDEN.with_name("topology-4.json")).devices] == [""] * 4

@@ -106,6 +106,7 @@ def test_the_object_has_everything_and_is_json():
         "post_s": 0.0,
         "hop_s": 0.0,
         "overlap_slowdown": 1.0,
+        "host": "",
     }
     assert shown["links"][0] == {
         "source": "d0",

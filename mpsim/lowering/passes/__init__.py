@@ -15,6 +15,7 @@ from mpsim.lowering.passes.buckets import buckets
 from mpsim.lowering.passes.gather import gather
 from mpsim.lowering.passes.hold import hold
 from mpsim.lowering.passes.messages import messages
+from mpsim.lowering.passes.offload import offload
 from mpsim.lowering.passes.overlap import overlap
 from mpsim.lowering.passes.parts import parts
 from mpsim.lowering.passes.post import post
@@ -36,6 +37,7 @@ PASSES: tuple[Pass, ...] = (
     shard,  # what ranks exchange that share layers
     overlap,  # two operations in one cell, one computing while the other exchanges
     gather,  # parameters of replicas that shard them, ahead of what uses them; gradients scattered
+    offload,  # what is kept, to the host and back
     buckets,  # gradients of replicas, as backward makes them ready
     awaited,  # the gradients of replicas, before what they update
     tied,  # gradients of what several stages hold

@@ -10,7 +10,7 @@ __all__ = ["segment"]
 
 def segment(instructions: Instructions, lowering: Lowering) -> Instructions:
     """Cut computations into runs of layers, in the order in which they run: forward ascending, backward descending."""
-    if not any(stage.exchanges or stage.buckets or stage.units for stage in lowering.stages):
+    if not any(stage.exchanges or stage.buckets or stage.units or stage.offloaded for stage in lowering.stages):
         return instructions
     found: Instructions = []
     for one in instructions:

@@ -53,7 +53,7 @@ KIND_COLOURS = {
     "optimizer": PURPLE,
     "compute": GREY,
 }
-AXIS_COLOURS = {"pp": SKY, "dp": VERMILION, "tp": GREEN, "cp": PURPLE, "ep": YELLOW, "": "#555555"}
+AXIS_COLOURS = {"pp": SKY, "dp": VERMILION, "tp": GREEN, "cp": PURPLE, "ep": YELLOW, "host": "#117733", "": "#555555"}
 PART_COLOURS = {
     "compute": BLUE,
     "exposed communication": VERMILION,
