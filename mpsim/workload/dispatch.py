@@ -57,7 +57,10 @@ class Dispatched(nn.Module):  # type: ignore[misc]
 
     def forward(self, hidden: torch.Tensor, chosen: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
         """Return the sum of each token's `chosen` experts, by their `shares`, in the shape of `hidden`."""
-        tokens, top_k = chosen.shape
+        if chosen.shape != shares.shape:
+            raise ValueError(f"shares {tuple(shares.shape)} are not one for each chosen expert {tuple(chosen.shape)}")
+        top_k = chosen.shape[-1]
+        tokens = chosen.numel() // top_k
         expert, order = chosen.flatten().sort()
         starts = torch.arange(self.ranks * self.held + 1, device=expert.device)
         _awaited(self._exchange(torch.searchsorted(expert, starts).diff()))  # how many rows go to each expert

@@ -200,6 +200,40 @@ def test_ones_own_experts_are_named():
     assert part.experts == {f"feed.each.{i}.{name}" for i in range(2) for name in ("weight", "bias")}
 
 
+TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64}
+
+
+@pytest.mark.parametrize(
+    ("name", "of", "parameters"),
+    [
+        ("GptOss", {"num_local_experts": 4, "intermediate_size": 16, "head_dim": 8}, 4),  # with biases
+        ("Olmoe", {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 16}, 2),
+        ("GraniteMoe", {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 16}, 2),
+    ],
+)
+def test_mixtures_of_transformers_are_known_without_their_names(name, of, parameters):
+    import transformers
+
+    from mpsim.workload.huggingface import transformers_source
+
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 16}
+    config = getattr(transformers, f"{name}Config")(**TINY, **of, **special)
+    part = local_shard(transformers_source(config).build(2), Split(ep=2))
+    assert (len(part.experts), len(part.collectives)) == (parameters, 5)
+    part.example.model(**part.example.keywords).loss.backward()
+    assert all(part.example.model.get_parameter(path).grad.isfinite().all() for path in part.experts)
+
+
+def test_shares_of_another_shape_are_refused():
+    class Odd(Own):
+        def forward(self, tokens):
+            return self.feed(tokens, torch.zeros(5, 2, dtype=torch.long), tokens)
+
+    example = replace(own(feed="experts"), model=Odd())
+    with pytest.raises(MpsimError, match=r"shares \(5, 4\) are not one for each chosen expert \(5, 2\)"):
+        local_shard(example, Split(ep=2))
+
+
 @pytest.mark.parametrize(
     ("example", "ranks", "message"),
     [
