@@ -32,9 +32,7 @@ _OPTIONS = (
     click.option(
         "--zero", type=int, metavar="N", help="Replicas shard: 1 optimizer state, 2 gradients, 3 parameters too."
     ),
-    click.option(
-        "--fsdp", is_flag=True, help="As --zero 3: each layer's parameters are gathered before they are used."
-    ),
+    click.option("--fsdp", is_flag=True, help="As --zero 3: each unit's parameters are gathered before they are used."),
     click.option(
         "--shards", type=int, metavar="N", help="Replicas that shard together, where not all do (hybrid sharding)."
     ),

@@ -6,6 +6,11 @@ before, and has two segments on their way at a time. A segment leaves once the r
 (``gloo/transport/tcp/pair.cc``: a notice on the same TCP stream as the receiver's own data to that peer). So a ring
 over n ranks takes 4(n-1) latencies however small the tensor is, where a textbook ring takes 2(n-1).
 
+``gloo::allgather`` is a ring the other way round (``gloo/allgather.cc``): each rank's part goes in two halves, of any
+size, and two are on their way at a time. A reduce-scatter is an all-reduce of the whole tensor, of which each rank
+keeps its part (``ProcessGroupGloo::reduce_scatter_tensor_coalesced``; torch 2.13 puts as many bytes on its wires for
+one as for the other).
+
 A program carries the collective as one event: the bytes of all its messages on their links, and as latency whatever
 the rank-by-rank recurrence below takes longer on an idle network than those bytes do.
 """
@@ -26,7 +31,9 @@ from mpsim.program.model import Traffic
 if TYPE_CHECKING:
     from mpsim.topology.routes import Routes
 
-__all__ = ["MAX_SEGMENT_BYTES", "gloo_collective", "phase_lengths", "ring_s", "segments"]
+__all__ = ["MAX_SEGMENT_BYTES", "OWN_KINDS", "gloo_collective", "phase_lengths", "phases_of", "ring_s", "segments"]
+
+OWN_KINDS = ("all_reduce", "reduce_scatter", "all_gather")
 
 MAX_SEGMENT_BYTES = 2**20  # AllreduceOptionsImpl::kMaxSegmentSize in gloo/allreduce.h
 _ELEMENT_BYTES = 4
@@ -63,7 +70,7 @@ def gloo_collective(routes: Routes, kind: str, ranks: Sequence[int], bytes: int,
     routes : Routes
         Of the topology.
     kind : str
-        ``all_reduce`` by gloo's segmented ring; ``all_to_all`` by direct messages; any other by the textbook ring.
+        One of `OWN_KINDS` by gloo's rings; ``all_to_all`` by direct messages; any other by the textbook's ring.
     ranks : sequence of int
         Indices of devices, in the group's order.
     bytes : int
@@ -85,12 +92,15 @@ def gloo_collective(routes: Routes, kind: str, ranks: Sequence[int], bytes: int,
     0.012
     """
     ranks = tuple(ranks)
-    if kind != "all_reduce":
+    if kind not in OWN_KINDS:
         return collective(routes, kind, ranks, bytes, algorithm=algorithm_of(kind, "ring"))
     check_ranks(kind, routes, ranks, bytes)
     n = len(ranks)
+    phases = phases_of(kind, bytes, n)
+    if kind == "all_gather":
+        ranks = ranks[::-1]  # each sends to the next one, not to the one before
     paths = [routes.path(ranks[r], ranks[r - 1]) for r in range(n)]
-    sent = _sent_bytes(bytes, n)
+    sent = [float(count) for count in sum(lengths.sum(axis=0) for lengths in phases)]
     on_link: dict[int, float] = {}
     for path, count in zip(paths, sent, strict=True):
         for link in path:
@@ -103,7 +113,7 @@ def gloo_collective(routes: Routes, kind: str, ranks: Sequence[int], bytes: int,
         hop_s + [routes.latency_s(routes.path(ranks[r], ranks[(r + 1) % n])) for r in range(n)],
         np.array([max(users[link] / bandwidth[link] for link in path) for path in paths]),
     )
-    total_s = ring_s(bytes, ring, reduce_bytes_per_s)
+    total_s = _ring_s(phases, ring, reduce_bytes_per_s)
     moving_s = max(count / bandwidth[link] for link, count in on_link.items())
     used = {link: count for link, count in on_link.items() if count}
     return Traffic(
@@ -111,7 +121,7 @@ def gloo_collective(routes: Routes, kind: str, ranks: Sequence[int], bytes: int,
         links=tuple(used),
         bytes=tuple(used.values()),
         payload_bytes=bytes,
-        rounds=4 * (n - 1),
+        rounds=2 * len(phases) * (n - 1),
     )
 
 
@@ -135,13 +145,25 @@ def phase_lengths(bytes: int, n: int) -> tuple[NDArray[np.int64], NDArray[np.int
     return length(ranks + 1), length(ranks)
 
 
-def _sent_bytes(bytes: int, n: int) -> list[float]:
-    scatter, gather = phase_lengths(bytes, n)
-    return [float(count) for count in scatter.sum(axis=0) + gather.sum(axis=0)]
+def phases_of(kind: str, bytes: int, n: int) -> tuple[NDArray[np.int64], ...]:
+    """Return the bytes that each rank sends in each step (steps, n) of each phase of a collective of a whole tensor.
+
+    Examples
+    --------
+    >>> [lengths.tolist() for lengths in phases_of("all_gather", 10, 2)]
+    [[[2, 2], [3, 3]]]
+    >>> len(phases_of("reduce_scatter", 12, 2))
+    2
+    """
+    if kind != "all_gather":
+        return phase_lengths(bytes, n)
+    own = -(-bytes // n)
+    halves = np.array([own // 2, own - own // 2] * (n - 1))[:, None]
+    return (np.broadcast_to(halves, (2 * (n - 1), n)),)
 
 
 def ring_s(bytes: int, ring: _Ring, reduce_bytes_per_s: float) -> float:
-    """Return how long gloo's ring takes on an idle network, all ranks beginning at once.
+    """Return how long gloo's all-reduce takes on an idle network, all ranks beginning at once.
 
     Examples
     --------
@@ -152,9 +174,15 @@ def ring_s(bytes: int, ring: _Ring, reduce_bytes_per_s: float) -> float:
     n = len(ring.s_per_byte)
     if n < 2:
         raise MpsimError(f"a ring of {n} ranks: it takes at least 2")
-    scatter, gather = phase_lengths(bytes, n)
-    at = _phase(np.zeros(n), scatter, ring, 1.0 / reduce_bytes_per_s)
-    return float(_phase(at, gather, ring, 0.0).max())
+    return _ring_s(phase_lengths(bytes, n), ring, reduce_bytes_per_s)
+
+
+def _ring_s(phases: Sequence[NDArray[np.int64]], ring: _Ring, reduce_bytes_per_s: float) -> float:
+    """Follow phase after phase; in the first of two what is received is added."""
+    at = np.zeros(len(ring.s_per_byte))
+    for i, lengths in enumerate(phases):
+        at = _phase(at, lengths, ring, 1.0 / reduce_bytes_per_s if i + 1 < len(phases) else 0.0)
+    return float(at.max())
 
 
 def _phase(at: _Rows, lengths: NDArray[np.int64], ring: _Ring, reduce_s_per_byte: float) -> _Rows:

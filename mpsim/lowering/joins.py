@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mpsim.collectives.gloo import gloo_collective
+from mpsim.collectives.gloo import OWN_KINDS, gloo_collective
 from mpsim.collectives.mapping import algorithm_of
 from mpsim.collectives.traffic import collective
 from mpsim.lowering.board import NOW, Board, Now
@@ -37,12 +37,12 @@ class Joins:
 
     def post(self, step: Collective, device: int, now: Now) -> Now | None:
         """Take a rank's post; return what whoever waits for it waits for, None while that is not known."""
-        if self.runtime.gloo_collectives and step.kind == "all_reduce" and len(step.group) == 2:
+        if self.runtime.gloo_collectives and step.kind in OWN_KINDS and len(step.group) == 2:
             return self._wires.ring_of_two(step, device, now)
         if self.runtime.collectives_in_flight or isinstance(step.of, Shard) or step.microbatch >= 0:
             if step.key not in self._tasks:
                 self._tasks[step.key] = self._put(step)
-            if step.behind is not None:
+            if step.behind in self._tasks:
                 now = now.and_(Now((self._tasks[step.behind],)))
             self.board.wait(self._tasks[step.key], now)
             return Now((self._tasks[step.key],))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from mpsim.collectives.gloo import phase_lengths
+from mpsim.collectives.gloo import phases_of
 from mpsim.collectives.traffic import message_traffic, point_to_point
 from mpsim.errors import MpsimError
 from mpsim.lowering.board import NOW, Board, Now
@@ -167,12 +167,19 @@ class Wires:
         Between two ranks a notice and the data of the other direction share one stream, and so do the collectives
         that are in flight together: what one of them costs depends on the others, which no single event can say.
         Each is taken to begin on its rank once the last but `collectives_in_flight` - 1 before it is done.
+
+        Of an all-gather a rank posts its send first. Whichever comes later than a notice takes, as one of two processes
+        nearly always does where that is short, finds the other's there, and its own goes behind its data. So the
+        second of the group is taken to come two latencies late.
         """
         before = self._threads.setdefault((device, step.axis, step.group), [])
         if len(before) >= self.runtime.collectives_in_flight:
             now = now.and_(before[-self.runtime.collectives_in_flight])
         me = step.group.index(device)
-        phases = [lengths.tolist() for lengths in phase_lengths(step.bytes, 2)]
+        latency_s = self.routes.latency_s(self.routes.path(*step.group))
+        if step.kind == "all_gather" and me and 0 < latency_s < self.runtime.apart_s:
+            now = self._later(step, device, 2 * latency_s, now)
+        phases = [lengths.tolist() for lengths in phases_of(step.kind, step.bytes, 2)]
         # One segment stands for the collective in the counts: the first that is not empty.
         shown = next((p, i, r) for p, rows in enumerate(phases) for i, row in enumerate(rows) for r in (0, 1) if row[r])
         for phase, lengths in enumerate(phases):
@@ -182,15 +189,26 @@ class Wires:
                 if i < len(lengths):
                     coming = _segment(step, (phase, i, 1 - me), shown, lengths[i][1 - me], 1 - me)
                     going = _segment(step, (phase, i, me), shown, lengths[i][me], 1 - me)
-                    arrives = self.receive(device, coming, now) if coming.bytes else NOW
-                    leaves = self.send(device, going, now) if going.bytes else NOW
+                    if step.kind == "all_gather":
+                        leaves = self.send(device, going, now) if going.bytes else NOW
+                        arrives = self.receive(device, coming, now) if coming.bytes else NOW
+                    else:
+                        arrives = self.receive(device, coming, now) if coming.bytes else NOW
+                        leaves = self.send(device, going, now) if going.bytes else NOW
                     posted.append(Now(arrives.after, leaves.after_buffered))
         before.append(now)
         return now
 
+    def _later(self, step: Collective, device: int, seconds: float, now: Now) -> Now:
+        """Return a moment so much later."""
+        stream = (self.board.stream(device, "in flight", _ALL_AT_ONCE),)
+        traffic = self._traffic.setdefault(("flight", seconds), Traffic(latency_s=seconds, rounds=0))
+        task = Task(step.name, "notice", stream, (), 0.0, traffic, step.axis, step.stage, step.microbatch)
+        return Now((self.board.add(task, now),))
+
 
 def _segment(step: Collective, which: _Which, shown: _Which, count: int, peer: int) -> Hop:
-    """Return one segment of an all-reduce: of which phase, step and sender."""
+    """Return one segment of a collective: of which phase, step and sender."""
     key = ("segment", step.key, *which)
     label = f"{step.axis} {step.group[0]},{step.group[1]} "
     payload = step.bytes if which == shown else -1

@@ -37,11 +37,13 @@ class Runtime:
     collectives_in_flight : int
         How many collectives of one group move at once; 0: one, in the program's order.
     gloo_collectives : bool
-        All-reduces as gloo's source has them, whatever the plan's algorithm.
+        All-reduces, all-gathers and reduce-scatters as gloo's source has them, whatever the plan's algorithm.
     reduce_bytes_per_s : float
         Received bytes that a rank adds to its own each second, in gloo's collectives.
     launch_s : float
         What launching a collective or a message takes a rank's host, where the trace has a host.
+    apart_s : float
+        How far apart two ranks come to a collective.
     units_at_once : bool
         What FSDP gathers and reduces is awaited where it is posted.
     host_waits : bool
@@ -57,6 +59,7 @@ class Runtime:
     gloo_collectives: bool = False
     reduce_bytes_per_s: float = math.inf
     launch_s: float = 0.0
+    apart_s: float = 0.0
     units_at_once: bool = False
     host_waits: bool = False
 
@@ -77,6 +80,7 @@ RUNTIMES = {
         notices=True,
         collectives_in_flight=2,
         gloo_collectives=True,
+        apart_s=1e-3,
         units_at_once=True,
         host_waits=True,
     ),

@@ -96,7 +96,7 @@ class Sharding:
             raise MpsimError(f"units is {self.units!r}, expected blocks, layers, model, or globs with commas between")
         said = [name for name, default in _OF_GATHERS.items() if getattr(self, name) != default]
         if self.zero != 3 and said:
-            raise MpsimError(f"zero is {self.zero}: nothing is gathered, {' and '.join(said)} need zero=3")
+            raise MpsimError(f"zero is {self.zero}: nothing is gathered, {' and '.join(said)} needs zero=3")
         if not self.zero and (self.gather_dtype or self.reduce_dtype):
             raise MpsimError("zero is 0: gather_dtype and reduce_dtype are of sharded replicas, give zero=1, 2 or 3")
         for name in ("gather_dtype", "reduce_dtype"):

@@ -71,6 +71,15 @@ def test_simulate_is_what_the_library_says(mpsim) -> None:
         (("--stages", "fc2,fc4"), "dp=1 pp=3 tp=1 micro-batches=1 naive stages=1,3"),
         (("--stages", "1,3", "--microbatches", "2"), "dp=1 pp=3 tp=1 micro-batches=2 1f1b stages=1,3"),
         (("--dp", "2", "--tp", "2", "--place", "0,2,1,3"), "dp=2 pp=1 tp=2 micro-batches=1 place=0,2,1,3"),
+        (("--fsdp", "--dp", "4"), "dp=4 pp=1 tp=1 micro-batches=1 zero=3"),
+        (
+            ("--fsdp", "--dp", "4", "--shards", "2", "--fsdp-units", "fc1,fc3", "--gather-ahead", "2", "--accumulate"),
+            "dp=4 pp=1 tp=1 micro-batches=1 zero=3 shards=2 ahead=2 units=fc1,fc3 accumulated",
+        ),
+        (
+            ("--fsdp", "--dp", "4", "--reshard", "none", "--gather-dtype", "bfloat16", "--reduce-dtype", "float32"),
+            "dp=4 pp=1 tp=1 micro-batches=1 zero=3 reshard=none gather=bfloat16 reduce=float32",
+        ),
     ],
 )
 def test_plans_by_their_options(mpsim, words, plan) -> None:
