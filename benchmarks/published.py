@@ -30,6 +30,8 @@ by their columns.
 **A file either calibrates or judges, and so does a row**: where a table says nothing of how fast kernels are, one row
 sets a device's speed beside its roofline, is marked so and does not count. No constant was fitted to rows that judge.
 A row that cannot be replayed is refused with its reason and counts nowhere.
+How runtimes, kernels and exchanges are modelled was settled with these rows in sight, from the sources that the
+adapters name (`mpsim/validate/published/`); rows that nobody here has seen are the better judges.
 
 """
 # What falls short of what was aimed at, or of what a reader would expect, and what is known of it.
@@ -122,9 +124,8 @@ def main() -> None:
     (DOCS / "published.md").write_text(page(found), encoding="utf-8")
     save_rows(DOCS / "data" / "published.csv", Outcome, found.outcomes)
     missed = [one for one in found.files if one.reached is False]
-    print(
-        f"{len(found.outcomes)} figures of {len(ADAPTERS)} files; aims missed: {', '.join(map(_named, missed)) or 'none'}"
-    )
+    named = ", ".join(map(_named, missed)) or "none"
+    print(f"{len(found.outcomes)} figures of {len(ADAPTERS)} files; aims missed: {named}")
 
 
 def _named(one: FileErrors) -> str:

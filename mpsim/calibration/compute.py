@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
 
 from mpsim.documents import made_now
@@ -13,13 +13,14 @@ from mpsim.lowering.devices import is_analytical
 from mpsim.lowering.emit import program_of
 from mpsim.lowering.lower import lower
 from mpsim.plan.model import Plan
+from mpsim.plan.sharding import Sharding
 from mpsim.topology.model import Device, Topology
 from mpsim.topology.reported import same_device
 from mpsim.units import format_duration
 from mpsim.workload.costs import cost_at, median_s
-from mpsim.workload.model import Workload
+from mpsim.workload.model import Layer, Workload
 
-__all__ = ["ComputeCalibration", "calibrate_compute"]
+__all__ = ["ComputeCalibration", "alone", "calibrate_compute", "shared_plan"]
 
 _EXACT = 1e-9
 _MOST_ROUNDS = 100
@@ -71,7 +72,8 @@ def calibrate_compute(
     step_s, plan
         A whole step, measured on this topology under this plan, communication and all.
     layers_s : mapping of str to float
-        Instead of a step: forward and backward of some layers, whole ones, at the workload's reference micro-batch.
+        Instead of a step: forward and backward of some layers at the workload's reference micro-batch, whole ones or,
+        with `plan`, as its ranks share them, with what they exchange (a published block on 8 GPUs by tp 8).
 
     Raises
     ------
@@ -97,11 +99,15 @@ def calibrate_compute(
     if not types:
         have = ", ".join(sorted({one.type or "none" for one in topology.devices}))
         raise MpsimError(f"topology {topology.name!r} has devices of type {have}, the costs are of {workload.device}")
-    if (step_s is None) == (layers_s is None) or (step_s is None) != (plan is None):
+    if (step_s is None) == (layers_s is None) or (step_s is not None and plan is None):
         raise MpsimError("give either a measured step with its plan, or measured layers")
     if layers_s is not None:
-        measured_s, modelled_s = _layers(workload, layers_s)
+        measured_s, modelled_s = _layers(workload, layers_s, plan or Plan())
         speed, source = modelled_s / measured_s, f"forward and backward of {', '.join(layers_s)}"
+        if plan is not None and shared_plan(plan).ranks > 1:
+            plan = shared_plan(plan)
+            step_at = _steps(alone(workload, layers_s), topology, plan, tuple(types))
+            modelled_s, speed, source = step_at(1.0), 1 / _solved(step_at, measured_s), f"{source} under {plan.text}"
     else:
         assert step_s is not None
         assert plan is not None
@@ -124,7 +130,7 @@ def calibrate_compute(
     )
 
 
-def _layers(workload: Workload, layers_s: Mapping[str, float]) -> tuple[float, float]:
+def _layers(workload: Workload, layers_s: Mapping[str, float], plan: Plan) -> tuple[float, float]:
     """Return what layers took, and what their rooflines say."""
     by_name = {layer.name: layer for layer in workload.layers}
     modelled_s = 0.0
@@ -132,12 +138,55 @@ def _layers(workload: Workload, layers_s: Mapping[str, float]) -> tuple[float, f
         _check_seconds(f"layer {name!r}", seconds)
         if name not in by_name:
             raise MpsimError(f"workload {workload.name!r} has no layer {name!r}{did_you_mean(name, by_name)}")
-        modelled_s += sum(median_s(cost_at(by_name[name], workload.microbatch).samples)[:3])
+        modelled_s += sum(median_s(cost_at(by_name[name], workload.microbatch, plan.split).samples)[:3])
     if not modelled_s:
         raise MpsimError(
             f"{', '.join(layers_s) or 'no layers'}: no time in the workload to hold against a measured one"
         )
     return math.fsum(layers_s.values()), modelled_s
+
+
+def shared_plan(plan: Plan) -> Plan:
+    """Return of a plan only how ranks share layers: one replica, one stage, one micro-batch.
+
+    Examples
+    --------
+    >>> shared_plan(Plan(dp=2, pp=4, tp=2, microbatches=8)).text
+    'dp=1 pp=1 tp=2 micro-batches=1'
+    """
+    return Plan(
+        tp=plan.tp, cp=plan.cp, algorithm=plan.algorithm, runtime=plan.runtime,
+        sharding=Sharding(sequence=plan.sharding.sequence),
+    )  # fmt: skip
+
+
+def alone(workload: Workload, names: Container[str]) -> Workload:
+    """Return a workload of some of its layers, none of which is updated.
+
+    Examples
+    --------
+    >>> from mpsim.workload.model import Layer
+    >>> layers = [Layer.given(name, forward_s=1.0, backward_s=2.0, optimizer_s=4.0) for name in "abc"]
+    >>> found = alone(Workload.chain("w", layers), {"b"})
+    >>> [layer.name for layer in found.layers], found.layers[0].costs[0].samples.optimizer_s
+    (['b'], (0.0,))
+    """
+    layers = tuple(_without_update(layer) for layer in workload.layers if layer.name in names)
+    tensors = []
+    for tensor in workload.tensors:
+        readers = tuple(name for name in tensor.consumers if name in names)
+        if tensor.producer in names or readers:
+            ends = ("", "input") if tensor.producer not in names else (tensor.producer, tensor.role)
+            keeper = tensor.saved_by if tensor.saved_by in names else ""
+            tensors.append(replace(tensor, producer=ends[0], role=ends[1], consumers=readers, saved_by=keeper))
+    return replace(workload, layers=layers, tensors=tuple(tensors), checks=())
+
+
+def _without_update(layer: Layer) -> Layer:
+    costs = tuple(
+        replace(cost, samples=replace(cost.samples, optimizer_s=(0.0,)), host=None, wall=None) for cost in layer.costs
+    )
+    return replace(layer, costs=costs)
 
 
 def _check_seconds(what: str, seconds: float) -> None:

@@ -32,7 +32,7 @@ class _Asked:
 @click.option("--topology", required=True, metavar="TOPOLOGY", help="A file or a builder; its links need types.")
 @click.option("--compute", metavar="WORKLOAD", help="No LOG: the devices' speed, from roofline costs of one of them.")
 @click.option("--step", type=SECONDS, help="Of --compute: the step that was measured, under --plan.")
-@click.option("--plan", metavar="FILE", help="Of --step: the plan that was run.")
+@click.option("--plan", metavar="FILE", help="Of --step: the plan that was run; of --layer: how ranks share layers.")
 @click.option("--layer", multiple=True, metavar="NAME=TIME", help="Of --compute: a layer's forward and backward.")
 @json_option
 @output_option("-o", "--output", what="Write the topology with its costs.", suffixes=DOCUMENTS, required=True)

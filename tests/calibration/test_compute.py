@@ -46,6 +46,23 @@ def test_layers_by_hand():
     assert "scaled by the devices' speeds in the topology: 0.5" in result.caveats
 
 
+def test_layers_that_ranks_share_are_measured_with_what_they_exchange():
+    """A block of 1 s and 2 s on two ranks that all-reduce 1 GB each way, 1 s each over two links of 1 GB/s.
+
+    Measured at 8 s, of which 2 s are exchanged, it computes for 6 s: half the speed of its roofline.
+    """
+    shards = {2: {"forward_s": 1.0, "backward_s": 2.0, "collectives": [("all_reduce", 10**9)]}}
+    layers = [Layer.given(name, forward_s=2.0, backward_s=4.0, optimizer_s=9.0, shards=shards) for name in "ab"]
+    costs = [tuple(replace(cost, fidelity=Fidelity.ANALYTICAL) for cost in layer.costs) for layer in layers]
+    layers = [replace(layer, costs=cost) for layer, cost in zip(layers, costs, strict=True)]
+    work = replace(Workload.chain("w", layers, activation_bytes=8, sends="whole"), device="T4")
+    ring = parse_topology("ring:2,bandwidth=1GB/s,latency=0s,device=T4")
+    found = calibrate_compute(work, ring, layers_s={"b": 8.0}, plan=Plan(tp=2, microbatches=7))
+    assert found.speed == pytest.approx(0.5, rel=1e-8)
+    assert found.modelled_s == pytest.approx(5.0, rel=1e-12)
+    assert "forward and backward of b under dp=1 pp=1 tp=2" in found.source
+
+
 def test_costs_that_were_measured_do_not_mind():
     found = calibrate_compute(roofline(), BOX, layers_s={"b": 4.0})
     measured = simulate(roofline(Fidelity.MEASURED), found.topology, Plan())

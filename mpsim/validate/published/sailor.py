@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import NamedTuple
 
 from mpsim.errors import MpsimError
@@ -32,7 +33,8 @@ _FLOAT = 4
 # says of the platform (sailor/Planner/simulations/runtime_simulator.py, get_memory_footprint_on_gpu), not read off
 # these rows.
 _COPIES = 2
-_PROCESS_BYTES = 5_060_000_000
+_PROCESS_BYTES = {"GH-96": 5_060_000_000}
+_OTHER_PROCESS_BYTES = 3_000_000_000
 _ONE_BUCKET = 2**40
 
 
@@ -112,7 +114,9 @@ def _open(table: Table, inputs: Inputs) -> Predictor:
         )  # fmt: skip
         yield Outcome(case=_case(row), measured=row.number("real_iter_s"), predicted=found.step_s)
         if row.text("max_mem_bytes"):
-            peak = max(use.memory.peak_bytes for use in found.devices) + _PROCESS_BYTES
+            peak = max(
+                use.memory.peak_bytes + _PROCESS_BYTES.get(use.type, _OTHER_PROCESS_BYTES) for use in found.devices
+            )
             yield Outcome(
                 case=_case(row), what="memory", unit="bytes", measured=row.number("max_mem_bytes"), predicted=peak
             )
@@ -217,20 +221,33 @@ def _layer(
 
 
 def _cluster(job: _Job, sizes: Mapping[int, _Sizes], fits: _Fits) -> Topology:
-    """Return a device for each node, behind the card that one rank of it has."""
+    """Return a device for each node, behind the card that one rank of it has.
+
+    Nodes of one type reach each other over a network of their own where there are several types, and others over what
+    the slowest of them has.
+    """
+    devices = tuple(Device(name=f"n{i}", type=gpu) for i, gpu in enumerate(job.gpus))
+    if len(devices) == 1:
+        return Topology(name="cluster", devices=devices)
+    rates = {gpu: fits.bytes_per_s(False, gpu, job.tp, _message_bytes(job, sizes)) for gpu in job.gpus}
+    common = rates[job.gpus[0]] if len(rates) == 1 else min(rates.values())
+    links = [link for one in devices for link in _both(one.name, "network", common)]
+    if len(rates) > 1:
+        pairs = [(a, b) for a, b in combinations(devices, 2) if a.type == b.type]
+        links += [link for a, b in pairs for link in _both(a.name, b.name, rates[a.type])]
+    return Topology(name="cluster", devices=devices, switches=("network",), links=tuple(links))
+
+
+def _message_bytes(job: _Job, sizes: Mapping[int, _Sizes]) -> float:
+    """Return the size at which links are taken: of what goes between stages, else of a part of the gradients."""
     if len(job.stages) > 1:
-        size = _FLOAT * job.microbatch * sizes[job.stages[0][-1]].output / job.tp
-    else:
-        size = _FLOAT * sum(sizes[i].parameters for i in job.stages[0]) / job.dp
-    devices, links = [], []
-    for i, gpu in enumerate(job.gpus):
-        devices.append(Device(name=f"n{i}", type=gpu))
-        if len(job.gpus) > 1:
-            rate = fits.bytes_per_s(False, gpu, job.tp, size)
-            for ends in ((f"n{i}", "network"), ("network", f"n{i}")):
-                links.append(Link(source=ends[0], target=ends[1], bandwidth_bytes_per_s=rate))
-    switches = ("network",) if links else ()
-    return Topology(name="cluster", devices=tuple(devices), switches=switches, links=tuple(links))
+        return _FLOAT * job.microbatch * sizes[job.stages[0][-1]].output / job.tp
+    return _FLOAT * sum(sizes[i].parameters for i in job.stages[0]) / job.dp
+
+
+def _both(one: str, other: str, rate: float) -> list[Link]:
+    ends = ((one, other), (other, one))
+    return [Link(source=source, target=target, bandwidth_bytes_per_s=rate) for source, target in ends]
 
 
 def _plan(job: _Job) -> Plan:
