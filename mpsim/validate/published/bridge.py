@@ -103,9 +103,9 @@ def _step_s(run: _Run, speed: float) -> float:
         return plain.passes(_UPDATE_BYTES * count)
 
     layers = [
-        layer("embedding", [ends[0]], _STATE, update_s=update_s),
-        *(layer(f"block{i}", [part], _STATE, update_s=update_s) for i in range(decoder.layers)),
-        layer("head", [ends[1]], _STATE, update_s=update_s),
+        layer("embedding", ends[0], _STATE, update_s=update_s),
+        *(layer(f"block{i}", part, _STATE, update_s=update_s) for i in range(decoder.layers)),
+        layer("head", ends[1], _STATE, update_s=update_s),
     ]
     tasks = replicas * run.microbatches * 2 * (decoder.layers + 2 if run.fsdp else run.pp * run.chunks)
     if tasks > _MOST_TASKS:

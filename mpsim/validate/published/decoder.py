@@ -153,8 +153,8 @@ class Part:
         What it waits for ranks that share the layer, forward and backward.
     attention_s : float
         Of `forward_s`, the core of attention: what selective recomputation does again.
-    saved, input : float
-        Bytes kept for backward, and of them what goes in.
+    saved : float
+        Bytes kept for backward.
     transient : float
         The most bytes that backward holds beside them.
     parameters, expert_parameters : float
@@ -167,9 +167,7 @@ class Part:
     exchanged_s: float = 0.0
     exchanged_back_s: float = 0.0
     attention_s: float = 0.0
-    attention_saved: float = 0.0
     saved: float = 0.0
-    input: float = 0.0
     transient: float = 0.0
     parameters: float = 0.0
     expert_parameters: float = 0.0
@@ -215,9 +213,9 @@ def block(decoder: Decoder, shared: Shared, rates: Rates, exchange: Exchanges) -
     made.expert_parameters = decoder.expert_parameters / (tp * shared.ep)
     _exchange(made, decoder, shared, exchange)
     # In: the residual stream. Kept: it and its norm twice, queries, keys, values, what attention gave, and the MLP's.
-    made.input = width * between * hidden
+    stream = width * between * hidden
     inner = _inner(decoder)
-    made.saved = 4 * made.input + width * tokens * (2 * decoder.queries + 2 * decoder.keys) / tp
+    made.saved = 4 * stream + width * tokens * (2 * decoder.queries + 2 * decoder.keys) / tp
     made.saved += width * tokens * inner * decoder.matrices / tp
     # Gradients of what goes into the activation and of what comes out.
     made.transient = width * tokens * inner * decoder.matrices / tp

@@ -14,11 +14,11 @@ from mpsim.topology.builders import BUILDERS
 from mpsim.topology.model import Topology
 from mpsim.topology.published import with_published
 from mpsim.validate.published.decoder import Exchanges, Part
-from mpsim.workload.layers import Cost, Fidelity, Gradient, Layer, Parameter, Samples, Shard
+from mpsim.workload.layers import Attention, Cost, Fidelity, Gradient, Layer, Parameter, Samples, Shard
 from mpsim.workload.model import Precision, Workload
 
 ALGORITHM = "auto"  # As NCCL chooses.
-__all__ = ["ALGORITHM", "Machine", "State", "again", "layer", "plan_of", "speed_at", "workload"]
+__all__ = ["ALGORITHM", "Machine", "State", "layer", "plan_of", "speed_at", "workload"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,33 +101,28 @@ _MOST_SPEED = 50.0
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
-def layer(
-    name: str, parts: Sequence[Part], state: State, *, update_s: Callable[[float], float], again_s: float = 0.0,
-    saved: float | None = None, transient: float | None = None,
-) -> Layer:  # fmt: skip
-    """Return a layer that does some parts one after another.
+def layer(name: str, part: Part, state: State, *, update_s: Callable[[float], float], again_s: float = 0.0) -> Layer:
+    """Return a layer that does a part of a model.
 
     Parameters
     ----------
     update_s : callable
         What updating so many parameters takes.
     again_s : float
-        What backward computes again.
-    saved, transient : float, optional
-        Bytes, where they are not the parts' own.
+        What its backward takes longer.
     """
-    count = round(sum(part.parameters + part.expert_parameters for part in parts))
+    count = round(part.parameters + part.expert_parameters)
+    forward_s = part.forward_s + part.exchanged_s
     samples = Samples(
-        forward_s=(sum(part.forward_s + part.exchanged_s for part in parts),),
-        backward_input_s=(sum(part.inputs_s + part.exchanged_back_s for part in parts) + again_s,),
-        backward_weight_s=(sum(part.weights_s for part in parts),),
+        forward_s=(forward_s,),
+        backward_input_s=(part.inputs_s + part.exchanged_back_s + again_s,),
+        backward_weight_s=(part.weights_s,),
         optimizer_s=(update_s(count),),
     )
-    kept = sum(part.saved for part in parts) if saved is None else saved
-    beside = max(part.transient for part in parts) if transient is None else transient
+    core = Attention(forward_fraction=part.attention_s / forward_s) if part.attention_s else None
     cost = Cost(
-        microbatch=1, samples=samples, fidelity=Fidelity.ANALYTICAL, saved_bytes=round(kept),
-        backward_transient_bytes=round(beside),
+        microbatch=1, samples=samples, fidelity=Fidelity.ANALYTICAL, saved_bytes=round(part.saved),
+        backward_transient_bytes=round(part.transient), attention=core,
     )  # fmt: skip
     shard = Shard(
         parameters=(Parameter(name=name, shape=(count,), dtype=state.parameter),),
@@ -135,21 +130,6 @@ def layer(
         optimizer_bytes=state.optimizer * count,
     )
     return Layer(name=name, shards=(shard,), costs=(cost,))
-
-
-def again(part: Part, recompute: str) -> tuple[float, float, float]:
-    """Return what backward computes again of a block, and what the block keeps and backward holds for a while.
-
-    Parameters
-    ----------
-    recompute : str
-        ``none``, ``selective`` (the core of attention) or ``full`` (the block, from its input).
-    """
-    if recompute == "full":
-        return part.forward_s + part.exchanged_s, part.input, part.saved + part.transient
-    if recompute == "selective":
-        return part.attention_s, part.saved, part.transient
-    return 0.0, part.saved + part.attention_saved, part.transient
 
 
 def workload(name: str, layers: Sequence[Layer], state: State, device: str, message: float) -> Workload:
@@ -165,14 +145,14 @@ def workload(name: str, layers: Sequence[Layer], state: State, device: str, mess
 
 def plan_of(
     *, dp: int = 1, pp: int = 1, microbatches: int = 1, chunks: int = 1, zero: int = 0, layers: int, first: int = 0,
-    keeps: bool = False, runtime: str = "torch-nccl",
+    keeps: bool = False, recompute: str = "", runtime: str = "torch-nccl",
 ) -> Plan:  # fmt: skip
     """Return a plan of stages of as many blocks each, replicas that reduce when all is computed, and sharding.
 
     Parameters
     ----------
-    dp, pp, microbatches, chunks, zero, runtime
-        As a plan has them.
+    dp, pp, microbatches, chunks, zero, recompute, runtime
+        As a plan and its sharding have them.
     layers, first : int
         Blocks, and layers before the first of them.
     keeps : bool
@@ -183,7 +163,7 @@ def plan_of(
     even = (first, layers) if layers % stages == 0 or (layers + 2) % stages else (0, layers + 2)
     bounds = tuple(even[0] + even[1] * i // stages for i in range(1, stages)) if stages > 1 else None
     size = 2**45
-    sharding = Sharding(zero=zero if dp > 1 else 0, keep_gathered=keeps and zero == 3 and dp > 1)
+    sharding = Sharding(zero=zero if dp > 1 else 0, keep_gathered=keeps and zero == 3 and dp > 1, recompute=recompute)
     return Plan(
         dp=dp, pp=pp, microbatches=microbatches, boundaries=bounds, runtime=runtime, algorithm=ALGORITHM,
         schedule="interleaved-1f1b" if chunks > 1 else "1f1b", chunks=chunks if chunks > 1 else 0,

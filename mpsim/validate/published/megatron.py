@@ -16,9 +16,10 @@ from mpsim.errors import MpsimError
 from mpsim.lowering.rescaling import roofline_of
 from mpsim.simulation.run import simulate
 from mpsim.validate.published.decoder import Decoder, Part, Rates, Roofline, Shared, Slowed, block, embedding, head
-from mpsim.validate.published.folding import Machine, State, again, layer, plan_of, speed_at, workload
+from mpsim.validate.published.folding import Machine, State, layer, plan_of, speed_at, workload
 from mpsim.validate.published.model import Adapter, Inputs, Outcome, Predictor
 from mpsim.validate.published.table import Row, Table
+from mpsim.workload.layers import Layer
 
 __all__ = ["MEGATRON_2021", "MEGATRON_2022", "MEGATRON_BLOCK"]
 
@@ -28,7 +29,7 @@ _MACHINE = Machine("A100-SXM4-80GB", "nvlink3", "ib_hdr")
 # takes their norm (4), clips (8), does Adam (28) and copies the master weights back (6).
 _STATE = State(parameter="float16", gradient="float16")
 _UPDATE_BYTES = 60
-_RECOMPUTED = {"none": "none", "full": "full", "full (per layer)": "full", "selective": "selective"}
+_RECOMPUTED = {"none": "", "full": "block*", "full (per layer)": "block*", "selective": "selective"}
 
 
 @cache
@@ -58,30 +59,26 @@ def _iteration_s(run: _Run, rates: Rates) -> float:
     """Return one pipeline's step, and the all-reduce of its largest stage over the replicas behind it."""
     shared, exchange = run.shared, _MACHINE.exchanges({"tp": run.shared.tp})
     part = _block(run.decoder, shared, rates)
-    again_s, _, _ = again(part, run.recompute)
+    ends = (embedding(run.decoder, shared, rates), head(run.decoder, shared, rates, exchange))
     whole = rates.width * shared.tokens * run.decoder.hidden
     # What each of the tp ranks sends is a part of it, over its own card, and is gathered behind it; of a cut sequence
     # each has its part anyway.
     gathered_s = 0.0 if shared.sequence_parallel or shared.tp == 1 else exchange("all_gather", "tp", whole)
-    ends = (embedding(run.decoder, shared, rates), head(run.decoder, shared, rates, exchange))
-    each = run.decoder.layers // (run.pp * run.chunks)
-    layers = []
-    for i in range(run.decoder.layers):
-        last = i == run.decoder.layers - 1
-        parts = [*ends[: i == 0], part, *ends[2 - last :]]
-        received = (i % each == 0 and i > 0) + (i % each == each - 1 and not last)
-        made = layer(
-            f"block{i}",
-            parts,
-            _STATE,
-            update_s=lambda count: rates.passes(_UPDATE_BYTES * count),
-            again_s=again_s + received * gathered_s,
-        )
-        layers.append(made)
+
+    def made(name: str, part: Part, received: int = 0) -> Layer:
+        return layer(
+            name, part, _STATE, update_s=lambda count: rates.passes(_UPDATE_BYTES * count),
+            again_s=received * gathered_s,
+        )  # fmt: skip
+
+    count, each = run.decoder.layers, run.decoder.layers // (run.pp * run.chunks)
+    received = [(i % each == 0 and i > 0) + (i % each == each - 1 and i < count - 1) for i in range(count)]
+    blocks = [made(f"block{i}", part, times) for i, times in enumerate(received)]
     plan = plan_of(
-        pp=run.pp, microbatches=run.microbatches, chunks=run.chunks, layers=run.decoder.layers,
+        pp=run.pp, microbatches=run.microbatches, chunks=run.chunks, layers=count, first=1, recompute=run.recompute,
         runtime="blocking" if run.chunks > 1 else "torch-nccl",
     )  # fmt: skip
+    layers = [made("embedding", ends[0]), *blocks, made("head", ends[1])]
     work = workload("megatron", layers, _STATE, _MACHINE.device, whole / shared.tp)
     step_s = simulate(work, _MACHINE.folded(run.pp, shared.tp), plan, spans=False).step_s
     if run.dp == 1:
@@ -188,7 +185,8 @@ def _block_s(row: Row, rates: Rates) -> float:
     shared = Shared(batch, sequence, tp, sequence_parallel="sequence parallelism" in experiment)
     part = _block(decoder, shared, rates)
     passes_s = part.forward_s + part.inputs_s + part.weights_s + part.exchanged_s + part.exchanged_back_s
-    return passes_s + again(part, recompute)[0]
+    again_s = {"full": part.forward_s + part.exchanged_s, "selective": part.attention_s, "none": 0.0}
+    return passes_s + again_s[recompute]
 
 
 @cache

@@ -184,10 +184,8 @@ def _step(row: Row, rates: _Measured) -> tuple[float, float]:
     def update_s(count: float) -> float:
         return rates.update_s(count, replicas)
 
-    blocks = [layer(f"block{i}", [part], _STATE, update_s=update_s) for i in range(decoder.layers)]
-    made = [
-        layer(name, [one], _STATE, update_s=update_s) for name, one in zip(("embedding", "head"), ends, strict=True)
-    ]
+    blocks = [layer(f"block{i}", part, _STATE, update_s=update_s) for i in range(decoder.layers)]
+    made = [layer(name, one, _STATE, update_s=update_s) for name, one in zip(("embedding", "head"), ends, strict=True)]
     plan = plan_of(
         dp=replicas, pp=pp, microbatches=row.count("n_microbatches"), chunks=chunks, zero=1, layers=decoder.layers,
         first=1, runtime="torch-nccl" if chunks == 1 else "blocking",

@@ -102,15 +102,10 @@ def _recomputed(text: str) -> str:
     return "layer" if "layer" in text else "op"
 
 
-def _again(run: _Run, part: Part, rates: Rates) -> tuple[float, float]:
-    """Return what backward computes again of a mean block, in seconds, and which part of what it makes it keeps."""
-    whole_s = part.forward_s + (0.0 if run.hides else part.exchanged_s)
-    if run.recompute == "full":
-        return whole_s, 0.0
-    if run.recompute == "layer":
-        return whole_s / 2, 0.5
-    if run.recompute == "none":
-        return 0.0, 1.0
+def _again_s(run: _Run, part: Part, rates: Rates) -> float:
+    """Return what the backward of a block computes again of single products, which no plan can say."""
+    if run.recompute != "op":
+        return 0.0
     # Every second product is made again (of keys, of the projection, one of the two that go into the activation), and
     # all that lies between.
     d, tp, tokens = run.decoder, run.shared.tp, run.shared.tokens
@@ -123,7 +118,13 @@ def _again(run: _Run, part: Part, rates: Rates) -> tuple[float, float]:
         (d.ffn / tp, d.hidden),
     )
     between_s = part.forward_s - part.attention_s - sum(rates.product(tokens, k, n) for k, n in products)
-    return again_s + max(0.0, between_s), 0.5
+    return again_s + max(0.0, between_s)
+
+
+def _again(run: _Run) -> str:
+    """Return what a plan says of what is computed again."""
+    every = {"full": range(run.decoder.layers), "layer": range(0, run.decoder.layers, 2)}.get(run.recompute, ())
+    return ",".join(f"block{i}" for i in every)
 
 
 def _step_s(run: _Run, speed: float) -> float:
@@ -137,7 +138,7 @@ def _step_s(run: _Run, speed: float) -> float:
     plain: Rates = Slowed(Roofline(spec, "bfloat16", apart=apart), speed)
     exchange = machine.exchanges({"tp": shared.tp, "cp": shared.cp})
     part = block(decoder, shared, rates, exchange)
-    again_s, _ = _again(run, part, rates)
+    again_s = _again_s(run, part, rates)
     if (
         run.hides
     ):  # Products are cut, and each piece is exchanged while the next is computed; what is gathered again is not.
@@ -153,13 +154,13 @@ def _step_s(run: _Run, speed: float) -> float:
         return plain.passes(_UPDATE_BYTES * count)
 
     layers = [
-        layer("embedding", [ends[0]], State(optimizer=0, master=""), update_s=update_s),
-        *(layer(f"block{i}", [part], state, update_s=update_s, again_s=again_s) for i in range(decoder.layers)),
-        layer("head", [ends[1]], State(optimizer=0, master=""), update_s=update_s),
+        layer("embedding", ends[0], State(optimizer=0, master=""), update_s=update_s),
+        *(layer(f"block{i}", part, state, update_s=update_s, again_s=again_s) for i in range(decoder.layers)),
+        layer("head", ends[1], State(optimizer=0, master=""), update_s=update_s),
     ]
     plan = plan_of(
         dp=replicas, pp=run.pp, microbatches=run.microbatches, chunks=run.chunks, zero=3, layers=decoder.layers,
-        first=1, keeps=run.pp > 1,
+        first=1, keeps=run.pp > 1, recompute=_again(run),
     )  # fmt: skip
     work = workload(
         "torchtitan", layers, State(optimizer=0, master=""), machine.device, 2 * shared.between * decoder.hidden
