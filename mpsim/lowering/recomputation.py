@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mpsim.errors import MpsimError, did_you_mean
 from mpsim.lowering.crossings import tensor_bytes
-from mpsim.plan.recompute import Recompute, parse_offload
+from mpsim.plan.recompute import EXCEPT_LAST, WHAT, Recompute, parse_offload
 from mpsim.workload.costs import median_s
 from mpsim.workload.model import Cost, Fidelity, Tensor, Workload
 from mpsim.workload.split import Split
@@ -179,7 +179,8 @@ def _named(workload: Workload, word: str, asked: str) -> list[int]:
         raise MpsimError(f"{asked} names layer {word}, {workload.name!r} has layers 0 to {len(names) - 1}")
     found = [i for i, name in enumerate(names) if fnmatchcase(name, word)]
     if not found:
-        raise MpsimError(f"{asked} names layer {word!r}, which {workload.name!r} has not{did_you_mean(word, names)}")
+        known = [*names, *(("all",) if asked == "offload" else (*WHAT, EXCEPT_LAST))]
+        raise MpsimError(f"{asked} names layer {word!r}, which {workload.name!r} has not{did_you_mean(word, known)}")
     return found
 
 

@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 from mpsim.errors import MpsimError
 
-__all__ = ["NOTHING_AGAIN", "WHAT", "Recompute", "parse_offload", "parse_recompute"]
+__all__ = ["EXCEPT_LAST", "NOTHING_AGAIN", "WHAT", "Recompute", "parse_offload", "parse_recompute"]
 
 WHAT = ("full", "selective", "stages")
-_EXCEPT_LAST = "except-last"
+EXCEPT_LAST = "except-last"
 
 
 class Recompute(NamedTuple):
@@ -80,13 +80,13 @@ def parse_recompute(text: str) -> Recompute:
     'stages'
     """
     if not isinstance(text, str):
-        raise MpsimError(f"recompute is {text!r}, expected text: {', '.join(WHAT)}, {_EXCEPT_LAST}, or names of layers")
+        raise MpsimError(f"recompute is {text!r}, expected text: {', '.join(WHAT)}, {EXCEPT_LAST}, or names of layers")
     if text in ("", "none"):
         return NOTHING_AGAIN
     words = [word.strip() for word in text.split(",")]
     if not all(words):
         raise MpsimError(f"recompute is {text!r}, with an empty name in it: give names, patterns or numbers of layers")
-    rest = tuple(word for word in words if word != _EXCEPT_LAST)
+    rest = tuple(word for word in words if word != EXCEPT_LAST)
     except_last = len(rest) < len(words)
     if not rest:
         return Recompute("stages", (), except_last)

@@ -10,7 +10,10 @@ import click
 import pytest
 
 from mpsim.cli.options import options_of
+from mpsim.cli.planning import PlanOptions, plan_of
 from mpsim.cli.scaling import ScalingOptions
+from mpsim.plan.model import Plan, save_plan
+from mpsim.plan.sharding import Sharding
 
 SCALING = {"costs": ("T4=a.json",), "rescale": None, "speed": 2.0}
 COMMANDS = ["calibrate", "emulate", "export", "import_", "simulate", "sweep", "trace", "validate.emulated"]
@@ -55,3 +58,18 @@ def test_fields_are_the_options_that_are_no_parameters(name):
     parameters = inspect.signature(inspect.unwrap(command.callback)).parameters
     options = {option.name for option in command.params if isinstance(option, click.Option)}
     assert sorted(names(room._Asked)) == sorted(options - parameters.keys())
+
+
+def planned(**said):
+    nothing = {field.name: None for field in fields(PlanOptions)}
+    return plan_of(PlanOptions(**nothing | {"fsdp": False, "sequence": False, "accumulate": False} | said), None, 4)
+
+
+def test_what_runs_again_and_what_is_offloaded_reach_the_plan(tmp_path):
+    assert planned(recompute="h.*,except-last", offload="all").sharding == Sharding(
+        recompute="h.*,except-last", offload="all"
+    )
+    save_plan(tmp_path / "plan.json", Plan(dp=2, sharding=Sharding(recompute="full", offload="0")))
+    file = str(tmp_path / "plan.json")
+    assert planned(plan=file, zero=3).sharding == Sharding(zero=3, recompute="full", offload="0")
+    assert planned(plan=file, recompute="none").sharding == Sharding(offload="0")

@@ -243,8 +243,9 @@ def test_a_plan_says_it_and_a_file_keeps_it(tmp_path):
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("g.*", "recompute names layer 'g.*', which 'chain' has not; known: h.0, h.1, h.2, h.3"),
+        ("g.*", "recompute names layer 'g.*', which 'chain' has not; known: except-last, full, h.0, h.1"),
         ("h.9", "recompute names layer 'h.9', which 'chain' has not; did you mean 'h."),
+        ("selectiv", "recompute names layer 'selectiv', which 'chain' has not; did you mean 'selective'?"),
         ("9", "recompute names layer 9, 'chain' has layers 0 to 3"),
         ("full,selective", "recompute is 'full,selective': full and selective are two different things, leave one out"),
         ("full,h.1", "recompute is 'full,h.1': full and h.1 are two different things, leave one out"),
