@@ -126,6 +126,7 @@ class Context:
                 "context parallelism takes attention that is causal or sees all, this one has a mask: give the model"
                 " no mask, or leave cp out of the split"
             )
+        query, key, value = (_as_autocast(item) for item in (query, key, value))
         if self.method == "ulysses":
             q, k, v = (_swapped(item, self.peers, inward=True) for item in (query, key, value))
             how: dict[str, Any] = {
@@ -146,6 +147,13 @@ class Context:
         return ring_attention(
             query, key, value, self.peers, gathered=gathered, causal=is_causal, dropout=dropout_p, scale=scale
         )
+
+
+def _as_autocast(tensor: torch.Tensor) -> torch.Tensor:
+    """Return what attention reads in the type in which autocast would have it computed, before it is exchanged."""
+    kind = tensor.device.type
+    cast = torch.is_autocast_enabled(kind) and tensor.dtype is not torch.float64
+    return tensor.to(torch.get_autocast_dtype(kind)) if cast else tensor
 
 
 def _swapped(tensor: torch.Tensor, peers: Peers, *, inward: bool) -> torch.Tensor:
