@@ -79,6 +79,11 @@ def analytical_point(
     point = costed(example) if split == WHOLE else sharded(example, split, costed, computed, context=context)
     point.precision = precision or precision_of(example.model, point.compute)
     point.notes[:0] = notes
+    if split.cp > 1 and context != "ulysses":
+        point.notes.append(
+            f"{split.text}: a roofline counts the whole square of a causal attention, and of one that ranks share what"
+            f" these do: where attention is all, cp looks {2 * split.cp / (split.cp + 1):.2f} times too good"
+        )
     point.optimizer = optimizer
     return point
 

@@ -27,8 +27,9 @@ from mpsim.workload.example import Example
 from mpsim.workload.ring_attention import Peers, ring_attention
 from mpsim.workload.sequences import cut_sequences, sequence_lengths
 
-__all__ = ["METHODS", "Context", "check_method", "cut_context", "share_context"]
+__all__ = ["METHODS", "Context", "check_method", "cut_context", "share_context", "without_masks"]
 
+_MASKLESS = "mpsim_maskless_sdpa"  # transformers makes no mask for an attention of whose masks it knows nothing
 METHODS = ("all-gather", "ring", "ulysses")
 
 
@@ -125,6 +126,7 @@ class Context:
                 "context parallelism takes attention that is causal or sees all, this one has a mask: give the model"
                 " no mask, or leave cp out of the split"
             )
+        query, key, value = (_as_autocast(item) for item in (query, key, value))
         if self.method == "ulysses":
             q, k, v = (_swapped(item, self.peers, inward=True) for item in (query, key, value))
             how: dict[str, Any] = {
@@ -145,6 +147,13 @@ class Context:
         return ring_attention(
             query, key, value, self.peers, gathered=gathered, causal=is_causal, dropout=dropout_p, scale=scale
         )
+
+
+def _as_autocast(tensor: torch.Tensor) -> torch.Tensor:
+    """Return what attention reads in the type in which autocast would have it computed, before it is exchanged."""
+    kind = tensor.device.type
+    cast = torch.is_autocast_enabled(kind) and tensor.dtype is not torch.float64
+    return tensor.to(torch.get_autocast_dtype(kind)) if cast else tensor
 
 
 def _swapped(tensor: torch.Tensor, peers: Peers, *, inward: bool) -> torch.Tensor:
@@ -177,6 +186,30 @@ def _swap(tensor: torch.Tensor, peers: Peers, inward: bool) -> torch.Tensor:
         return peers.exchange(parts, "before").movedim(0, 2).flatten(2, 3)
     parts = tensor.unflatten(2, (n, -1)).movedim(2, 0).contiguous()
     return peers.exchange(parts, "behind").movedim(0, 1).flatten(1, 2)
+
+
+def without_masks(model: nn.Module) -> tuple[str, ...]:
+    """Let models of transformers' make no masks for PyTorch's attention, and say of those that are left out.
+
+    Without one a causal attention is told that it is causal. Transformers makes none of its own accord where all tokens
+    are to be attended to, but for tensors whose values it cannot see.
+
+    Examples
+    --------
+    >>> without_masks(nn.Linear(1, 1))
+    ()
+    """
+    configs: dict[int, Any] = {id(one): one for one in (getattr(item, "config", None) for item in model.modules())}
+    found = [one for one in configs.values() if getattr(one, "_attn_implementation", None) == "sdpa"]
+    if not found:
+        return ()
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(_MASKLESS, sdpa_attention_forward)
+    for one in found:
+        one._attn_implementation = _MASKLESS
+    return ("ranks that share sequences attend to all tokens, or to all earlier ones: masks of padding are left out",)
 
 
 class _SharedContext:

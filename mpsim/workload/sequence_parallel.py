@@ -14,6 +14,7 @@ The ranks add up their parts of the gradients of what ran on parts of a sequence
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ from mpsim.workload.example import Example
 from mpsim.workload.parallel_styles import SUMMED
 from mpsim.workload.sequences import cut_sequences, sequence_lengths
 
-__all__ = ["Regions", "cut_inputs", "exchange_sequence", "regions_of", "stand_in_for_peers"]
+__all__ = ["Regions", "exchange_sequence", "regions_of", "share_sequence", "stand_in_for_peers"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,17 +134,18 @@ def _is_region(model: nn.Module, parent: str, styles: Mapping[str, str], linear:
     return True
 
 
-def cut_inputs(example: Example, ranks: int, rank: int, *, target: bool) -> Example:
-    """Return the example with a rank's part of its sequences: tokens [batch, sequence], features behind these.
+def share_sequence(example: Example, ranks: int, rank: int, *, target: bool) -> Example:
+    """Let the model of an example run on a rank's part of the sequences that it is fed, from now on.
 
     Parameters
     ----------
     example : Example
-        The whole.
+        Every rank is fed whole sequences; the model is changed.
     ranks, rank : int
-        Of those that share its sequences.
+        Of those that share them.
     target : bool
-        Whether the target is shared too; a head reads whole sequences.
+        Whether the target is shared too, of which the example that is returned has a part; a head gives whole
+        sequences.
 
     Raises
     ------
@@ -152,7 +154,9 @@ def cut_inputs(example: Example, ranks: int, rank: int, *, target: bool) -> Exam
 
     Examples
     --------
-    >>> cut_inputs(Example(model=nn.Identity(), inputs=(torch.ones(2, 6, 4),)), 2, 0, target=False).inputs[0].shape
+    >>> model = nn.Linear(4, 4)
+    >>> _ = share_sequence(Example(model=model, inputs=(torch.ones(2, 6, 4),)), 2, 0, target=False)
+    >>> model(torch.ones(2, 6, 4)).shape
     torch.Size([2, 3, 4])
     """
     for length in sorted(sequence_lengths(example)):
@@ -161,7 +165,31 @@ def cut_inputs(example: Example, ranks: int, rank: int, *, target: bool) -> Exam
                 f"a sequence of {length} does not divide by the {ranks} tensor-parallel ranks that share it:"
                 f" {max(ranks, length // ranks * ranks)} does"
             )
-    return cut_sequences(example, lambda item: item.chunk(ranks, 1)[rank], target=target)
+
+    def part(item: torch.Tensor) -> torch.Tensor:
+        return item.chunk(ranks, 1)[rank]
+
+    own = {"example": dataclasses.replace(example, inputs=(), keywords={}, target=None), "part": staticmethod(part)}
+    _become(example.model, _Fed, own)
+    return dataclasses.replace(example, target=cut_sequences(example, part, target=True).target) if target else example
+
+
+class _Fed:
+    """A model that is fed whole sequences and runs on a part of them."""
+
+    example: Example
+    part: Callable[[torch.Tensor], torch.Tensor]
+
+    def forward(self, *inputs: Any, **keywords: Any) -> Any:
+        fed = dataclasses.replace(self.example, inputs=inputs, keywords=keywords)
+        cut = cut_sequences(fed, self.part, target=False)
+        return super().forward(*cut.inputs, **cut.keywords)  # type: ignore[misc]
+
+
+def _become(module: nn.Module, kind: type, own: dict[str, Any]) -> None:
+    """Put a class before that of a module, whose name it keeps."""
+    before = type(module)
+    module.__class__ = type(before.__name__, (kind, before), {**own, "__module__": before.__module__})
 
 
 def _is_tensor(item: Any) -> bool:
@@ -214,7 +242,7 @@ def _tokens_of_all(tokens: torch.Tensor, ranks: int) -> torch.Tensor:
 def _on_whole(inputs: Any, keywords: Any, ranks: int, gather: Callable[[torch.Tensor], Any]) -> Any:
     """Return the arguments of a module that computes on whole sequences.
 
-    Features come from all ranks. What goes with them, such as rotary embeddings, every rank has whole; as it was made
+    Features come from all ranks. What goes with them, rotary embeddings and masks, every rank has whole; as it was made
     for a part here, it is repeated, which takes as long as a copy of it.
     """
     features = next(item for item in (*inputs, *keywords.values()) if _is_tensor(item) and item.is_floating_point())
@@ -227,6 +255,8 @@ def _on_whole(inputs: Any, keywords: Any, ranks: int, gather: Callable[[torch.Te
             return item
         if item is features or (item.requires_grad and item.dim() == 3 and item.shape[-1] == width):
             return gather(item)
+        if item.dim() == 4 and item.shape[-2:] == (length, length):  # a mask
+            return item.repeat(1, 1, ranks, ranks)
         made_for_part = item.is_floating_point() and item.dim() in (2, 3) and item.shape[1] == length
         return torch.cat([item] * ranks, 1) if made_for_part else item
 
@@ -300,5 +330,4 @@ def stand_in_for_peers(model: nn.Module, regions: Regions, ranks: int) -> None:
             module = model.get_submodule(path)
             if id(module) not in done:  # a module can stand at several paths
                 done.add(id(module))
-                own = {"ranks": ranks, "__module__": type(module).__module__}
-                module.__class__ = type(type(module).__name__, (kind, type(module)), own)
+                _become(module, kind, {"ranks": ranks})

@@ -43,6 +43,8 @@ def sequence_lengths(example: Example) -> frozenset[int]:
 def cut_sequences(example: Example, part: Callable[[torch.Tensor], torch.Tensor], *, target: bool) -> Example:
     """Return an example with a part of each sequence that it is fed, and of each target's, if `target` says so.
 
+    What is fed as ``labels``, or by another name that begins so or with ``target``, is a target.
+
     Examples
     --------
     >>> halved = cut_sequences(Example(model=None, inputs=(torch.ones(2, 6, 4),)), lambda x: x[:, :3], target=False)
@@ -51,13 +53,21 @@ def cut_sequences(example: Example, part: Callable[[torch.Tensor], torch.Tensor]
     """
     lengths = sequence_lengths(example)
 
+    parts: dict[int, torch.Tensor] = {}  # what is fed twice, as input and as labels, is cut once
+
     def cut(item: Any) -> Any:
-        is_sequence = isinstance(item, torch.Tensor) and item.dim() > 1 and item.shape[1] in lengths
-        return part(item) if is_sequence else item
+        if not isinstance(item, torch.Tensor) or item.dim() < 2 or item.shape[1] not in lengths:
+            return item
+        if id(item) not in parts:
+            parts[id(item)] = part(item)
+        return parts[id(item)]
 
     return dataclasses.replace(
         example,
         inputs=pytree.tree_map(cut, tuple(example.inputs)),
-        keywords=pytree.tree_map(cut, dict(example.keywords)),
+        keywords={
+            name: pytree.tree_map(cut, value) if target or not name.startswith(("label", "target")) else value
+            for name, value in example.keywords.items()
+        },
         target=pytree.tree_map(cut, example.target) if target else example.target,
     )

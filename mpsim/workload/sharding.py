@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -44,7 +44,18 @@ def sharded(
         point.collectives[_owner(item.module, point.names)].append(_collective(item))
     if split.cp > 1:
         point.notes.append(f"{split.text}: ranks share attention by {context}")
+    if wide := _wider_than_attention(local.collectives, point.names):
+        point.notes.append(
+            f"what goes round beside attention is taken to be hidden by all of a layer, such as {wide}: trace with a"
+            " greater --depth for attention to be a layer of its own"
+        )
     return point
+
+
+def _wider_than_attention(collectives: Sequence[RecordedCollective], names: list[str]) -> str:
+    """Return a layer that has more than the module beside whose work something is exchanged; empty if none has."""
+    beside = {item.module for item in collectives if item.when == "beside" and item.axis == "cp"}
+    return next((names[_owner(module, names)] for module in sorted(beside) if module not in names), "")
 
 
 def _owner(module: str, names: list[str]) -> int:

@@ -28,7 +28,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from mpsim.errors import MpsimError
 from mpsim.workload.collective_recorder import CollectiveRecorder, RecordedCollective, watch_modules
-from mpsim.workload.context_parallel import Context, check_method, cut_context, share_context
+from mpsim.workload.context_parallel import Context, check_method, cut_context, share_context, without_masks
 from mpsim.workload.example import Example, default_loss
 from mpsim.workload.experts import balance, check_experts, share_experts, stay_alone
 from mpsim.workload.found_plans import planned
@@ -37,7 +37,7 @@ from mpsim.workload.padding import pad_vocabulary
 from mpsim.workload.parallel_styles import SUMMED, parallel_styles
 from mpsim.workload.partial_styles import ExpertsParallel, GatheredColwise, ReplicatedSum, RopeSum
 from mpsim.workload.ring_attention import Peers
-from mpsim.workload.sequence_parallel import cut_inputs, exchange_sequence, regions_of, stand_in_for_peers
+from mpsim.workload.sequence_parallel import exchange_sequence, regions_of, share_sequence, stand_in_for_peers
 from mpsim.workload.split import WHOLE, Split, check_split, split_of
 from mpsim.workload.vocabulary import LocalEmbedding, local_loss, sharded_loss
 
@@ -145,8 +145,6 @@ def local_shard(
     if split.cp > 1:
         example = cut_context(example, context, peers)
     regions = regions_of(example.model, styles) if split.sequence else None
-    if regions is not None:
-        example = cut_inputs(example, split.tp, rank % split.tp, target=not regions.headed)
     with _fake_ranks(split, rank, _device(example.model)) as mesh, _fake_mode(example):
         model = _alias(example.model)
         notes = pad_vocabulary(model, styles, split.tp)
@@ -154,6 +152,7 @@ def local_shard(
         if mixtures:
             at, group = rank // (split.tp * split.cp), mesh["ep"].get_group()
             experts = share_experts(model, mixtures, split.ep, rank=at, imbalance=example.imbalance, group=group)
+        notes += without_masks(model) if split.cp > 1 else ()
         hooks = {module: _hooks(module) for module in model.modules()}
         if split.tp > 1:
             _parallelize(model, styles, mesh["tp"], sequence=split.sequence)
@@ -161,6 +160,7 @@ def local_shard(
             example.shard(model, split.tp)
         local = dataclasses.replace(example, model=model)
         if regions is not None:
+            local = share_sequence(local, split.tp, rank % split.tp, target=not regions.headed)
             exchange_sequence(model, regions, mesh["tp"])
         heads = [path for path, style in styles.items() if style == "vocabulary" and _is_head(model, path)]
         _check_loss(example, heads)

@@ -94,6 +94,16 @@ def test_keys_of_several_queries_go_round_as_they_are():
     assert k.grad.shape == k.shape
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_autocast_is_of_what_is_exchanged_too(method):
+    q = torch.rand(1, 2, 8, 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = F.scaled_dot_product_attention(q, q, q, is_causal=True).dtype
+        out = Context(method, Peers(2, 0))._attention(q, q, q, is_causal=True)
+    out.sum().backward()
+    assert (out.dtype, q.grad.dtype) == (expected, torch.float32)
+
+
 @pytest.mark.parametrize(
     ("attend", "message"),
     [

@@ -122,3 +122,21 @@ def test_what_cannot_share_a_sequence_is_refused(example, message):
     with pytest.raises(MpsimError, match=message) as error:
         local_shard(example(), SHARED)
     assert "\n" not in str(error.value)
+
+
+def test_a_roofline_of_shared_attention_says_by_how_much_it_flatters():
+    """Flash attention of 2 ranks: whole squares of 2 pieces with a mask, and half of one without: 3/4 of one's half."""
+    work = trace(
+        lambda _: small("llama"),
+        microbatches=(BATCH,),
+        splits=("cp=2",),
+        context="ring",
+        depth=3,
+        analytical=roofline_of("H100-SXM5-80GB"),
+    )
+    (attention,) = (layer for layer in work.layers if layer.name.endswith("self_attn"))
+    products = {cost.split.cp: cost.flops for cost in attention.costs}
+    projections = 2 * BATCH * SEQ * HIDDEN * (HIDDEN + 2 * HIDDEN // 2 + HIDDEN)
+    square = 4 * BATCH * SEQ * SEQ * HIDDEN
+    assert products == {1: projections + square, 2: projections // 2 + square // 2 * 3 // 4}
+    assert any("cp looks 1.33 times too good" in note for note in work.notes)
