@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor import _random as tensor_random
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -271,6 +272,7 @@ def _fake_ranks(split: Split | int, rank: int, device: str) -> Iterator[DeviceMe
         yield init_device_mesh(device, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
     finally:
         dist.destroy_process_group()
+        _clear_sharding_prop_cache()  # it has groups of this mesh, and takes the next one for it
         tensor_random._rng_tracker = tracker
         if index is not None:
             torch.cuda.set_device(index)

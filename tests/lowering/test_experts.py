@@ -6,6 +6,9 @@ from itertools import pairwise
 
 import pytest
 from cases import layer, on_axis, tensor
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_cases import graphs
 
 from mpsim.errors import MpsimError
 from mpsim.lowering.instructions import Drop, Hold
@@ -303,3 +306,47 @@ def test_what_was_never_traced_is_refused():
         MpsimError, match=r"^plan: ep=3 does not divide dp\(4\) × cp\(1\) = 4: the nearest that does is"
     ):
         Plan(dp=4, ep=3)
+
+
+@st.composite
+def mixtures(draw):
+    """A pipeline of mixtures and other layers, split in any way, on any graph of devices that are unlike."""
+    ep, shares, cp, pp = (draw(st.sampled_from(of)) for of in ((2, 2, 4), (1, 2), (1, 2), (1, 2)))
+    if ep * shares % cp or ep * shares * pp > 8:
+        cp, shares, pp = 1, 1, 1
+    split = Split(ep=ep, cp=cp)
+    sizes = st.integers(1, 3000)
+    layers = [
+        mixture(f"m{i}", ep * draw(sizes), router=draw(sizes), splits=(split,), exchanged=draw(sizes))
+        if draw(st.booleans())
+        else dense(f"d{i}", draw(sizes), splits=(split,), optimizer_s=0.5)
+        for i in range(draw(st.integers(pp, 4)))
+    ]
+    plan = Plan(
+        dp=ep * shares // cp, cp=cp, ep=ep, pp=pp, microbatches=draw(st.integers(1, 3)),
+        first_bucket_bytes=draw(st.sampled_from([1, 600, 2**20])), bucket_bytes=draw(st.sampled_from([1, 1000, 2**20])),
+        sharding=Sharding(zero=draw(st.integers(0, 3))),
+        runtime=draw(st.sampled_from(["ideal", "torch-gloo", "torch-nccl"])),
+    )  # fmt: skip
+    return chained(*layers), draw(graphs(plan.ranks)), plan
+
+
+@settings(max_examples=60)
+@given(mixtures())
+def test_of_any_split_all_is_exchanged_and_nothing_locks(case):
+    workload, topology, plan = case
+    result = simulate(workload, topology, plan)
+    sent = {(count.axis, count.kind): count.payload_bytes for count in result.traffic if count.payload_bytes}
+    calls = [call for layer in workload.layers for cost in layer.costs for call in cost.collectives]
+    groups = plan.replicas // plan.ep
+    assert sent.get(("ep", "all_to_all"), 0) == groups * plan.microbatches * sum(call.bytes for call in calls)
+    gradients = [one for layer in workload.layers for one in layer.shard(plan.split).gradients]
+    reduced = sum(one.bytes * (plan.ep if one.expert else 1) for one in gradients if not one.expert or groups > 1)
+    if plan.sharding.zero == 0:
+        assert sent.get(("dp", "all_reduce"), 0) == reduced
+    elif plan.sharding.zero == 1:
+        assert sent.get(("dp", "reduce_scatter"), 0) == reduced
+    for device in result.devices:
+        assert device.compute_s + device.exposed_communication_s + device.idle_s == result.step_s
+        assert device.memory.gradients_bytes > 0
+    assert 0 < result.free_step_s <= result.step_s
