@@ -242,7 +242,7 @@ def test_what_a_block_waits_for():
 def test_the_ends_hold_the_vocabulary():
     decoder = Decoder(layers=1, hidden=64, heads=4, kv_heads=4, ffn=128, vocabulary=16)
     ends: tuple[Part, Part] = (
-        embedding(decoder, Shared(2, 8, tp=2), Counted(products=True)),
+        embedding(decoder, Shared(2, 8, tp=2), Counted(products=True), free),
         head(decoder, Shared(2, 8, tp=2), Counted(products=True), free),
     )
     assert [one.parameters for one in ends] == [512, 512]

@@ -96,7 +96,7 @@ def _step_s(run: _Run, speed: float) -> float:
     part = block(decoder, shared, rates, exchange)
     if not decoder.experts:
         part.exchanged_s = part.exchanged_back_s = 0.0
-    ends = (embedding(decoder, shared, plain), head(decoder, shared, plain, exchange))
+    ends = (embedding(decoder, shared, plain, exchange), head(decoder, shared, plain, exchange))
     replicas = run.dp * shared.cp
 
     def update_s(count: float) -> float:

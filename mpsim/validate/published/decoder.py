@@ -278,10 +278,14 @@ def _exchange(made: Part, decoder: Decoder, shared: Shared, exchange: Exchanges)
         made.exchanged_back_s += seconds
 
 
-def embedding(decoder: Decoder, shared: Shared, rates: Rates) -> Part:
-    """Return what one rank does before the blocks."""
+def embedding(decoder: Decoder, shared: Shared, rates: Rates, exchange: Exchanges) -> Part:
+    """Return what one rank does before the blocks: it looks up its part of the vocabulary, and all parts are added."""
     made = Part(rates=rates)
     made.passes(shared.between * decoder.hidden, 2, 2)
+    whole = rates.width * shared.tokens * decoder.hidden
+    if shared.tp > 1:
+        made.exchanged_s = exchange("reduce_scatter" if shared.sequence_parallel else "all_reduce", "tp", whole)
+        made.exchanged_back_s = exchange("all_gather", "tp", whole) if shared.sequence_parallel else 0.0
     made.parameters = decoder.vocabulary * decoder.hidden / shared.tp
     return made
 
@@ -299,7 +303,11 @@ def head(decoder: Decoder, shared: Shared, rates: Rates, exchange: Exchanges) ->
     whole = rates.width * shared.tokens * decoder.hidden
     if shared.tp > 1:
         made.exchanged_s += exchange("all_gather", "tp", whole) if shared.sequence_parallel else 0.0
+        # The loss of parts of a vocabulary: the greatest logit of each token, then sums, in fp32.
+        made.exchanged_s += 2 * exchange("all_reduce", "tp", 4 * shared.tokens)
         made.exchanged_back_s += exchange("reduce_scatter" if shared.sequence_parallel else "all_reduce", "tp", whole)
+        if shared.sequence_parallel and not shared.overlaps:
+            made.exchanged_back_s += exchange("all_gather", "tp", whole)
     return made
 
 

@@ -59,7 +59,7 @@ def _iteration_s(run: _Run, rates: Rates) -> float:
     """Return one pipeline's step, and the all-reduce of its largest stage over the replicas behind it."""
     shared, exchange = run.shared, _MACHINE.exchanges({"tp": run.shared.tp})
     part = _block(run.decoder, shared, rates)
-    ends = (embedding(run.decoder, shared, rates), head(run.decoder, shared, rates, exchange))
+    ends = (embedding(run.decoder, shared, rates, exchange), head(run.decoder, shared, rates, exchange))
     whole = rates.width * shared.tokens * run.decoder.hidden
     # What each of the tp ranks sends is a part of it, over its own card, and is gathered behind it; of a cut sequence
     # each has its part anyway.

@@ -178,7 +178,7 @@ def _step(row: Row, rates: _Measured) -> tuple[float, float]:
     shared = Shared(row.count("micro_batch"), row.count("seq"), tp, cp, sequence_parallel=tp > 1, overlaps=False)
     exchange = rates.exchanges(shared)
     part = block(decoder, shared, rates, exchange)
-    ends = (embedding(decoder, shared, rates), head(decoder, shared, rates, exchange))
+    ends = (embedding(decoder, shared, rates, exchange), head(decoder, shared, rates, exchange))
     replicas = dp * cp
 
     def update_s(count: float) -> float:

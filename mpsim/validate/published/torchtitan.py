@@ -146,7 +146,7 @@ def _step_s(run: _Run, speed: float) -> float:
             0.0,
             2 * exchange("all_gather", "tp", 2 * shared.tokens * decoder.hidden),
         )
-    ends = (embedding(decoder, shared, plain), head(decoder, shared, plain, exchange))
+    ends = (embedding(decoder, shared, plain, exchange), head(decoder, shared, plain, exchange))
     state = State(parameter="int8" if run.float8 else "bfloat16", gradient="float32", optimizer=0, master="")
     replicas = run.fsdp * shared.cp
 
