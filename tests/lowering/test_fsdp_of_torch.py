@@ -4,8 +4,12 @@ import functools
 
 import pytest
 import torch
-from fsdp_of_torch import Call, calls_of, fake_ranks, policy
+from fsdp_of_torch import Call, blocks_of, calls_of, fake_ranks, policy
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    CheckpointWrapper,
+    apply_activation_checkpointing,
+)
 
 import mpsim
 from mpsim.lowering.bind import scripts
@@ -107,6 +111,18 @@ def test_hybrid_sharding(model, sizes):
         found = calls_of(example_of(model), mesh, microbatches=2)
     replicas, shards = sizes
     assert predicted(model, replicas * shards, 2, shards=shards) == found
+
+
+@pytest.mark.parametrize(("model", "layers"), [("gpt2", "transformer.h.*"), ("llama", "model.layers.*")])
+def test_a_second_forward_uses_what_its_backward_gathers(model, layers):
+    """Each block is checkpointed: torch runs its forward again inside the backward for which it was gathered."""
+    with fake_ranks(4, names=("dp",)) as mesh:
+        example = example_of(model)
+        apply_activation_checkpointing(example.model, check_fn=lambda module: module in blocks_of(example.model))
+        blocks = [one for one in example.model.modules() if isinstance(one, CheckpointWrapper)]
+        found = calls_of(example, mesh, microbatches=2, blocks=blocks)
+    assert len(blocks) == 3
+    assert predicted(model, 4, 2, recompute=layers) == found
 
 
 def test_what_is_recorded_tells_settings_apart():
