@@ -42,7 +42,8 @@ which is taken to hold all that it keeps and all gradients that it makes at one 
 
 Where the moments of two peaks differ, so do their parts: a backward of the loss holds no block's parameters, the next
 one's two. *Not modelled*: for a moment, while a unit is copied out of its buffer, the buffer of the one before it is
-still there.
+still there; and whoever keeps the model's output in a variable, as a training loop does, has it (here a megabyte of
+logits) until the backward is over. With every block checkpointed that is what is left of the peak: 8 % of 13.7 MB.
 """
 
 
@@ -144,7 +145,9 @@ def predicted(case: Case, workload: mpsim.Workload) -> Parts:
     """Return what mpsim says of it."""
     sharding = Sharding(zero=3, reshard_after_forward=case.reshard, accumulate=case.accumulate)
     plan = mpsim.Plan(dp=case.dp, microbatches=case.microbatches, sharding=sharding)
-    result = mpsim.simulate(workload, mpsim.parse_topology(f"fully_connected:{case.dp},link=1GB/s@1us"), plan)
+    topology = mpsim.parse_topology(f"fully_connected:{case.dp},link=1GB/s@1us")
+    # One repetition of a small model says little of times, of which none is asked.
+    result = mpsim.simulate(workload, topology, plan, unchecked=True)
     held = result.devices[0].memory
     inside = held.activations_bytes + held.transients_bytes
     parts = (held.parameters_bytes, held.gathered_bytes, held.optimizer_bytes, held.gradients_bytes, inside)

@@ -1,11 +1,18 @@
 """FSDP's collectives against PyTorch's own: kind, bytes, group and order of all that a step sends."""
 
+import dataclasses
 import functools
+import itertools
 
 import pytest
 import torch
-from fsdp_of_torch import Call, calls_of, fake_ranks, policy
+from fsdp_of_torch import Call, blocks_of, calls_of, fake_ranks, policy
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    CheckpointWrapper,
+    apply_activation_checkpointing,
+)
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import mpsim
 from mpsim.lowering.bind import scripts
@@ -107,6 +114,42 @@ def test_hybrid_sharding(model, sizes):
         found = calls_of(example_of(model), mesh, microbatches=2)
     replicas, shards = sizes
     assert predicted(model, replicas * shards, 2, shards=shards) == found
+
+
+@pytest.mark.parametrize(("model", "layers"), [("gpt2", "transformer.h.*"), ("llama", "model.layers.*")])
+def test_a_second_forward_uses_what_its_backward_gathers(model, layers):
+    """Each block is checkpointed: torch runs its forward again inside the backward for which it was gathered."""
+    with fake_ranks(4, names=("dp",)) as mesh:
+        example = example_of(model)
+        apply_activation_checkpointing(example.model, check_fn=lambda module: module in blocks_of(example.model))
+        blocks = [one for one in example.model.modules() if isinstance(one, CheckpointWrapper)]
+        found = calls_of(example, mesh, microbatches=2, blocks=blocks)
+    assert len(blocks) == 3
+    assert predicted(model, 4, 2, recompute=layers) == found
+
+
+def test_between_ranks_that_share_layers():
+    """Two replicas of two ranks that share each layer: each rank's own parts go between it and its peer alone."""
+    sizes, plan = (7, 12, 10, 12, 6), {"0": "colwise", "2": "rowwise", "4": "colwise", "6": "rowwise"}
+
+    def example() -> Example:
+        layers = [part for a, b in itertools.pairwise(sizes) for part in (nn.Linear(a, b), nn.ReLU())]
+        return Example(model=nn.Sequential(*layers[:-1]), inputs=(torch.rand(2, 7),), target=torch.tensor([0, 2]))
+
+    with fake_ranks(2, 2, names=("dp", "tp")) as mesh:
+        shared = example()
+        styles = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
+        parallelize_module(shared.model, mesh["tp"], {path: styles[style]() for path, style in plan.items()})
+        found = calls_of(shared, mesh["dp"], microbatches=2)
+    work = mpsim.trace(
+        lambda size: dataclasses.replace(example(), tensor_parallel=plan),
+        2, tensor=(1, 2), repeats=1, warmup=0, progress=False,
+    )  # fmt: skip
+    two = Plan(dp=2, tp=2, microbatches=2, sharding=Sharding(zero=3))
+    steps = scripts(lower(work, fully_connected(4, link=Wire(1e9)), two))[0].steps
+    made = [one for one in steps if isinstance(one, Collective) and one.axis == "dp"]
+    assert [Call(one.kind, one.bytes, one.group) for one in made] == found
+    assert {call.group for call in found} == {(0, 2)}
 
 
 def test_what_is_recorded_tells_settings_apart():
