@@ -103,6 +103,14 @@ def test_a_whole_stage_runs_again_while_its_gradient_is_on_its_way():
     assert found.step_s == plain.step_s + 2.0 == 22.0
 
 
+def test_the_last_is_the_last_to_go_forward():
+    """Whose backward may be the next, or the last of all."""
+    for rows, again_ in (("0F0 0F1 0B1 0B0", "0R0"), ("0F1 0F0 0B0 0B1", "0R1")):
+        plan = again("except-last", microbatches=2, schedule=rows)
+        result = simulate(work(1), fully_connected(1, link=FREE), plan)
+        assert [name for name in result.spans.name if "R" in name] == [again_]
+
+
 def test_where_the_gradient_is_awaited():
     plan = again("stages", pp=2, microbatches=1)
     assert said(plan, work(2)) == "0F0[0:1] · send 0F0>1 · 0R0[0:1] · wait · 0B0[0:1] · update[0:1]"
