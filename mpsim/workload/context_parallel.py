@@ -66,6 +66,11 @@ def cut_context(example: Example, method: str, peers: Peers) -> Example:
             raise MpsimError(
                 f"a sequence of {length} does not divide by {peers.ranks} context-parallel ranks: {near} does"
             )
+        if length < 2 * peers.ranks:  # models take a query alone for one that sees all keys
+            raise MpsimError(
+                f"a sequence of {length} leaves {peers.ranks} context-parallel ranks a token each: give"
+                f" {2 * peers.ranks} or more"
+            )
     return cut_sequences(example, partial(_part, method=method, peers=peers), target=True)
 
 

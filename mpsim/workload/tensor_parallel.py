@@ -38,7 +38,13 @@ from mpsim.workload.padding import pad_vocabulary
 from mpsim.workload.parallel_styles import SUMMED, parallel_styles
 from mpsim.workload.partial_styles import ExpertsParallel, GatheredColwise, ReplicatedSum, RopeSum
 from mpsim.workload.ring_attention import Peers
-from mpsim.workload.sequence_parallel import exchange_sequence, regions_of, share_sequence, stand_in_for_peers
+from mpsim.workload.sequence_parallel import (
+    exchange_sequence,
+    gathered_again,
+    regions_of,
+    share_sequence,
+    stand_in_for_peers,
+)
 from mpsim.workload.split import WHOLE, Split, check_split, split_of
 from mpsim.workload.vocabulary import LocalEmbedding, local_loss, sharded_loss
 
@@ -83,6 +89,7 @@ def local_shard(
     *,
     rank: int = 0,
     context: str = "all-gather",
+    regather: bool = False,
     computing: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> LocalShard:
     """Return the work of one of the ranks of a split.
@@ -116,6 +123,8 @@ def local_shard(
         Whose part to return, tp innermost, then cp, then ep; the ranks' parts have the same sizes.
     context : str
         How ranks that share sequences share attention: ``all-gather``, ``ring`` or ``ulysses``.
+    regather : bool
+        Whether tensor-parallel ranks that share sequences keep their parts alone, and gather these again in backward.
     computing : callable
         Makes the context in which forward and loss run, such as autocast: it tells the types that are exchanged.
 
@@ -167,6 +176,8 @@ def local_shard(
         _check_loss(example, heads)
         with _shared_attention(context, peers, mesh) if split.cp > 1 else contextlib.nullcontext():
             collectives = _record(local, split, mesh, sharded_loss() if heads else contextlib.nullcontext(), computing)
+        if regather and regions is not None:
+            collectives += gathered_again(collectives, regions)
         stay_alone(model)
         _strip(model, hooks)
     _place(model, styles, rank % split.tp, split.tp)
