@@ -35,6 +35,7 @@ class _Asked:
     split: tuple[str, ...]
     imbalance: float | None
     context: str
+    regather: bool
     depth: str
     sizes: tuple[str, ...]
     repeats: int
@@ -63,6 +64,11 @@ class _Asked:
     show_default=True,
     metavar="all-gather|ring|ulysses",
     help="How ranks that share sequences (cp) share attention.",
+)
+@click.option(
+    "--regather",
+    is_flag=True,
+    help="Ranks that share a sequence (tp) keep their parts and gather them again in backward, as Megatron-LM does.",
 )
 @click.option("--depth", default="auto", show_default=True, metavar="auto|N", help="How many modules deep layers lie.")
 @click.option("--set", "sizes", multiple=True, metavar="NAME=VALUE", help="Change a size of the model (n_layer=4).")
@@ -163,6 +169,7 @@ def _traced(model: str, given: _Asked) -> Workload:
             splits=given.split,
             imbalance=given.imbalance,
             context=given.context,
+            regather=given.regather,
             depth=depth,
             repeats=given.repeats,
             warmup=given.warmup,

@@ -56,6 +56,7 @@ def analytical_point(
     depth: int | str,
     optimizer: str,
     context: str = "all-gather",
+    regather: bool = False,
 ) -> Point:
     """Return a point of roofline costs; nothing is computed and no memory is needed.
 
@@ -76,7 +77,11 @@ def analytical_point(
         return _costed(local, microbatch, spec, precision, depth, optimizer)
 
     computed = partial(computing, seen, "cpu")
-    point = costed(example) if split == WHOLE else sharded(example, split, costed, computed, context=context)
+    point = (
+        costed(example)
+        if split == WHOLE
+        else sharded(example, split, costed, computed, context=context, regather=regather)
+    )
     point.precision = precision or precision_of(example.model, point.compute)
     point.notes[:0] = notes
     if split.cp > 1 and context != "ulysses":

@@ -14,7 +14,7 @@ all, by one of these; which one a model calls does not matter, as long as it cal
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -66,6 +66,11 @@ def cut_context(example: Example, method: str, peers: Peers) -> Example:
             raise MpsimError(
                 f"a sequence of {length} does not divide by {peers.ranks} context-parallel ranks: {near} does"
             )
+        if length < 2 * peers.ranks:  # models take a query alone for one that sees all keys
+            raise MpsimError(
+                f"a sequence of {length} leaves {peers.ranks} context-parallel ranks a token each: give"
+                f" {2 * peers.ranks} or more"
+            )
     return cut_sequences(example, partial(_part, method=method, peers=peers), target=True)
 
 
@@ -88,24 +93,23 @@ class Context:
 
     Examples
     --------
-    >>> with Context("ring", Peers(2, 0)).shared() as context:
+    >>> with Context("ring", Peers(2, 0)).shared():
     ...     q = torch.rand(1, 2, 4, 8)
-    ...     F.scaled_dot_product_attention(q, q, q).shape, context.calls
-    (torch.Size([1, 2, 4, 8]), 1)
+    ...     F.scaled_dot_product_attention(q, q, q).shape
+    torch.Size([1, 2, 4, 8])
     """
 
     def __init__(self, method: str, peers: Peers) -> None:
         self.method, self.peers = method, peers
-        self.calls = 0
         self._whole = F.scaled_dot_product_attention
 
     @contextlib.contextmanager
-    def shared(self) -> Iterator[Context]:
+    def shared(self) -> Iterator[None]:
         """Within this, attention is shared by ranks."""
         self._whole = F.scaled_dot_product_attention
         F.scaled_dot_product_attention = self._attention
         try:
-            yield self
+            yield
         finally:
             F.scaled_dot_product_attention = self._whole
 
@@ -120,7 +124,6 @@ class Context:
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Any:
-        self.calls += 1
         if attn_mask is not None:
             raise MpsimError(
                 "context parallelism takes attention that is causal or sees all, this one has a mask: give the model"
@@ -212,8 +215,8 @@ def without_masks(model: nn.Module) -> tuple[str, ...]:
     return ("ranks that share sequences attend to all tokens, or to all earlier ones: masks of padding are left out",)
 
 
-class _SharedContext:
-    """A model whose attention is that of one of the ranks that share a sequence."""
+class _Attending:
+    """A module whose attention is that of one of the ranks that share a sequence."""
 
     shared_context: Context
 
@@ -222,20 +225,17 @@ class _SharedContext:
             return super().forward(*inputs, **keywords)  # type: ignore[misc]
 
 
-def share_context(model: nn.Module, method: str, peers: Peers) -> Context:
-    """Let a model's attention be that of one of several ranks, from now on; return what counts its calls.
+def share_context(model: nn.Module, paths: Iterable[str], method: str, peers: Peers) -> None:
+    """Let the attention of modules be that of one of several ranks from now on, run again by a checkpoint too.
 
     Examples
     --------
-    >>> model = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
-    >>> context = share_context(model, "ring", Peers(2, 1))
-    >>> model(torch.rand(1, 4, 8)).shape, context.calls, type(model).__name__
-    (torch.Size([1, 4, 8]), 1, 'TransformerEncoderLayer')
+    >>> model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True))
+    >>> share_context(model, ["0.self_attn"], "ring", Peers(2, 1))
+    >>> model(torch.rand(1, 4, 8)).shape, type(model[0].self_attn).__name__
+    (torch.Size([1, 4, 8]), 'MultiheadAttention')
     """
-    found, kind = Context(method, peers), type(model)
-    if issubclass(kind, _SharedContext):
-        kind.shared_context = found
-    else:
-        own = {"shared_context": found, "__module__": kind.__module__}
-        model.__class__ = type(kind.__name__, (_SharedContext, kind), own)
-    return found
+    for module in {model.get_submodule(path) for path in paths}:
+        kind = type(module)
+        own = {"shared_context": Context(method, peers), "__module__": kind.__module__}
+        module.__class__ = type(kind.__name__, (_Attending, kind), own)

@@ -15,7 +15,7 @@ The ranks add up their parts of the gradients of what ran on parts of a sequence
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +25,12 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from mpsim.errors import MpsimError
+from mpsim.workload.collective_recorder import RecordedCollective
 from mpsim.workload.example import Example
 from mpsim.workload.parallel_styles import SUMMED
 from mpsim.workload.sequences import cut_sequences, sequence_lengths
 
-__all__ = ["Regions", "exchange_sequence", "regions_of", "share_sequence", "stand_in_for_peers"]
+__all__ = ["Regions", "exchange_sequence", "gathered_again", "regions_of", "share_sequence", "stand_in_for_peers"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +227,25 @@ def exchange_sequence(model: nn.Module, regions: Regions, mesh: DeviceMesh) -> N
         module.register_forward_pre_hook(lambda _, inputs: (_tokens_of_all(inputs[0], mesh.size()),), prepend=True)
         if not divided:
             module.register_forward_hook(lambda _, inputs, output: _part_of_replicated(output, mesh))
+
+
+def gathered_again(collectives: Iterable[RecordedCollective], regions: Regions) -> tuple[RecordedCollective, ...]:
+    """Return what is gathered once more in backward, beside it, where ranks keep their parts alone.
+
+    So does Megatron-LM for the gradients of weights (https://arxiv.org/abs/2205.05198, section 4.2.2).
+
+    Examples
+    --------
+    >>> regions = Regions(whole={"mlp": True}, summed=(), embeddings={}, partial=frozenset())
+    >>> one = RecordedCollective(module="mlp", kind="all_gather", bytes=64, phase="forward", when="before")
+    >>> [(again.phase, again.when) for again in gathered_again([one], regions)]
+    [('backward', 'beside')]
+    """
+    return tuple(
+        dataclasses.replace(one, phase="backward", when="beside")
+        for one in collectives
+        if (one.kind, one.phase, one.axis) == ("all_gather", "forward", "tp") and regions.whole.get(one.module)
+    )
 
 
 def _part_of_replicated(whole: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:

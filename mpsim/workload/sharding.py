@@ -24,6 +24,7 @@ def sharded(
     computing: Callable[[], AbstractContextManager[Any]] = nullcontext,
     *,
     context: str = "all-gather",
+    regather: bool = False,
 ) -> Point:
     """Return the point of one of the ranks of a split, with the collectives that its layers make.
 
@@ -35,13 +36,16 @@ def sharded(
         The model has no such form, or a collective belongs to no layer.
     """
     rank = heaviest_rank(example, split.ep) * split.tp * split.cp if split.ep > 1 else 0
-    local = local_shard(example, split, rank=rank, computing=computing, context=context)
+    local = local_shard(example, split, rank=rank, computing=computing, context=context, regather=regather)
     point = make(local.example)
     point.split, point.partial, point.experts = split, local.partial, local.experts
     point.notes += local.notes
     point.collectives = [[] for _ in point.names]
     for item in local.collectives:
         point.collectives[_owner(item.module, point.names)].append(_collective(item))
+    if regather and split.sequence:
+        _keep_parts(point)
+        point.notes.append(f"{split.text}: what a sequence is gathered for is gathered again in backward, not kept")
     if split.cp > 1:
         point.notes.append(f"{split.text}: ranks share attention by {context}")
     if wide := _wider_than_attention(local.collectives, point.names):
@@ -52,6 +56,18 @@ def sharded(
     return point
 
 
+def _keep_parts(point: Point) -> None:
+    """Take from what layers keep what is gathered again: all but the rank's own part, there for a while in backward."""
+    for account, collectives in zip(point.accounts, point.collectives, strict=True):
+        again = [
+            one.bytes
+            for one in collectives
+            if (one.kind, one.phase, one.axis, one.when) == ("all_gather", "backward", "tp", "beside")
+        ]
+        account.saved_bytes -= sum(size - size // point.split.tp for size in again)
+        account.backward_transient_bytes += max(again, default=0)
+
+
 def _wider_than_attention(collectives: Sequence[RecordedCollective], names: list[str]) -> str:
     """Return a layer that has more than the module beside whose work something is exchanged; empty if none has."""
     beside = {item.module for item in collectives if item.when == "beside" and item.axis == "cp"}
@@ -59,12 +75,19 @@ def _wider_than_attention(collectives: Sequence[RecordedCollective], names: list
 
 
 def _owner(module: str, names: list[str]) -> int:
-    """Return the layer whose path leads to a module; several calls of one layer have it at the first."""
+    """Return the layer whose path leads to a module; several calls of one layer have it at the first.
+
+    Of a module in which there are several layers it is the first, which has all that is done between its own call and
+    that of the next.
+    """
     parts = module.split(".")
     for length in range(len(parts), 0, -1):
         path = ".".join(parts[:length])
         if path in names:
             return names.index(path)
+    within = (i for i, name in enumerate(names) if name.startswith(f"{module}."))
+    if (first := next(within, None)) is not None:
+        return first
     raise MpsimError(f"a collective of module {module!r} belongs to no layer: trace with another --depth")
 
 

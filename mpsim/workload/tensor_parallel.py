@@ -11,7 +11,7 @@ import contextlib
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -38,7 +38,13 @@ from mpsim.workload.padding import pad_vocabulary
 from mpsim.workload.parallel_styles import SUMMED, parallel_styles
 from mpsim.workload.partial_styles import ExpertsParallel, GatheredColwise, ReplicatedSum, RopeSum
 from mpsim.workload.ring_attention import Peers
-from mpsim.workload.sequence_parallel import exchange_sequence, regions_of, share_sequence, stand_in_for_peers
+from mpsim.workload.sequence_parallel import (
+    exchange_sequence,
+    gathered_again,
+    regions_of,
+    share_sequence,
+    stand_in_for_peers,
+)
 from mpsim.workload.split import WHOLE, Split, check_split, split_of
 from mpsim.workload.vocabulary import LocalEmbedding, local_loss, sharded_loss
 
@@ -83,6 +89,7 @@ def local_shard(
     *,
     rank: int = 0,
     context: str = "all-gather",
+    regather: bool = False,
     computing: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> LocalShard:
     """Return the work of one of the ranks of a split.
@@ -116,6 +123,8 @@ def local_shard(
         Whose part to return, tp innermost, then cp, then ep; the ranks' parts have the same sizes.
     context : str
         How ranks that share sequences share attention: ``all-gather``, ``ring`` or ``ulysses``.
+    regather : bool
+        Whether tensor-parallel ranks that share sequences keep their parts alone, and gather these again in backward.
     computing : callable
         Makes the context in which forward and loss run, such as autocast: it tells the types that are exchanged.
 
@@ -165,17 +174,19 @@ def local_shard(
             exchange_sequence(model, regions, mesh["tp"])
         heads = [path for path, style in styles.items() if style == "vocabulary" and _is_head(model, path)]
         _check_loss(example, heads)
-        if split.cp > 1:
-            counted = share_context(model, context, peers._replace(group=mesh.get_group("cp")))
-        collectives = _record(local, split, mesh, sharded_loss() if heads else contextlib.nullcontext(), computing)
+        with _shared_attention(context, peers, mesh) if split.cp > 1 else contextlib.nullcontext():
+            collectives = _record(local, split, mesh, sharded_loss() if heads else contextlib.nullcontext(), computing)
+        if regather and regions is not None:
+            collectives += gathered_again(collectives, regions)
         stay_alone(model)
         _strip(model, hooks)
     _place(model, styles, rank % split.tp, split.tp)
     if regions is not None:
         stand_in_for_peers(model, regions, split.tp)
     if split.cp > 1:
-        _check_attention(model, counted)
-        share_context(model, context, peers)
+        attending = [item.module for item in collectives if item.axis == "cp"]
+        _check_attention(model, attending)
+        share_context(model, attending, context, peers)
     if heads and example.loss is not None:
         tokens = model.get_submodule(heads[0]).weight.shape[0]
         local = dataclasses.replace(local, loss=partial(local_loss, loss=example.loss, tokens=tokens))
@@ -186,8 +197,12 @@ def local_shard(
     )
 
 
-def _check_attention(model: nn.Module, found: Context) -> None:
-    if not found.calls:
+def _shared_attention(method: str, peers: Peers, mesh: DeviceMesh) -> contextlib.AbstractContextManager[None]:
+    return Context(method, peers._replace(group=mesh.get_group("cp"))).shared()
+
+
+def _check_attention(model: nn.Module, attending: Sequence[str]) -> None:
+    if not attending:
         raise MpsimError(
             f"{type(model).__name__} does not call torch.nn.functional.scaled_dot_product_attention, by which alone"
             " ranks share attention: build it with that (transformers: attn_implementation='sdpa'), or leave cp out"

@@ -39,6 +39,7 @@ def trace(
     splits: Sequence[Split | int | str] = (),
     imbalance: float | None = None,
     context: str = "all-gather",
+    regather: bool = False,
     depth: int | str = "auto",
     repeats: int = 7,
     warmup: int = 2,
@@ -80,6 +81,9 @@ def trace(
         Where ranks share experts, the tokens that the busiest gets, in means; by default 1, or the example's own.
     context : str
         How ranks that share sequences (cp) share attention: ``all-gather``, ``ring`` or ``ulysses``.
+    regather : bool
+        Whether tensor-parallel ranks that share sequences keep their parts alone and gather these again in backward, as
+        Megatron-LM does, or keep what they gathered, as PyTorch does.
     depth : int or "auto"
         How many modules deep the layers lie (see :class:`mpsim.workload.layering.Layering`).
     repeats, warmup : int
@@ -142,11 +146,14 @@ def trace(
     shards = tuple(sorted(shards, key=lambda one: one != WHOLE))  # whole layers first: Ctrl-C leaves no trace without
     rounds = Rounds(source.name, [(size, split) for split in shards for size in sizes], repeats + max(0, warmup - 1))
     how = {"depth": depth, "optimizer": optimizer, "threads": threads, "repeats": repeats, "warmup": warmup}
+    shared: dict[str, Any] = {"context": context, "regather": regather}
+    if regather:
+        _check_regathers(shards, types)
     if analytical is not None:
-        point = _analytical(source, analytical, types, depth, optimizer, context)
+        point = _analytical(source, analytical, types, depth, optimizer, **shared)
     elif isinstance(source, Source):
         _check_at_first(source, min(sizes), shards, where, optimizer, types, context)
-        point = _measuring(source, where, types, context, each=rounds.one, **how)
+        point = _measuring(source, where, types, shared, each=rounds.one, **how)
     else:
         point = _measuring_own(source, each=rounds.one, **how)
     with _threads(threads), keep_freed_memory(), rounds if progress else rounds.unseen():
@@ -165,6 +172,16 @@ def _asked_splits(tensor: Sequence[int], splits: Sequence[Split | int | str]) ->
 def _unbalanced(build: Callable[[int], Example], imbalance: float | None) -> Callable[[int], Example]:
     """Return what builds examples of which the busiest rank of experts gets so many means of tokens."""
     return build if imbalance is None else lambda size: replace(build(size), imbalance=imbalance)
+
+
+def _check_regathers(shards: Sequence[Split], types: Precision | None) -> None:
+    if not any(split.sequence for split in shards):
+        raise MpsimError("regather is of ranks that share a sequence: trace a split such as tp=2,sequence too")
+    if types is not None and types.compute != types.parameters:
+        raise MpsimError(
+            f"regather is of one type, {types.name} keeps what is gathered in {types.compute} and gathers it in"
+            f" {types.parameters}: give a precision such as bf16, or leave regather out"
+        )
 
 
 def _is_own_step(model: Any, batch: Any) -> bool:
@@ -261,19 +278,19 @@ def _analytical(
     types: Precision | None,
     depth: int | str,
     optimizer: str,
-    context: str,
+    **shared: Any,
 ) -> Callable[[int, Split], Point]:
     from mpsim.workload.analytical import analytical_point
 
     assert isinstance(source, Source)
     return lambda size, split: _explained(
         f"{source.name} at micro-batch {size}, {split.text} cannot be costed",
-        lambda _: analytical_point(source, size, split, spec, types, depth=depth, optimizer=optimizer, context=context),
+        lambda _: analytical_point(source, size, split, spec, types, depth=depth, optimizer=optimizer, **shared),
     )
 
 
 def _measuring(
-    source: Source, where: str, types: Precision | None, context: str, **how: Any
+    source: Source, where: str, types: Precision | None, shared: Mapping[str, Any], **how: Any
 ) -> Callable[[int, Split], Point]:
     """Return what measures a point of a model."""
     from mpsim.workload.casting import as_found, cast, check_runs, computing, loss_scale, precision_of, products
@@ -307,7 +324,7 @@ def _measuring(
                 found.notes += routed
             else:
                 computed = partial(computing, types, where)
-                found = sharded(example, split, lambda part: measured(part, size), computed, context=context)
+                found = sharded(example, split, lambda part: measured(part, size), computed, **shared)
             found.precision = types or precision_of(model, found.compute)
         found.device = device_name(where)
         found.notes[:0] = notes

@@ -41,3 +41,39 @@ def test_a_point_that_was_not_traced_names_the_option_that_traces_it(mpsim) -> N
     assert "trace again with --split tp=2,cp=2" in missing.stderr
     twice = mpsim("show", "w.json", "--split", "tp=2", "--tensor", "2")
     assert "--tensor 2 is --split tp=2, --split tp=2 was given too: leave one out" in twice.stderr
+
+
+def test_sequences_are_traced_shown_and_simulated(mpsim) -> None:
+    sizes = [word for size in ("n_layer=1", "hidden=32", "n_head=4", "n_kv_head=2", "ffn=64", "vocab=48", "seq=16")
+             for word in ("--set", size)]  # fmt: skip
+    splits = ("--split", "tp=2,sequence", "--split", "tp=2,cp=2,sequence", "--context", "ring", "--regather")
+    made = mpsim("trace", "llama", *sizes, *splits, "--batch", "2", "--analytical", "H100-SXM5-80GB", "-o", "l.json")
+    assert made.exit_code == 0, made.stderr
+    assert "ranks share attention by ring" in made.stdout
+    assert "one of the ranks of tp=2 cp=2 sequence" in mpsim("show", "l.json", "--split", "tp=2,cp=2,sequence").stdout
+    for plan in (("--tp", "2", "--sequence"), ("--tp", "2", "--cp", "2", "--sequence")):
+        result = mpsim("simulate", "l.json", "fully_connected:4,link=1GB/s@1us", *plan, "--batch", "2")
+        assert result.exit_code == 0, result.stderr
+    missing = mpsim("simulate", "l.json", "fully_connected:4,link=1GB/s@1us", "--cp", "2", "--batch", "2")
+    assert missing.exit_code == 2
+    assert "trace again with" in missing.stderr
+    assert "--split tp=1,cp=2" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--split", "cp=3"), "a sequence of 16 does not divide by 3 context-parallel ranks: 15 does"),
+        (("--split", "cp=2", "--context", "rings"), "unknown context parallelism 'rings'; did you mean 'ring'?"),
+        (("--split", "cp=8", "--context", "ulysses"), "4 attention heads do not divide by 8 context-parallel ranks"),
+        (("--split", "cp=16"), "a sequence of 16 leaves 16 context-parallel ranks a token each: give 32 or more"),
+        (("--split", "cp=2", "--regather"), "regather is of ranks that share a sequence"),
+    ],
+)
+def test_sequences_that_cannot_be_shared_are_refused(mpsim, words, message) -> None:
+    sizes = [word for size in ("n_layer=1", "hidden=32", "n_head=4", "n_kv_head=2", "ffn=64", "vocab=48", "seq=16")
+             for word in ("--set", size)]  # fmt: skip
+    result = mpsim("trace", "llama", *sizes, *words, "--batch", "2")
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1

@@ -140,3 +140,70 @@ def test_a_roofline_of_shared_attention_says_by_how_much_it_flatters():
     square = 4 * BATCH * SEQ * SEQ * HIDDEN
     assert products == {1: projections + square, 2: projections // 2 + square // 2 * 3 // 4}
     assert any("cp looks 1.33 times too good" in note for note in work.notes)
+
+
+def block_of(split, **how):
+    """Return the cost of a feed-forward behind a norm: 2 sequences of 32 tokens of 64 features, 256 inside."""
+    model = nn.Sequential(nn.LayerNorm(64), nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 64)))
+    styles = {"1.0": "colwise", "1.2": "rowwise"}
+    example = Example(model=nn.ModuleDict({"a": model})["a"], inputs=(torch.rand(2, 32, 64),), tensor_parallel=styles)
+    work = trace(
+        lambda _: example,
+        microbatches=(2,),
+        splits=(split,),
+        depth=1,
+        analytical=roofline_of("H100-SXM5-80GB"),
+        **how,
+    )
+    (layer,) = (layer for layer in work.layers if layer.name == "1")
+    return next(cost for cost in layer.costs if cost.split == split)
+
+
+def test_what_is_gathered_again_is_not_kept():
+    """Kept are what the first Linear reads, whole (16 KiB) or the rank's half, and what the second reads, 32 KiB."""
+    whole, part, inside = 2 * 32 * 64 * 4, 2 * 16 * 64 * 4, 2 * 32 * 128 * 4
+    kept, again = block_of(SHARED), block_of(SHARED, regather=True)
+    assert (kept.saved_bytes, again.saved_bytes) == (whole + inside, part + inside)
+    more = [one for one in again.collectives if one not in kept.collectives]
+    assert [(one.kind, one.bytes, one.phase, one.when) for one in more] == [("all_gather", whole, "backward", "beside")]
+    assert again.backward_transient_bytes == kept.backward_transient_bytes + whole
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"splits": ("tp=2",)}, "regather is of ranks that share a sequence"),
+        (
+            {"splits": (SHARED,), "precision": "bf16-mixed"},
+            "bf16-mixed keeps what is gathered in bfloat16 and gathers it",
+        ),
+    ],
+)
+def test_regathering_that_cannot_be_is_refused(how, message):
+    with pytest.raises(MpsimError, match=message):
+        trace(lambda _: small("llama"), microbatches=(BATCH,), regather=True, **how)
+
+
+def test_a_block_that_keeps_parts_alone_keeps_an_equal_part_of_all():
+    """As table 2 of the paper: all is divided by tp; without sequences shared, what norms read and write is not.
+
+    In units of batch · sequence · hidden numbers that is 4, of two norms.
+    """
+    work = trace(
+        lambda _: small("gpt2"),
+        microbatches=(BATCH,),
+        tensor=(1, 2),
+        splits=(SHARED,),
+        depth=4,
+        analytical=roofline_of("H100-SXM5-80GB"),
+        regather=True,
+    )
+    kept = {}
+    for layer in work.layers:
+        for cost in layer.costs if layer.name.startswith("transformer.h.0") else ():
+            kept[cost.split] = kept.get(cost.split, 0) + cost.saved_bytes
+    seed = 24  # and an offset, of attention's dropout: every rank has them
+    assert (kept[SHARED] - seed) * 2 == kept[Split()] - seed
+    unit, norms = BATCH * SEQ * HIDDEN * 4, 4 * BATCH * SEQ * 4  # a mean and a deviation a token of each of two norms
+    repeated = 4 * unit + norms + seed
+    assert kept[Split(tp=2)] == (kept[Split()] - repeated) // 2 + repeated

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from mpsim.lowering.rescaling import roofline_of  # noqa: E402
+from mpsim.workload import context_parallel  # noqa: E402
 from mpsim.workload.example import Example  # noqa: E402
 from mpsim.workload.tensor_parallel import local_shard  # noqa: E402
 
@@ -66,3 +67,20 @@ def test_a_mask_of_tokens_goes_with_their_sequence():
 
     local = local_shard(planned(example)[0], split_text("tp=2,sequence")).example
     assert local.model(*local.inputs, **local.keywords).logits.shape == (2, 16, 48)
+
+
+def test_a_checkpoint_runs_attention_again_as_it_ran(monkeypatch):
+    """Keys are gathered in forward, when forward is run again, and in backward."""
+    llama = model("Llama").train()
+    llama.gradient_checkpointing_enable({"use_reentrant": False})
+    tokens = torch.randint(48, (2, 16))
+    example = Example(model=llama, inputs=(tokens,), keywords={"labels": tokens})
+    shard = local_shard(example, split_text("cp=2"))
+    assert [one.kind for one in shard.collectives].count("all_gather") == 3
+    runs = []
+    shared = context_parallel.ring_attention
+    monkeypatch.setattr(
+        context_parallel, "ring_attention", lambda *a, **k: runs.append(a[0].shape[2]) or shared(*a, **k)
+    )
+    shard.example.model(*shard.example.inputs, **shard.example.keywords).loss.backward()
+    assert runs == [8, 8]
