@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import torch
@@ -166,7 +166,9 @@ class Executor:
     def _post(self, key: int, ended: dict[int, float]) -> Any:
         work = self.posts[key]()
         if key in self.watched:
-            work.get_future().add_done_callback(lambda _: ended.setdefault(key, _clock()))
+            # Gloo's reduce-scatter has none: its end is when it is waited for.
+            with suppress(RuntimeError):
+                work.get_future().add_done_callback(lambda _: ended.setdefault(key, _clock()))
         return work
 
     def _message(self, step: Send | Receive) -> _Start:

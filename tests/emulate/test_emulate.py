@@ -22,6 +22,7 @@ from mpsim.lowering.instructions import Collective, Compute, Listed, Script, Wai
 from mpsim.lowering.lower import lower  # noqa: E402
 from mpsim.plan.schedule_file import rows_schedule  # noqa: E402
 from mpsim.plan.schedules import parse_rows  # noqa: E402
+from mpsim.plan.sharding import Sharding  # noqa: E402
 
 FOUR = parse_topology("switch:4,link=1GB/s@10us")
 PATIENCE_S = 120.0
@@ -112,6 +113,8 @@ def test_a_pipeline_runs_and_its_result_is_that_of_a_replay(tmp_path):
         Plan(dp=4),
         Plan(dp=2, pp=2, microbatches=2),
         Plan(pp=2, microbatches=2, devices=(3, 1)),
+        *(Plan(dp=2, pp=2, microbatches=2, sharding=Sharding(zero=zero)) for zero in (1, 2, 3)),
+        Plan(dp=4, microbatches=2, sharding=Sharding(zero=3, shards=2)),
     ],
     ids=lambda plan: plan.text,
 )

@@ -213,7 +213,7 @@ def test_units_of_experts_by_hand():
         "all_gather unit a · wait · all_gather unit m · 0F0[0:1] · wait · all_gather unit m.experts · wait · 0F0[1:2] ·"
         " all_to_all 0F0 · wait · all_to_all 0F0 · wait · all_gather unit m · wait · all_gather unit m.experts · wait ·"
         " all_gather unit a · 0B0[1:2] · reduce_scatter unit m · reduce_scatter unit m.experts · all_to_all 0B0 ·"
-        " wait · all_to_all 0B0 · wait · wait · 0B0[0:1] · reduce_scatter unit a · wait · wait · update[0:2]"
+        " wait · all_to_all 0B0 · wait · wait · 0B0[0:1] · reduce_scatter unit a · wait · update[0:2]"
     )
     result = simulate(workload, fully_connected(4, link=SLOW), plan)
     found = [(name, *times) for name, where, *times in on_axis(result, "dp") if 0 in where]

@@ -227,7 +227,7 @@ def test_what_is_gathered_for_a_second_forward_serves_its_backward():
     assert said(plan, chained(layers[:2], 0)) == (
         "all_gather unit h.0 · wait · 0F0[0:1] · all_gather unit h.1 · wait · 0F0[1:2] ·"
         " all_gather unit h.1 · wait · 0R0[1:2] · 0B0[1:2] · reduce_scatter unit h.1 ·"
-        " all_gather unit h.0 · wait · 0R0[0:1] · 0B0[0:1] · reduce_scatter unit h.0 · wait · wait · update[0:2]"
+        " all_gather unit h.0 · wait · 0R0[0:1] · 0B0[0:1] · reduce_scatter unit h.0 · wait · update[0:2]"
     )
 
 

@@ -34,7 +34,7 @@ def test_each_unit_is_gathered_one_ahead_and_scattered_behind_its_backward():
         "all_gather unit layer0 · wait · all_gather unit layer1 · 0F0[0:1] · wait · all_gather unit layer2 · 0F0[1:2] ·"
         " wait · 0F0[2:3] · all_gather unit layer2 · wait · all_gather unit layer1 · 0B0[2:3] ·"
         " reduce_scatter unit layer2 · wait · all_gather unit layer0 · 0B0[1:2] · reduce_scatter unit layer1 · wait ·"
-        " 0B0[0:1] · reduce_scatter unit layer0 · wait · wait · update[0:3]"
+        " 0B0[0:1] · reduce_scatter unit layer0 · wait · update[0:3]"
     )
 
 

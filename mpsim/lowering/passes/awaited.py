@@ -21,6 +21,8 @@ def awaited(instructions: Instructions, lowering: Lowering) -> Instructions:
         if isinstance(one, Compute) and one.pass_kind == "U" and under_way:
             found.append(Wait(tuple(under_way)))
             under_way = []
+        if isinstance(one, Wait):  # such as before the next reduction, whose memory it frees
+            under_way = [key for key in under_way if key not in one.keys]
         found.append(one)
         if isinstance(one, Collective) and one.axis in _DATA and one.kind != "all_gather":
             under_way.append(one.key)
