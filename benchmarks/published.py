@@ -10,9 +10,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mpsim.validate import save_rows
+from mpsim.validate import load_rows, save_rows
 from mpsim.validate.published import FileErrors, Outcome, Published, validate_published
 from mpsim.validate.published.adapters import ADAPTERS
+from mpsim.validate.published.model import errors_of
 from mpsim.validate.published.replaying import COMMITTED
 from mpsim.validate.published.table import load_table
 from mpsim.validate.published.text import file_columns, reasons, row_columns
@@ -56,10 +57,13 @@ _SHORT = {
         " their sum beside the measured step. On the H100 it is met to 1.3 %; on other devices some forward passes"
         " were measured at twice their own backward (MI210, MI250 and A100 PCIe), which no operator's time shows."
     ),
+    "megatron_sc21_table1": (
+        "Misses its aim of 4 % by a hair, nearly all rows being predicted too long: the smallest model, whose products"
+        " are the least efficient, sets the speed. By the block of 2022 it would be set with other software."
+    ),
     "simumax_b200": (
-        "5.6 % misses its aim of 5 % (SimuMax's own is 5.6 %). All but one row are predicted too short, the more"
-        " so the longer a run: kernels measured alone are faster than on a device that has been computing for"
-        " seconds."
+        "{mean} misses its aim of 5 %; SimuMax's own is 5.6 %. All but one row are predicted too short: kernels that"
+        " were measured alone are faster than on a device that has been computing for seconds."
     ),
     "torchtitan": (
         "Misses its aim of 8 % by the long-context rows: with attention over 2 to 8 context-parallel ranks twice"
@@ -80,6 +84,17 @@ _SHORT = {
 }
 
 
+def again() -> Published:
+    """Return what was found when the rows were written."""
+    rows = load_rows(DOCS / "data" / "published.csv", Outcome)
+    figures = dict.fromkeys((name, one.what) for name in ADAPTERS for one in rows if one.file == name)
+    files = [
+        errors_of([one for one in rows if (one.file, one.what) == figure], ADAPTERS[figure[0]].goals)
+        for figure in figures
+    ]
+    return Published(outcomes=rows, files=tuple(files))
+
+
 def page(found: Published) -> str:
     """Return docs/published.md."""
     lines = [_HEAD + markdown(file_columns(found.files)), ""]
@@ -91,7 +106,9 @@ def page(found: Published) -> str:
         rows = [one for one in found.outcomes if one.file == name]
         lines += [f"## {name}", "", adapter.about, "", f"> {load_table(COMMITTED / f'{name}.csv').head[0]}", ""]
         if name in _SHORT:
-            lines += [_SHORT[name].format(without_cp=_without_cp(rows)), ""]
+            times = [one.mean_fraction or 0.0 for one in found.files if (one.file, one.what) == (name, "time")]
+            mean = f"{100 * times[0]:.1f} %" if times else "not known"
+            lines += [_SHORT[name].format(without_cp=_without_cp(rows), mean=mean), ""]
         lines += [markdown(row_columns([one for one in rows if not one.refused])), ""]
         lines += [f"- refused, {count} rows: {reason}" for _, reason, count, _ in reasons(rows)]
         lines += [""] if any(one.refused for one in rows) else []
@@ -116,9 +133,13 @@ def markdown(columns: Sequence[Column]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--file", action="append", default=[], help="only this file; nothing is written")
-    names = parser.parse_args().file
-    found = validate_published(only=names)
-    if names:
+    parser.add_argument("--page", action="store_true", help="write the page anew of the rows that are there")
+    asked = parser.parse_args()
+    if asked.page:
+        (DOCS / "published.md").write_text(page(again()), encoding="utf-8")
+        return
+    found = validate_published(only=asked.file)
+    if asked.file:
         print(markdown(file_columns(found.files)))
         return
     (DOCS / "published.md").write_text(page(found), encoding="utf-8")

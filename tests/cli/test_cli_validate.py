@@ -79,16 +79,17 @@ def test_measured_steps_are_predicted_without_running_anything(mpsim):
 
 
 def test_published_steps_are_replayed_without_running_anything(mpsim):
-    words = ("validate", "published", "--file", "vocab_parallel_stage_times", "--file", "simumax_b200.csv")
+    words = ("validate", "published", "--file", "megatron_seqpar2022_layer", "--file", "sailor_measured.csv")
     printed = mpsim(*words).stdout
-    assert "vocab_parallel_stage_times  time" in printed
+    assert "megatron_seqpar2022_layer  time" in printed
+    assert "baseline no recompute sets A100's speed" in printed
     found = json.loads(mpsim(*words, "--json", "-o", "published.csv").stdout)
     assert [(one["file"], one["what"], one["count"]) for one in found["files"]] == [
-        ("vocab_parallel_stage_times", "time", 8),
-        ("simumax_b200", "time", 31),
-        ("simumax_b200", "memory", 31),
+        ("sailor_measured", "time", 15),
+        ("sailor_measured", "memory", 15),
+        ("megatron_seqpar2022_layer", "time", 4),
     ]
-    assert Path("published.csv").read_text().count("\n") == 71
+    assert Path("published.csv").read_text().count("\n") == 36
 
 
 def test_a_launch_bound_plan_says_what_graphs_would_give(mpsim):

@@ -116,7 +116,7 @@ def test_every_input_comes_along():
     assert all((COMMITTED / f"{name}.csv").is_file() for name in INPUTS)
 
 
-@pytest.mark.parametrize("name", ["megatron_seqpar2022_layer", "sailor_measured", "simumax_b200", "torchgpipe_memory"])
+@pytest.mark.parametrize("name", ["megatron_seqpar2022_layer", "sailor_measured", "simumax_b200", "neusight_measured"])
 @pytest.mark.parametrize("text", ["", "abc", "-1", "0", "7"])
 def test_any_cell_may_be_anything(name, text, tmp_path):
     table = load_table(COMMITTED / f"{name}.csv")
@@ -146,7 +146,7 @@ def test_what_was_aimed_at_is_reached(name, what):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["zero_bubble_throughput", "megatron_seqpar2022_iteration", "megatron_sc21_table1"])
+@pytest.mark.parametrize("name", ["zero_bubble_throughput", "megatron_seqpar2022_iteration"])
 def test_what_was_aimed_at_is_reached_by_long_pipelines(name):
     (found,) = validate_published(only=[name]).files
     assert found.reached
