@@ -8,16 +8,19 @@ from cases import chained, layer, tensor, timetable
 
 from mpsim import Plan, simulate
 from mpsim.errors import MpsimError
+from mpsim.lowering.draws import Draw
 from mpsim.lowering.instructions import Drop, Hold
+from mpsim.lowering.launch import launch_of
 from mpsim.lowering.lower import lower
 from mpsim.lowering.passes import instructions_of
+from mpsim.lowering.times import drawn, medians
 from mpsim.plan.model import load_plan, save_plan
 from mpsim.plan.schedules import SCHEDULES
 from mpsim.plan.sharding import Sharding
 from mpsim.topology.builders import fully_connected
 from mpsim.topology.wire import Wire
 from mpsim.workload.layers import ShardCollective
-from mpsim.workload.model import Layer, Workload
+from mpsim.workload.model import Cost, Layer, Samples, Workload
 from mpsim.workload.split import Split
 
 FREE, KILO = Wire(math.inf), Wire(1024.0)
@@ -101,6 +104,28 @@ def test_a_whole_stage_runs_again_while_its_gradient_is_on_its_way():
     assert not {"0R1", "1R1"} & table.keys()
     # Only rank 1's counts: rank 0 had nothing else to do.
     assert found.step_s == plain.step_s + 2.0 == 22.0
+
+
+def test_a_second_forward_takes_and_launches_what_the_first_did():
+    """Whatever backward takes; in a trial, at the quantile that the first was drawn at."""
+    layers = [layer("a", (1.0, 2.0, 4.0)), layer("b", (8.0, 16.0, 32.0))]
+    one = fully_connected(1, link=FREE)
+    plain, found = (simulate(chained(layers, 0), one, again(what)).step_s for what in ("", "full"))
+    assert found - plain == 1.0 + 8.0
+    samples = [
+        Samples(forward_s=(a, b), backward_input_s=(64.0,), backward_weight_s=(64.0,)) for a, b in ((1, 2), (4, 8))
+    ]
+    hosts = [Samples(forward_s=(a,), backward_input_s=(64.0,), backward_weight_s=(64.0,)) for a in (2.0, 16.0)]
+    costs = [Cost(microbatch=1, samples=a, host=b) for a, b in zip(samples, hosts, strict=True)]
+    draw = Draw(seed=0, trial=0)
+    place = {"first_layer": 0, "tp_rank": 0, "replica": 0, "microbatches": 8}
+    for times in (medians(costs, 1.0, 1.0), drawn(costs, 1.0, draw, host_speed=1.0, **place)):
+        for k in range(8):
+            assert times.seconds("R", k, 0, 2) == times.seconds("F", k, 0, 2)
+            assert times.launch("R", k, 0, 2) == times.launch("F", k, 0, 2)
+    half = medians(costs, 1.0, 1.0, again=(0.5, 0.25))
+    assert half.seconds("R", 0, 0, 2) == 0.5 * 1.5 + 0.25 * 6.0
+    assert half.launch("R", 0, 0, 2) == launch_of([(1.0, 0.75), (4.0, 1.5)])
 
 
 def test_the_last_is_the_last_to_go_forward():
@@ -238,6 +263,16 @@ def test_a_split_backward_keeps_what_was_made_again_to_its_end():
     result = simulate(work(1), fully_connected(1, link=FREE), plan)
     #  0F0 0-1, 0F1 1-2, 0R0 2-3, 0I0 3-4, 0R1 4-5, 0I1 5-6, 0W0 6-7, 0W1 7-8
     assert held(result, "recomputation") == {0.0: 0, 2.0: 1024, 4.0: 2048, 7.0: 1024, 8.0: 0}
+
+
+def test_in_the_first_part_of_a_backward_layers_come_one_by_one():
+    """b, the last, takes 1,000 in its I, when a has not yet run again: 100 are there then, and 200 from there on."""
+    first, last = layer("a", saved_bytes=100), layer("b", saved_bytes=100)
+    last = replace(last, costs=(replace(last.costs[0], backward_transient_bytes=1000),))
+    found = simulate(chained([first, last], 0), fully_connected(1, link=FREE), again("full", schedule="0F0 0I0 0W0"))
+    # F 0-2, R and I of b, then of a, to 6; W of b and a to 8.
+    assert held(found, "recomputation") == {0.0: 0, 2.0: 100, 6.0: 200, 8.0: 0}
+    assert found.devices[0].memory.peak_bytes == 1000 + 100
 
 
 def test_a_plan_says_it_and_a_file_keeps_it(tmp_path):

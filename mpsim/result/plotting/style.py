@@ -46,7 +46,7 @@ CYCLE = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, GREY)  # For lines; yellow
 
 KIND_COLOURS = {
     "forward": BLUE,
-    "recompute": SKY,
+    "recompute": "#44AA99",
     "backward": ORANGE,
     "backward_input": ORANGE,
     "backward_weight": YELLOW,
