@@ -62,7 +62,7 @@ def cut_context(example: Example, method: str, peers: Peers) -> Example:
     """
     for length in sorted(sequence_lengths(example)):
         if length % peers.ranks:
-            near = max(peers.ranks, length // peers.ranks * peers.ranks)
+            near = max(2 * peers.ranks, length // peers.ranks * peers.ranks)
             raise MpsimError(
                 f"a sequence of {length} does not divide by {peers.ranks} context-parallel ranks: {near} does"
             )
