@@ -15,7 +15,11 @@ pytest.importorskip("transformers")
 from torch import nn  # noqa: E402
 
 from mpsim.lowering.rescaling import roofline_of  # noqa: E402
+from mpsim.workload.account import LayerAccount  # noqa: E402
 from mpsim.workload.example import Example  # noqa: E402
+from mpsim.workload.model import ShardCollective  # noqa: E402
+from mpsim.workload.point import Point  # noqa: E402
+from mpsim.workload.sharding import _keep_parts  # noqa: E402
 from mpsim.workload.tensor_parallel import local_shard  # noqa: E402
 
 BATCH, SEQ, HIDDEN, VOCAB = 2, 16, 32, 48
@@ -166,7 +170,14 @@ def test_what_is_gathered_again_is_not_kept():
     assert (kept.saved_bytes, again.saved_bytes) == (whole + inside, part + inside)
     more = [one for one in again.collectives if one not in kept.collectives]
     assert [(one.kind, one.bytes, one.phase, one.when) for one in more] == [("all_gather", whole, "backward", "beside")]
-    assert again.backward_transient_bytes == kept.backward_transient_bytes + whole
+
+
+def test_what_is_gathered_again_is_there_for_a_while_in_backward():
+    again = ShardCollective(kind="all_gather", bytes=64, phase="backward", axis="tp", when="beside")
+    accounts = [LayerAccount(saved_bytes=100, backward_transient_bytes=8)]
+    point = Point(microbatch=1, split=SHARED, names=["a"], kinds=["Linear"], accounts=accounts, collectives=[[again]])
+    _keep_parts(point)
+    assert (accounts[0].saved_bytes, accounts[0].backward_transient_bytes) == (100 - 64 // 2, 8 + 64)
 
 
 @pytest.mark.parametrize(
