@@ -63,8 +63,20 @@ def test_by_hand():
     # h.2's comes back at once, for its backward from 4 on; then another one while each backward runs.
     assert [(start, end) for name, _, start, end in moved if name == "0B0"] == [(3.5, 4.0), (4.0, 4.5), (6.0, 6.5)]
     assert result.step_s == 4.0 + 3 * 2.0
+    # From a forward on until it is away, and from when it comes back to the end of its backward.
+    (activations,) = (one for one in result.devices[0].memory.by_holder if one.holder == "activations")
+    assert dict(zip(activations.time_s, activations.bytes, strict=True)) == {
+        0.0: 512, 1.0: 1024, 1.5: 512, 2.0: 1024, 2.5: 512, 4.0: 1024, 8.0: 512, 10.0: 0,
+    }  # fmt: skip
     count = next(one for one in result.traffic if one.kind == "offload")
     assert (count.transfers, count.payload_bytes) == (3, 3 * 512)
+
+
+def test_what_came_back_for_a_split_backward_stays_to_its_end():
+    result = simulate(work(1), ONE, off(schedule="0F0 0I0 0W0"))
+    # F 0-1, away to 1.5, back to 2, I to 3, W to 4.
+    (activations,) = (one for one in result.devices[0].memory.by_holder if one.holder == "activations")
+    assert dict(zip(activations.time_s, activations.bytes, strict=True)) == {0.0: 512, 4.0: 0}
 
 
 def test_two_layers_at_most_are_there_at_once():

@@ -13,8 +13,10 @@ from mpsim.lowering.instructions import Drop, Hold
 from mpsim.lowering.launch import launch_of
 from mpsim.lowering.lower import lower
 from mpsim.lowering.passes import instructions_of
+from mpsim.lowering.recomputation import recomputed
 from mpsim.lowering.times import drawn, medians
 from mpsim.plan.model import load_plan, save_plan
+from mpsim.plan.recompute import parse_recompute
 from mpsim.plan.schedules import SCHEDULES
 from mpsim.plan.sharding import Sharding
 from mpsim.topology.builders import fully_connected
@@ -273,6 +275,24 @@ def test_in_the_first_part_of_a_backward_layers_come_one_by_one():
     # F 0-2, R and I of b, then of a, to 6; W of b and a to 8.
     assert held(found, "recomputation") == {0.0: 0, 2.0: 100, 6.0: 200, 8.0: 0}
     assert found.devices[0].memory.peak_bytes == 1000 + 100
+
+
+def test_a_whole_stage_has_all_but_its_last_layers_own_when_that_runs_again():
+    """b takes 1,000 for a while in each forward: the second time beside 100 of a and of itself."""
+    first, last = layer("a", saved_bytes=100), layer("b", saved_bytes=100)
+    last = replace(last, costs=(replace(last.costs[0], forward_transient_bytes=1000),))
+    found = simulate(chained([first, last], 0), fully_connected(1, link=FREE), again("stages"))
+    assert found.devices[0].memory.peak_bytes == 1000 + 2 * 100
+
+
+def test_what_several_layers_read_stays_for_the_first_of_them():
+    """a makes what b and c read: it is there until b's backward, the later of the two, is over."""
+    layers = [layer(name, saved_bytes=100) for name in "abc"]
+    workload = replace(chained(layers, 0), tensors=(tensor("a", "bc", 60),))
+    costs = [one.costs[0] for one in layers]
+    found = recomputed(workload, range(3), costs, 1, Split(), parse_recompute("b,c"))
+    assert found.kept == (100, 60, 0)
+    assert found.again == (0, 100, 100)
 
 
 def test_a_plan_says_it_and_a_file_keeps_it(tmp_path):
