@@ -13,12 +13,13 @@ from test_kineto import Trace, step
 
 from mpsim.cli import cli
 from mpsim.cli.program import COMMANDS
+from mpsim.validate.published.replaying import COMMITTED as PUBLISHED
 from mpsim.validate.steps_file import COMMITTED
 
 ROOT = Path(__file__).parents[2]
 # They run models or real processes, or sweep for half a minute.
 SLOW = ("", "calibrate", "emulate", "sweep", "trace", "validate collectives", "validate emulated")
-TOO_LONG = ("mpsim validate emulated -o validation.csv --figure validation.png",)
+TOO_LONG = ("mpsim validate emulated -o validation.csv --figure validation.png", "mpsim validate published")
 
 
 def commands(group=cli, path=""):
@@ -47,6 +48,8 @@ def folder(mpsim, tmp_path):
     (tmp_path / "workloads").symlink_to(ROOT / "workloads")
     shutil.copy(ROOT / "workloads" / "mnist-mlp.cpu.json", "mlp.json")
     shutil.copy(COMMITTED, "mine.json")
+    (tmp_path / "mine").mkdir()
+    shutil.copy(PUBLISHED / "megatron_seqpar2022_layer.csv", "mine")
     (tmp_path / "all_reduce_perf.log").write_text(LOG)
     net = "topology: [ Ring ]\nnpus_count: [ 4 ]\nbandwidth: [ 50 ]\nlatency: [ 500 ]\n"
     (tmp_path / "network.yml").write_text(net)
