@@ -100,7 +100,8 @@ def test_memory_of_tasks_that_take_no_time_counts():
 def test_memory_of_a_pipeline():
     """Stage 1 holds what its layer keeps and what it received, from 2 and 3 until its backwards end at 6 and 8.
 
-    Its gradients, 40 bytes, are made from 4 on and kept from 6 on, when the second backward makes others to add.
+    Its gradients, 40 bytes, are made from 4 on and kept from 6 on, when the second backward makes others to add. Stage 0
+    has in each of its backwards, from 7 and 9 on, the 512 bytes of the gradient that has come.
     """
     layers = [layer(name, saved_bytes=100, parameters={f"{name}.weight": 40}, optimizer_bytes=80) for name in "ab"]
     result = simulate(chained(layers, 512), chain(2, link=ONE_SECOND), Plan(pp=2, microbatches=2, schedule="gpipe"))
@@ -108,11 +109,11 @@ def test_memory_of_a_pipeline():
     resident = 40 + 80
     assert second.timeline_s == (0.0, 2.0, 3.0, 4.0, 6.0, 8.0)
     assert [count - resident for count in second.timeline_bytes] == [0, 612, 1224, 1264, 692, 0]
-    assert [count - resident for count in first.timeline_bytes] == [100, 200, 240, 180, 0]
+    assert [count - resident for count in first.timeline_bytes] == [100, 200, 240 + 512, 180 + 512, 0]
     assert first.timeline_s == (0.0, 1.0, 7.0, 9.0, 11.0)
     assert (second.parameters_bytes, second.gradients_bytes, second.optimizer_bytes) == (40, 40, 80)
     assert second.peak_bytes == resident + 1224 + 40
-    assert result.peak_memory_bytes == (resident + 240, resident + 1264)
+    assert result.peak_memory_bytes == (resident + 240 + 512, resident + 1264)
 
 
 def test_what_is_received_and_saved_by_the_stage_counts_once():
