@@ -100,8 +100,8 @@ def test_memory_of_tasks_that_take_no_time_counts():
 def test_memory_of_a_pipeline():
     """Stage 1 holds what its layer keeps and what it received, from 2 and 3 until its backwards end at 6 and 8.
 
-    Its gradients, 40 bytes, are made from 4 on and kept from 6 on, when the second backward makes others to add. Stage 0
-    has in each of its backwards, from 7 and 9 on, the 512 bytes of the gradient that has come.
+    Its gradients, 40 bytes, are made from 4 on and kept from 6 on, when the second backward makes others to add.
+    Stage 0 has in each of its backwards, from 7 and 9 on, the 512 bytes of the gradient that has come.
     """
     layers = [layer(name, saved_bytes=100, parameters={f"{name}.weight": 40}, optimizer_bytes=80) for name in "ab"]
     result = simulate(chained(layers, 512), chain(2, link=ONE_SECOND), Plan(pp=2, microbatches=2, schedule="gpipe"))
