@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import product
 from math import prod
 from typing import NamedTuple
 
@@ -83,7 +81,9 @@ class Grid(NamedTuple):
             at = ranks.index(rank)
             first = at - at % view.size
             return ranks[at % view.size :: view.size] if view.across else ranks[first : first + view.size]
-        here = self.at(rank)
-        ranges: list[Sequence[int]] = [range(size) if name in axes else (here[name],) for name, size in self.axes]
-        names = [name for name, _ in self.axes]
-        return tuple(self.rank(**dict(zip(names, place, strict=True))) for place in product(*ranges))
+        here, found, stride = self.at(rank), [rank], self.size
+        for name, size in self.axes:
+            stride //= size
+            if name in axes:
+                found = [one + (i - here[name]) * stride for one in found for i in range(size)]
+        return tuple(found)
