@@ -8,7 +8,8 @@ from mpsim.lowering.holdings import Holdings, SharedGradients
 from mpsim.lowering.instructions import Compute, Drop, Hold, Instructions
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.passes.hold_units import hold_units
-from mpsim.lowering.stages import Stage, gradient_bytes
+from mpsim.lowering.stages import Stage, gradient_bytes, share_bytes, shares_of
+from mpsim.plan.model import Plan
 
 __all__ = ["hold"]
 
@@ -25,7 +26,7 @@ def hold(instructions: Instructions, lowering: Lowering) -> Instructions:
     stages = [lowering.stages[number] for number in holdings]
     sharded = any(stage.units for stage in lowering.stages)
     found = hold_units(instructions, lowering) if sharded else _hold(instructions, holdings)
-    copied = _copied(stages)
+    copied = _copied(stages, lowering.plan)
     return _around_update(found, copied) if copied else found
 
 
@@ -70,10 +71,10 @@ def _backward_of(again: Compute, behind: Instructions) -> Compute:
     )
 
 
-def _copied(stages: Sequence[Stage]) -> int:
-    """Return the bytes that an update of all stages of a rank, which is one call, takes for a while."""
-    parts = stages[0].shares if any(stage.units for stage in stages) else 1
-    return stages[0].update_copies * -(-sum(gradient_bytes(stages).values()) // parts)
+def _copied(stages: Sequence[Stage], plan: Plan) -> int:
+    """Return the bytes that an update of all stages of a rank, which is one call, takes for a while: of its share."""
+    experts = frozenset().union(*(stage.experts for stage in stages))
+    return stages[0].update_copies * share_bytes(gradient_bytes(stages), experts, shares_of(plan))
 
 
 def _around_update(instructions: Instructions, count: int) -> Instructions:
