@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mpsim.lowering.holdings import Holdings, SharedGradients
-from mpsim.lowering.instructions import Compute, Drop, Hold, Instructions
+from mpsim.lowering.instructions import Compute, Drop, Hold, Instructions, backward_of
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.passes.hold_units import hold_units
 from mpsim.lowering.stages import Stage, gradient_bytes, share_bytes, shares_of
@@ -40,7 +40,7 @@ def _hold(instructions: Instructions, holdings: Mapping[int, Holdings]) -> Instr
             continue
         of_stage = holdings[one.stage]
         if _begins(one, of_stage.layers, begun):
-            found += of_stage.before(_backward_of(one, instructions[at:]) if one.pass_kind == "R" else one)
+            found += of_stage.before(backward_of(instructions, at) if one.pass_kind == "R" else one)
         found.append(one)
         if _ends(one, of_stage.layers):
             found += of_stage.after(one)
@@ -62,13 +62,6 @@ def _ends(one: Compute, layers: range) -> bool:
     if one.pass_kind == "R":
         return False
     return layers.stop == one.last if one.pass_kind == "F" else layers.start == one.first
-
-
-def _backward_of(again: Compute, behind: Instructions) -> Compute:
-    """Return the first part of the backward for which something is computed again."""
-    return next(
-        one for one in behind if isinstance(one, Compute) and one.pass_kind in "BI" and one[0:3:2] == again[0:3:2]
-    )
 
 
 def _copied(stages: Sequence[Stage], plan: Plan) -> int:
