@@ -21,7 +21,7 @@ from mpsim.plan.recompute import parse_recompute
 from mpsim.plan.shape import Shape
 from mpsim.topology.routes import Routes
 from mpsim.workload.costs import median_s
-from mpsim.workload.model import Cost
+from mpsim.workload.layers import ShardCollective
 
 __all__ = ["Scales", "balanced_boundaries", "boundaries_worth_trying"]
 
@@ -38,8 +38,9 @@ _ROOMS = (1.0, 1.125, 1.25, 1.5, 2.0, inf)
 def balanced_boundaries(scales: Scales) -> tuple[int, ...]:
     """Return the boundaries that make the costliest stage cheapest, for one micro-batch.
 
-    A stage costs, on its slowest replica, the median compute of its layers on the slowest rank, their tensor-parallel
-    collectives, and the sending of what crosses its cuts to both sides, each on an idle network.
+    A stage costs, on its slowest replica, the median compute of its layers on the slowest rank, what those that share
+    them exchange (beside a layer, what takes longer than the layer), and the sending of what crosses its cuts to both
+    sides, each on an idle network.
     """
     return balance(scales.costs(1.0))
 
@@ -82,16 +83,15 @@ class Scales:
         shape: Shape,
     ) -> None:
         self.layers, self.stages, self._microbatches = len(costs.workload.layers), shape.stages, plan.microbatches
-        self._clock = _Clock(costs, routes, plan.algorithm)
-        ranks = _by_stage(place, plan, shape)
         what = parse_recompute(plan.sharding.recompute)
+        self._clock = _Clock(costs, routes, plan.algorithm, partly=what.what == "selective")
+        ranks = _by_stage(place, plan, shape)
         again = recomputed_layers(costs.workload, costs.of(""), what) if what.what else frozenset()
         part = (plan.microbatches - 1) / plan.microbatches if what.except_last else 1.0
-        self._clock.partly = what.what == "selective"
         work = [[self._clock.running_total(line, again, part) for line in replicas] for replicas in ranks]
         self._work = [tuple(dict.fromkeys(totals)) for totals in work]
         # On the way of one micro-batch a second forward need not count: its gradient may take as long to come.
-        passing = [[self._clock.running_total(line) for line in replicas] for replicas in ranks]
+        passing = [[self._clock.running_total(line) for line in replicas] for replicas in ranks] if again else work
         self._replicas = list(dict.fromkeys(zip(zip(*work, strict=True), zip(*passing, strict=True), strict=True)))
         flat = [[device for line in replicas for device in line.devices] for replicas in ranks]
         # By the layer before which the cut is; nobody cuts before the first or behind the last.
@@ -186,31 +186,20 @@ def _by_stage(place: tuple[int, ...], plan: Plan, shape: Shape) -> list[list[_Li
 class _Clock:
     """Times the layers of ranks that share them, and messages and collectives on an idle network, each kind once."""
 
-    def __init__(self, costs: Costs, routes: Routes, algorithm: str) -> None:
+    def __init__(self, costs: Costs, routes: Routes, algorithm: str, partly: bool) -> None:
         self._costs = costs
         self._routes = routes
         self._algorithm = algorithm
-        self.partly = False  # whether what runs again is the attention core of a layer alone
-        self._compute: dict[str, list[float]] = {}
+        self.partly = partly  # whether what runs again is the attention core of a layer alone
+        self._compute: dict[str, list[tuple[float, float, float]]] = {}
         self._collected: dict[tuple[str, int, tuple[int, ...]], float] = {}
 
     def running_total(self, line: _Line, again: frozenset[int] = frozenset(), part: float = 1.0) -> _Seconds:
         """Return the seconds of the layers before each one, and of all; `part` of micro-batches compute some again."""
         devices = [self._routes.topology.devices[device] for device in line.devices]
         paces = list(dict.fromkeys((node.type, node.speed) for node in devices))
-        times = [(self._seconds(kind), self._costs.of(kind), speed) for kind, speed in paces]
-        layers = [
-            max(
-                (own[i] + (part * again_s(costs[i], self.partly) if i in again else 0.0)) / speed
-                for own, costs, speed in times
-            )
-            for i in range(len(times[0][0]))
-        ]
-        shared = [
-            self._collectives(cost, line, part if i in again else 0.0)
-            for i, cost in enumerate(self._costs.of(devices[0].type))
-        ]
-        return tuple(accumulate((own + sent for own, sent in zip(layers, shared, strict=True)), initial=0.0))
+        layers = (self._layer_s(i, line, paces, part * (i in again)) for i in range(len(self._costs.workload.layers)))
+        return tuple(accumulate(layers, initial=0.0))
 
     def updating(self, device: int) -> _Seconds:
         """Return the seconds of the updates of the layers before each one, and of all."""
@@ -240,18 +229,39 @@ class _Clock:
         slowest = max(self._collective("all_reduce", whole, group) for group in groups)
         return tuple(slowest * count / whole / plan.microbatches for count in accumulate(counts, initial=0))
 
-    def _seconds(self, device_type: str) -> list[float]:
-        if device_type not in self._compute:
-            self._compute[device_type] = [sum(median_s(cost.samples)[:3]) for cost in self._costs.of(device_type)]
-        return self._compute[device_type]
+    def _layer_s(self, i: int, line: _Line, paces: Sequence[tuple[str, float]], again: float) -> float:
+        """Return the seconds of a layer's passes on the slowest rank, its second forward in a part of micro-batches."""
+        calls = self._costs.of(paces[0][0])[i].collectives
+        forward, backward = ([call for call in calls if call.phase == phase] for phase in ("forward", "backward"))
+        repeated = [call for call in forward if call.axis == "cp" or not self.partly]
+        slowest_s = 0.0
+        for kind, speed in paces:
+            forward_s, backward_s, again_s = (each / speed for each in self._seconds(kind)[i])
+            own_s = self._pass_s(forward_s, forward, line) + self._pass_s(backward_s, backward, line)
+            own_s += again * self._pass_s(again_s, repeated, line) if again else 0.0
+            slowest_s = max(slowest_s, own_s)
+        return slowest_s
 
-    def _collectives(self, cost: Cost, line: _Line, again: float) -> float:
-        return sum(
-            self._collective(call.kind, call.bytes, getattr(line, call.axis))
-            * (1.0 + again * (call.phase == "forward" and (call.axis == "cp" or not self.partly)))
-            for call in cost.collectives
-            if call.bytes
-        )
+    def _pass_s(self, seconds: float, calls: Iterable[ShardCollective], line: _Line) -> float:
+        """Return how long a computation takes with what its ranks exchange: before, behind, or going on beside it."""
+        awaited_s = beside_s = 0.0
+        for call in calls:
+            if call.bytes:
+                sent_s = self._collective(call.kind, call.bytes, getattr(line, call.axis))
+                awaited_s += sent_s if call.when != "beside" else 0.0
+                beside_s += sent_s if call.when == "beside" else 0.0
+        return max(seconds, beside_s) + awaited_s
+
+    def _seconds(self, device_type: str) -> list[tuple[float, float, float]]:
+        """Return what each layer computes on a device of speed 1: forward, backward, and again."""
+        if device_type not in self._compute:
+            costs = self._costs.of(device_type)
+            medians = (median_s(cost.samples) for cost in costs)
+            self._compute[device_type] = [
+                (forward, inputs + weights, again_s(cost, self.partly))
+                for cost, (forward, inputs, weights, *_) in zip(costs, medians, strict=True)
+            ]
+        return self._compute[device_type]
 
     def _collective(self, kind: str, count: int, group: tuple[int, ...]) -> float:
         key = (kind, count, group)

@@ -8,7 +8,7 @@ from mpsim.collectives.traffic import idle_s, message_traffic
 from mpsim.lowering.costs import Costs
 from mpsim.lowering.memory import residents_of, within
 from mpsim.lowering.recomputation import again_s
-from mpsim.lowering.stages import Stage, gradient_bytes
+from mpsim.lowering.stages import Stage, gradient_bytes, share_bytes
 from mpsim.plan.automatic import Fitted, StageTimes
 from mpsim.plan.model import Plan
 from mpsim.plan.operations import Operation
@@ -83,7 +83,8 @@ def _limit(rank: int, shape: Shape, stages: Sequence[Stage], devices: Sequence[S
         return 2.0 * (max(shape.home) + 1) * once
     throughout = sum(one.bytes for one in residents_of(held, 0))
     gradients = gradient_bytes(held)
-    made = held[0].sharded_bytes(gradients)
+    experts = frozenset().union(*(stage.experts for stage in held))
+    made = share_bytes(gradients, experts, (held[0].shares, held[0].expert_shares))
     passing = max(within(stage, kind, gradients, again=True).most for stage in held for kind in ("forward", "backward"))
     gathered = 2 * max((unit.gathered_bytes for stage in held for unit in stage.units), default=0)
     return float(max(min(memories) - throughout - made - max(passing, 0) - gathered, once))

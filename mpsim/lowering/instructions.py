@@ -35,6 +35,7 @@ __all__ = [
     "Tied",
     "Unit",
     "Wait",
+    "backward_of",
 ]
 
 # What both ends of a message know it by. Before binding, that of a message is a number among those of one rank in each
@@ -313,6 +314,24 @@ class Drop(NamedTuple):
 Post = Send | Receive | Collective
 Instruction = Compute | Post | Copy | Wait | Hold | Drop
 Instructions = list[Instruction]
+
+
+def backward_of(instructions: Instructions, at: int) -> Compute:
+    """Return the first part of the backward for which what stands at a place is computed again.
+
+    Examples
+    --------
+    >>> row = [Compute(0, "R", 1, 0, 2), Compute(0, "B", 0, 0, 2), Compute(0, "B", 1, 0, 2)]
+    >>> str(backward_of(row, 0))
+    '0B1[0:2]'
+    """
+    stage, _, microbatch, *_ = instructions[at]
+    behind = (instructions[i] for i in range(at + 1, len(instructions)))
+    return next(
+        one
+        for one in behind
+        if isinstance(one, Compute) and one.pass_kind in "BI" and (one.stage, one.microbatch) == (stage, microbatch)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

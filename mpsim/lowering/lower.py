@@ -22,7 +22,7 @@ from mpsim.lowering.fitting import fitted_rows
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.recomputation import watched_fractions
 from mpsim.lowering.shared import shared_gradients
-from mpsim.lowering.stages import cut, microbatch_size, shards_of
+from mpsim.lowering.stages import cut, microbatch_size, shares_of
 from mpsim.plan.model import Plan
 from mpsim.plan.recompute import parse_recompute
 from mpsim.plan.runtimes import posting_of, resolve_runtime
@@ -114,8 +114,7 @@ def _cut(lowering: Lowering, boundaries: tuple[int, ...] | None) -> Lowering:
     costs, routes, place, shape = lowering.costs, lowering.routes, lowering.place, lowering.shape
     stages = cut(costs, routes, plan, place, shape)
     rows = fitted_rows(lowering.rows, plan, shape, stages, costs, routes, place)
-    parts = (shards_of(plan), plan.replicas // plan.ep) if plan.sharding.zero else (1, 1)
-    tied = shared_gradients(stages, shape, *parts)
+    tied = shared_gradients(stages, shape, *shares_of(plan))
     return replace(lowering, rows=rows, stages=stages, tied=tied)
 
 

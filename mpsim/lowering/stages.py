@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -33,7 +33,8 @@ __all__ = [
     "gradient_bytes",
     "microbatch_size",
     "scales_of",
-    "shards_of",
+    "share_bytes",
+    "shares_of",
     "update_parts",
 ]
 
@@ -66,28 +67,42 @@ def global_batch(workload: Workload, plan: Plan) -> int:
     return microbatch_size(workload, plan) * plan.microbatches * plan.dp
 
 
-def shards_of(plan: Plan) -> int:
-    """Return into how many parts the replicas of a plan cut what they shard.
+def shares_of(plan: Plan) -> tuple[int, int]:
+    """Return into how many parts the replicas of a plan cut what they shard: of all but experts, and of experts.
 
     Examples
     --------
     >>> from mpsim.plan.sharding import Sharding
-    >>> shards_of(Plan(dp=4, cp=2, sharding=Sharding(zero=1)))
-    8
+    >>> shares_of(Plan(dp=4, cp=2)), shares_of(Plan(dp=4, cp=2, ep=2, sharding=Sharding(zero=1)))
+    ((1, 1), (8, 4))
     """
-    return plan.sharding.shards or plan.replicas
+    sharding = plan.sharding
+    return (sharding.shards or plan.replicas, plan.replicas // plan.ep) if sharding.zero else (1, 1)
+
+
+def share_bytes(sizes: Mapping[str, int], experts: Collection[str], parts: tuple[int, int]) -> int:
+    """Return the bytes of one part of the gradients of some parameters, of which experts' are cut into others.
+
+    Examples
+    --------
+    >>> share_bytes({"a": 8, "b": 5, "e": 6}, {"e"}, (4, 2))
+    7
+    """
+    return sum(
+        -(-sum(count for name, count in sizes.items() if (name in experts) is of_experts) // count_of)
+        for of_experts, count_of in zip((False, True), parts, strict=True)
+    )
 
 
 def update_parts(stage: Stage, plan: Plan) -> float:
     """Return into how many parts the replicas of a plan cut the update of a stage: those of experts are others."""
-    if not plan.sharding.zero:
-        return 1
+    common, own = shares_of(plan)
     sizes = dict.fromkeys((False, True), 0)
     for _, gradient in stage.gradients:
         sizes[gradient.expert] += gradient.bytes
     if not sizes[True]:
-        return shards_of(plan)
-    return sum(sizes.values()) / (sizes[False] / shards_of(plan) + sizes[True] / (plan.replicas // plan.ep))
+        return common
+    return sum(sizes.values()) / (sizes[False] / common + sizes[True] / own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,10 +174,7 @@ class Stage:
 
     def sharded_bytes(self, sizes: Mapping[str, int]) -> int:
         """Return the bytes that a rank holds of the gradients of some parameters, which replicas may shard."""
-        return sum(
-            -(-sum(count for name, count in sizes.items() if (name in self.experts) is of_experts) // parts)
-            for of_experts, parts in ((False, self.shares), (True, self.expert_shares))
-        )
+        return share_bytes(sizes, self.experts, (self.shares, self.expert_shares))
 
     def kept(self, again: bool) -> tuple[int, ...]:
         """Return the bytes that each layer keeps on the device, of a micro-batch that computes `again` or keeps all."""
@@ -227,7 +239,7 @@ def _stage(costs: Costs, layers: range, plan: Plan, cuts: list[Crossing], states
     experts = frozenset(gradient.parameter for _, gradient in gradients if gradient.expert)
     parts = _parts(workload, layers, plan, experts)
     keeps_whole = zero < 2 or (zero == 2 and plan.sharding.accumulate)
-    shares = (1, 1) if keeps_whole else (shards_of(plan), plan.replicas // plan.ep)
+    shares = (1, 1) if keeps_whole else shares_of(plan)
     held |= {"optimizer": {of: count for i in layers for of, count in states[i].items()}}
     return Stage(
         layers=layers,
@@ -280,17 +292,18 @@ def _parts(workload: Workload, layers: range, plan: Plan, experts: frozenset[str
     and the first rank's part is as large as any.
     """
     found: dict[tuple[str, str], Fraction] = {}
+    common, own = shares_of(plan)
     for i in layers:
         sizes: dict[tuple[str, str], list[Fraction]] = {}
         for one in {one.name: one for one in workload.layers[i].shard(plan.split).parameters}.values():
             expert = one.name in experts
-            count = plan.replicas // plan.ep if expert else shards_of(plan)
+            count = own if expert else common
             cut = padded(one.shape, count) * DTYPE_BYTES[one.dtype] if plan.sharding.zero == 3 else one.bytes
             found["parameter", one.name] = Fraction(cut, one.bytes * count) if one.bytes else Fraction(1, count)
             of = sizes.setdefault(("experts" if expert else "layer", workload.layers[i].name), [Fraction(0)] * 2)
             of[0] += one.bytes
             of[1] += Fraction(cut, count)
-        found["layer", workload.layers[i].name] = Fraction(1, shards_of(plan))
+        found["layer", workload.layers[i].name] = Fraction(1, common)
         found |= {of: part / whole for of, (whole, part) in sizes.items() if whole}
     return found
 
@@ -303,7 +316,7 @@ def _units(workload: Workload, layers: range, plan: Plan, gradients: _Gradients)
         gradients,
         workload.precision,
         plan.sharding,
-        axes=(("shard", shards_of(plan)), ("edp", plan.replicas // plan.ep)),
+        axes=tuple(zip(("shard", "edp"), shares_of(plan), strict=True)),
         numbered=any(path_of(name, "blocks") for name in names),
     )
 

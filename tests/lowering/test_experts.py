@@ -350,3 +350,16 @@ def test_of_any_split_all_is_exchanged_and_nothing_locks(case):
         assert device.compute_s + device.exposed_communication_s + device.idle_s == result.step_s
         assert device.memory.gradients_bytes > 0
     assert 0 < result.free_step_s <= result.step_s
+
+
+@pytest.mark.parametrize(
+    ("zero", "copied"), [(0, 256 + 64 + 32), (1, 256 + 32 + 16), (2, 256 + 32 + 16), (3, 256 + 32 + 16)]
+)
+def test_on_cuda_an_update_works_on_a_copy_of_what_it_updates(zero, copied):
+    """Of two ranks each has 256 bytes of experts to itself, and half of what replicas share: a router and a layer."""
+    work = chained(mixture("m", 512, router=64, optimizer_s=0.5), dense("d", 32, optimizer_s=0.5))
+    work = replace(work, optimizer="adamw", clock="cuda-kernel", device="NVIDIA H200")
+    plan = Plan(dp=2, ep=2, sharding=Sharding(zero=zero))
+    found = simulate(work, fully_connected(2, link=FREE), plan).devices[0].memory
+    of = {line.holder: max(line.bytes) for line in found.by_holder}
+    assert of["transients"] == copied

@@ -3,8 +3,9 @@
 import pytest
 
 from mpsim.lowering.bind import scripts
-from mpsim.lowering.instructions import Collective
+from mpsim.lowering.instructions import Collective, Compute, Wait
 from mpsim.lowering.lower import lower
+from mpsim.lowering.passes import instructions_of
 from mpsim.plan.model import Plan
 from mpsim.plan.sharding import Sharding
 from mpsim.simulation.run import simulate
@@ -116,6 +117,28 @@ def test_tokens_for_heads_are_exchanged_before_and_behind():
         ("backward", 4.0, 6.0),
         ("all_to_all", 6.0, 7.0),
     ]
+
+
+@pytest.mark.parametrize("recompute", ["", "full", "stages", "1"])
+@pytest.mark.parametrize("schedule", ["dualpipe", "dualpipe-v"])
+def test_two_in_a_cell_compute_once_their_own_exchanges_are_there(schedule, recompute):
+    ring = [call("send_receive", 64, phase, "beside", "cp") for phase in ("forward", "backward")]
+    work = chain(*(block(f"h.{i}", split=TOGETHER, more=ring) for i in range(4)))
+    sharding = Sharding(sequence=True, recompute=recompute)
+    both = Plan(pp=2, tp=2, cp=2, microbatches=4, schedule=schedule, sharding=sharding)
+    for rank in range(2):
+        posted, awaited = set(), set()
+        for one in instructions_of(lower(work, fully_connected(8, link=SLOW), both), rank):
+            if isinstance(one, Collective):
+                posted.add(one.key)
+            elif isinstance(one, Wait):
+                assert {key for key in one.keys if isinstance(key, tuple)} <= posted
+                awaited |= set(one.keys)
+            elif isinstance(one, Compute) and one.pass_kind in "FRBI":
+                layer = one.first if one.pass_kind in "FR" else one.last - 1
+                of = ("shard", one.stage, one.pass_kind, one.microbatch, layer)
+                assert (*of, "before", 0) in awaited
+                assert (*of, "beside", 1) in posted
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,18 @@ from hypothesis import given, settings
 from random_cases import Case, cases
 
 from mpsim.lowering.lower import lower
+from mpsim.lowering.stages import scales_of
 from mpsim.plan.model import Plan
+from mpsim.plan.sharding import Sharding
 from mpsim.simulation import simulate
-from mpsim.simulation.cutting import fastest_cut
-from mpsim.topology.builders import chain
+from mpsim.simulation.cutting import fastest_cut, least_step_s
+from mpsim.topology.builders import chain, fully_connected
 from mpsim.topology.model import Device
 from mpsim.topology.spec import parse_topology
 from mpsim.topology.wire import Wire
 from mpsim.workload.file import load_workload
+from mpsim.workload.layers import Layer, ShardCollective
+from mpsim.workload.model import Workload
 
 
 def every_step(case: Case) -> dict[tuple[int, ...], float]:
@@ -52,6 +56,30 @@ def test_a_cut_that_fits_comes_before_a_faster_one():
         devices = [replace(fast, memory_bytes=memory_bytes), Device(name="")]
         topology = chain(2, link=Wire(1024.0), devices=devices)
         assert fastest_cut(lower(chained(layers, 0), topology, Plan(pp=2, microbatches=4))).boundaries == boundaries
+
+
+@pytest.mark.parametrize("recompute", ["", "full", "selective"])
+def test_no_step_is_shorter_than_is_said_where_exchanges_go_on_beside_layers(recompute):
+    """Of four layers of 3 s the first three have a ring that takes 1 s, hidden in forward and in backward."""
+    ring = [
+        ShardCollective(kind="send_receive", bytes=64, phase=phase, axis="cp", when="beside")
+        for phase in ("forward", "backward")
+    ]
+    layers = [
+        Layer.given(
+            name, forward_s=1.0, backward_s=2.0, attention_s=0.5, collectives=ring if name < "d" else (), split="cp=2"
+        )
+        for name in "abcd"
+    ]
+    work = Workload.chain("four", layers, activation_bytes=0)
+    plan = Plan(pp=2, cp=2, microbatches=4, sharding=Sharding(recompute=recompute))
+    lowering = lower(work, fully_connected(4, link=Wire(64.0)), plan)
+    scales = scales_of(lowering.costs, lowering.routes, plan, lowering.place, lowering.shape)
+    least_s = least_step_s(lowering, scales)
+    steps = every_step(Case(work, lowering.topology, plan))
+    assert all(least_s(cut) <= step_s for cut, step_s in steps.items())
+    assert recompute or least_s((2,)) == steps[2,] == 30.0
+    assert simulate(work, lowering.topology, plan).step_s == min(steps.values())
 
 
 def test_boundaries_that_are_named_stay():

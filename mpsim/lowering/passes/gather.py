@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mpsim.lowering.instructions import Collective, Compute, Drop, Hold, Instructions, Key, Unit, Wait
+from mpsim.lowering.instructions import Collective, Compute, Drop, Hold, Instructions, Key, Unit, Wait, backward_of
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.units import Unit as Group
 from mpsim.plan.runtimes import resolve_runtime
@@ -96,21 +96,12 @@ def _passes(instructions: Instructions, lowering: Lowering) -> list[_Pass]:
     runs: dict[tuple[int, str, int], list[tuple[int, Compute]]] = {}
     for at, one in enumerate(instructions):
         if isinstance(one, Compute) and one.pass_kind != "U":
-            kind = _backward_of(one, instructions[at:]) if one.pass_kind == "R" else one.pass_kind
+            kind = backward_of(instructions, at).pass_kind if one.pass_kind == "R" else one.pass_kind
             runs.setdefault((one.stage, kind, one.microbatch), []).append((at, one))
     return [
         _Pass(*of, tuple(sorted(_uses(lowering.stages[of[0]].units, own), key=lambda use: use.first)), own[-1][0])
         for of, own in runs.items()
     ]
-
-
-def _backward_of(again: Compute, behind: Instructions) -> str:
-    """Return the kind of the backward for which something is computed again: one gather serves both."""
-    return next(
-        one.pass_kind
-        for one in behind
-        if isinstance(one, Compute) and one.pass_kind in "BI" and one[0:3:2] == again[0:3:2]
-    )
 
 
 def _uses(units: tuple[Group, ...], runs: list[tuple[int, Compute]]) -> Iterator[_Use]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mpsim.lowering.holdings import Holdings, SharedGradients
-from mpsim.lowering.instructions import Compute, Drop, Hold, Instructions
+from mpsim.lowering.instructions import Compute, Drop, Hold, Instructions, backward_of
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.passes.hold_units import hold_units
-from mpsim.lowering.stages import Stage, gradient_bytes
+from mpsim.lowering.stages import Stage, gradient_bytes, share_bytes, shares_of
+from mpsim.plan.model import Plan
 
 __all__ = ["hold"]
 
@@ -25,7 +26,7 @@ def hold(instructions: Instructions, lowering: Lowering) -> Instructions:
     stages = [lowering.stages[number] for number in holdings]
     sharded = any(stage.units for stage in lowering.stages)
     found = hold_units(instructions, lowering) if sharded else _hold(instructions, holdings)
-    copied = _copied(stages)
+    copied = _copied(stages, lowering.plan)
     return _around_update(found, copied) if copied else found
 
 
@@ -39,7 +40,7 @@ def _hold(instructions: Instructions, holdings: Mapping[int, Holdings]) -> Instr
             continue
         of_stage = holdings[one.stage]
         if _begins(one, of_stage.layers, begun):
-            found += of_stage.before(_backward_of(one, instructions[at:]) if one.pass_kind == "R" else one)
+            found += of_stage.before(backward_of(instructions, at) if one.pass_kind == "R" else one)
         found.append(one)
         if _ends(one, of_stage.layers):
             found += of_stage.after(one)
@@ -63,17 +64,10 @@ def _ends(one: Compute, layers: range) -> bool:
     return layers.stop == one.last if one.pass_kind == "F" else layers.start == one.first
 
 
-def _backward_of(again: Compute, behind: Instructions) -> Compute:
-    """Return the first part of the backward for which something is computed again."""
-    return next(
-        one for one in behind if isinstance(one, Compute) and one.pass_kind in "BI" and one[0:3:2] == again[0:3:2]
-    )
-
-
-def _copied(stages: Sequence[Stage]) -> int:
-    """Return the bytes that an update of all stages of a rank, which is one call, takes for a while."""
-    parts = stages[0].shares if any(stage.units for stage in stages) else 1
-    return stages[0].update_copies * -(-sum(gradient_bytes(stages).values()) // parts)
+def _copied(stages: Sequence[Stage], plan: Plan) -> int:
+    """Return the bytes that an update of all stages of a rank, which is one call, takes for a while: of its share."""
+    experts = frozenset().union(*(stage.experts for stage in stages))
+    return stages[0].update_copies * share_bytes(gradient_bytes(stages), experts, shares_of(plan))
 
 
 def _around_update(instructions: Instructions, count: int) -> Instructions:

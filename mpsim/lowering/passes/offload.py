@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 from mpsim.lowering.instructions import Compute, Copy, Drop, Hold, Instructions, Wait
 from mpsim.lowering.model import Lowering
 
@@ -34,7 +36,8 @@ def offload(instructions: Instructions, lowering: Lowering) -> Instructions:
                 before.setdefault(at, []).append(Hold(key, "activations", count))
                 behind.setdefault(at, []).append(Copy(key, True, count, *use))
     for use, at in first.items():
-        ahead = max((i for i in computed if gone[use] < i < at), default=at)
+        before_it = computed[bisect_left(computed, at) - 1]
+        ahead = before_it if before_it > gone[use] else at
         key = ("back", *use)
         count = lowering.kept_by(use[0], use[1], use[2])
         before.setdefault(ahead, []).append(Copy(key, False, count, *use))

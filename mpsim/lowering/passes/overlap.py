@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import zip_longest
 
-from mpsim.lowering.instructions import Collective, Compute, Instructions, Key, Send, Wait
+from mpsim.lowering.instructions import Collective, Compute, Instruction, Instructions, Key, Send, Wait
 from mpsim.lowering.model import Lowering
 
 __all__ = ["overlap"]
@@ -20,13 +20,14 @@ def overlap(instructions: Instructions, lowering: Lowering) -> Instructions:
         links       [=f1=]    [=f2=]
         other       [b1]      [b2]
     """
-    if not any(isinstance(one, Compute) and one.overlaps for one in instructions):
+    first = {_operation(one) for one in instructions if isinstance(one, Compute) and one.overlaps}
+    if not first:
         return instructions
     found: Instructions = []
     at = 0
     while at < len(instructions):
         one = instructions[at]
-        if isinstance(one, Compute) and one.overlaps:
+        if _operation(one) in first:
             cell, at = _cell(instructions, at)
             found += cell
         else:
@@ -35,21 +36,29 @@ def overlap(instructions: Instructions, lowering: Lowering) -> Instructions:
     return found
 
 
+def _operation(one: Instruction) -> tuple[int, str, int] | None:
+    """Return whose computation, exchange or wait for an exchange it is; a second forward is part of its backward."""
+    if isinstance(one, Compute):
+        stage, kind, microbatch = one[:3]
+    elif isinstance(one, Collective) or (isinstance(one, Wait) and isinstance(one.keys[0], tuple)):
+        _, stage, kind, microbatch, *_ = one.key if isinstance(one, Collective) else one.keys[0]
+    else:
+        return None
+    return stage, "B" if kind in "BIR" else kind, microbatch
+
+
 def _cell(instructions: Instructions, at: int) -> tuple[Instructions, int]:
-    """Return the cell that begins with a computation, and where what follows it begins."""
+    """Return the cell that begins with an operation, and where what follows it begins."""
     bodies: dict[tuple[int, str, int], Instructions] = {}
     early: Instructions = []
     late: Instructions = []
     sent: set[Key] = set()
-    own = None
     while at < len(instructions):
         one = instructions[at]
-        if isinstance(one, Compute):
-            own = (one.stage, "B" if one.pass_kind in "BIR" else one.pass_kind, one.microbatch)
+        own = _operation(one)
+        if own is not None:
             if own not in bodies and len(bodies) == 2:
                 break
-        if isinstance(one, Compute | Collective) or (isinstance(one, Wait) and isinstance(one.keys[0], tuple)):
-            assert own is not None
             bodies.setdefault(own, []).append(one)
         elif isinstance(one, Send) or (isinstance(one, Wait) and one.keys[0] in sent):
             sent |= {one.key} if isinstance(one, Send) else set()
