@@ -90,6 +90,13 @@ class Context:
         One of `METHODS`.
     peers : Peers
         The ranks that share a sequence.
+    lengths : frozenset of int
+        How long their parts of it are; none: whatever attention is called with.
+
+    Attributes
+    ----------
+    attending : bool
+        Whether a call of attention goes on.
 
     Examples
     --------
@@ -99,19 +106,38 @@ class Context:
     torch.Size([1, 2, 4, 8])
     """
 
-    def __init__(self, method: str, peers: Peers) -> None:
-        self.method, self.peers = method, peers
+    def __init__(self, method: str, peers: Peers, lengths: frozenset[int] = frozenset()) -> None:
+        self.method, self.peers, self.lengths = method, peers, lengths
+        self.attending = False
         self._whole = F.scaled_dot_product_attention
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
         """Within this, attention is shared by ranks."""
         self._whole = F.scaled_dot_product_attention
-        F.scaled_dot_product_attention = self._attention
+        F.scaled_dot_product_attention = self._called
         try:
             yield
         finally:
             F.scaled_dot_product_attention = self._whole
+
+    def _called(self, query: Any, key: Any, *others: Any, **how: Any) -> Any:
+        self._check_lengths(query, key)
+        self.attending = True
+        try:
+            return self._attention(query, key, *others, **how)
+        finally:
+            self.attending = False
+
+    def _check_lengths(self, *read: Any) -> None:
+        """Refuse attention that is not of parts of what the model is fed, such as of another input, or over batches."""
+        odd = next((item.shape[-2] for item in read if self.lengths and item.shape[-2] not in self.lengths), None)
+        if odd is not None:
+            raise MpsimError(
+                f"attention reads {odd} tokens, a rank's part of what the model is fed [batch, sequence, …] is"
+                f" {' or '.join(map(str, sorted(self.lengths)))}: context parallelism takes attention of these alone;"
+                " leave cp out of the split"
+            )
 
     def _attention(
         self,

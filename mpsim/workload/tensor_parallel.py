@@ -46,7 +46,9 @@ from mpsim.workload.sequence_parallel import (
     share_sequence,
     stand_in_for_peers,
 )
+from mpsim.workload.sequences import sequence_lengths
 from mpsim.workload.split import WHOLE, Split, check_split, split_of
+from mpsim.workload.unshared import refusing_unshared
 from mpsim.workload.vocabulary import LocalEmbedding, local_loss, sharded_loss
 
 __all__ = ["LocalShard", "RecordedCollective", "local_shard"]
@@ -157,8 +159,7 @@ def local_shard(
         experts, notes = _leave_own(model, part, mesh, example.imbalance)
         hooks = {module: _hooks(module) for module in model.modules()}
         local = _joined(dataclasses.replace(example, model=model), part, mesh)
-        with _shared_attention(part, mesh):
-            collectives = _record(local, part, mesh, computing)
+        collectives = _record(local, part, mesh, computing)
         stay_alone(model)
         _strip(model, hooks)
     return LocalShard(
@@ -188,6 +189,8 @@ class _Part:
         Where these ranks need whole sequences, if they share those too.
     mixtures : mapping of str to int
         The experts of each module whose experts ranks share.
+    lengths : frozenset of int
+        Of the whole sequences that ranks share; none where they share none.
     """
 
     split: Split
@@ -197,6 +200,7 @@ class _Part:
     heads: list[str]
     regions: Regions | None
     mixtures: Mapping[str, int]
+    lengths: frozenset[int]
 
     @property
     def tensor_rank(self) -> int:
@@ -218,9 +222,15 @@ def _part_of(example: Example, split: Split, rank: int, context: str) -> _Part:
     check_method(context)
     heads = [path for path, style in styles.items() if style == "vocabulary" and _is_head(example.model, path)]
     _check_loss(example, heads)
-    regions = regions_of(example.model, styles) if split.sequence else None
     return _Part(
-        split=split, rank=rank, context=context, styles=styles, heads=heads, regions=regions, mixtures=mixtures
+        split=split,
+        rank=rank,
+        context=context,
+        styles=styles,
+        heads=heads,
+        regions=regions_of(example.model, styles) if split.sequence else None,
+        mixtures=mixtures,
+        lengths=sequence_lengths(example) if split.cp > 1 or split.sequence else frozenset(),
     )
 
 
@@ -265,16 +275,6 @@ def _alone(example: Example, part: _Part, collectives: Sequence[RecordedCollecti
         return example
     tokens = model.get_submodule(part.heads[0]).weight.shape[0]
     return dataclasses.replace(example, loss=partial(local_loss, loss=example.loss, tokens=tokens))
-
-
-@contextlib.contextmanager
-def _shared_attention(part: _Part, mesh: DeviceMesh) -> Iterator[None]:
-    """Within this, attention is exchanged by the ranks that share sequences, if there are such."""
-    if part.split.cp == 1:
-        yield
-        return
-    with Context(part.context, part.peers._replace(group=mesh.get_group("cp"))).shared():
-        yield
 
 
 def _check_attention(model: nn.Module, attending: Sequence[str]) -> None:
@@ -436,10 +436,11 @@ def _record(
     computing: Callable[[], contextlib.AbstractContextManager[Any]],
 ) -> tuple[RecordedCollective, ...]:
     """Return the collectives of one forward, loss and backward."""
-    split, context = part.split, sharded_loss() if part.heads else contextlib.nullcontext()
+    split, loss_shared = part.split, sharded_loss() if part.heads else contextlib.nullcontext()
     recorder = CollectiveRecorder({mesh.get_group(name).group_name: name for name in mesh.mesh_dim_names or ()})
     try:
-        with context, watch_modules(example.model, recorder), recorder:
+        sequence = _shared_sequence(example.model, part, mesh, recorder)
+        with sequence, loss_shared, watch_modules(example.model, recorder), recorder:
             with computing():
                 output = example.model(*example.inputs, **example.keywords)
                 loss = (example.loss or default_loss)(output, example.target)
@@ -453,6 +454,20 @@ def _record(
             f" check that the number of heads divides by {split.tp * split.cp}, or adapt it in Example(shard=…)"
         ) from error
     return tuple(recorder.collectives)
+
+
+@contextlib.contextmanager
+def _shared_sequence(model: nn.Module, part: _Part, mesh: DeviceMesh, recorder: CollectiveRecorder) -> Iterator[None]:
+    """Within this, attention is exchanged by ranks that share sequences, and what runs on parts needs no others."""
+    if not part.lengths:
+        yield
+        return
+    group = mesh.get_group("cp") if part.split.cp > 1 else None
+    own = frozenset(length // part.split.cp for length in part.lengths)
+    context = Context(part.context, part.peers._replace(group=group), own)
+    unshared = refusing_unshared(model, part.split, part.lengths, lambda: recorder.inside, lambda: context.attending)
+    with unshared, context.shared() if part.split.cp > 1 else contextlib.nullcontext():
+        yield
 
 
 def _ranks(split: Split) -> str:
