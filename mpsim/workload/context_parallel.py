@@ -217,11 +217,12 @@ def _swap(tensor: torch.Tensor, peers: Peers, inward: bool) -> torch.Tensor:
     return peers.exchange(parts, "behind").movedim(0, 1).flatten(1, 2)
 
 
-def without_masks(model: nn.Module) -> tuple[str, ...]:
+def without_masks(model: nn.Module, length: int = 0) -> tuple[str, ...]:
     """Let models of transformers' make no masks for PyTorch's attention, and say of those that are left out.
 
     Without one a causal attention is told that it is causal. Transformers makes none of its own accord where all tokens
-    are to be attended to, but for tensors whose values it cannot see.
+    are to be attended to, but for tensors whose values it cannot see. Windows shorter than sequences of `length` are
+    left out with the masks that make them.
 
     Examples
     --------
@@ -238,7 +239,15 @@ def without_masks(model: nn.Module) -> tuple[str, ...]:
     ALL_ATTENTION_FUNCTIONS.register(_MASKLESS, sdpa_attention_forward)
     for one in found:
         one._attn_implementation = _MASKLESS
-    return ("ranks that share sequences attend to all tokens, or to all earlier ones: masks of padding are left out",)
+    left = "ranks that share sequences attend to all tokens, or to all earlier ones: masks of padding are left out"
+    windows = sorted({window for one in found for window in _windows(one) if window < length})
+    return (left, *(f"so are windows of {window} tokens: attention is costed as if of all" for window in windows))
+
+
+def _windows(config: Any) -> list[int]:
+    """Return how many tokens attention sees at most, in the layers of which transformers says so."""
+    found = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    return [window for window in found if isinstance(window, int)]
 
 
 class _Attending:

@@ -245,7 +245,7 @@ def _leave_own(
         experts = share_experts(
             model, part.mixtures, part.split.ep, rank=part.expert_rank, imbalance=imbalance, group=group
         )
-    return experts, notes + (without_masks(model) if part.split.cp > 1 else ())
+    return experts, notes + (without_masks(model, max(part.lengths)) if part.split.cp > 1 else ())
 
 
 def _joined(example: Example, part: _Part, mesh: DeviceMesh) -> Example:

@@ -87,8 +87,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[misc]
             tokens = -2 if "scaled_dot_product" in name or "flex" in name else -3
             self._refuse("an attention", [args[0].shape[tokens]])
         elif "softmax" in name and "log_softmax" not in name and args[0].dim() > 2:
-            queries, keys = args[0].shape[-2:]
-            self._refuse("an attention", [queries] if keys in self.parts else [])
+            queries, keys = args[0].shape[-2:]  # of [batch, tokens, experts], a router's, the latter are no tokens
+            self._refuse("an attention", [queries] if args[0].dim() > 3 or keys in self.parts else [])
         elif name.startswith("aten.convolution.") and args[0].dim() == 3:
             kernel, stride = args[1].shape[-1], args[3][0]
             self._refuse("a convolution", [args[0].shape[-1]] if kernel > stride else [])
