@@ -23,9 +23,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from mpsim.errors import MpsimError, did_you_mean
+from mpsim.workload.become import become
 from mpsim.workload.example import Example
+from mpsim.workload.exchanged import as_autocast
 from mpsim.workload.ring_attention import Peers, ring_attention
-from mpsim.workload.sequences import cut_sequences, sequence_lengths
+from mpsim.workload.sequences import check_length, cut_sequences, sequence_lengths
 
 __all__ = ["METHODS", "Context", "check_method", "cut_context", "share_context", "without_masks"]
 
@@ -61,11 +63,7 @@ def cut_context(example: Example, method: str, peers: Peers) -> Example:
     [[0, 1, 6, 7]]
     """
     for length in sorted(sequence_lengths(example)):
-        if length % peers.ranks:
-            near = max(2 * peers.ranks, length // peers.ranks * peers.ranks)
-            raise MpsimError(
-                f"a sequence of {length} does not divide by {peers.ranks} context-parallel ranks: {near} does"
-            )
+        check_length(length, peers.ranks, f"{peers.ranks} context-parallel ranks", least=2 * peers.ranks)
         if length < 2 * peers.ranks:  # models take a query alone for one that sees all keys
             raise MpsimError(
                 f"a sequence of {length} leaves {peers.ranks} context-parallel ranks a token each: give"
@@ -155,7 +153,7 @@ class Context:
                 "context parallelism takes attention that is causal or sees all, this one has a mask: give the model"
                 " no mask, or leave cp out of the split"
             )
-        query, key, value = (_as_autocast(item) for item in (query, key, value))
+        query, key, value = (as_autocast(item) for item in (query, key, value))
         if self.method == "ulysses":
             q, k, v = (_swapped(item, self.peers, inward=True) for item in (query, key, value))
             how: dict[str, Any] = {
@@ -165,24 +163,14 @@ class Context:
                 "enable_gqa": enable_gqa,
             }
             return _swapped(self._whole(q, k, v, **how), self.peers, inward=False)
-        if is_causal and query.shape[2] % 2:
-            n, length = self.peers.ranks, query.shape[2] * self.peers.ranks
-            near = max(2 * n, length // (2 * n) * 2 * n)
-            raise MpsimError(
-                f"a sequence of {length} does not divide by 2·cp = {2 * n}, into which a causal attention is cut:"
-                f" {near} does"
-            )
+        if is_causal:
+            pieces = 2 * self.peers.ranks
+            by = f"2·cp = {pieces}, into which a causal attention is cut"
+            check_length(query.shape[2] * self.peers.ranks, pieces, by)
         gathered = self.method == "all-gather"
         return ring_attention(
             query, key, value, self.peers, gathered=gathered, causal=is_causal, dropout=dropout_p, scale=scale
         )
-
-
-def _as_autocast(tensor: torch.Tensor) -> torch.Tensor:
-    """Return what attention reads in the type in which autocast would have it computed, before it is exchanged."""
-    kind = tensor.device.type
-    cast = torch.is_autocast_enabled(kind) and tensor.dtype is not torch.float64
-    return tensor.to(torch.get_autocast_dtype(kind)) if cast else tensor
 
 
 def _swapped(tensor: torch.Tensor, peers: Peers, *, inward: bool) -> torch.Tensor:
@@ -271,6 +259,4 @@ def share_context(model: nn.Module, paths: Iterable[str], method: str, peers: Pe
     (torch.Size([1, 4, 8]), 'MultiheadAttention')
     """
     for module in {model.get_submodule(path) for path in paths}:
-        kind = type(module)
-        own = {"shared_context": Context(method, peers), "__module__": kind.__module__}
-        module.__class__ = type(kind.__name__, (_Attending, kind), own)
+        become(module, _Attending, shared_context=Context(method, peers))

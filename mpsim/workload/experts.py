@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from mpsim.errors import MpsimError, at
+from mpsim.workload.become import become
 from mpsim.workload.dispatch import Dispatched
 from mpsim.workload.divide import check_divides
 from mpsim.workload.example import Example
@@ -204,14 +205,14 @@ def share_experts(
     cut: dict[nn.Parameter, nn.Parameter] = {}
     for path, count in experts.items():
         module, held, first = model.get_submodule(path), count // ranks, rank * (count // ranks)
-        kind, sharing = type(module), SharedTables if holds_tables(module) else Dispatched
+        sharing = SharedTables if holds_tables(module) else Dispatched
         if sharing is SharedTables:
             _keep_tables(module, held, first)
             module.first = first
         else:
             _cut(module, count, held, first, cut)
             module.imbalance = imbalance
-        module.__class__ = type(kind.__name__, (sharing, kind), {"__module__": kind.__module__})
+        become(module, sharing)
         module.ranks, module.held, module.group = ranks, held, group
         prefix = f"{path}." if path else ""
         names += [prefix + name for name, _ in module.named_parameters()]
