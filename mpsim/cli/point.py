@@ -61,4 +61,5 @@ def point_to_dict(workload: Workload, at: Workload, split: Split | int) -> dict[
     fed = {role: sum(one.bytes() for one in at.tensors if one.role == role) for role in ("input", "target", "output")}
     totals: dict[str, Any] = {f"{role}_bytes": count for role, count in fed.items()}
     totals |= {"backward_s": sum(entry["backward_s"] for entry in found["layers"]), "tp": split_of(split).tp}
+    totals["split"] = split_of(split).text
     return found | totals
