@@ -9,7 +9,7 @@ from mpsim.documents import encode
 from mpsim.workload.costs import cost_at
 from mpsim.workload.model import Layer, Tensor, Workload
 from mpsim.workload.show import workload_to_dict
-from mpsim.workload.split import Split, split_of
+from mpsim.workload.split import WHOLE, Split, axes_of, split_of
 
 __all__ = ["at_point", "point_to_dict"]
 
@@ -30,17 +30,9 @@ def at_point(workload: Workload, microbatch: int, split: Split | int) -> Workloa
     )
 
 
-_WHOLE: dict[str, Any] = {
-    "tensor_parallel": 1,
-    "context_parallel": 1,
-    "expert_parallel": 1,
-    "sequence_parallel": False,
-}
-
-
 def _layer(layer: Layer, microbatch: int, split: Split | int) -> Layer:
-    cost = replace(cost_at(layer, microbatch, split), collectives=(), **_WHOLE)
-    shard = replace(layer.shard(split), **_WHOLE)
+    cost = replace(cost_at(layer, microbatch, split), collectives=(), **axes_of(WHOLE))
+    shard = replace(layer.shard(split), **axes_of(WHOLE))
     return replace(layer, costs=(cost,), shards=(shard,))
 
 
@@ -69,4 +61,5 @@ def point_to_dict(workload: Workload, at: Workload, split: Split | int) -> dict[
     fed = {role: sum(one.bytes() for one in at.tensors if one.role == role) for role in ("input", "target", "output")}
     totals: dict[str, Any] = {f"{role}_bytes": count for role, count in fed.items()}
     totals |= {"backward_s": sum(entry["backward_s"] for entry in found["layers"]), "tp": split_of(split).tp}
+    totals["split"] = split_of(split).text
     return found | totals

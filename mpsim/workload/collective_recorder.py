@@ -127,6 +127,11 @@ class CollectiveRecorder(TorchDispatchMode):  # type: ignore[misc]
         """Note that the innermost call ends."""
         self._open.pop().last = torch.autograd._get_sequence_nr()
 
+    @property
+    def inside(self) -> str:
+        """The path of the innermost module whose call goes on; empty outside of all."""
+        return self._open[-1].module if self._open else ""
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented

@@ -23,9 +23,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from mpsim.errors import MpsimError, did_you_mean
+from mpsim.workload.become import become
 from mpsim.workload.example import Example
+from mpsim.workload.exchanged import as_autocast
 from mpsim.workload.ring_attention import Peers, ring_attention
-from mpsim.workload.sequences import cut_sequences, sequence_lengths
+from mpsim.workload.sequences import check_length, cut_sequences, sequence_lengths
 
 __all__ = ["METHODS", "Context", "check_method", "cut_context", "share_context", "without_masks"]
 
@@ -61,11 +63,7 @@ def cut_context(example: Example, method: str, peers: Peers) -> Example:
     [[0, 1, 6, 7]]
     """
     for length in sorted(sequence_lengths(example)):
-        if length % peers.ranks:
-            near = max(2 * peers.ranks, length // peers.ranks * peers.ranks)
-            raise MpsimError(
-                f"a sequence of {length} does not divide by {peers.ranks} context-parallel ranks: {near} does"
-            )
+        check_length(length, peers.ranks, f"{peers.ranks} context-parallel ranks", least=2 * peers.ranks)
         if length < 2 * peers.ranks:  # models take a query alone for one that sees all keys
             raise MpsimError(
                 f"a sequence of {length} leaves {peers.ranks} context-parallel ranks a token each: give"
@@ -90,6 +88,13 @@ class Context:
         One of `METHODS`.
     peers : Peers
         The ranks that share a sequence.
+    lengths : frozenset of int
+        How long their parts of it are; none: whatever attention is called with.
+
+    Attributes
+    ----------
+    attending : bool
+        Whether a call of attention goes on.
 
     Examples
     --------
@@ -99,19 +104,38 @@ class Context:
     torch.Size([1, 2, 4, 8])
     """
 
-    def __init__(self, method: str, peers: Peers) -> None:
-        self.method, self.peers = method, peers
+    def __init__(self, method: str, peers: Peers, lengths: frozenset[int] = frozenset()) -> None:
+        self.method, self.peers, self.lengths = method, peers, lengths
+        self.attending = False
         self._whole = F.scaled_dot_product_attention
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
         """Within this, attention is shared by ranks."""
         self._whole = F.scaled_dot_product_attention
-        F.scaled_dot_product_attention = self._attention
+        F.scaled_dot_product_attention = self._called
         try:
             yield
         finally:
             F.scaled_dot_product_attention = self._whole
+
+    def _called(self, query: Any, key: Any, *others: Any, **how: Any) -> Any:
+        self._check_lengths(query, key)
+        self.attending = True
+        try:
+            return self._attention(query, key, *others, **how)
+        finally:
+            self.attending = False
+
+    def _check_lengths(self, *read: Any) -> None:
+        """Refuse attention that is not of parts of what the model is fed, such as of another input, or over batches."""
+        odd = next((item.shape[-2] for item in read if self.lengths and item.shape[-2] not in self.lengths), None)
+        if odd is not None:
+            raise MpsimError(
+                f"attention reads {odd} tokens, a rank's part of what the model is fed [batch, sequence, …] is"
+                f" {' or '.join(map(str, sorted(self.lengths)))}: context parallelism takes attention of these alone;"
+                " leave cp out of the split"
+            )
 
     def _attention(
         self,
@@ -129,7 +153,7 @@ class Context:
                 "context parallelism takes attention that is causal or sees all, this one has a mask: give the model"
                 " no mask, or leave cp out of the split"
             )
-        query, key, value = (_as_autocast(item) for item in (query, key, value))
+        query, key, value = (as_autocast(item) for item in (query, key, value))
         if self.method == "ulysses":
             q, k, v = (_swapped(item, self.peers, inward=True) for item in (query, key, value))
             how: dict[str, Any] = {
@@ -139,24 +163,14 @@ class Context:
                 "enable_gqa": enable_gqa,
             }
             return _swapped(self._whole(q, k, v, **how), self.peers, inward=False)
-        if is_causal and query.shape[2] % 2:
-            n, length = self.peers.ranks, query.shape[2] * self.peers.ranks
-            near = max(2 * n, length // (2 * n) * 2 * n)
-            raise MpsimError(
-                f"a sequence of {length} does not divide by 2·cp = {2 * n}, into which a causal attention is cut:"
-                f" {near} does"
-            )
+        if is_causal:
+            pieces = 2 * self.peers.ranks
+            by = f"2·cp = {pieces}, into which a causal attention is cut"
+            check_length(query.shape[2] * self.peers.ranks, pieces, by)
         gathered = self.method == "all-gather"
         return ring_attention(
             query, key, value, self.peers, gathered=gathered, causal=is_causal, dropout=dropout_p, scale=scale
         )
-
-
-def _as_autocast(tensor: torch.Tensor) -> torch.Tensor:
-    """Return what attention reads in the type in which autocast would have it computed, before it is exchanged."""
-    kind = tensor.device.type
-    cast = torch.is_autocast_enabled(kind) and tensor.dtype is not torch.float64
-    return tensor.to(torch.get_autocast_dtype(kind)) if cast else tensor
 
 
 def _swapped(tensor: torch.Tensor, peers: Peers, *, inward: bool) -> torch.Tensor:
@@ -191,11 +205,12 @@ def _swap(tensor: torch.Tensor, peers: Peers, inward: bool) -> torch.Tensor:
     return peers.exchange(parts, "behind").movedim(0, 1).flatten(1, 2)
 
 
-def without_masks(model: nn.Module) -> tuple[str, ...]:
+def without_masks(model: nn.Module, length: int = 0) -> tuple[str, ...]:
     """Let models of transformers' make no masks for PyTorch's attention, and say of those that are left out.
 
     Without one a causal attention is told that it is causal. Transformers makes none of its own accord where all tokens
-    are to be attended to, but for tensors whose values it cannot see.
+    are to be attended to, but for tensors whose values it cannot see. Windows shorter than sequences of `length` are
+    left out with the masks that make them.
 
     Examples
     --------
@@ -212,7 +227,15 @@ def without_masks(model: nn.Module) -> tuple[str, ...]:
     ALL_ATTENTION_FUNCTIONS.register(_MASKLESS, sdpa_attention_forward)
     for one in found:
         one._attn_implementation = _MASKLESS
-    return ("ranks that share sequences attend to all tokens, or to all earlier ones: masks of padding are left out",)
+    left = "ranks that share sequences attend to all tokens, or to all earlier ones: masks of padding are left out"
+    windows = sorted({window for one in found for window in _windows(one) if window < length})
+    return (left, *(f"so are windows of {window} tokens: attention is costed as if of all" for window in windows))
+
+
+def _windows(config: Any) -> list[int]:
+    """Return how many tokens attention sees at most, in the layers of which transformers says so."""
+    found = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    return [window for window in found if isinstance(window, int)]
 
 
 class _Attending:
@@ -236,6 +259,4 @@ def share_context(model: nn.Module, paths: Iterable[str], method: str, peers: Pe
     (torch.Size([1, 4, 8]), 'MultiheadAttention')
     """
     for module in {model.get_submodule(path) for path in paths}:
-        kind = type(module)
-        own = {"shared_context": Context(method, peers), "__module__": kind.__module__}
-        module.__class__ = type(kind.__name__, (_Attending, kind), own)
+        become(module, _Attending, shared_context=Context(method, peers))

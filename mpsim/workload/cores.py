@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["Core", "Cores"]
+__all__ = ["FUSED", "Core", "Cores"]
 
-_FUSED = (
+FUSED = (
     "scaled_dot_product",
     "flash_attention_forward",
     "efficient_attention_forward",
@@ -58,7 +58,7 @@ class Cores:
         read = dict.fromkeys(given)
         begun = list(dict.fromkeys(core for one in read if (core := self._part_of.get(one)) and not core.done))
         core, stays = begun[0] if begun else None, True
-        if any(part in name for part in _FUSED):
+        if any(part in name for part in FUSED):
             core = Core(done=True)
             self.found.append(core)
         elif name in _PRODUCTS:

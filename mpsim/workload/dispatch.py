@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed._functional_collectives import AsyncCollectiveTensor, all_to_all_single
+from torch.distributed._functional_collectives import all_to_all_single
+
+from mpsim.workload.exchanged import as_autocast, waited
 
 __all__ = ["Dispatched"]
 
@@ -63,8 +65,8 @@ class Dispatched(nn.Module):  # type: ignore[misc]
         tokens = chosen.numel() // top_k
         expert, order = chosen.flatten().sort()
         starts = torch.arange(self.ranks * self.held + 1, device=expert.device)
-        _awaited(self._exchange(torch.searchsorted(expert, starts).diff()))  # how many rows go to each expert
-        rows = _as_autocast(hidden.reshape(tokens, -1)[order // top_k])
+        waited(self._exchange(torch.searchsorted(expert, starts).diff()))  # how many rows go to each expert
+        rows = as_autocast(hidden.reshape(tokens, -1)[order // top_k])
         received = self._exchange(_Resized.apply(rows, _ceil(len(rows) * self.imbalance)))
         ones = torch.ones(len(received), 1, dtype=shares.dtype, device=shares.device)
         outputs = super().forward(received, self._experts_of(received).unsqueeze(1), ones)
@@ -82,17 +84,6 @@ class Dispatched(nn.Module):  # type: ignore[misc]
         """Return the expert of each row: from each rank come those of the first, then those of the next."""
         of_rank = -(-len(received) // self.ranks)
         return torch.arange(len(received), device=received.device) % of_rank * self.held // of_rank
-
-
-def _as_autocast(tensor: torch.Tensor) -> torch.Tensor:
-    """Return rows in the type in which autocast would multiply them: so they are sent."""
-    kind = tensor.device.type
-    return tensor.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else tensor
-
-
-def _awaited(tensor: torch.Tensor) -> torch.Tensor:
-    waited: torch.Tensor = tensor.wait() if isinstance(tensor, AsyncCollectiveTensor) else tensor
-    return waited
 
 
 def _ceil(rows: float) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from mpsim.errors import MpsimError, at
+from mpsim.workload.become import become
 from mpsim.workload.dispatch import Dispatched
 from mpsim.workload.divide import check_divides
 from mpsim.workload.example import Example
@@ -32,7 +33,8 @@ def experts_of(example: Example) -> dict[str, int]:
     Raises
     ------
     MpsimError
-        A module that was named holds nothing that there is one of for each expert, or takes other arguments.
+        A module that was named holds nothing that there is one of for each expert, or takes other arguments; or one
+        holds weights too that are no expert's.
 
     Examples
     --------
@@ -54,7 +56,20 @@ def experts_of(example: Example) -> dict[str, int]:
             found[path] = len(module)
         elif count := _known_count(module):
             found[path] = count
+        if path in found and not holds_tables(module):
+            _check_nothing_else(path, module)
     return found
+
+
+def _check_nothing_else(path: str, module: nn.Module) -> None:
+    """Refuse weights beside a layer's experts in their module: they would run on the rows sent to the experts."""
+    own = {*(name for name, _ in module.named_parameters(recurse=False)), *_lists(module)}
+    other = next((name for name, _ in module.named_parameters() if name.partition(".")[0] not in own), None)
+    if other is not None:
+        raise MpsimError(
+            f"{_named(path, module)} holds {other} beside its experts, which would run on what is sent to these: take"
+            " it out of the module of experts"
+        )
 
 
 def _named_count(path: str, module: nn.Module) -> int:
@@ -187,16 +202,17 @@ def share_experts(
         Over which tokens are sent, until `stay_alone`.
     """
     names = []
+    cut: dict[nn.Parameter, nn.Parameter] = {}
     for path, count in experts.items():
         module, held, first = model.get_submodule(path), count // ranks, rank * (count // ranks)
-        kind, sharing = type(module), SharedTables if holds_tables(module) else Dispatched
+        sharing = SharedTables if holds_tables(module) else Dispatched
         if sharing is SharedTables:
             _keep_tables(module, held, first)
             module.first = first
         else:
-            _cut(module, count, held, first)
+            _cut(module, count, held, first, cut)
             module.imbalance = imbalance
-        module.__class__ = type(kind.__name__, (sharing, kind), {"__module__": kind.__module__})
+        become(module, sharing)
         module.ranks, module.held, module.group = ranks, held, group
         prefix = f"{path}." if path else ""
         names += [prefix + name for name, _ in module.named_parameters()]
@@ -209,12 +225,17 @@ def _keep_tables(module: nn.ModuleList, held: int, first: int) -> None:
     module._modules = {str(number): table for number, table in enumerate(kept)}
 
 
-def _cut(module: nn.Module, count: int, held: int, first: int) -> None:
-    """Leave `held` experts of `count`, from the `first` on, and what the module knows of their number."""
+def _cut(module: nn.Module, count: int, held: int, first: int, cut: dict[nn.Parameter, nn.Parameter]) -> None:
+    """Leave `held` experts of `count`, from the `first` on, and what the module knows of their number.
+
+    What several layers share stays shared: `cut` has what is left of each parameter.
+    """
     for name, whole in list(module._parameters.items()):
-        if whole is not None:
-            part = whole.detach()[first : first + held]
-            module._parameters[name] = nn.Parameter(part, requires_grad=whole.requires_grad)
+        if whole is None:
+            continue
+        if whole not in cut:
+            cut[whole] = nn.Parameter(whole.detach()[first : first + held], requires_grad=whole.requires_grad)
+        module._parameters[name] = cut[whole]
     for name, those in _lists(module).items():
         setattr(module, name, those[first : first + held])
     for name, value in list(vars(module).items()):

@@ -24,6 +24,7 @@ from torch._guards import detect_fake_mode
 
 from mpsim.errors import MpsimError
 from mpsim.workload.collective_recorder import placed
+from mpsim.workload.exchanged import waited
 
 __all__ = ["Peers", "ring_attention"]
 
@@ -57,14 +58,14 @@ class Peers(NamedTuple):
             return tensor
         with placed(when):
             to = [(rank + 1) % self.ranks for rank in range(self.ranks)]
-            return _waited(collectives.permute_tensor(tensor.contiguous(), to, self.group))
+            return waited(collectives.permute_tensor(tensor.contiguous(), to, self.group))
 
     def gather(self, tensor: torch.Tensor, when: str) -> torch.Tensor:
         """Return what all ranks have, [ranks, ...]; alone, as many copies of this."""
         if self.group is None:
             return torch.stack([tensor] * self.ranks)
         with placed(when):
-            found = _waited(_all_gather(tensor.contiguous(), 0, self.group))
+            found = waited(_all_gather(tensor.contiguous(), 0, self.group))
         return found.view(self.ranks, *tensor.shape)
 
     def exchange(self, tensor: torch.Tensor, when: str) -> torch.Tensor:
@@ -72,12 +73,7 @@ class Peers(NamedTuple):
         if self.group is None:
             return tensor
         with placed(when):
-            return _waited(collectives.all_to_all_single(tensor.contiguous(), None, None, self.group))
-
-
-def _waited(tensor: Any) -> torch.Tensor:
-    found: torch.Tensor = tensor.wait() if isinstance(tensor, collectives.AsyncCollectiveTensor) else tensor
-    return found
+            return waited(collectives.all_to_all_single(tensor.contiguous(), None, None, self.group))
 
 
 class _Kernel(NamedTuple):

@@ -24,11 +24,11 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from mpsim.errors import MpsimError
+from mpsim.workload.become import become
 from mpsim.workload.collective_recorder import RecordedCollective
 from mpsim.workload.example import Example
 from mpsim.workload.parallel_styles import SUMMED
-from mpsim.workload.sequences import cut_sequences, sequence_lengths
+from mpsim.workload.sequences import check_length, cut_sequences, sequence_lengths
 
 __all__ = ["Regions", "exchange_sequence", "gathered_again", "regions_of", "share_sequence", "stand_in_for_peers"]
 
@@ -161,17 +161,13 @@ def share_sequence(example: Example, ranks: int, rank: int, *, target: bool) -> 
     torch.Size([2, 3, 4])
     """
     for length in sorted(sequence_lengths(example)):
-        if length % ranks:
-            raise MpsimError(
-                f"a sequence of {length} does not divide by the {ranks} tensor-parallel ranks that share it:"
-                f" {max(ranks, length // ranks * ranks)} does"
-            )
+        check_length(length, ranks, f"the {ranks} tensor-parallel ranks that share it")
 
     def part(item: torch.Tensor) -> torch.Tensor:
         return item.chunk(ranks, 1)[rank]
 
-    own = {"example": dataclasses.replace(example, inputs=(), keywords={}, target=None), "part": staticmethod(part)}
-    _become(example.model, _Fed, own)
+    without_batch = dataclasses.replace(example, inputs=(), keywords={}, target=None)
+    become(example.model, _Fed, example=without_batch, part=staticmethod(part))
     return dataclasses.replace(example, target=cut_sequences(example, part, target=True).target) if target else example
 
 
@@ -185,12 +181,6 @@ class _Fed:
         fed = dataclasses.replace(self.example, inputs=inputs, keywords=keywords)
         cut = cut_sequences(fed, self.part, target=False)
         return super().forward(*cut.inputs, **cut.keywords)  # type: ignore[misc]
-
-
-def _become(module: nn.Module, kind: type, own: dict[str, Any]) -> None:
-    """Put a class before that of a module, whose name it keeps."""
-    before = type(module)
-    module.__class__ = type(before.__name__, (kind, before), {**own, "__module__": before.__module__})
 
 
 def _is_tensor(item: Any) -> bool:
@@ -350,4 +340,4 @@ def stand_in_for_peers(model: nn.Module, regions: Regions, ranks: int) -> None:
             module = model.get_submodule(path)
             if id(module) not in done:  # a module can stand at several paths
                 done.add(id(module))
-                _become(module, kind, {"ranks": ranks})
+                become(module, kind, ranks=ranks)

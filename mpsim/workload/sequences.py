@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from mpsim.errors import MpsimError
 from mpsim.workload.example import Example
 
-__all__ = ["cut_sequences", "sequence_lengths"]
+__all__ = ["check_length", "cut_sequences", "sequence_lengths"]
 
 
 def sequence_lengths(example: Example) -> frozenset[int]:
@@ -38,6 +38,21 @@ def sequence_lengths(example: Example) -> frozenset[int]:
             " sequence] or features [batch, sequence, features], or trace no splits by cp and sequence"
         )
     return found
+
+
+def check_length(length: int, parts: int, by: str, least: int = 0) -> None:
+    """Refuse a sequence that does not divide into so many parts, and say which would that is `least` or longer.
+
+    Examples
+    --------
+    >>> check_length(10, 4, "4 ranks", least=8)
+    Traceback (most recent call last):
+    ...
+    mpsim.errors.MpsimError: a sequence of 10 does not divide by 4 ranks: 8 does
+    """
+    if length % parts:
+        near = max(parts, least, length // parts * parts)
+        raise MpsimError(f"a sequence of {length} does not divide by {by}: {near} does")
 
 
 def cut_sequences(example: Example, part: Callable[[torch.Tensor], torch.Tensor], *, target: bool) -> Example:

@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed._functional_collectives import AsyncCollectiveTensor, all_to_all_single
+from torch.distributed._functional_collectives import all_to_all_single
+
+from mpsim.workload.exchanged import waited
 
 __all__ = ["SharedTables", "holds_tables"]
 
@@ -64,9 +66,7 @@ class SharedTables(nn.ModuleList):  # type: ignore[misc]
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return [batch, tables, features] of row numbers [batch, tables, …]."""
         batch = len(rows)
-        asked = self._exchange(rows.transpose(0, 1).contiguous())
-        if isinstance(asked, AsyncCollectiveTensor):
-            asked.wait()
+        waited(self._exchange(rows.transpose(0, 1).contiguous()))  # the rows that all ask for
         own = rows[:, self.first : self.first + self.held].repeat(self.ranks, *[1] * (rows.dim() - 1))
         returned = self._exchange(super().forward(own))
         by_rank = returned.view(self.ranks, batch, self.held, -1)

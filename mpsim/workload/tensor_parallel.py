@@ -39,13 +39,16 @@ from mpsim.workload.parallel_styles import SUMMED, parallel_styles
 from mpsim.workload.partial_styles import ExpertsParallel, GatheredColwise, ReplicatedSum, RopeSum
 from mpsim.workload.ring_attention import Peers
 from mpsim.workload.sequence_parallel import (
+    Regions,
     exchange_sequence,
     gathered_again,
     regions_of,
     share_sequence,
     stand_in_for_peers,
 )
+from mpsim.workload.sequences import sequence_lengths
 from mpsim.workload.split import WHOLE, Split, check_split, split_of
+from mpsim.workload.unshared import refusing_unshared
 from mpsim.workload.vocabulary import LocalEmbedding, local_loss, sharded_loss
 
 __all__ = ["LocalShard", "RecordedCollective", "local_shard"]
@@ -148,57 +151,130 @@ def local_shard(
     if split == WHOLE:
         return LocalShard(example=example, collectives=())
     example, found = planned(example) if split.tp > 1 else (example, ())
-    styles = parallel_styles(example, split.tp) if split.tp > 1 else {}
-    mixtures = check_experts(example, split.ep) if split.ep > 1 else {}
-    check_method(context)
-    peers = Peers(split.cp, rank // split.tp % split.cp)
+    part = _part_of(example, split, rank, context)
     if split.cp > 1:
-        example = cut_context(example, context, peers)
-    regions = regions_of(example.model, styles) if split.sequence else None
+        example = cut_context(example, context, part.peers)
     with _fake_ranks(split, rank, _device(example.model)) as mesh, _fake_mode(example):
         model = _alias(example.model)
-        notes = pad_vocabulary(model, styles, split.tp)
-        experts: frozenset[str] = frozenset()
-        if mixtures:
-            at, group = rank // (split.tp * split.cp), mesh["ep"].get_group()
-            experts = share_experts(model, mixtures, split.ep, rank=at, imbalance=example.imbalance, group=group)
-        notes += without_masks(model) if split.cp > 1 else ()
+        experts, notes = _leave_own(model, part, mesh, example.imbalance)
         hooks = {module: _hooks(module) for module in model.modules()}
-        if split.tp > 1:
-            _parallelize(model, styles, mesh["tp"], sequence=split.sequence)
-        if split.tp > 1 and example.shard is not None:
-            example.shard(model, split.tp)
-        local = dataclasses.replace(example, model=model)
-        if regions is not None:
-            local = share_sequence(local, split.tp, rank % split.tp, target=not regions.headed)
-            exchange_sequence(model, regions, mesh["tp"])
-        heads = [path for path, style in styles.items() if style == "vocabulary" and _is_head(model, path)]
-        _check_loss(example, heads)
-        with _shared_attention(context, peers, mesh) if split.cp > 1 else contextlib.nullcontext():
-            collectives = _record(local, split, mesh, sharded_loss() if heads else contextlib.nullcontext(), computing)
-        if regather and regions is not None:
-            collectives += gathered_again(collectives, regions)
+        local = _joined(dataclasses.replace(example, model=model), part, mesh)
+        collectives = _record(local, part, mesh, computing)
         stay_alone(model)
         _strip(model, hooks)
-    _place(model, styles, rank % split.tp, split.tp)
-    if regions is not None:
-        stand_in_for_peers(model, regions, split.tp)
-    if split.cp > 1:
-        attending = [item.module for item in collectives if item.axis == "cp"]
-        _check_attention(model, attending)
-        share_context(model, attending, context, peers)
-    if heads and example.loss is not None:
-        tokens = model.get_submodule(heads[0]).weight.shape[0]
-        local = dataclasses.replace(local, loss=partial(local_loss, loss=example.loss, tokens=tokens))
-    said = balance(example, mixtures, split.ep)
-    summed = regions.partial if regions is not None else frozenset()
     return LocalShard(
-        example=local, collectives=collectives, partial=summed, experts=experts, notes=found + notes + said
+        example=_alone(local, part, collectives),
+        collectives=collectives + (gathered_again(collectives, part.regions) if regather and part.regions else ()),
+        partial=part.regions.partial if part.regions else frozenset(),
+        experts=experts,
+        notes=found + notes + balance(example, part.mixtures, split.ep),
     )
 
 
-def _shared_attention(method: str, peers: Peers, mesh: DeviceMesh) -> contextlib.AbstractContextManager[None]:
-    return Context(method, peers._replace(group=mesh.get_group("cp"))).shared()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """What one rank has of a model, found before anything is changed.
+
+    Attributes
+    ----------
+    split, rank
+        Which rank it is, of which.
+    context : str
+        How attention is shared by the ranks that share sequences.
+    styles : mapping of str to str
+        Of the modules that tensor-parallel ranks share.
+    heads : list of str
+        Those of them whose logits stay apart.
+    regions : Regions or None
+        Where these ranks need whole sequences, if they share those too.
+    mixtures : mapping of str to int
+        The experts of each module whose experts ranks share.
+    lengths : frozenset of int
+        Of the whole sequences that ranks share; none where they share none.
+    """
+
+    split: Split
+    rank: int
+    context: str
+    styles: Mapping[str, str]
+    heads: list[str]
+    regions: Regions | None
+    mixtures: Mapping[str, int]
+    lengths: frozenset[int]
+
+    @property
+    def tensor_rank(self) -> int:
+        return self.rank % self.split.tp
+
+    @property
+    def peers(self) -> Peers:
+        return Peers(self.split.cp, self.rank // self.split.tp % self.split.cp)
+
+    @property
+    def expert_rank(self) -> int:
+        return self.rank // (self.split.tp * self.split.cp)
+
+
+def _part_of(example: Example, split: Split, rank: int, context: str) -> _Part:
+    """Return what a rank is to have of a model, having checked that it can be shared so."""
+    styles = parallel_styles(example, split.tp) if split.tp > 1 else {}
+    mixtures = check_experts(example, split.ep) if split.ep > 1 else {}
+    check_method(context)
+    heads = [path for path, style in styles.items() if style == "vocabulary" and _is_head(example.model, path)]
+    _check_loss(example, heads)
+    return _Part(
+        split=split,
+        rank=rank,
+        context=context,
+        styles=styles,
+        heads=heads,
+        regions=regions_of(example.model, styles) if split.sequence else None,
+        mixtures=mixtures,
+        lengths=sequence_lengths(example) if split.cp > 1 or split.sequence else frozenset(),
+    )
+
+
+def _leave_own(
+    model: nn.Module, part: _Part, mesh: DeviceMesh, imbalance: float
+) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Change of a model what stays so: vocabularies, experts, masks; return the experts' parameters, and notes."""
+    notes = pad_vocabulary(model, part.styles, part.split.tp)
+    experts: frozenset[str] = frozenset()
+    if part.mixtures:
+        group = mesh["ep"].get_group()
+        experts = share_experts(
+            model, part.mixtures, part.split.ep, rank=part.expert_rank, imbalance=imbalance, group=group
+        )
+    return experts, notes + (without_masks(model, max(part.lengths)) if part.split.cp > 1 else ())
+
+
+def _joined(example: Example, part: _Part, mesh: DeviceMesh) -> Example:
+    """Let tensor-parallel ranks share the weights of an example's model, and its sequences, and exchange for it."""
+    if part.split.tp == 1:
+        return example
+    _parallelize(example.model, part.styles, mesh["tp"], sequence=part.split.sequence)
+    if example.shard is not None:
+        example.shard(example.model, part.split.tp)
+    if part.regions is not None:
+        example = share_sequence(example, part.split.tp, part.tensor_rank, target=not part.regions.headed)
+        exchange_sequence(example.model, part.regions, mesh["tp"])
+    return example
+
+
+def _alone(example: Example, part: _Part, collectives: Sequence[RecordedCollective]) -> Example:
+    """Let a rank's plain modules compute by themselves as much as they did among the others."""
+    model, split = example.model, part.split
+    _place(model, part.styles, part.tensor_rank, split.tp)
+    if part.regions is not None:
+        stand_in_for_peers(model, part.regions, split.tp)
+    if split.cp > 1:
+        attending = [item.module for item in collectives if item.axis == "cp"]
+        _check_attention(model, attending)
+        share_context(model, attending, part.context, part.peers)
+    if not part.heads or example.loss is None:
+        return example
+    tokens = model.get_submodule(part.heads[0]).weight.shape[0]
+    return dataclasses.replace(example, loss=partial(local_loss, loss=example.loss, tokens=tokens))
 
 
 def _check_attention(model: nn.Module, attending: Sequence[str]) -> None:
@@ -355,15 +431,16 @@ def _share_input(parent: str, shared: dict[tuple[str, int], tuple[Any, Any]], me
 
 def _record(
     example: Example,
-    split: Split,
+    part: _Part,
     mesh: DeviceMesh,
-    context: contextlib.AbstractContextManager[None],
     computing: Callable[[], contextlib.AbstractContextManager[Any]],
 ) -> tuple[RecordedCollective, ...]:
     """Return the collectives of one forward, loss and backward."""
+    split, loss_shared = part.split, sharded_loss() if part.heads else contextlib.nullcontext()
     recorder = CollectiveRecorder({mesh.get_group(name).group_name: name for name in mesh.mesh_dim_names or ()})
     try:
-        with context, watch_modules(example.model, recorder), recorder:
+        sequence = _shared_sequence(example.model, part, mesh, recorder)
+        with sequence, loss_shared, watch_modules(example.model, recorder), recorder:
             with computing():
                 output = example.model(*example.inputs, **example.keywords)
                 loss = (example.loss or default_loss)(output, example.target)
@@ -377,6 +454,20 @@ def _record(
             f" check that the number of heads divides by {split.tp * split.cp}, or adapt it in Example(shard=…)"
         ) from error
     return tuple(recorder.collectives)
+
+
+@contextlib.contextmanager
+def _shared_sequence(model: nn.Module, part: _Part, mesh: DeviceMesh, recorder: CollectiveRecorder) -> Iterator[None]:
+    """Within this, attention is exchanged by ranks that share sequences, and what runs on parts needs no others."""
+    if not part.lengths:
+        yield
+        return
+    group = mesh.get_group("cp") if part.split.cp > 1 else None
+    own = frozenset(length // part.split.cp for length in part.lengths)
+    context = Context(part.context, part.peers._replace(group=group), own)
+    unshared = refusing_unshared(model, part.split, part.lengths, lambda: recorder.inside, lambda: context.attending)
+    with unshared, context.shared() if part.split.cp > 1 else contextlib.nullcontext():
+        yield
 
 
 def _ranks(split: Split) -> str:

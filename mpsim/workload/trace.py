@@ -149,6 +149,8 @@ def trace(
     shared: dict[str, Any] = {"context": context, "regather": regather}
     if regather:
         _check_regathers(shards, types)
+    if imbalance is not None and not any(split.ep > 1 for split in shards):
+        raise MpsimError(f"imbalance {imbalance:g} is of ranks that share experts: trace a split such as ep=2 too")
     if analytical is not None:
         point = _analytical(source, analytical, types, depth, optimizer, **shared)
     elif isinstance(source, Source):

@@ -1,5 +1,7 @@
 """``--split``: points of a trace at which ranks share layers otherwise than by tp alone."""
 
+import json
+
 import pytest
 
 import mpsim as package
@@ -51,6 +53,8 @@ def test_sequences_are_traced_shown_and_simulated(mpsim) -> None:
     assert made.exit_code == 0, made.stderr
     assert "ranks share attention by ring" in made.stdout
     assert "one of the ranks of tp=2 cp=2 sequence" in mpsim("show", "l.json", "--split", "tp=2,cp=2,sequence").stdout
+    shown = json.loads(mpsim("show", "l.json", "--split", "tp=2,cp=2,sequence", "--json").stdout)
+    assert (shown["tp"], shown["split"]) == (2, "tp=2 cp=2 sequence")
     for plan in (("--tp", "2", "--sequence"), ("--tp", "2", "--cp", "2", "--sequence")):
         result = mpsim("simulate", "l.json", "fully_connected:4,link=1GB/s@1us", *plan, "--batch", "2")
         assert result.exit_code == 0, result.stderr
@@ -68,6 +72,7 @@ def test_sequences_are_traced_shown_and_simulated(mpsim) -> None:
         (("--split", "cp=8", "--context", "ulysses"), "4 attention heads do not divide by 8 context-parallel ranks"),
         (("--split", "cp=16"), "a sequence of 16 leaves 16 context-parallel ranks a token each: give 32 or more"),
         (("--split", "cp=2", "--regather"), "regather is of ranks that share a sequence"),
+        (("--split", "cp=2", "--imbalance", "1.5"), "imbalance 1.5 is of ranks that share experts: trace a split such"),
     ],
 )
 def test_sequences_that_cannot_be_shared_are_refused(mpsim, words, message) -> None:

@@ -265,6 +265,30 @@ def test_the_rest_that_is_refused():
         analytical("mixtral", splits=("ep=3",))
 
 
+class Beside(Scale):
+    """Experts that hold another module, which every token runs through."""
+
+    def __init__(self, experts):
+        super().__init__(experts)
+        self.shared = nn.Linear(2, 2)
+
+
+def test_weights_beside_experts_in_their_module_are_refused():
+    """Every rank has them, and they would run on the rows of the experts: once for each choice of a token."""
+    example = replace(own(), model=nn.Sequential(Own(), Beside(6)))
+    with pytest.raises(MpsimError, match=r"1 \(Beside\) holds shared.weight beside its experts"):
+        experts_of(replace(example, tensor_parallel={"1": "experts"}))
+
+
+def test_experts_that_layers_share_stay_shared():
+    example = small("mixtral")
+    first, second = (layer.mlp.experts for layer in example.model.model.layers)
+    second.down_proj = first.down_proj
+    first, second = (layer.mlp.experts for layer in local_shard(example, Split(ep=2)).example.model.model.layers)
+    assert second.down_proj is first.down_proj
+    assert second.gate_up_proj is not first.gate_up_proj
+
+
 def test_ranks_that_share_weights_have_a_part_of_each_of_their_experts():
     """Router and tokens are every rank's: each sends all of them, and the two sum outputs and gradients of tokens."""
     example = small("mixtral")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mpsim import trace
+from mpsim.errors import MpsimError
 from mpsim.workload.split import split_text
 
 torch = pytest.importorskip("torch")
@@ -26,8 +27,8 @@ SIZES = {
 }
 
 
-def model(name):
-    return getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**SIZES))
+def model(name, **more):
+    return getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**SIZES, **more))
 
 
 @pytest.mark.parametrize("name", ["Llama", "Qwen3", "Mixtral"])
@@ -84,3 +85,27 @@ def test_a_checkpoint_runs_attention_again_as_it_ran(monkeypatch):
     )
     shard.example.model(*shard.example.inputs, **shard.example.keywords).loss.backward()
     assert runs == [8, 8]
+
+
+@pytest.mark.parametrize(("window", "said"), [(4, True), (16, False)])
+def test_a_window_that_is_left_out_is_said(window, said):
+    example = Example(model=model("Mistral", sliding_window=window), inputs=(torch.randint(48, (2, 16)),))
+    notes = local_shard(example, split_text("cp=2")).notes
+    assert ("so are windows of 4 tokens: attention is costed as if of all" in notes) == said
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "split", "message"),
+    [
+        ("FalconH1", {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1}, "cp=2",
+         "model.layers.0.mamba: a convolution over 8 tokens"),
+        ("Bart", {"d_model": 32, "decoder_layers": 1, "decoder_attention_heads": 4}, "tp=2,sequence",
+         "model.decoder.layers.0.self_attn: an attention over 8 tokens"),
+        ("GptOss", {"num_local_experts": 4, "head_dim": 8}, "tp=2,sequence",
+         "model.layers.0.self_attn: an attention over 8 tokens"),
+    ],
+)  # fmt: skip
+def test_models_whose_tokens_would_read_a_part_alone_are_refused(name, more, split, message):
+    example = Example(model=model(name, **more), inputs=(torch.randint(48, (2, 16)),))
+    with pytest.raises(MpsimError, match=message):
+        local_shard(example, split_text(split))

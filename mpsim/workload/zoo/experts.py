@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from mpsim.workload.exchanged import as_autocast
+
 __all__ = ["EXPERTS"]
 
 EXPERTS = "mpsim_grouped"
@@ -18,15 +20,9 @@ autocast aside and would multiply a float32 model's experts in float32, where it
 """
 
 
-def _as_autocast(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a factor in the type in which autocast would have a linear layer multiply."""
-    kind = tensor.device.type
-    return tensor.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else tensor
-
-
 def _grouped(rows: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     """Return rows [n, in] times the weights [experts, out, in] of the expert in whose span each row lies."""
-    left, right = _as_autocast(rows), _as_autocast(weights).transpose(-2, -1)
+    left, right = as_autocast(rows), as_autocast(weights).transpose(-2, -1)
     narrow = left.dtype == torch.bfloat16  # PyTorch exports its own in bfloat16 alone, and has none in float64
     if left.dtype == torch.float64 or (torch.compiler.is_exporting() and not narrow):
         return torch.ops.transformers.grouped_mm_fallback(left, right, offs=ends)
