@@ -1,11 +1,12 @@
 """Published figures: their tables, what replays them, and what is said of rows that cannot be."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from mpsim import MpsimError, Plan, Workload, parse_topology, simulate
-from mpsim.validate.published import Outcome, validate_published
+from mpsim.validate.published import Outcome, Published, validate_published
 from mpsim.validate.published.adapters import ADAPTERS, INPUTS
 from mpsim.validate.published.decoder import Decoder, Part, Roofline, Shared, Slowed, block, embedding, head
 from mpsim.validate.published.llama import named_decoder
@@ -42,6 +43,34 @@ def test_a_table_is_read_with_its_head_and_lines(tmp_path):
     assert [(row.text("a"), row.text("b"), row.where) for row in table.rows] == [
         ("1", "x, y", "some.csv, line 5"),
         ("2", "", "some.csv, line 6"),
+    ]
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_the_first_column(tmp_path):
+    (tmp_path / "some.csv").write_bytes(b"\xef\xbb\xbfa,b\r\n1,2\r\n")
+    table = load_table(tmp_path / "some.csv")
+    assert table.columns == ("a", "b")
+    assert [(row.text("a"), row.where) for row in table.rows] == [("1", "some.csv, line 2")]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a,b,a\n1,2,3\n", "has the column 'a' twice"),
+        ('a,b\n1,"2\n3,4\n', "as CSV: unexpected end of data"),
+    ],
+)
+def test_what_could_be_read_in_two_ways_is_not_read(text, reason, tmp_path):
+    folder(tmp_path, some=text)
+    with pytest.raises(MpsimError, match=reason):
+        load_table(tmp_path / "some.csv")
+
+
+def test_no_number_is_read_of_a_row_with_a_comma_too_much(tmp_path):
+    found = alone(tmp_path, ROW.replace("15000", "15,000"), ROW)
+    assert [one.refused for one in found.outcomes] == [
+        "vocab_parallel_stage_times.csv, line 3: 13 cells in 12 columns: quote what has a comma in it",
+        "",
     ]
 
 
@@ -158,6 +187,37 @@ def test_the_row_that_calibrates_is_met_and_does_not_judge():
     assert first.predicted == pytest.approx(first.measured, rel=1e-12)
     assert not first.judges
     assert {one.calibrated_by for one in others} == {first.case}
+
+
+def held(path: Path, name: str, *rows: dict[str, str], columns: Sequence[str] = ()) -> Published:
+    """Return what is found in a file of these rows, under a name of its own."""
+    columns = columns or ADAPTERS[name].columns
+    lines = [",".join(f'"{row[column]}"' for column in columns) for row in rows]
+    return validate_published(folder(path, held="\n".join([",".join(columns), *lines]) + "\n"))
+
+
+def first_of(name: str) -> dict[str, str]:
+    return dict(load_table(COMMITTED / f"{name}.csv").rows[0].cells)
+
+
+@pytest.mark.parametrize(
+    ("name", "figure"),
+    [
+        ("megatron_seqpar2022_layer", "combined_ms"),
+        ("megatron_sc21_table1", "derived_iter_s"),
+        ("megatron_bridge_recipes", "tokens_per_s_per_gpu"),
+        ("torchgpipe_speed", "value"),
+        ("torchtitan", "tokens_per_s_per_gpu"),
+    ],
+)
+def test_the_row_that_calibrates_judges_nowhere_however_it_is_written(name, figure, tmp_path):
+    row = first_of(name)
+    same, more = (row | {figure: f" {times * float(row[figure]):.4f}"} for times in (1, 1.1))
+    again, other = held(tmp_path, name, same, more).outcomes
+    assert again.calibrates
+    assert not again.judges
+    assert other.judges
+    assert other.calibrated_by
 
 
 def test_reasons_are_counted_by_file():

@@ -118,24 +118,20 @@ def _of_2021(row: Row) -> _Run:
 
 
 @cache
-def _speed_2021(row: tuple[tuple[str, str], ...]) -> float:
-    first = Row(dict(row), "the row that calibrates")
+def _speed_2021(first: Row) -> float:
     run = _of_2021(first)
     return speed_at(lambda speed: _iteration_s(run, Slowed(_roofline(), speed)), first.number("derived_iter_s"))
 
 
 def _open_2021(table: Table, inputs: Inputs) -> Predictor:
     committed = inputs("megatron_sc21_table1", committed=True).rows[0]
-    speed = _speed_2021(tuple(committed.cells.items()))
+    speed = _speed_2021(committed)
 
     def predict(row: Row) -> Iterator[Outcome]:
-        same = row.cells == committed.cells
         predicted_s = _iteration_s(_of_2021(row), Slowed(_roofline(), speed))
-        yield Outcome(
-            case=_case_2021(row), measured=row.number("derived_iter_s"), predicted=predicted_s,
-            calibrates=f"A100's speed, {speed:.3f} of its roofline" if same else "",
-            calibrated_by="" if same else _case_2021(committed),
-        )  # fmt: skip
+        found = Outcome(case=_case_2021(row), measured=row.number("derived_iter_s"), predicted=predicted_s)
+        sets = f"A100's speed, {speed:.3f} of its roofline"
+        yield found.set_by(_case_2021(committed), sets, same=row.same(committed, MEGATRON_2021.columns))
 
     return predict
 
@@ -190,8 +186,7 @@ def _block_s(row: Row, rates: Rates) -> float:
 
 
 @cache
-def _speed_2022(row: tuple[tuple[str, str], ...]) -> float:
-    first = Row(dict(row), "the row that calibrates")
+def _speed_2022(first: Row) -> float:
     decoder, batch, sequence, tp = _block_of(first)
     part = _block(decoder, Shared(batch, sequence, tp), _roofline())
     computed_s = part.forward_s + part.inputs_s + part.weights_s
@@ -200,20 +195,17 @@ def _speed_2022(row: tuple[tuple[str, str], ...]) -> float:
 
 def _first_block(inputs: Inputs) -> tuple[Row, float]:
     row = inputs("megatron_seqpar2022_layer", committed=True).rows[0]
-    return row, _speed_2022(tuple(row.cells.items()))
+    return row, _speed_2022(row)
 
 
 def _open_block(table: Table, inputs: Inputs) -> Predictor:
     first, speed = _first_block(inputs)
 
     def predict(row: Row) -> Iterator[Outcome]:
-        same = row.cells == first.cells
-        yield Outcome(
-            case=row.text("experiment"), measured=row.number("combined_ms") / 1e3,
-            predicted=_block_s(row, Slowed(_roofline(), speed)),
-            calibrates=f"A100's speed, {speed:.3f} of its roofline" if same else "",
-            calibrated_by="" if same else first.text("experiment"),
-        )  # fmt: skip
+        predicted_s = _block_s(row, Slowed(_roofline(), speed))
+        found = Outcome(case=row.text("experiment"), measured=row.number("combined_ms") / 1e3, predicted=predicted_s)
+        sets = f"A100's speed, {speed:.3f} of its roofline"
+        yield found.set_by(first.text("experiment"), sets, same=row.same(first, MEGATRON_BLOCK.columns))
 
     return predict
 

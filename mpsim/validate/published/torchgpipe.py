@@ -134,8 +134,8 @@ def _alone(row: Row) -> bool:
 
 
 @cache
-def _speed(cells: tuple[tuple[str, str], ...]) -> float:
-    row = Row(dict(cells), "the row that calibrates")
+def _speed(row: Row) -> float:
+    """Return the speed at which a row comes to what it measured."""
     job = _Job(row, "")
     return speed_at(lambda speed: 1 / job.samples_per_s(speed), 1 / row.number("value"))
 
@@ -149,16 +149,16 @@ def _open_speed(table: Table, inputs: Inputs) -> Predictor:
         if key not in setting:
             raise MpsimError(f"no row of {key[0]}, {key[1]}, without GPipe sets the speed")
         first = setting[key]
-        speed, alone = _speed(tuple(first.cells.items())), first.number("value")
+        speed, alone = _speed(first), first.number("value")
         if not _alone(row) and row.text("checkpoint") not in _AGAIN:
             raise MpsimError(f"checkpoint {row.text('checkpoint')!r} is not known here: {', '.join(_AGAIN)} are")
         job = _Job(row, "" if _alone(row) else _AGAIN[row.text("checkpoint")])
-        yield Outcome(
+        found = Outcome(
             case=_case(row), what="speedup", unit="", measured=row.number("value") / alone,
             predicted=job.samples_per_s(speed) / alone,
-            calibrates=f"P40's speed, {speed:.3f} of its roofline" if first.cells == row.cells else "",
-            calibrated_by="" if first.cells == row.cells else _case(first),
         )  # fmt: skip
+        sets = f"P40's speed, {speed:.3f} of its roofline"
+        yield found.set_by(_case(first), sets, same=row.same(first, TORCHGPIPE_SPEED.columns))
 
     return predict
 

@@ -185,9 +185,8 @@ def _calibrating(rows: Sequence[Row]) -> dict[tuple[str, ...], Row]:
 
 
 @cache
-def _speed(cells: tuple[tuple[str, str], ...]) -> float:
+def _speed(row: Row) -> float:
     """Return the speed at which a row comes to what it measured."""
-    row = Row(dict(cells), "the row that calibrates")
     run = _run(row)
     return speed_at(lambda speed: _step_s(run, speed), _measured_s(row, run))
 
@@ -200,12 +199,10 @@ def _open(table: Table, inputs: Inputs) -> Predictor:
         if run.kind not in setting:
             raise MpsimError(f"no row sets the speed of {', '.join(run.kind)}")
         first = setting[run.kind]
-        speed, same = _speed(tuple(first.cells.items())), first.cells == row.cells
-        yield Outcome(
-            case=_case(row), measured=_measured_s(row, run), predicted=_step_s(run, speed),
-            calibrates=f"the speed of {', '.join(run.kind)}: {speed:.3f} of the roofline" if same else "",
-            calibrated_by="" if same else _case(first),
-        )  # fmt: skip
+        speed = _speed(first)
+        found = Outcome(case=_case(row), measured=_measured_s(row, run), predicted=_step_s(run, speed))
+        sets = f"the speed of {', '.join(run.kind)}: {speed:.3f} of the roofline"
+        yield found.set_by(_case(first), sets, same=row.same(first, TORCHTITAN.columns))
 
     return predict
 
