@@ -220,6 +220,63 @@ def test_the_row_that_calibrates_judges_nowhere_however_it_is_written(name, figu
     assert other.calibrated_by
 
 
+@pytest.mark.parametrize(
+    ("name", "changed", "reason"),
+    [
+        ("simumax_b200", {"cp": "2"}, "has 8 GPUs, what is read of it comes to 16"),
+        ("simumax_b200", {"heads": "96"}, "hidden 8192 on 96 heads, these on 8 of keys, do not divide"),
+        ("simumax_b200", {"real_ms": "1e-320"}, "time comes to 9.88131e-324 and"),
+        ("simumax_b200", {"real_alloc_GiB": "1e308"}, "memory comes to inf and"),
+        ("vocab_parallel_stage_times", {"n_gpus": "16"}, "has 16 GPUs, what is read of it comes to 8"),
+        ("zero_bubble_throughput", {"n_gpus": "16"}, "has 16 GPUs, what is read of it comes to 8"),
+        ("megatron_sc21_table1", {"n_gpus": "64"}, "has 64 GPUs, what is read of it comes to 32"),
+        ("megatron_seqpar2022_iteration", {"seq_parallel": "true"}, "seq_parallel is 'true', expected yes or no"),
+        ("megatron_seqpar2022_layer", {"experiment": "other"}, "'other' says neither what is recomputed nor"),
+        ("megatron_bridge_recipes", {"fsdp_group": "some"}, "fsdp_group is 'some', expected a whole number"),
+        ("megatron_bridge_recipes", {"model": "LLAMA3_8B_LoRA"}, "sizes of 'LLAMA3_8B_LoRA' are not known here"),
+        ("torchtitan", {"techniques": "compile + MXFP8"}, "'mxfp8' is not replayed here: bf16 and float8"),
+        ("torchtitan", {"techniques": "compile; ZBV"}, "'zbv' is not replayed here: bf16 and float8"),
+        ("sailor_measured", {"layers_per_stage": "0-24"}, "do not have the 26 layers of OPT-350 one after another"),
+        ("torchgpipe_memory", {"experiment": "unet-memory/other"}, "'unet-memory/other' is not known here"),
+        ("torchgpipe_memory", {"balance": "x241"}, "balance has 'x241', expected numbers of layers"),
+        ("torchgpipe_speed", {"gpu": "Tesla V100"}, "gpu is 'Tesla V100': rows of 'Tesla P40' are replayed"),
+        ("torchgpipe_speed", {"unit": "s"}, "unit is 's': rows of 'samples/s' are replayed"),
+        ("torchgpipe_speed", {"n_gpus": "8"}, "has 8 GPUs, what is read of it comes to 1"),
+    ],
+)
+def test_what_a_row_says_and_nobody_replays_is_refused(name, changed, reason, tmp_path):
+    row = first_of(name)
+    found = held(tmp_path, name, row | changed, columns=tuple(row))
+    assert [reason in one.refused for one in found.outcomes] == [True]
+
+
+def test_a_file_that_names_another_system_is_none_of_this_one(tmp_path):
+    (tmp_path / "simumax_a100_pcie.csv").write_text((COMMITTED / "simumax_b200.csv").read_text())
+    assert {one.refused for one in validate_published(tmp_path).outcomes} == {
+        "the file is of a100, by its name: rows of b200_bf16_ceperm are replayed"
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "text", "reason"),
+    [
+        ("simumax_system_efficiencies", "value", "inf", "value is 'inf', expected a number"),
+        ("simumax_system_efficiencies", "value", "none", "value is 'none', expected a number"),
+        ("neusight_op_profiles", "fwd_ms", "-1", "fwd_ms is '-1', expected a number from 0"),
+    ],
+)
+def test_nonsense_in_what_others_are_predicted_from_refuses_them(name, column, text, reason, tmp_path):
+    table = load_table(COMMITTED / f"{name}.csv")
+    rows = [{**row.cells, column: text} for row in table.rows]
+    lines = [",".join('"{}"'.format(row[key].replace('"', '""')) for key in table.columns) for row in rows]
+    judged = {"simumax_system_efficiencies": "simumax_b200", "neusight_op_profiles": "neusight_measured"}[name]
+    folder(tmp_path, **{name: "\n".join([",".join(table.columns), *lines])})
+    (tmp_path / f"{judged}.csv").write_text((COMMITTED / f"{judged}.csv").read_text())
+    found = validate_published(tmp_path).outcomes
+    assert all(one.refused for one in found)
+    assert any(reason in one.refused for one in found)
+
+
 def test_reasons_are_counted_by_file():
     rows = [refused("a", "x"), refused("b", "y"), refused("c", "x")]
     assert reasons(rows) == [("", "x", 2, "a"), ("", "y", 1, "b")]

@@ -79,9 +79,10 @@ def _run(row: Row) -> _Run:
         )
     shared = Shared(size, row.count("sequence"), tp, cp, ep, sequence_parallel=tp > 1, context="all_gather")
     tokens = batch * row.count("sequence")
+    fsdp = row.text("fsdp_group") != "0" and row.count("fsdp_group", 0) > 0
     return _Run(
         machine=_MACHINES[system], decoder=decoder, shared=shared, dp=dp, pp=pp, chunks=chunks,
-        microbatches=microbatches, fsdp=row.text("fsdp_group") not in ("", "0"), linear=_PRECISIONS[precision],
+        microbatches=microbatches, fsdp=fsdp, linear=_PRECISIONS[precision],
         kind=(system, precision), measured_s=tokens / (row.number("tokens_per_s_per_gpu") * gpus),
     )  # fmt: skip
 

@@ -105,6 +105,17 @@ class Row:
             raise MpsimError(f"{self.where}: {column} is {text!r}, expected a whole number from 1 to {_MOST:,}")
         return int(value)
 
+    def check_gpus(self, devices: int) -> None:
+        """Refuse a row whose ``n_gpus``, where there is one, is not the product of its degrees: one is misnamed.
+
+        Raises
+        ------
+        MpsimError
+            They differ.
+        """
+        if self.count("n_gpus", devices) != devices:
+            raise MpsimError(f"{self.where}: has {self.text('n_gpus')} GPUs, what is read of it comes to {devices:,}")
+
     def all_numbers(self, column: str, count: int) -> list[float]:
         """Return as many numbers, which stand in one cell with blanks between.
 

@@ -97,7 +97,11 @@ class _Job:
     """A row: the leaves of each device, the micro-batches, and what is computed again."""
 
     def __init__(self, row: Row, recompute: str) -> None:
-        balance = [int(word) for word in row.text("balance").split() if word.isdecimal()]
+        words = row.text("balance").split()
+        if wrong := [word for word in words if not word.isdecimal()]:
+            raise MpsimError(f"{row.where}: balance has {wrong[0]!r}, expected numbers of layers")
+        balance = [int(word) for word in words]
+        row.check_gpus(max(1, len(balance)))
         self.leaves = _leaves(row.text("model"), sum(balance))
         if balance and sum(balance) != len(self.leaves):
             raise MpsimError(
@@ -133,6 +137,13 @@ def _alone(row: Row) -> bool:
     return row.text("checkpoint").startswith("none")
 
 
+def _check_gpu(row: Row) -> None:
+    """Refuse a row of another device, or of another figure, where it says so."""
+    for column, wanted in (("gpu", f"Tesla {_DEVICE}"), ("unit", "samples/s")):
+        if row.text(column) not in ("", wanted):
+            raise MpsimError(f"{row.where}: {column} is {row.text(column)!r}: rows of {wanted!r} are replayed")
+
+
 @cache
 def _speed(row: Row) -> float:
     """Return the speed at which a row comes to what it measured."""
@@ -145,6 +156,7 @@ def _open_speed(table: Table, inputs: Inputs) -> Predictor:
     setting = {(row.text("model"), row.text("version")): row for row in (*table.rows, *committed) if _alone(row)}
 
     def predict(row: Row) -> Iterator[Outcome]:
+        _check_gpu(row)
         key = (row.text("model"), row.text("version"))
         if key not in setting:
             raise MpsimError(f"no row of {key[0]}, {key[1]}, without GPipe sets the speed")
@@ -167,9 +179,17 @@ def _case(row: Row) -> str:
     return f"{row.text('experiment')} ({row.text('model')})"
 
 
+def _recompute_of(experiment: str) -> str:
+    """Return what a benchmark of memory computes again, by its name."""
+    match = re.search(r"baseline$|pipeline-\d+$", experiment)
+    if match is None:
+        raise MpsimError(f"experiment {experiment!r} is not known here: NAME/baseline and NAME/pipeline-DEVICES are")
+    return "" if match[0] == "baseline" else "except-last"
+
+
 def _open_memory(table: Table, inputs: Inputs) -> Predictor:
     def predict(row: Row) -> Iterator[Outcome]:
-        job = _Job(row, "" if row.text("experiment").endswith("baseline") else "except-last")
+        job = _Job(row, _recompute_of(row.text("experiment")))
         if not row.text("memory_total_GiB"):
             raise MpsimError("has no memory in all")
         peak = sum(use.memory.peak_bytes for use in job.run(1.0).devices)
