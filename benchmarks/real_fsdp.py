@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import pickle
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from datetime import timedelta
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from torch_ranks import Steps, be_rank, timed, until
+
 import mpsim
 from mpsim.documents import write_text
-from mpsim.emulate.fabric import open_fabric
-from mpsim.emulate.links import imposed_topology, pairs_to_measure, topology_from
 from mpsim.plan.sharding import Sharding
 from mpsim.workload.layers import Cost, Gradient, Layer, Parameter, Samples, Shard, ShardCollective
 
@@ -86,20 +84,11 @@ and out of buffers take a rank some 4 % of its step was learnt there too, and is
 """
 
 
-def rank(job: Path, index: int) -> None:
-    """Be one rank: measure the links with the others, then train."""
+def steps_of(case: Case, index: int) -> Steps:
+    """Return when the steps of a rank begin and end."""
     import torch
     import torch.distributed as dist
 
-    from mpsim.emulate.probing import measure_links
-
-    case, pairs = pickle.loads(job.read_bytes())
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{job}.store", rank=index, world_size=case.dp * case.tp,
-        timeout=timedelta(seconds=60),
-    )  # fmt: skip
-    paths = measure_links(pairs)
     model = sharded(case)
     tokens = torch.zeros(TOKENS, WIDTH)
     steps = []
@@ -111,8 +100,7 @@ def rank(job: Path, index: int) -> None:
         until(begin)
         train(case, model, tokens)
         steps.append((begin, time.monotonic()))
-    Path(f"{job}.{index}").write_bytes(pickle.dumps((paths, steps[1:])))
-    dist.barrier()
+    return steps
 
 
 def alone(case: Case) -> float:
@@ -200,11 +188,6 @@ def sharded(case: Case):
     return fully_shard(model, mesh=mesh["dp"], reshard_after_forward=RESHARDED[case.reshard])
 
 
-def until(end_s: float) -> None:
-    while (left_s := end_s - time.monotonic()) > 0:
-        time.sleep(max(left_s - 5e-5, 0))
-
-
 def workload(case: Case, alone_s: float) -> mpsim.Workload:
     """Return what mpsim knows of the model, whose steps take a rank so long that is alone.
 
@@ -237,8 +220,6 @@ def _layer(name: str, rows: int, forward_s: float, backward_s: float, tp: int) -
 
 def _at(layer: Layer, tp: int) -> Layer:
     """Return a layer as it is at one size of tensor-parallel groups."""
-    from dataclasses import replace
-
     return replace(
         layer,
         shards=tuple(replace(one, tensor_parallel=tp) for one in layer.shards),
@@ -255,26 +236,9 @@ def predicted_s(case: Case, found, runtime: str, alone_s: float = 0.0) -> float:
 
 def run(case: Case, wire: str, fabric: str) -> tuple[float, float, list[float]]:
     """Return the predicted step with torch-gloo and with ideal, and the measured ones, in seconds."""
-    count, alone_s = case.dp * case.tp, alone(case)
-    topology = mpsim.parse_topology(f"switch:{count},link={wire}")
-    imposed = imposed_topology(fabric, topology)
-    ranks = range(count)
-    with tempfile.TemporaryDirectory() as folder, open_fabric(fabric, topology, ranks) as links:
-        job = Path(folder) / "job"
-        job.write_bytes(pickle.dumps((case, pairs_to_measure(imposed, ranks))))
-        processes = [
-            subprocess.Popen(
-                links.command(i, [sys.executable, __file__, "--rank", str(i), str(job)]),
-                env={**os.environ, "GLOO_SOCKET_IFNAME": links.interface(i), "OMP_NUM_THREADS": "1"},
-            )
-            for i in ranks
-        ]
-        codes = [process.wait(180) for process in processes]
-        if any(codes):
-            raise SystemExit("a rank failed: see above")
-        told = [pickle.loads(Path(f"{job}.{i}").read_bytes()) for i in ranks]
-    measured = [max(steps[k][1] for _, steps in told) - max(steps[k][0] for _, steps in told) for k in range(TRIALS)]
-    found = topology_from(told[0][0], imposed, ranks)
+    alone_s = alone(case)
+    topology = mpsim.parse_topology(f"switch:{case.dp * case.tp},link={wire}")
+    found, measured = timed(__file__, case, topology, fabric)
     gloo, ideal = (predicted_s(case, found, name, alone_s) for name in ("torch-gloo", "ideal"))
     return gloo, ideal, measured
 
@@ -290,7 +254,7 @@ def main() -> None:
     parser.add_argument("-o", type=Path, default=PAGE)
     arguments = parser.parse_args()
     if arguments.rank >= 0:
-        rank(arguments.job, arguments.rank)
+        be_rank(arguments.job, arguments.rank, steps_of)
         return
     if arguments.alone >= 0:
         print(step_alone(CASES[arguments.alone]))

@@ -11,19 +11,13 @@ them, the times and the bytes, and nothing of the run.
 from __future__ import annotations
 
 import argparse
-import os
-import pickle
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from datetime import timedelta
 from pathlib import Path
 
+from torch_ranks import Steps, be_rank, timed, until
+
 import mpsim
-from mpsim.emulate.fabric import open_fabric
-from mpsim.emulate.links import imposed_topology, pairs_to_measure, topology_from
 from mpsim.plan.schedules import rows_for
 from mpsim.plan.shape import shape_of
 
@@ -47,21 +41,14 @@ CASES = [
 ]
 
 
-def rank(job: Path, index: int) -> None:
-    """Be one rank: measure the links with the others, then run the schedule."""
+def steps_of(case, index: int) -> Steps:
+    """Return when the steps of a rank of the schedule begin and end."""
     import torch
     import torch.distributed as dist
     from torch.distributed.pipelining import PipelineStage, schedules
 
-    from mpsim.emulate.probing import measure_links
-
-    name, homes, microbatches, count, pairs = pickle.loads(job.read_bytes())
-    ranks, own = max(homes) + 1, [stage for stage, home in enumerate(homes) if home == index]
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{job}.store", rank=index, world_size=ranks, timeout=timedelta(seconds=60)
-    )
-    paths = measure_links(pairs)
+    name, homes, microbatches, count = case
+    own = [stage for stage, home in enumerate(homes) if home == index]
     seconds = FORWARD_S / len(own)
     stages = [PipelineStage(sleeping(seconds), stage, len(homes), torch.device("cpu")) for stage in own]
     kind = getattr(schedules, CLASSES[name])
@@ -76,8 +63,7 @@ def rank(job: Path, index: int) -> None:
         begin = time.monotonic()
         runner.step(*inputs, **target, return_outputs=False)
         steps.append((begin, time.monotonic()))
-    Path(f"{job}.{index}").write_bytes(pickle.dumps((paths, steps[1:])))
-    dist.barrier()
+    return steps
 
 
 def sleeping(seconds: float):
@@ -116,34 +102,12 @@ def sleeping(seconds: float):
     return Part()
 
 
-def until(end_s: float) -> None:
-    while (left_s := end_s - time.monotonic()) > 0:
-        time.sleep(max(left_s - 5e-5, 0))
-
-
 def run(case, fabric: str) -> tuple[float, float, list[float]]:
     """Return the predicted step with torch-gloo and with ideal, and the measured ones, in seconds."""
     schedule, count, microbatches, size, wire = case
     homes = shape_of(rows_for(schedule, count, microbatches)).home
     topology = mpsim.parse_topology(f"switch:{count},link={wire}")
-    imposed = imposed_topology(fabric, topology)
-    ranks = range(count)
-    with tempfile.TemporaryDirectory() as folder, open_fabric(fabric, topology, ranks) as links:
-        job = Path(folder) / "job"
-        job.write_bytes(pickle.dumps((schedule, homes, microbatches, size, pairs_to_measure(imposed, ranks))))
-        processes = [
-            subprocess.Popen(
-                links.command(i, [sys.executable, __file__, "--rank", str(i), str(job)]),
-                env={**os.environ, "GLOO_SOCKET_IFNAME": links.interface(i), "OMP_NUM_THREADS": "1"},
-            )
-            for i in ranks
-        ]
-        codes = [process.wait(180) for process in processes]
-        if any(codes):
-            raise SystemExit("a rank failed: see above")
-        told = [pickle.loads(Path(f"{job}.{i}").read_bytes()) for i in ranks]
-    measured = [max(steps[k][1] for _, steps in told) - max(steps[k][0] for _, steps in told) for k in range(TRIALS)]
-    found = topology_from(told[0][0], imposed, ranks)
+    found, measured = timed(__file__, (schedule, homes, microbatches, size), topology, fabric)
     gloo, ideal = (predicted_s(schedule, homes, microbatches, size, found, name) for name in ("torch-gloo", "ideal"))
     return gloo, ideal, measured
 
@@ -172,7 +136,7 @@ def main() -> None:
     parser.add_argument("-o", type=Path)
     arguments = parser.parse_args()
     if arguments.rank >= 0:
-        rank(arguments.job, arguments.rank)
+        be_rank(arguments.job, arguments.rank, steps_of)
         return
     rows = [
         "| schedule | ranks | message | link | measured (least to most) | torch-gloo | ideal |",

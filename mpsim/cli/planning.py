@@ -208,9 +208,10 @@ def plan_of(given: PlanOptions, workload: Workload | None, n_devices: int) -> Pl
 
 def _refuse_empty(given: PlanOptions) -> None:
     """Refuse an option whose text is empty, as an unset variable of a shell leaves it."""
-    for name, text in (("plan", given.plan), ("strategy", given.strategy), ("stages", given.stages)):
+    for name in ("plan", "strategy", "stages", "recompute", "offload", "fsdp_units", "gather_dtype", "reduce_dtype"):
+        text, option = getattr(given, name), name.replace("_", "-")
         if text is not None and not text.strip():
-            raise MpsimError(f"--{name} is {text!r}, expected a value: give one, or leave --{name} out")
+            raise MpsimError(f"--{option} is {text!r}, expected a value: give one, or leave --{option} out")
 
 
 def _sharding(given: PlanOptions, base: Plan) -> dict[str, Any]:
@@ -223,7 +224,10 @@ def _sharding(given: PlanOptions, base: Plan) -> dict[str, Any]:
             zero=zero, sequence=sharding.sequence, recompute=sharding.recompute, offload=sharding.offload
         )
     said = {name: getattr(given, option) for option, name in _SHARDING.items()}
-    sharding = replace(sharding, **{name: value for name, value in said.items() if value not in (None, False)})
+    # A flag that was not given is False; 0 is a value.
+    sharding = replace(
+        sharding, **{name: value for name, value in said.items() if value is not None and value is not False}
+    )
     return {} if sharding == base.sharding else {"sharding": sharding}
 
 

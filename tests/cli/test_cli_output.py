@@ -72,6 +72,7 @@ def test_simulate_is_what_the_library_says(mpsim) -> None:
         (("--stages", "1,3", "--microbatches", "2"), "dp=1 pp=3 tp=1 micro-batches=2 1f1b stages=1,3"),
         (("--dp", "2", "--tp", "2", "--place", "0,2,1,3"), "dp=2 pp=1 tp=2 micro-batches=1 place=0,2,1,3"),
         (("--fsdp", "--dp", "4"), "dp=4 pp=1 tp=1 micro-batches=1 zero=3"),
+        (("--fsdp", "--dp", "4", "--gather-ahead", "0"), "dp=4 pp=1 tp=1 micro-batches=1 zero=3 ahead=0"),
         (
             ("--fsdp", "--dp", "4", "--shards", "2", "--fsdp-units", "fc1,fc3", "--gather-ahead", "2", "--accumulate"),
             "dp=4 pp=1 tp=1 micro-batches=1 zero=3 shards=2 ahead=2 units=fc1,fc3 accumulated",

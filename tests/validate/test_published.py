@@ -1,11 +1,12 @@
 """Published figures: their tables, what replays them, and what is said of rows that cannot be."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from mpsim import MpsimError, Plan, Workload, parse_topology, simulate
-from mpsim.validate.published import Outcome, validate_published
+from mpsim.validate.published import Outcome, Published, validate_published
 from mpsim.validate.published.adapters import ADAPTERS, INPUTS
 from mpsim.validate.published.decoder import Decoder, Part, Roofline, Shared, Slowed, block, embedding, head
 from mpsim.validate.published.llama import named_decoder
@@ -42,6 +43,34 @@ def test_a_table_is_read_with_its_head_and_lines(tmp_path):
     assert [(row.text("a"), row.text("b"), row.where) for row in table.rows] == [
         ("1", "x, y", "some.csv, line 5"),
         ("2", "", "some.csv, line 6"),
+    ]
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_the_first_column(tmp_path):
+    (tmp_path / "some.csv").write_bytes(b"\xef\xbb\xbfa,b\r\n1,2\r\n")
+    table = load_table(tmp_path / "some.csv")
+    assert table.columns == ("a", "b")
+    assert [(row.text("a"), row.where) for row in table.rows] == [("1", "some.csv, line 2")]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a,b,a\n1,2,3\n", "has the column 'a' twice"),
+        ('a,b\n1,"2\n3,4\n', "as CSV: unexpected end of data"),
+    ],
+)
+def test_what_could_be_read_in_two_ways_is_not_read(text, reason, tmp_path):
+    folder(tmp_path, some=text)
+    with pytest.raises(MpsimError, match=reason):
+        load_table(tmp_path / "some.csv")
+
+
+def test_no_number_is_read_of_a_row_with_a_comma_too_much(tmp_path):
+    found = alone(tmp_path, ROW.replace("15000", "15,000"), ROW)
+    assert [one.refused for one in found.outcomes] == [
+        "vocab_parallel_stage_times.csv, line 3: 13 cells in 12 columns: quote what has a comma in it",
+        "",
     ]
 
 
@@ -158,6 +187,94 @@ def test_the_row_that_calibrates_is_met_and_does_not_judge():
     assert first.predicted == pytest.approx(first.measured, rel=1e-12)
     assert not first.judges
     assert {one.calibrated_by for one in others} == {first.case}
+
+
+def held(path: Path, name: str, *rows: dict[str, str], columns: Sequence[str] = ()) -> Published:
+    """Return what is found in a file of these rows, under a name of its own."""
+    columns = columns or ADAPTERS[name].columns
+    lines = [",".join(f'"{row[column]}"' for column in columns) for row in rows]
+    return validate_published(folder(path, held="\n".join([",".join(columns), *lines]) + "\n"))
+
+
+def first_of(name: str) -> dict[str, str]:
+    return dict(load_table(COMMITTED / f"{name}.csv").rows[0].cells)
+
+
+@pytest.mark.parametrize(
+    ("name", "figure"),
+    [
+        ("megatron_seqpar2022_layer", "combined_ms"),
+        ("megatron_sc21_table1", "derived_iter_s"),
+        ("megatron_bridge_recipes", "tokens_per_s_per_gpu"),
+        ("torchgpipe_speed", "value"),
+        ("torchtitan", "tokens_per_s_per_gpu"),
+    ],
+)
+def test_the_row_that_calibrates_judges_nowhere_however_it_is_written(name, figure, tmp_path):
+    row = first_of(name)
+    same, more = (row | {figure: f" {times * float(row[figure]):.4f}"} for times in (1, 1.1))
+    again, other = held(tmp_path, name, same, more).outcomes
+    assert again.calibrates
+    assert not again.judges
+    assert other.judges
+    assert other.calibrated_by
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "reason"),
+    [
+        ("simumax_b200", {"cp": "2"}, "has 8 GPUs, what is read of it comes to 16"),
+        ("simumax_b200", {"heads": "96"}, "hidden 8192 on 96 heads, these on 8 of keys, do not divide"),
+        ("simumax_b200", {"real_ms": "1e-320"}, "time comes to 9.88131e-324 and"),
+        ("simumax_b200", {"real_alloc_GiB": "1e308"}, "memory comes to inf and"),
+        ("vocab_parallel_stage_times", {"n_gpus": "16"}, "has 16 GPUs, what is read of it comes to 8"),
+        ("zero_bubble_throughput", {"n_gpus": "16"}, "has 16 GPUs, what is read of it comes to 8"),
+        ("megatron_sc21_table1", {"n_gpus": "64"}, "has 64 GPUs, what is read of it comes to 32"),
+        ("megatron_seqpar2022_iteration", {"seq_parallel": "true"}, "seq_parallel is 'true', expected yes or no"),
+        ("megatron_seqpar2022_layer", {"experiment": "other"}, "'other' says neither what is recomputed nor"),
+        ("megatron_bridge_recipes", {"fsdp_group": "some"}, "fsdp_group is 'some', expected a whole number"),
+        ("megatron_bridge_recipes", {"model": "LLAMA3_8B_LoRA"}, "sizes of 'LLAMA3_8B_LoRA' are not known here"),
+        ("torchtitan", {"techniques": "compile + MXFP8"}, "'mxfp8' is not replayed here: bf16 and float8"),
+        ("torchtitan", {"techniques": "compile; ZBV"}, "'zbv' is not replayed here: bf16 and float8"),
+        ("sailor_measured", {"layers_per_stage": "0-24"}, "do not have the 26 layers of OPT-350 one after another"),
+        ("torchgpipe_memory", {"experiment": "unet-memory/other"}, "'unet-memory/other' is not known here"),
+        ("torchgpipe_memory", {"balance": "x241"}, "balance has 'x241', expected numbers of layers"),
+        ("torchgpipe_speed", {"gpu": "Tesla V100"}, "gpu is 'Tesla V100': rows of 'Tesla P40' are replayed"),
+        ("torchgpipe_speed", {"unit": "s"}, "unit is 's': rows of 'samples/s' are replayed"),
+        ("torchgpipe_speed", {"n_gpus": "8"}, "has 8 GPUs, what is read of it comes to 1"),
+    ],
+)
+def test_what_a_row_says_and_nobody_replays_is_refused(name, changed, reason, tmp_path):
+    row = first_of(name)
+    found = held(tmp_path, name, row | changed, columns=tuple(row))
+    assert [reason in one.refused for one in found.outcomes] == [True]
+
+
+def test_a_file_that_names_another_system_is_none_of_this_one(tmp_path):
+    (tmp_path / "simumax_a100_pcie.csv").write_text((COMMITTED / "simumax_b200.csv").read_text())
+    assert {one.refused for one in validate_published(tmp_path).outcomes} == {
+        "the file is of a100, by its name: rows of b200_bf16_ceperm are replayed"
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "text", "reason"),
+    [
+        ("simumax_system_efficiencies", "value", "inf", "value is 'inf', expected a number"),
+        ("simumax_system_efficiencies", "value", "none", "value is 'none', expected a number"),
+        ("neusight_op_profiles", "fwd_ms", "-1", "fwd_ms is '-1', expected a number from 0"),
+    ],
+)
+def test_nonsense_in_what_others_are_predicted_from_refuses_them(name, column, text, reason, tmp_path):
+    table = load_table(COMMITTED / f"{name}.csv")
+    rows = [{**row.cells, column: text} for row in table.rows]
+    lines = [",".join('"{}"'.format(row[key].replace('"', '""')) for key in table.columns) for row in rows]
+    judged = {"simumax_system_efficiencies": "simumax_b200", "neusight_op_profiles": "neusight_measured"}[name]
+    folder(tmp_path, **{name: "\n".join([",".join(table.columns), *lines])})
+    (tmp_path / f"{judged}.csv").write_text((COMMITTED / f"{judged}.csv").read_text())
+    found = validate_published(tmp_path).outcomes
+    assert all(one.refused for one in found)
+    assert any(reason in one.refused for one in found)
 
 
 def test_reasons_are_counted_by_file():

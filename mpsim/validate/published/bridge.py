@@ -79,9 +79,10 @@ def _run(row: Row) -> _Run:
         )
     shared = Shared(size, row.count("sequence"), tp, cp, ep, sequence_parallel=tp > 1, context="all_gather")
     tokens = batch * row.count("sequence")
+    fsdp = row.text("fsdp_group") != "0" and row.count("fsdp_group", 0) > 0
     return _Run(
         machine=_MACHINES[system], decoder=decoder, shared=shared, dp=dp, pp=pp, chunks=chunks,
-        microbatches=microbatches, fsdp=row.text("fsdp_group") not in ("", "0"), linear=_PRECISIONS[precision],
+        microbatches=microbatches, fsdp=fsdp, linear=_PRECISIONS[precision],
         kind=(system, precision), measured_s=tokens / (row.number("tokens_per_s_per_gpu") * gpus),
     )  # fmt: skip
 
@@ -133,9 +134,8 @@ def _calibrating(rows: Sequence[Row]) -> dict[tuple[str, str], Row]:
 
 
 @cache
-def _speed(cells: tuple[tuple[str, str], ...]) -> float:
+def _speed(row: Row) -> float:
     """Return the speed at which a row comes to what it measured."""
-    row = Row(dict(cells), "the row that calibrates")
     run = _run(row)
     return speed_at(lambda speed: _step_s(run, speed), run.measured_s)
 
@@ -148,13 +148,11 @@ def _open(table: Table, inputs: Inputs) -> Predictor:
         if run.kind not in setting:
             raise MpsimError(f"no {_SETS} row of {run.kind[0]} in {run.kind[1]} sets its speed")
         first = setting[run.kind]
-        speed, same = _speed(tuple(first.cells.items())), first.cells == row.cells
+        speed = _speed(first)
         what = "time of experts" if run.decoder.experts else "time"
-        yield Outcome(
-            case=_case(row), what=what, measured=run.measured_s, predicted=_step_s(run, speed),
-            calibrates=f"the speed of {run.kind[0]} in {run.kind[1]}: {speed:.3f} of its roofline" if same else "",
-            calibrated_by="" if same else _case(first),
-        )  # fmt: skip
+        found = Outcome(case=_case(row), what=what, measured=run.measured_s, predicted=_step_s(run, speed))
+        sets = f"the speed of {run.kind[0]} in {run.kind[1]}: {speed:.3f} of its roofline"
+        yield found.set_by(_case(first), sets, same=row.same(first, BRIDGE.columns))
 
     return predict
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from mpsim.errors import MpsimError
 from mpsim.workload.device_spec import DeviceSpec
 
 __all__ = ["Decoder", "Exchanges", "Part", "Rates", "Roofline", "Shared", "Slowed", "block", "embedding", "head"]
@@ -46,6 +47,12 @@ class Decoder:
     experts: int = 0
     chosen: int = 0
     shared_ffn: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.hidden % self.heads and not self.head_size) or self.heads % self.kv_heads:
+            raise MpsimError(
+                f"hidden {self.hidden} on {self.heads} heads, these on {self.kv_heads} of keys, do not divide"
+            )
 
     @property
     def queries(self) -> int:

@@ -177,7 +177,7 @@ def speed_at(step_at: Callable[[float], float], measured_s: float) -> float:
     Raises
     ------
     MpsimError
-        No speed comes to it: what does not depend on the speed takes longer by itself.
+        No speed comes to it: what does not depend on the speed takes longer by itself, or the step jumps past it.
 
     Examples
     --------
@@ -198,6 +198,6 @@ def speed_at(step_at: Callable[[float], float], measured_s: float) -> float:
         middle = low + part * (high - low)
         found = step_at(1 / middle) - measured_s
         if abs(found) <= 1e-6 * measured_s:
-            break
+            return 1 / middle
         low, under, high, over = (middle, found, high, over) if found < 0 else (low, under, middle, found)
-    return 1 / middle
+    raise MpsimError(f"no speed was found at which the step takes the {measured_s:g} s that were measured")

@@ -9,6 +9,8 @@ from mpsim.validate.published.decoder import Decoder
 
 __all__ = ["named_decoder"]
 
+# Of a name, what says that the model is trained or built another way.
+_OTHERWISE = {"mtp", "lora", "qlora", "peft"}
 # Llama 2: arXiv 2307.09288; Llama 3 and 3.1: arXiv 2407.21783; Qwen3: arXiv 2505.09388; GPT-OSS: arXiv 2508.10925.
 _MODELS = {
     "llama2-13b": Decoder(layers=40, hidden=5120, heads=40, kv_heads=40, ffn=13_824, vocabulary=32_000),
@@ -45,6 +47,6 @@ def named_decoder(name: str) -> Decoder:
     words = re.findall(r"[a-z]+|\d+b|\d+", text)
     for known, decoder in _MODELS.items():
         wanted = re.findall(r"[a-z]+|\d+b|\d+", known)
-        if words[: len(wanted)] == wanted and words[len(wanted) :][:1] != ["mtp"]:
+        if words[: len(wanted)] == wanted and _OTHERWISE.isdisjoint(words):
             return decoder
     raise MpsimError(f"the sizes of {name!r} are not known here: {', '.join(_MODELS)} are")

@@ -96,6 +96,7 @@ def _run(row: Row, recompute: str, microbatch: int, chunks: int, *, sequence_par
         layers=layers, hidden=hidden, heads=heads, kv_heads=heads, ffn=4 * hidden, vocabulary=row.count("vocab"),
         gated=False, rotary=False,
     )  # fmt: skip
+    row.check_gpus(tp * pp * dp)
     microbatches, rest = divmod(row.count("global_batch"), microbatch * dp)
     if rest or not chunks or layers % (pp * chunks) or heads % tp:
         raise MpsimError(
@@ -118,24 +119,20 @@ def _of_2021(row: Row) -> _Run:
 
 
 @cache
-def _speed_2021(row: tuple[tuple[str, str], ...]) -> float:
-    first = Row(dict(row), "the row that calibrates")
+def _speed_2021(first: Row) -> float:
     run = _of_2021(first)
     return speed_at(lambda speed: _iteration_s(run, Slowed(_roofline(), speed)), first.number("derived_iter_s"))
 
 
 def _open_2021(table: Table, inputs: Inputs) -> Predictor:
     committed = inputs("megatron_sc21_table1", committed=True).rows[0]
-    speed = _speed_2021(tuple(committed.cells.items()))
+    speed = _speed_2021(committed)
 
     def predict(row: Row) -> Iterator[Outcome]:
-        same = row.cells == committed.cells
         predicted_s = _iteration_s(_of_2021(row), Slowed(_roofline(), speed))
-        yield Outcome(
-            case=_case_2021(row), measured=row.number("derived_iter_s"), predicted=predicted_s,
-            calibrates=f"A100's speed, {speed:.3f} of its roofline" if same else "",
-            calibrated_by="" if same else _case_2021(committed),
-        )  # fmt: skip
+        found = Outcome(case=_case_2021(row), measured=row.number("derived_iter_s"), predicted=predicted_s)
+        sets = f"A100's speed, {speed:.3f} of its roofline"
+        yield found.set_by(_case_2021(committed), sets, same=row.same(committed, MEGATRON_2021.columns))
 
     return predict
 
@@ -147,8 +144,8 @@ def _case_2021(row: Row) -> str:
 MEGATRON_2021 = Adapter(
     file="megatron_sc21_table1",
     about="Megatron-LM of 1.7 to 1,008 billion parameters on up to 3,072 A100: rooflines of its kernels, replayed.",
-    columns=("heads", "hidden", "layers", "seq", "vocab", "tp", "pp", "dp", "global_batch", "micro_batch", "recompute",
-             "derived_iter_s"),
+    columns=("heads", "hidden", "layers", "seq", "vocab", "tp", "pp", "dp", "global_batch", "micro_batch",
+             "layers_per_virtual_stage", "recompute", "derived_iter_s"),
     open=_open_2021,
     case=_case_2021,
     goals={"time": 0.04},
@@ -181,6 +178,8 @@ def _block_s(row: Row, rates: Rates) -> float:
     """Return forward and backward of a block, as a row says that it is run."""
     decoder, batch, sequence, tp = _block_of(row)
     experiment = row.text("experiment")
+    if not re.search("recompute|sequence parallelism", experiment):
+        raise MpsimError(f"{row.where}: {experiment!r} says neither what is recomputed nor of sequence parallelism")
     recompute = "full" if "full recompute" in experiment else "selective" if "selective" in experiment else "none"
     shared = Shared(batch, sequence, tp, sequence_parallel="sequence parallelism" in experiment)
     part = _block(decoder, shared, rates)
@@ -190,8 +189,7 @@ def _block_s(row: Row, rates: Rates) -> float:
 
 
 @cache
-def _speed_2022(row: tuple[tuple[str, str], ...]) -> float:
-    first = Row(dict(row), "the row that calibrates")
+def _speed_2022(first: Row) -> float:
     decoder, batch, sequence, tp = _block_of(first)
     part = _block(decoder, Shared(batch, sequence, tp), _roofline())
     computed_s = part.forward_s + part.inputs_s + part.weights_s
@@ -200,20 +198,17 @@ def _speed_2022(row: tuple[tuple[str, str], ...]) -> float:
 
 def _first_block(inputs: Inputs) -> tuple[Row, float]:
     row = inputs("megatron_seqpar2022_layer", committed=True).rows[0]
-    return row, _speed_2022(tuple(row.cells.items()))
+    return row, _speed_2022(row)
 
 
 def _open_block(table: Table, inputs: Inputs) -> Predictor:
     first, speed = _first_block(inputs)
 
     def predict(row: Row) -> Iterator[Outcome]:
-        same = row.cells == first.cells
-        yield Outcome(
-            case=row.text("experiment"), measured=row.number("combined_ms") / 1e3,
-            predicted=_block_s(row, Slowed(_roofline(), speed)),
-            calibrates=f"A100's speed, {speed:.3f} of its roofline" if same else "",
-            calibrated_by="" if same else first.text("experiment"),
-        )  # fmt: skip
+        predicted_s = _block_s(row, Slowed(_roofline(), speed))
+        found = Outcome(case=row.text("experiment"), measured=row.number("combined_ms") / 1e3, predicted=predicted_s)
+        sets = f"A100's speed, {speed:.3f} of its roofline"
+        yield found.set_by(first.text("experiment"), sets, same=row.same(first, MEGATRON_BLOCK.columns))
 
     return predict
 
@@ -225,8 +220,10 @@ def _open_2022(table: Table, inputs: Inputs) -> Predictor:
         if not row.text("iter_s"):
             raise MpsimError("has no iteration time")
         chunks = row.count("interleave_stages_m", 1)
-        sequence_parallel = row.text("seq_parallel") == "yes"
-        run = _run(row, row.text("recompute"), row.count("micro_batch"), chunks, sequence_parallel=sequence_parallel)
+        cut = row.text("seq_parallel")
+        if cut not in ("yes", "no"):
+            raise MpsimError(f"{row.where}: seq_parallel is {cut!r}, expected yes or no")
+        run = _run(row, row.text("recompute"), row.count("micro_batch"), chunks, sequence_parallel=cut == "yes")
         predicted_s = _iteration_s(run, Slowed(_roofline(), speed))
         yield Outcome(
             case=_case_2022(row), measured=row.number("iter_s"), predicted=predicted_s,
@@ -253,7 +250,7 @@ MEGATRON_2022 = Adapter(
     file="megatron_seqpar2022_iteration",
     about="Iterations of 22 to 1,000 billion parameters with sequence parallelism and selective recomputation.",
     columns=("model", "heads", "hidden", "layers", "seq", "vocab", "tp", "pp", "dp", "global_batch", "micro_batch",
-             "recompute", "seq_parallel", "iter_s"),
+             "interleave_stages_m", "recompute", "seq_parallel", "iter_s"),
     open=_open_2022,
     case=_case_2022,
     goals={"time": 0.04},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from mpsim.validate.agreement import error_fraction, rank_correlation
@@ -45,6 +45,18 @@ class Outcome:
     calibrates: str = ""
     calibrated_by: str = ""
     refused: str = ""
+
+    def set_by(self, first: str, sets: str, *, same: bool) -> Outcome:
+        """Return an outcome that the row of the case `first` set something for: if it is the `same` row, it says what.
+
+        Examples
+        --------
+        >>> Outcome(case="b", measured=1.0, predicted=1.0).set_by("a", "a speed", same=False).calibrated_by
+        'a'
+        >>> Outcome(case="a", measured=1.0, predicted=1.0).set_by("a", "a speed", same=True).judges
+        False
+        """
+        return replace(self, calibrates=sets if same else "", calibrated_by="" if same else first)
 
     @property
     def judges(self) -> bool:

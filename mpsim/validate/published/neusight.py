@@ -96,8 +96,8 @@ def _parts(rows: Sequence[Row]) -> _Profile:
     operators = [
         _Operator(
             row.text("target"),
-            max(0.0, row.real("fwd_ms") - launch_ms),
-            max(0.0, row.real("bwd_ms") - back_ms),
+            max(0.0, row.real("fwd_ms", 0) - launch_ms),
+            max(0.0, row.real("bwd_ms", 0) - back_ms),
             not _WHOLE.search(row.text("target")),
         )
         for row in rows
@@ -127,20 +127,20 @@ def _open(table: Table, inputs: Inputs) -> Predictor:
     profiles = _Profiles(inputs("neusight_op_profiles"))
 
     def predict(row: Row) -> Iterator[Outcome]:
-        parallel, device = row.text("parallel"), row.text("device")
+        device = row.text("device")
         if row.text("mode") != "train":
             raise MpsimError("is inference: operators were measured in training")
         names = ("layers", "hidden", "vocab", "seq", "global_batch")
         model = _Model(row.text("model"), *(row.count(name) for name in names))
         measured_s = row.number("e2e_ms") / 1e3
-        if parallel == _ONE_DEVICE:
+        if row.text("parallel") == _ONE_DEVICE:
             whole = profiles.at(device, model.name, model.sequence, model.batch, exact=True)
             step_s = sum(
                 sum(_seconds(part, part)) * times for part, times in zip(whole, (1, model.blocks, 1), strict=True)
             )
             yield Outcome(case=_case(row), what="one device", measured=measured_s, predicted=step_s)
             return
-        yield Outcome(case=_case(row), measured=measured_s, predicted=_split_s(profiles, device, model, parallel))
+        yield Outcome(case=_case(row), measured=measured_s, predicted=_split_s(profiles, row, model))
 
     return predict
 
@@ -150,14 +150,16 @@ def _seconds(split: _Part, whole: _Part) -> tuple[float, float]:
     return (split.forward[0] + whole.forward[1]) / 1e3, (split.backward[0] + whole.backward[1]) / 1e3
 
 
-def _split_s(profiles: _Profiles, device: str, model: _Model, parallel: str) -> float:
+def _split_s(profiles: _Profiles, row: Row, model: _Model) -> float:
     """Return the step of a model under ``dp4``, ``tp4`` or ``pp4_1``, which are so many ranks or micro-batches."""
+    parallel, device = row.text("parallel"), row.text("device")
     match = re.fullmatch(r"(dp|tp|pp)(\d+)(?:_(\d+))?", parallel)
     if match is None:
         raise MpsimError(f"split {parallel!r} is not known: dpN, tpN and ppN_MICROBATCHES are replayed")
     if device not in _NODES:
         raise MpsimError(f"how GPUs {device!r} are joined is not known: {', '.join(_NODES)} are")
     ranks, microbatches = int(match[2]), int(match[3] or 1)
+    row.check_gpus(ranks)
     dp, tp, pp = (ranks if axis == match[1] else 1 for axis in ("dp", "tp", "pp"))
     batch, rest = divmod(model.batch, dp * microbatches)
     if rest:

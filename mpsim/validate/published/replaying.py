@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -130,9 +131,18 @@ def _replayed(adapter: Adapter, table: Table, inputs: Inputs) -> Iterator[list[O
 
 def _outcomes(adapter: Adapter, row: Row, predict: Predictor) -> list[Outcome]:
     try:
-        return list(predict(row))
+        return [_finite(one, row) for one in predict(row)]
     except MpsimError as error:
         return [refused(adapter.case(row), str(error))]
+
+
+def _finite(found: Outcome, row: Row) -> Outcome:
+    """Refuse figures of which no error can be said: a number too large or too small makes one endless or nothing."""
+    figures = [one for one in (found.measured, found.predicted) if one is not None]
+    if not all(0 < one < math.inf for one in figures) or (found.judges and not math.isfinite(found.error_fraction)):
+        said = " and ".join(f"{one:g}" for one in figures)
+        raise MpsimError(f"{row.where}: {found.what} comes to {said}, which have no error to speak of")
+    return found
 
 
 def _files(outcomes: Sequence[Outcome], chosen: Sequence[tuple[Adapter, Table]]) -> Iterator[FileErrors]:

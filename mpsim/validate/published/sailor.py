@@ -165,6 +165,8 @@ def _workload(job: _Job, gpu: str, times: Mapping[int, _Times], sizes: Mapping[i
     numbers = [layer for stage in job.stages for layer in stage]
     if missing := [i for i in numbers if i not in times or i not in sizes]:
         raise MpsimError(f"{job.model} has no layer {missing[0]}: it has {len(times)}")
+    if numbers != sorted(sizes):
+        raise MpsimError(f"the stages do not have the {len(sizes)} layers of {job.model} one after another")
     firsts = {stage[0] for stage in job.stages[1:]}
     lasts = {stage[-1] for stage in job.stages[:-1]}
     layers = [

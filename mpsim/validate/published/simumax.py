@@ -38,19 +38,31 @@ _GRADIENT_BYTES, _SCALING_BYTES, _UPDATE_BYTES = 8, 8, 46
 class _Measured:
     """Kernels and collectives as measured: FLOP/s by shape, bytes/s, and what a collective takes."""
 
-    values: Mapping[str, float]
+    rows: Mapping[str, Row]
     width: int = 2
 
-    def _of(self, path: str) -> float:
-        if path not in self.values:
+    def _row(self, path: str) -> Row:
+        if path not in self.rows:
             raise MpsimError(f"no {path} was measured of {_SYSTEM}")
-        return self.values[path]
+        return self.rows[path]
+
+    def _of(self, path: str) -> float:
+        """Return a rate, a part of one, or a scale: more than 0."""
+        return self._row(path).number("value")
+
+    def _delay_s(self, path: str) -> float:
+        """Return a latency, which stands there in microseconds."""
+        return self._row(path).real("value", 0) * 1e-6
+
+    def _offset(self, path: str) -> float:
+        return self._row(path).real("value")
 
     def _rate(self, kind: str, shape: str) -> float:
         """Return FLOP/s of a kind of kernel at a shape; of a shape that was not measured, its mean."""
         base = f"accelerator/op/{kind}"
-        default = self._of(f"{base}/efficient_factor")
-        return 1e12 * self._of(f"{base}/tflops") * self.values.get(f"{base}/accurate_efficient_factor/{shape}", default)
+        measured = f"{base}/accurate_efficient_factor/{shape}"
+        efficiency = self._of(measured if measured in self.rows else f"{base}/efficient_factor")
+        return 1e12 * self._of(f"{base}/tflops") * efficiency
 
     def product(self, rows: float, inner: float, columns: float, role: str = "forward", count: float = 1) -> float:
         """Return seconds of products of these shapes."""
@@ -79,7 +91,7 @@ class _Measured:
         """Return seconds of a kernel that moves memory; the loss has a bandwidth of its own."""
         path = "accelerator/bandwidth/" + ("ce_fusion" if kind == "loss" else "default")
         rate = self._of(f"{path}/gbps") * _GIB * self._of(f"{path}/efficient_factor")
-        return moved / rate + self._of(f"{path}/latency_us") * 1e-6
+        return moved / rate + self._delay_s(f"{path}/latency_us")
 
     def exchanges(self, shared: Shared) -> Exchanges:
         """Return what collectives between ranks of the node take, as fitted."""
@@ -94,31 +106,29 @@ class _Measured:
         """Return what a collective over so many ranks takes."""
         path = f"networks/high_intra_node/op/{ {'all_to_all': 'all2all'}.get(kind, kind) }"
         rate = self._of("networks/high_intra_node/bandwidth/gbps") * _GIB * self._of(f"{path}/efficient_factor")
-        scale, offset = self._of(f"{path}/scale"), self._of(f"{path}/offset")
+        scale, offset = self._of(f"{path}/scale"), self._offset(f"{path}/offset")
         moved = bytes_ * scale * (1 + offset / ranks)
         return moved / rate + self._latency_s(path, ranks)
 
     def _latency_s(self, path: str, ranks: int) -> float:
         """Return the latency of a collective: one a step, and one in all."""
-        steps = self._of(f"{path}/scale") * (ranks + self._of(f"{path}/offset"))
-        fixed = self.values.get(f"{path}/fixed_latency_us", 0.0)
-        fixed = self.values.get(f"{path}/fixed_latency_us_by_comm_num/{ranks}", fixed)
-        return (self._of(f"{path}/latency_us") * steps + fixed) * 1e-6
+        steps = self._of(f"{path}/scale") * (ranks + self._offset(f"{path}/offset"))
+        paths = (f"{path}/fixed_latency_us_by_comm_num/{ranks}", f"{path}/fixed_latency_us")
+        fixed = next((self._delay_s(one) for one in paths if one in self.rows), 0.0)
+        return self._delay_s(f"{path}/latency_us") * steps + fixed
 
     def node(self, devices: int) -> Topology:
         """Return the node: messages as they were measured between two, what replicas reduce and gather as fitted."""
         path = "networks/high_intra_node/op/"
         rate = self._of("networks/high_intra_node/bandwidth/gbps") * _GIB
-        wire = Wire(
-            rate * self._of(f"{path}p2p/efficient_factor"), self._of(f"{path}p2p/latency_us") * 1e-6, _LINK, True
-        )
+        wire = Wire(rate * self._of(f"{path}p2p/efficient_factor"), self._delay_s(f"{path}p2p/latency_us"), _LINK, True)
         costs = tuple(
             CollectiveCost(
                 link=_LINK, kind=kind, algorithm="ring", most_ranks=8, source="simumax_system_efficiencies.csv",
                 regimes=(
                     Regime(
-                        least_bytes=1, most_bytes=2.0**50, launch_s=self._of(f"{path}{kind}/fixed_latency_us") * 1e-6,
-                        step_s=self._of(f"{path}{kind}/latency_us") * 1e-6,
+                        least_bytes=1, most_bytes=2.0**50, launch_s=self._delay_s(f"{path}{kind}/fixed_latency_us"),
+                        step_s=self._delay_s(f"{path}{kind}/latency_us"),
                         bandwidth_bytes_per_s=rate * self._of(f"{path}{kind}/efficient_factor"),
                     ),
                 ),
@@ -143,14 +153,11 @@ def _plain(rows: float, inner: float, columns: float, shape: str) -> str:
 
 
 def _open(table: Table, inputs: Inputs) -> Predictor:
-    values = {}
-    for row in inputs("simumax_system_efficiencies").rows:
-        if row.text("system") == _SYSTEM:
-            try:
-                values[row.text("path")] = float(row.text("value"))
-            except ValueError:
-                continue
-    rates = _Measured(values)
+    measured = inputs("simumax_system_efficiencies").rows
+    others = {row.text("system").partition("_")[0] for row in measured if row.text("system") != _SYSTEM}
+    if named := [other for other in others if other and other in table.name.lower()]:
+        raise MpsimError(f"the file is of {named[0]}, by its name: rows of {_SYSTEM} are replayed")
+    rates = _Measured({row.text("path"): row for row in measured if row.text("system") == _SYSTEM})
 
     def predict(row: Row) -> Iterator[Outcome]:
         if row.count("ep", 1) > 1:
@@ -171,6 +178,7 @@ def _step(row: Row, rates: _Measured) -> tuple[float, float]:
     layers, hidden, heads, kv_heads, ffn, vocabulary = map(row.count, names)
     decoder = Decoder(layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, ffn=ffn, vocabulary=vocabulary)
     tp, cp, pp, dp, chunks = row.count("tp"), row.count("cp", 1), row.count("pp"), row.count("dp"), row.count("vp", 1)
+    row.check_gpus(tp * cp * pp * dp)
     if decoder.layers % (pp * chunks) or decoder.heads % (tp * cp):
         raise MpsimError(
             f"{row.where}: layers or heads do not divide over pp {pp} × {chunks} chunks, tp {tp} × cp {cp}"
@@ -200,8 +208,8 @@ def _step(row: Row, rates: _Measured) -> tuple[float, float]:
 SIMUMAX = Adapter(
     file="simumax_b200",
     about="Llama shapes on 8 B200 by tp, pp, cp and dp, at the measured efficiency of each product and collective.",
-    columns=("case", "layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "seq", "tp", "pp", "dp", "micro_batch",
-             "n_microbatches", "real_ms"),
+    columns=("case", "layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "seq", "tp", "cp", "ep", "pp", "dp",
+             "micro_batch", "n_microbatches", "vp", "real_ms"),
     open=_open,
     case=lambda row: row.text("case"),
     goals={"time": 0.05, "memory": 0.03},

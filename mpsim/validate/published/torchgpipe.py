@@ -97,7 +97,11 @@ class _Job:
     """A row: the leaves of each device, the micro-batches, and what is computed again."""
 
     def __init__(self, row: Row, recompute: str) -> None:
-        balance = [int(word) for word in row.text("balance").split() if word.isdecimal()]
+        words = row.text("balance").split()
+        if wrong := [word for word in words if not word.isdecimal()]:
+            raise MpsimError(f"{row.where}: balance has {wrong[0]!r}, expected numbers of layers")
+        balance = [int(word) for word in words]
+        row.check_gpus(max(1, len(balance)))
         self.leaves = _leaves(row.text("model"), sum(balance))
         if balance and sum(balance) != len(self.leaves):
             raise MpsimError(
@@ -133,9 +137,16 @@ def _alone(row: Row) -> bool:
     return row.text("checkpoint").startswith("none")
 
 
+def _check_gpu(row: Row) -> None:
+    """Refuse a row of another device, or of another figure, where it says so."""
+    for column, wanted in (("gpu", f"Tesla {_DEVICE}"), ("unit", "samples/s")):
+        if row.text(column) not in ("", wanted):
+            raise MpsimError(f"{row.where}: {column} is {row.text(column)!r}: rows of {wanted!r} are replayed")
+
+
 @cache
-def _speed(cells: tuple[tuple[str, str], ...]) -> float:
-    row = Row(dict(cells), "the row that calibrates")
+def _speed(row: Row) -> float:
+    """Return the speed at which a row comes to what it measured."""
     job = _Job(row, "")
     return speed_at(lambda speed: 1 / job.samples_per_s(speed), 1 / row.number("value"))
 
@@ -145,20 +156,21 @@ def _open_speed(table: Table, inputs: Inputs) -> Predictor:
     setting = {(row.text("model"), row.text("version")): row for row in (*table.rows, *committed) if _alone(row)}
 
     def predict(row: Row) -> Iterator[Outcome]:
+        _check_gpu(row)
         key = (row.text("model"), row.text("version"))
         if key not in setting:
             raise MpsimError(f"no row of {key[0]}, {key[1]}, without GPipe sets the speed")
         first = setting[key]
-        speed, alone = _speed(tuple(first.cells.items())), first.number("value")
+        speed, alone = _speed(first), first.number("value")
         if not _alone(row) and row.text("checkpoint") not in _AGAIN:
             raise MpsimError(f"checkpoint {row.text('checkpoint')!r} is not known here: {', '.join(_AGAIN)} are")
         job = _Job(row, "" if _alone(row) else _AGAIN[row.text("checkpoint")])
-        yield Outcome(
+        found = Outcome(
             case=_case(row), what="speedup", unit="", measured=row.number("value") / alone,
             predicted=job.samples_per_s(speed) / alone,
-            calibrates=f"P40's speed, {speed:.3f} of its roofline" if first.cells == row.cells else "",
-            calibrated_by="" if first.cells == row.cells else _case(first),
         )  # fmt: skip
+        sets = f"P40's speed, {speed:.3f} of its roofline"
+        yield found.set_by(_case(first), sets, same=row.same(first, TORCHGPIPE_SPEED.columns))
 
     return predict
 
@@ -167,9 +179,17 @@ def _case(row: Row) -> str:
     return f"{row.text('experiment')} ({row.text('model')})"
 
 
+def _recompute_of(experiment: str) -> str:
+    """Return what a benchmark of memory computes again, by its name."""
+    match = re.search(r"baseline$|pipeline-\d+$", experiment)
+    if match is None:
+        raise MpsimError(f"experiment {experiment!r} is not known here: NAME/baseline and NAME/pipeline-DEVICES are")
+    return "" if match[0] == "baseline" else "except-last"
+
+
 def _open_memory(table: Table, inputs: Inputs) -> Predictor:
     def predict(row: Row) -> Iterator[Outcome]:
-        job = _Job(row, "" if row.text("experiment").endswith("baseline") else "except-last")
+        job = _Job(row, _recompute_of(row.text("experiment")))
         if not row.text("memory_total_GiB"):
             raise MpsimError("has no memory in all")
         peak = sum(use.memory.peak_bytes for use in job.run(1.0).devices)

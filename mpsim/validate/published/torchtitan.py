@@ -33,6 +33,8 @@ _MACHINES = {
 _UPDATE_BYTES = 28
 # Uncompiled, a norm goes over float32 copies in kernels of their own (28 bytes an element for 4), positions are turned
 # in complex float32 (22 for 4), and an activation is written before it is multiplied (10 for 6).
+# Types and schedules that techniques may name and that are not replayed.
+_OTHERS = re.compile(r"\b(?:mx\w+|\w*fp4|fp8|fp16|int8)\b|zero.?bubble|\bzbv?\b|dualpipe|gpipe")
 _EAGER = {"norm": 7.0, "turn": 5.5, "activation": 10 / 6}
 
 
@@ -69,6 +71,8 @@ def _run(row: Row) -> _Run:
     if fsdp * tp * pp * cp != row.count("n_gpus"):
         raise MpsimError(f"{row.where}: {row.text('parallelism')!r} does not come to {row.text('n_gpus')} GPUs")
     techniques = row.text("techniques").lower()
+    if other := _OTHERS.search(techniques):
+        raise MpsimError(f"{other[0]!r} is not replayed here: bf16 and float8 under 1F1B, interleaved or not, are")
     gpu = next((name for name in _MACHINES if row.text("hardware").startswith(name)), None)
     if gpu is None:
         raise MpsimError(f"GPU {row.text('hardware')!r} is not known here: {', '.join(_MACHINES)} are")
@@ -185,9 +189,8 @@ def _calibrating(rows: Sequence[Row]) -> dict[tuple[str, ...], Row]:
 
 
 @cache
-def _speed(cells: tuple[tuple[str, str], ...]) -> float:
+def _speed(row: Row) -> float:
     """Return the speed at which a row comes to what it measured."""
-    row = Row(dict(cells), "the row that calibrates")
     run = _run(row)
     return speed_at(lambda speed: _step_s(run, speed), _measured_s(row, run))
 
@@ -200,12 +203,10 @@ def _open(table: Table, inputs: Inputs) -> Predictor:
         if run.kind not in setting:
             raise MpsimError(f"no row sets the speed of {', '.join(run.kind)}")
         first = setting[run.kind]
-        speed, same = _speed(tuple(first.cells.items())), first.cells == row.cells
-        yield Outcome(
-            case=_case(row), measured=_measured_s(row, run), predicted=_step_s(run, speed),
-            calibrates=f"the speed of {', '.join(run.kind)}: {speed:.3f} of the roofline" if same else "",
-            calibrated_by="" if same else _case(first),
-        )  # fmt: skip
+        speed = _speed(first)
+        found = Outcome(case=_case(row), measured=_measured_s(row, run), predicted=_step_s(run, speed))
+        sets = f"the speed of {', '.join(run.kind)}: {speed:.3f} of the roofline"
+        yield found.set_by(_case(first), sets, same=row.same(first, TORCHTITAN.columns))
 
     return predict
 

@@ -40,6 +40,7 @@ def _predict(row: Row) -> Iterator[Outcome]:
     stages, microbatches = row.count("pp"), row.count("n_microbatches")
     if row.count("tp", 1) > 1 or row.count("dp", 1) > 1:
         raise MpsimError(f"{row.where}: tp or dp is more than 1: times of whole stages are replayed by pipelines alone")
+    row.check_gpus(stages)
     forward_us = row.all_numbers("fwd_us_per_stage", stages)
     backward_us = row.all_numbers("bwd_us_per_stage", stages)
     layers = [

@@ -86,6 +86,7 @@ def _open(table: Table, inputs: Inputs) -> Predictor:
             raise unknown("schedule", name, _SCHEDULES)
         microbatches, batch = row.count("n_microbatches"), row.count("micro_batch")
         profile = _nearest(profiles, row)
+        row.check_gpus(profile.ranks)
         measured_s = microbatches * batch / (row.number("samples_per_gpu_s") * row.count("n_gpus"))
         yield Outcome(case=_case(row), measured=measured_s, predicted=_step_s(name, profile, microbatches))
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from mpsim.workload.example import Example
 from mpsim.workload.zoo.attention import ATTENTION, construct, heads_of, language_model, logits_of
 
-__all__ = ["LLAMA_STYLES", "gpt2", "llama"]
+__all__ = ["LLAMA_STYLES", "decoder", "gpt2", "llama"]
 
 
 def _linear(convolution: Conv1D) -> nn.Linear:
@@ -93,20 +96,8 @@ LLAMA_STYLES = {
 }
 
 
-def llama(
-    batch: int,
-    *,
-    size: str,
-    n_layer: int,
-    hidden: int,
-    n_head: int,
-    n_kv_head: int,
-    ffn: int,
-    vocab: int,
-    tied: bool,
-    seq: int,
-) -> Example:
-    """Return Llama as a language model; `size` only names the preset that the other sizes came from.
+def llama(batch: int, *, size: str, ffn: int, tied: bool, **sizes: int) -> Example:
+    """Return Llama as a language model; `size` only names the preset that the others came from, which are `decoder`'s.
 
     Examples
     --------
@@ -116,18 +107,44 @@ def llama(
     >>> example.model(*example.inputs).shape
     torch.Size([2, 4, 11])
     """
-    config = LlamaConfig(
+    return decoder(
+        batch, LlamaForCausalLM, LlamaConfig, LLAMA_STYLES, intermediate_size=ffn, tie_word_embeddings=tied, **sizes
+    )
+
+
+def decoder(
+    batch: int,
+    kind: type[PreTrainedModel],
+    configuration: Callable[..., PreTrainedConfig],
+    styles: Mapping[str, str],
+    *,
+    n_layer: int,
+    hidden: int,
+    n_head: int,
+    n_kv_head: int,
+    vocab: int,
+    seq: int,
+    **others: Any,
+) -> Example:
+    """Return a decoder of transformers as a language model; `others` are called as its configuration calls them.
+
+    Examples
+    --------
+    >>> sizes = {"n_layer": 1, "hidden": 8, "n_head": 2, "n_kv_head": 1, "vocab": 11, "seq": 4}
+    >>> example = decoder(2, LlamaForCausalLM, LlamaConfig, LLAMA_STYLES, intermediate_size=16, **sizes)
+    >>> example.model(*example.inputs).shape
+    torch.Size([2, 4, 11])
+    """
+    config = configuration(
         num_hidden_layers=n_layer,
         hidden_size=hidden,
         num_attention_heads=n_head,
         num_key_value_heads=n_kv_head,
-        intermediate_size=ffn,
         vocab_size=vocab,
-        tie_word_embeddings=tied,
         max_position_embeddings=seq,
         use_cache=False,
         attn_implementation=ATTENTION,
+        **others,
     )
-    model = construct(logits_of(LlamaForCausalLM), config)
-    heads = heads_of(n_head, n_kv_head)
-    return language_model(model, batch, vocab=vocab, seq=seq, tensor_parallel=LLAMA_STYLES, shared=heads)
+    model, heads = construct(logits_of(kind), config), heads_of(n_head, n_kv_head)
+    return language_model(model, batch, vocab=vocab, seq=seq, tensor_parallel=styles, shared=heads)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from transformers import (
     DeepseekV3Config,
     DeepseekV3ForCausalLM,
@@ -13,8 +15,7 @@ from transformers import (
 
 from mpsim.errors import MpsimError
 from mpsim.workload.example import Example
-from mpsim.workload.zoo.attention import ATTENTION, construct, heads_of, language_model, logits_of
-from mpsim.workload.zoo.decoders import LLAMA_STYLES
+from mpsim.workload.zoo.decoders import LLAMA_STYLES, decoder
 from mpsim.workload.zoo.experts import EXPERTS
 from mpsim.workload.zoo.qwen import QWEN3_NORMS
 
@@ -45,21 +46,8 @@ _DEEPSEEK_STYLES = {
 }
 
 
-def mixtral(
-    batch: int,
-    *,
-    size: str,
-    n_layer: int,
-    hidden: int,
-    n_head: int,
-    n_kv_head: int,
-    ffn: int,
-    n_expert: int,
-    top_k: int,
-    vocab: int,
-    seq: int,
-) -> Example:
-    """Return Mixtral as a language model; `size` only names the preset that the other sizes came from.
+def mixtral(batch: int, *, size: str, ffn: int, n_expert: int, top_k: int, **sizes: int) -> Example:
+    """Return Mixtral as a language model; `sizes` as Llama's.
 
     Examples
     --------
@@ -69,41 +57,14 @@ def mixtral(
     torch.Size([2, 4, 11])
     """
     _check_experts("mixtral", n_expert, top_k)
-    config = MixtralConfig(
-        num_hidden_layers=n_layer,
-        hidden_size=hidden,
-        num_attention_heads=n_head,
-        num_key_value_heads=n_kv_head,
-        intermediate_size=ffn,
-        num_local_experts=n_expert,
-        num_experts_per_tok=top_k,
-        vocab_size=vocab,
-        max_position_embeddings=seq,
-        use_cache=False,
-        attn_implementation=ATTENTION,
-        experts_implementation=EXPERTS,
-    )
-    model = construct(logits_of(MixtralForCausalLM), config)
-    shared = heads_of(n_head, n_kv_head)
-    return language_model(model, batch, vocab=vocab, seq=seq, tensor_parallel=_MIXTRAL_STYLES, shared=shared)
+    return decoder(
+        batch, MixtralForCausalLM, MixtralConfig, _MIXTRAL_STYLES, intermediate_size=ffn, num_local_experts=n_expert,
+        num_experts_per_tok=top_k, experts_implementation=EXPERTS, **sizes,
+    )  # fmt: skip
 
 
-def qwen_mixture(
-    batch: int,
-    *,
-    size: str,
-    n_layer: int,
-    hidden: int,
-    n_head: int,
-    n_kv_head: int,
-    head_dim: int,
-    ffn: int,
-    n_expert: int,
-    top_k: int,
-    vocab: int,
-    seq: int,
-) -> Example:
-    """Return a mixture of Qwen3 as a language model, `ffn` wide in each expert.
+def qwen_mixture(batch: int, *, size: str, head_dim: int, ffn: int, n_expert: int, top_k: int, **sizes: int) -> Example:
+    """Return a mixture of Qwen3 as a language model, `ffn` wide in each expert; `sizes` as Llama's.
 
     Examples
     --------
@@ -113,25 +74,11 @@ def qwen_mixture(
     torch.Size([2, 4, 11])
     """
     _check_experts("qwen3-moe", n_expert, top_k)
-    config = Qwen3MoeConfig(
-        num_hidden_layers=n_layer,
-        hidden_size=hidden,
-        num_attention_heads=n_head,
-        num_key_value_heads=n_kv_head,
-        head_dim=head_dim,
-        moe_intermediate_size=ffn,
-        num_experts=n_expert,
-        num_experts_per_tok=top_k,
-        norm_topk_prob=True,
-        vocab_size=vocab,
-        max_position_embeddings=seq,
-        use_cache=False,
-        attn_implementation=ATTENTION,
-        experts_implementation=EXPERTS,
-    )
-    model = construct(logits_of(Qwen3MoeForCausalLM), config)
-    shared, styles = heads_of(n_head, n_kv_head), {**_MIXTRAL_STYLES, **QWEN3_NORMS}
-    return language_model(model, batch, vocab=vocab, seq=seq, tensor_parallel=styles, shared=shared)
+    return decoder(
+        batch, Qwen3MoeForCausalLM, Qwen3MoeConfig, {**_MIXTRAL_STYLES, **QWEN3_NORMS}, head_dim=head_dim,
+        moe_intermediate_size=ffn, num_experts=n_expert, num_experts_per_tok=top_k, norm_topk_prob=True,
+        experts_implementation=EXPERTS, **sizes,
+    )  # fmt: skip
 
 
 def deepseek(
@@ -140,7 +87,6 @@ def deepseek(
     size: str,
     n_layer: int,
     n_dense_layer: int,
-    hidden: int,
     n_head: int,
     query_rank: int,
     key_value_rank: int,
@@ -154,8 +100,7 @@ def deepseek(
     top_k: int,
     n_group: int,
     top_group: int,
-    vocab: int,
-    seq: int,
+    **sizes: int,
 ) -> Example:
     """Return DeepSeek-V3 as a language model, without its module for the token after the next.
 
@@ -174,35 +119,16 @@ def deepseek(
     """
     _check_experts("deepseek", n_expert, top_k)
     _check_groups(n_expert, n_group, top_group, top_k)
-    config = DeepseekV3Config(
-        num_hidden_layers=n_layer,
-        first_k_dense_replace=n_dense_layer,
-        hidden_size=hidden,
-        num_attention_heads=n_head,
-        num_key_value_heads=n_head,
-        q_lora_rank=query_rank,
-        kv_lora_rank=key_value_rank,
-        qk_rope_head_dim=rope_dim,
-        qk_nope_head_dim=plain_dim,
-        v_head_dim=value_dim,
-        intermediate_size=ffn,
-        moe_intermediate_size=expert_ffn,
-        n_routed_experts=n_expert,
-        n_shared_experts=n_shared_expert,
-        num_experts_per_tok=top_k,
-        n_group=n_group,
-        topk_group=top_group,
-        vocab_size=vocab,
-        max_position_embeddings=seq,
-        use_cache=False,
-        attn_implementation=ATTENTION,
-        experts_implementation=EXPERTS,
-    )
-    model = construct(logits_of(DeepseekV3ForCausalLM), config)
     mixed = n_layer > n_dense_layer
     styles = {path: style for path, style in _DEEPSEEK_STYLES.items() if mixed or path not in _EXPERTS}
-    shared = {"attention heads": n_head}
-    return language_model(model, batch, vocab=vocab, seq=seq, tensor_parallel=styles, shared=shared)
+    made = decoder(
+        batch, DeepseekV3ForCausalLM, DeepseekV3Config, styles, n_layer=n_layer, n_head=n_head, n_kv_head=n_head,
+        first_k_dense_replace=n_dense_layer, q_lora_rank=query_rank, kv_lora_rank=key_value_rank,
+        qk_rope_head_dim=rope_dim, qk_nope_head_dim=plain_dim, v_head_dim=value_dim, intermediate_size=ffn,
+        moe_intermediate_size=expert_ffn, n_routed_experts=n_expert, n_shared_experts=n_shared_expert,
+        num_experts_per_tok=top_k, n_group=n_group, topk_group=top_group, experts_implementation=EXPERTS, **sizes,
+    )  # fmt: skip
+    return replace(made, shared={"attention heads": n_head})  # Keys and values are made of what no head has alone.
 
 
 def _check_groups(experts: int, groups: int, top_groups: int, top_k: int) -> None:
