@@ -15,7 +15,7 @@ from mpsim.plan.model import LAUNCHES, Plan, check_size, load_plan
 from mpsim.plan.runtimes import RUNTIMES
 from mpsim.plan.schedule_file import GivenRows, given_schedule
 from mpsim.plan.schedules import SCHEDULES, stages_a_rank
-from mpsim.plan.sharding import RESHARDED, Sharding
+from mpsim.plan.sharding import RESHARDED
 from mpsim.workload.model import Workload
 
 __all__ = ["PlanOptions", "host_speed_option", "plan_of", "plan_options"]
@@ -217,11 +217,7 @@ def _sharding(given: PlanOptions, base: Plan) -> dict[str, Any]:
     if given.fsdp and given.zero not in (None, 3):
         raise MpsimError(f"--fsdp is --zero 3, --zero {given.zero} was given too: leave one out")
     zero = 3 if given.fsdp else given.zero
-    sharding = base.sharding
-    if zero not in (None, sharding.zero):
-        sharding = Sharding(
-            zero=zero, sequence=sharding.sequence, recompute=sharding.recompute, offload=sharding.offload
-        )
+    sharding = base.sharding if zero is None else base.sharding.at(zero)
     said = {name: getattr(given, option) for option, name in _SHARDING.items()}
     sharding = replace(sharding, **{name: value for name, value in said.items() if value not in (None, False)})
     return {} if sharding == base.sharding else {"sharding": sharding}

@@ -62,7 +62,7 @@ def test_fields_are_the_options_that_are_no_parameters(name):
 
 def planned(**said):
     nothing = {field.name: None for field in fields(PlanOptions)}
-    return plan_of(PlanOptions(**nothing | {"fsdp": False, "sequence": False, "accumulate": False} | said), None, 4)
+    return plan_of(PlanOptions(**nothing | {"fsdp": False, "sequence": False, "accumulate": False} | said), None, 8)
 
 
 def test_what_runs_again_and_what_is_offloaded_reach_the_plan(tmp_path):
@@ -73,3 +73,13 @@ def test_what_runs_again_and_what_is_offloaded_reach_the_plan(tmp_path):
     file = str(tmp_path / "plan.json")
     assert planned(plan=file, zero=3).sharding == Sharding(zero=3, recompute="full", offload="0")
     assert planned(plan=file, recompute="none").sharding == Sharding(offload="0")
+
+
+def test_another_stage_of_zero_keeps_what_it_has_a_use_for(tmp_path):
+    whole = Sharding(zero=3, shards=2, gather_dtype="bfloat16", accumulate=True, units="layers", sequence=True)
+    save_plan(tmp_path / "plan.json", Plan(dp=4, tp=2, sharding=whole))
+    kept = {"shards": 2, "gather_dtype": "bfloat16", "sequence": True}
+    for zero, left in ((3, whole), (2, Sharding(zero=2, accumulate=True, **kept)), (1, Sharding(zero=1, **kept)),
+                       (0, Sharding(sequence=True))):  # fmt: skip
+        found = planned(plan=str(tmp_path / "plan.json"), zero=zero)
+        assert found.sharding == left

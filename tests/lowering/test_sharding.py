@@ -255,6 +255,9 @@ def test_what_cannot_be():
         Sharding(zero=4)
     with pytest.raises(MpsimError, match=r"^zero is 1: nothing is gathered"):
         Sharding(zero=1, gather_ahead=2)
+    for zero in (0, 1):
+        with pytest.raises(MpsimError, match=rf"^zero is {zero}: .*, accumulate needs zero=2 or 3$"):
+            Sharding(zero=zero, accumulate=True)
 
 
 def test_a_file_keeps_it(tmp_path):
