@@ -23,6 +23,7 @@ from mpsim.lowering.model import Lowering
 from mpsim.lowering.recomputation import watched_fractions
 from mpsim.lowering.shared import shared_gradients
 from mpsim.lowering.stages import cut, microbatch_size, shards_of
+from mpsim.lowering.units import check_units
 from mpsim.plan.model import Plan
 from mpsim.plan.recompute import parse_recompute
 from mpsim.plan.runtimes import posting_of, resolve_runtime
@@ -58,7 +59,8 @@ def lower(
     ------
     MpsimError
         Too few devices, a device that the costs were not measured on, a cost that was never measured, rows that are no
-        schedule, more stages than layers, a trace with one clock where the plan says how to launch.
+        schedule, more stages than layers, units that are no module's, a trace with one clock where the plan says how
+        to launch.
     """
     place = plan.place(len(topology.devices))
     costs = Costs(workload, by_type or {}, microbatch_size(workload, plan), plan.split)
@@ -72,6 +74,8 @@ def lower(
             f"plan: {plan.sharding.text} gathers what an update has changed, {plan.schedule_name} updates amid the"
             " step: use another schedule, or whole replicas"
         )
+    if plan.sharding.zero == 3:
+        check_units([layer.name for layer in workload.layers], plan.sharding.units)
     shape = shape_of(rows)
     lowering = Lowering(
         workload=workload,
