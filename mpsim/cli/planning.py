@@ -157,7 +157,12 @@ class PlanOptions:
     def of_a_plan_alone(self) -> tuple[str, ...]:
         """What was said that a list of collectives, which has an algorithm and a runtime too, has no use for."""
         both = ("algorithm", "runtime", "devices")
-        return tuple(name for name in self.__slots__ if name not in both and getattr(self, name) not in (None, False))
+        return tuple(name for name in self.__slots__ if name not in both and _is_said(getattr(self, name)))
+
+
+def _is_said(value: object) -> bool:
+    """Whether an option was given: 0, which is equal to False, is said."""
+    return value is not None and value is not False
 
 
 def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -219,7 +224,7 @@ def _sharding(given: PlanOptions, base: Plan) -> dict[str, Any]:
     zero = 3 if given.fsdp else given.zero
     sharding = base.sharding if zero is None else base.sharding.at(zero)
     said = {name: getattr(given, option) for option, name in _SHARDING.items()}
-    sharding = replace(sharding, **{name: value for name, value in said.items() if value not in (None, False)})
+    sharding = replace(sharding, **{name: value for name, value in said.items() if _is_said(value)})
     return {} if sharding == base.sharding else {"sharding": sharding}
 
 
