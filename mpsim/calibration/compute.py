@@ -147,21 +147,23 @@ def _layers(workload: Workload, layers_s: Mapping[str, float], plan: Plan) -> tu
 
 
 def shared_plan(plan: Plan) -> Plan:
-    """Return of a plan only how ranks share layers: one replica, one stage, one micro-batch.
+    """Return of a plan only how ranks share layers: one stage, one micro-batch, no more replicas than share experts.
 
     Examples
     --------
     >>> shared_plan(Plan(dp=2, pp=4, tp=2, microbatches=8)).text
     'dp=1 pp=1 tp=2 micro-batches=1'
+    >>> shared_plan(Plan(dp=8, cp=2, ep=4)).text
+    'dp=2 pp=1 tp=1 cp=2 ep=4 micro-batches=1'
     """
     return Plan(
-        tp=plan.tp, cp=plan.cp, algorithm=plan.algorithm, runtime=plan.runtime,
-        sharding=Sharding(sequence=plan.sharding.sequence),
+        dp=plan.ep // math.gcd(plan.ep, plan.cp), tp=plan.tp, cp=plan.cp, ep=plan.ep, algorithm=plan.algorithm,
+        runtime=plan.runtime, sharding=Sharding(sequence=plan.sharding.sequence),
     )  # fmt: skip
 
 
 def alone(workload: Workload, names: Container[str]) -> Workload:
-    """Return a workload of some of its layers, none of which is updated.
+    """Return a workload of some of its layers, none of which is updated, so that no gradients are reduced.
 
     Examples
     --------
@@ -186,7 +188,7 @@ def _without_update(layer: Layer) -> Layer:
     costs = tuple(
         replace(cost, samples=replace(cost.samples, optimizer_s=(0.0,)), host=None, wall=None) for cost in layer.costs
     )
-    return replace(layer, costs=costs)
+    return replace(layer, costs=costs, shards=tuple(replace(shard, gradients=()) for shard in layer.shards))
 
 
 def _check_seconds(what: str, seconds: float) -> None:

@@ -94,7 +94,7 @@ def _compute(workload: str, logs: tuple[str, ...], topology: str, as_json: bool,
         parse_topology(topology),
         step_s=given.step,
         plan=load_plan(given.plan) if given.plan else None,
-        layers_s=dict(map(_layer, given.layer)) if given.layer else None,
+        layers_s=_layers(given.layer) if given.layer else None,
     )
     save_topology(output, found.topology)
     shown = {name: getattr(found, name) for name in ("device", "speed", "measured_s", "modelled_s", "source")}
@@ -106,6 +106,15 @@ def _compute(workload: str, logs: tuple[str, ...], topology: str, as_json: bool,
             f" {format_duration(found.measured_s)}, the roofline says {format_duration(found.modelled_s)}"
         )
     tell(f"wrote {output}")
+
+
+def _layers(texts: tuple[str, ...]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, seconds in map(_layer, texts):
+        if name in found:
+            raise MpsimError(f"--layer {name} is given twice: leave one out")
+        found[name] = seconds
+    return found
 
 
 def _layer(text: str) -> tuple[str, float]:

@@ -15,7 +15,7 @@ from mpsim.plan.model import LAUNCHES, Plan, check_size, load_plan
 from mpsim.plan.runtimes import RUNTIMES
 from mpsim.plan.schedule_file import GivenRows, given_schedule
 from mpsim.plan.schedules import SCHEDULES, stages_a_rank
-from mpsim.plan.sharding import RESHARDED, Sharding
+from mpsim.plan.sharding import RESHARDED
 from mpsim.workload.model import Workload
 
 __all__ = ["PlanOptions", "host_speed_option", "plan_of", "plan_options"]
@@ -157,7 +157,12 @@ class PlanOptions:
     def of_a_plan_alone(self) -> tuple[str, ...]:
         """What was said that a list of collectives, which has an algorithm and a runtime too, has no use for."""
         both = ("algorithm", "runtime", "devices")
-        return tuple(name for name in self.__slots__ if name not in both and getattr(self, name) not in (None, False))
+        return tuple(name for name in self.__slots__ if name not in both and _is_said(getattr(self, name)))
+
+
+def _is_said(value: object) -> bool:
+    """Whether an option was given: 0, which is equal to False, is said."""
+    return value is not None and value is not False
 
 
 def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -218,16 +223,9 @@ def _sharding(given: PlanOptions, base: Plan) -> dict[str, Any]:
     if given.fsdp and given.zero not in (None, 3):
         raise MpsimError(f"--fsdp is --zero 3, --zero {given.zero} was given too: leave one out")
     zero = 3 if given.fsdp else given.zero
-    sharding = base.sharding
-    if zero not in (None, sharding.zero):
-        sharding = Sharding(
-            zero=zero, sequence=sharding.sequence, recompute=sharding.recompute, offload=sharding.offload
-        )
+    sharding = base.sharding if zero is None else base.sharding.at(zero)
     said = {name: getattr(given, option) for option, name in _SHARDING.items()}
-    # A flag that was not given is False; 0 is a value.
-    sharding = replace(
-        sharding, **{name: value for name, value in said.items() if value is not None and value is not False}
-    )
+    sharding = replace(sharding, **{name: value for name, value in said.items() if _is_said(value)})
     return {} if sharding == base.sharding else {"sharding": sharding}
 
 

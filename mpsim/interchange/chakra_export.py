@@ -257,6 +257,9 @@ class _Writer:
 
     def _message(self, task: Task, devices: tuple[int, ...], tag: int) -> list[tuple[str, dict[str, Value]]]:
         source, target = devices
+        if task.kind == "send_receive":
+            what = "exchanges of two ranks with each other: other tools see one message, of the first to the second"
+            self.losses.add(what, repr(task.name))
         attributes: dict[str, Value] = {"comm_src": source, "comm_dst": target, "comm_tag": tag}
         attributes["comm_size"] = self._size(task, 1)
         return [("COMM_SEND_NODE", attributes), ("COMM_RECV_NODE", attributes)]

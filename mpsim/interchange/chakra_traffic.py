@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from mpsim.collectives.traffic import collective, message_traffic
 from mpsim.errors import MpsimError
@@ -87,6 +88,8 @@ class TrafficOf:
         if hints.LATENCY not in found:
             return None
         if not self._is_written and unit.kind != "one":
+            if found.get(hints.KIND) == "send_receive":
+                return self.collective(replace(unit, kind="send_receive"))
             return self.message(unit) if unit.kind == "send" else self.collective(unit)
         names = (hints.LATENCY, hints.LINKS, hints.LINK_BYTES, hints.ROUNDS, hints.BYTES, hints.BUFFERED)
         key = tuple(found.get(name) for name in names)

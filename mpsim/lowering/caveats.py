@@ -65,7 +65,8 @@ def caveats(lowering: Lowering) -> tuple[str, ...]:
     if lowering.plan.sharding.zero:
         parts = sorted({f"1/{update_parts(stage, lowering.plan):.4g}" for stage in lowering.stages})
         found.append(f"scaled: a replica's share of the update is taken as {' to '.join(parts)} of the whole one")
-    if cores := watched_fractions(lowering.costs.of(""), parse_recompute(lowering.plan.sharding.recompute)):
+    again = parse_recompute(lowering.plan.sharding.recompute)
+    if cores := watched_fractions(lowering.costs.each(lowering.types), again):
         spread = f"{min(cores):.0%} to {max(cores):.0%}"
         found.append(f"scaled: attention is taken as {spread} of its layers' forward, as in one step that was watched")
     if lowering.asynchronous:

@@ -60,6 +60,10 @@ class Costs:
             self._tables[key] = [cost_at(layer, *self.point) for layer in layers]
         return self._tables[key]
 
+    def each(self, types: Iterable[str]) -> list[Cost]:
+        """Return the cost of every layer on each of some types of device."""
+        return [cost for kind in types for cost in self.of(kind)]
+
 
 def weakest(costs: Costs, topology: Topology, place: tuple[int, ...]) -> Fidelity:
     """Return the weakest fidelity that a plan uses: of its costs, its devices' speeds, and its traces' own checks."""

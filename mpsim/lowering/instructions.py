@@ -325,12 +325,10 @@ def backward_of(instructions: Instructions, at: int) -> Compute:
     >>> str(backward_of(row, 0))
     '0B1[0:2]'
     """
-    stage, _, microbatch, *_ = instructions[at]
+    again = instructions[at]
     behind = (instructions[i] for i in range(at + 1, len(instructions)))
     return next(
-        one
-        for one in behind
-        if isinstance(one, Compute) and one.pass_kind in "BI" and (one.stage, one.microbatch) == (stage, microbatch)
+        one for one in behind if isinstance(one, Compute) and one.pass_kind in "BI" and one[0:3:2] == again[0:3:2]
     )
 
 

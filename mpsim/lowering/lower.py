@@ -20,9 +20,10 @@ from mpsim.lowering.devices import check_devices, for_costs
 from mpsim.lowering.early import early_receives
 from mpsim.lowering.fitting import fitted_rows
 from mpsim.lowering.model import Lowering
-from mpsim.lowering.recomputation import watched_fractions
+from mpsim.lowering.recomputation import check_cores, watched_fractions
 from mpsim.lowering.shared import shared_gradients
 from mpsim.lowering.stages import cut, microbatch_size, shares_of
+from mpsim.lowering.units import check_units
 from mpsim.plan.model import Plan
 from mpsim.plan.recompute import parse_recompute
 from mpsim.plan.runtimes import posting_of, resolve_runtime
@@ -58,7 +59,8 @@ def lower(
     ------
     MpsimError
         Too few devices, a device that the costs were not measured on, a cost that was never measured, rows that are no
-        schedule, more stages than layers, a trace with one clock where the plan says how to launch.
+        schedule, more stages than layers, units that are no module's, a trace with one clock where the plan says how
+        to launch.
     """
     place = plan.place(len(topology.devices))
     costs = Costs(workload, by_type or {}, microbatch_size(workload, plan), plan.split)
@@ -72,6 +74,12 @@ def lower(
             f"plan: {plan.sharding.text} gathers what an update has changed, {plan.schedule_name} updates amid the"
             " step: use another schedule, or whole replicas"
         )
+    if plan.sharding.zero == 3:
+        check_units([layer.name for layer in workload.layers], plan.sharding.units)
+    again = parse_recompute(plan.sharding.recompute)
+    types = {topology.devices[device].type for device in place}
+    for kind in sorted(types):
+        check_cores(workload, costs.of(""), kind, costs.of(kind), again)
     shape = shape_of(rows)
     lowering = Lowering(
         workload=workload,
@@ -85,13 +93,13 @@ def lower(
         routes=routes,
         fidelity=Fidelity.weakest(
             weakest(costs, topology, place),
-            *([Fidelity.SCALED] if plan.sharding.zero or _watched(costs, plan) else []),
+            *([Fidelity.SCALED] if plan.sharding.zero or watched_fractions(costs.each(types), again) else []),
         ),
         closing=frozenset(),
         tied=(),
         posting="",
         asynchronous=asynchronous,
-        launches=_launches(costs, plan, {topology.devices[device].type for device in place}, host_speed),
+        launches=_launches(costs, plan, types, host_speed),
         host_speed=host_speed,
     )
     return _run(_cut(lowering, plan.boundaries))
@@ -144,11 +152,6 @@ def _closing(rows: Sequence[Sequence[Operation]]) -> frozenset[tuple[int, str, i
     return frozenset(found)
 
 
-def _watched(costs: Costs, plan: Plan) -> bool:
-    """Whether a part of a forward runs again that was not timed by itself."""
-    return bool(watched_fractions(costs.of(""), parse_recompute(plan.sharding.recompute)))
-
-
 def _last(rows: Sequence[Sequence[Operation]]) -> frozenset[tuple[int, int]]:
     """Return the micro-batch that goes last forward through each stage, as (stage, micro-batch)."""
     last = {one.stage: one.microbatch for row in rows for one in row if one.kind == "F"}
@@ -161,7 +164,7 @@ def _launches(costs: Costs, plan: Plan, types: set[str], host_speed: float) -> b
         raise MpsimError(
             f"host speed is {host_speed}, expected more than 0: 1 is the traced machine's, 2 twice as fast"
         )
-    hosts = [cost.host for kind in sorted(types) for cost in costs.of(kind)]
+    hosts = [cost.host for cost in costs.each(types)]
     asked = [f"launch={plan.launch}"] if plan.launch else [f"host speed {host_speed:g}"] if host_speed != 1 else []
     if asked and (None in hosts if plan.launch == "eager" else not any(hosts)):
         raise MpsimError(

@@ -172,10 +172,14 @@ class Lowering:
         return found
 
     @property
+    def types(self) -> set[str]:
+        """The types of the devices that stand at its ranks."""
+        return {self.topology.devices[device].type for device in self.place}
+
+    @property
     def random(self) -> bool:
         """Whether any layer that the plan runs has more than one sample to draw from."""
-        types = {self.topology.devices[device].type for device in self.place}
-        costs = [cost for kind in types for cost in self.costs.of(kind)]
+        costs = self.costs.each(self.types)
         samples = [cost.samples for cost in costs] + [cost.host for cost in costs if cost.host and self.launches]
         return any(len(set(getattr(one, name))) > 1 for one in samples for name in TIMES)
 

@@ -16,6 +16,7 @@ from mpsim.workload.split import Split
 __all__ = [
     "Recomputed",
     "again_s",
+    "check_cores",
     "fraction_again",
     "offloaded_layers",
     "recomputed",
@@ -79,6 +80,22 @@ def recomputed_layers(
     named = [i for one in what.layers for i in _named(workload, one, word)]
     meant = named if what.what == "layers" else range(len(costs))
     return frozenset(i for i in meant if what.what and _has_backward(costs[i]))
+
+
+def check_cores(workload: Workload, costs: Sequence[Cost], kind: str, own: Sequence[Cost], what: Recompute) -> None:
+    """Refuse costs of a type of device that do not say what attention takes which is computed again.
+
+    Raises
+    ------
+    MpsimError
+        Names the layer and the type.
+    """
+    for layer, cost, here in zip(workload.layers, costs, own, strict=True):
+        if what.what == "selective" and cost.attention is not None and here.attention is None:
+            raise MpsimError(
+                f"recompute=selective computes attention again, the costs of layer {layer.name!r} on {kind} do not say"
+                " what it takes: trace it there again, or use full, or names of layers"
+            )
 
 
 def offloaded_layers(workload: Workload, costs: Sequence[Cost], text: str) -> frozenset[int]:

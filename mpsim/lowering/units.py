@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from mpsim.errors import MpsimError, did_you_mean
 from mpsim.plan.sharding import Sharding
 from mpsim.workload.model import DTYPE_BYTES, Gradient, Parameter, Precision
 
-__all__ = ["Unit", "communicated", "padded", "path_of", "units_of"]
+__all__ = ["Unit", "check_units", "communicated", "padded", "path_of", "units_of"]
 
+_NAMED = ("blocks", "layers", "model")
 _NARROW = ("bfloat16", "float16")
 
 
@@ -92,12 +94,41 @@ def path_of(layer: str, units: str, numbered: bool = True) -> str:
         return layer
     if units == "model":
         return ""
-    parts = layer.split(".")
-    paths = [".".join(parts[: i + 1]) for i in range(len(parts))]
+    paths = _paths(layer)
     if units == "blocks":
-        return next((path for path, part in zip(paths, parts, strict=True) if part.isdecimal()), "")
+        return next((path for path in paths if path.rpartition(".")[2].isdecimal()), "")
     globs = units.split(",")
     return next((path for path in reversed(paths) if any(fnmatchcase(path, glob) for glob in globs)), "")
+
+
+def _paths(layer: str) -> list[str]:
+    """Return the paths of the modules that a layer is in, its own last."""
+    parts = layer.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def check_units(layers: Iterable[str], units: str) -> None:
+    """Refuse globs of units of which one is no module's path: what it means would be in the root unit.
+
+    Raises
+    ------
+    MpsimError
+        Names the glob.
+
+    Examples
+    --------
+    >>> check_units(["embed", "blocks.0"], "blocks.*")
+    >>> check_units(["embed", "blocks.0"], "block.*")
+    Traceback (most recent call last):
+    ...
+    mpsim.errors.MpsimError: units names 'block.*', no module's path; did you mean 'blocks.0'?
+    """
+    if units in _NAMED:
+        return
+    paths = dict.fromkeys(path for layer in layers for path in _paths(layer))
+    for glob in units.split(","):
+        if not any(fnmatchcase(path, glob) for path in paths):
+            raise MpsimError(f"units names {glob!r}, no module's path{did_you_mean(glob, [*paths, *_NAMED])}")
 
 
 def communicated(dtype: str, precision: Precision, sharding: Sharding) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpsim.errors import MpsimError, unknown
 from mpsim.plan.recompute import parse_offload, parse_recompute
@@ -12,6 +12,8 @@ __all__ = ["RESHARDED", "Sharding"]
 
 RESHARDED = ("blocks", "all", "none")
 _OF_GATHERS = {"gather_ahead": 1, "keep_gathered": False, "units": "blocks", "reshard_after_forward": "blocks"}
+# The first of ZeRO's stages at which a field says anything.
+_FIRST = {"shards": 1, "gather_dtype": 1, "reduce_dtype": 1, "accumulate": 2} | dict.fromkeys(_OF_GATHERS, 3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +101,22 @@ class Sharding:
             raise MpsimError(f"zero is {self.zero}: nothing is gathered, {' and '.join(said)} needs zero=3")
         if not self.zero and (self.gather_dtype or self.reduce_dtype):
             raise MpsimError("zero is 0: gather_dtype and reduce_dtype are of sharded replicas, give zero=1, 2 or 3")
+        if self.accumulate and self.zero < 2:
+            raise MpsimError(f"zero is {self.zero}: gradients are reduced once a step, accumulate needs zero=2 or 3")
         for name in ("gather_dtype", "reduce_dtype"):
             if getattr(self, name):
                 check_dtype(getattr(self, name), name)
+
+    def at(self, zero: int) -> Sharding:
+        """Return the same at another of ZeRO's stages, without what says nothing there.
+
+        Examples
+        --------
+        >>> Sharding(zero=3, shards=2, units="layers").at(1).text
+        'zero=1 shards=2'
+        """
+        lost = {name: getattr(_PLAIN, name) for name, first in _FIRST.items() if zero < first}
+        return replace(self, zero=zero, **lost)
 
     @property
     def text(self) -> str:

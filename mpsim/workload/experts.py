@@ -118,7 +118,7 @@ def check_experts(example: Example, ranks: int) -> dict[str, int]:
     Raises
     ------
     MpsimError
-        There are none, or their number does not divide.
+        There are none, their number does not divide, or an imbalance is of tables alone, which no tokens choose.
 
     Examples
     --------
@@ -141,6 +141,11 @@ chosen experts and shares, as in tensor_parallel={'*.experts': 'experts'}
             check_divides({what: count}, ranks, "expert-parallel", together=found.values())
         except MpsimError as error:
             raise at(_named(path, module), error) from None
+    if example.imbalance > 1 and all(holds_tables(example.model.get_submodule(path)) for path in found):
+        raise MpsimError(
+            f"imbalance={example.imbalance:g} is of tokens that choose experts, {type(example.model).__name__} has"
+            " tables alone, each looked up for every sample: leave it out"
+        )
     return found
 
 

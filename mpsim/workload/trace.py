@@ -147,10 +147,9 @@ def trace(
     rounds = Rounds(source.name, [(size, split) for split in shards for size in sizes], repeats + max(0, warmup - 1))
     how = {"depth": depth, "optimizer": optimizer, "threads": threads, "repeats": repeats, "warmup": warmup}
     shared: dict[str, Any] = {"context": context, "regather": regather}
+    _check_shared(shards, imbalance, context)
     if regather:
         _check_regathers(shards, types)
-    if imbalance is not None and not any(split.ep > 1 for split in shards):
-        raise MpsimError(f"imbalance {imbalance:g} is of ranks that share experts: trace a split such as ep=2 too")
     if analytical is not None:
         point = _analytical(source, analytical, types, depth, optimizer, **shared)
     elif isinstance(source, Source):
@@ -174,6 +173,25 @@ def _asked_splits(tensor: Sequence[int], splits: Sequence[Split | int | str]) ->
 def _unbalanced(build: Callable[[int], Example], imbalance: float | None) -> Callable[[int], Example]:
     """Return what builds examples of which the busiest rank of experts gets so many means of tokens."""
     return build if imbalance is None else lambda size: replace(build(size), imbalance=imbalance)
+
+
+def _check_shared(shards: Sequence[Split], imbalance: float | None, context: str) -> None:
+    """Refuse what is said of ranks of which no split has any, and an imbalance that no ranks can have."""
+    from mpsim.workload.context_parallel import METHODS, check_method
+
+    check_method(context)
+    if context != METHODS[0] and all(split.cp == 1 for split in shards):
+        raise MpsimError(f"context={context} is of ranks that share sequences: trace a split such as cp=2 too")
+    if imbalance is None:
+        return
+    sharing = [split.ep for split in shards if split.ep > 1]
+    if not sharing:
+        raise MpsimError(f"imbalance={imbalance:g} is of ranks that share experts: trace a split such as ep=2 too")
+    if imbalance > min(sharing):
+        raise MpsimError(
+            f"imbalance is {imbalance:g}: of ep={min(sharing)} ranks the busiest gets all tokens at {min(sharing)}"
+            " times the mean: give no more"
+        )
 
 
 def _check_regathers(shards: Sequence[Split], types: Precision | None) -> None:

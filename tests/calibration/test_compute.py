@@ -15,6 +15,7 @@ from mpsim import (
     save_workload,
     simulate,
 )
+from mpsim.workload.layers import ShardCollective
 from mpsim.workload.model import Fidelity
 
 BOX = parse_topology("chain:4,link=1GB/s@1ms,device=T4")
@@ -63,6 +64,30 @@ def test_layers_that_ranks_share_are_measured_with_what_they_exchange():
     assert "forward and backward of b under dp=1 pp=1 tp=2" in found.source
 
 
+@pytest.mark.parametrize(
+    ("split", "plan", "call"),
+    [
+        ("ep=2", Plan(dp=4, ep=2, microbatches=3), ("all_to_all", 2 * 10**9)),
+        ("cp=2,ep=2", Plan(dp=2, cp=2, ep=2, pp=2), ("all_gather", 2 * 10**9)),
+        ("cp=2", Plan(dp=2, cp=2), ("all_gather", 2 * 10**9)),
+    ],
+)
+def test_experts_are_shared_and_no_gradients_reduced(split, plan, call):
+    """A pass exchanges 1 GB in 1 s beside 1 s and 2 s of computation: measured at 8 s it computes for 6 s.
+
+    Whole layers are traced at cp=2 too, which are not those that share experts.
+    """
+    axis = split[:2]
+    calls = [ShardCollective(kind=call[0], bytes=call[1], phase=phase, axis=axis) for phase in ("forward", "backward")]
+    shards = {"cp=2": {"forward_s": 3.0, "backward_s": 6.0}, split: {"collectives": calls}}
+    layer = Layer.given("a", forward_s=1.0, backward_s=2.0, parameter_bytes=4 * 10**9, shards=shards)
+    layer = replace(layer, costs=tuple(replace(cost, fidelity=Fidelity.ANALYTICAL) for cost in layer.costs))
+    work = replace(Workload.chain("w", [layer]), device="T4")
+    box = parse_topology("fully_connected:4,bandwidth=1GB/s,latency=0s,device=T4")
+    found = calibrate_compute(work, box, layers_s={"a": 8.0}, plan=plan)
+    assert found.speed == pytest.approx(0.5, rel=1e-8)
+
+
 def test_costs_that_were_measured_do_not_mind():
     found = calibrate_compute(roofline(), BOX, layers_s={"b": 4.0})
     measured = simulate(roofline(Fidelity.MEASURED), found.topology, Plan())
@@ -105,7 +130,14 @@ def test_from_the_command_line(tmp_path):
     done = CliRunner().invoke(cli, [*words, "--layer", "a=4 s"])
     assert (done.exit_code, done.stdout.split(";")[0]) == (0, "T4: speed 0.75 of its roofline")
     assert CliRunner().invoke(cli, [*words, "--step", "24.2 s", "--plan", str(tmp_path / "p.json")]).exit_code == 0
-    for more in (["--step", "1 s"], ["--layer", "a"], ["--layer", "a=4"], ["a.log", "--layer", "a=4 s"], []):
+    for more in (
+        ["--step", "1 s"],
+        ["--layer", "a"],
+        ["--layer", "a=4"],
+        ["--layer", "a=4 s", "--layer", "a=5 s"],
+        ["a.log", "--layer", "a=4 s"],
+        [],
+    ):
         refused = CliRunner().invoke(cli, [*words, *more])
         assert refused.exit_code == 2, more
         assert refused.stderr.count("\n") == 1

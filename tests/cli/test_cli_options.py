@@ -60,9 +60,11 @@ def test_fields_are_the_options_that_are_no_parameters(name):
     assert sorted(names(room._Asked)) == sorted(options - parameters.keys())
 
 
+NOTHING = {field.name: None for field in fields(PlanOptions)} | dict.fromkeys(("fsdp", "sequence", "accumulate"), False)
+
+
 def planned(**said):
-    nothing = {field.name: None for field in fields(PlanOptions)}
-    return plan_of(PlanOptions(**nothing | {"fsdp": False, "sequence": False, "accumulate": False} | said), None, 4)
+    return plan_of(PlanOptions(**NOTHING | said), None, 8)
 
 
 def test_what_runs_again_and_what_is_offloaded_reach_the_plan(tmp_path):
@@ -73,3 +75,21 @@ def test_what_runs_again_and_what_is_offloaded_reach_the_plan(tmp_path):
     file = str(tmp_path / "plan.json")
     assert planned(plan=file, zero=3).sharding == Sharding(zero=3, recompute="full", offload="0")
     assert planned(plan=file, recompute="none").sharding == Sharding(offload="0")
+
+
+def test_another_stage_of_zero_keeps_what_it_has_a_use_for(tmp_path):
+    whole = Sharding(zero=3, shards=2, gather_dtype="bfloat16", accumulate=True, units="layers", sequence=True)
+    save_plan(tmp_path / "plan.json", Plan(dp=4, tp=2, sharding=whole))
+    kept = {"shards": 2, "gather_dtype": "bfloat16", "sequence": True}
+    for zero, left in ((3, whole), (2, Sharding(zero=2, accumulate=True, **kept)), (1, Sharding(zero=1, **kept)),
+                       (0, Sharding(sequence=True))):  # fmt: skip
+        found = planned(plan=str(tmp_path / "plan.json"), zero=zero)
+        assert found.sharding == left
+
+
+def test_zero_is_a_number_too(tmp_path):
+    """0 == False: --gather-ahead 0 was taken for an option left out."""
+    assert planned(dp=2, fsdp=True, gather_ahead=0).sharding == Sharding(zero=3, gather_ahead=0)
+    save_plan(tmp_path / "plan.json", Plan(dp=4, sharding=Sharding(zero=3, shards=2)))
+    assert planned(plan=str(tmp_path / "plan.json"), shards=0).sharding == Sharding(zero=3)
+    assert PlanOptions(**NOTHING | {"shards": 0}).of_a_plan_alone == ("shards",)

@@ -72,7 +72,9 @@ def test_sequences_are_traced_shown_and_simulated(mpsim) -> None:
         (("--split", "cp=8", "--context", "ulysses"), "4 attention heads do not divide by 8 context-parallel ranks"),
         (("--split", "cp=16"), "a sequence of 16 leaves 16 context-parallel ranks a token each: give 32 or more"),
         (("--split", "cp=2", "--regather"), "regather is of ranks that share a sequence"),
-        (("--split", "cp=2", "--imbalance", "1.5"), "imbalance 1.5 is of ranks that share experts: trace a split such"),
+        (("--context", "rings"), "unknown context parallelism 'rings'; did you mean 'ring'?"),
+        (("--tensor", "1,2", "--context", "ring"), "context=ring is of ranks that share sequences: trace a split such"),
+        (("--split", "cp=2", "--imbalance", "2"), "imbalance=2 is of ranks that share experts: trace a split such as"),
     ],
 )
 def test_sequences_that_cannot_be_shared_are_refused(mpsim, words, message) -> None:
@@ -82,3 +84,22 @@ def test_sequences_that_cannot_be_shared_are_refused(mpsim, words, message) -> N
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "message"),
+    [
+        (
+            "mixtral",
+            ("n_layer=1",),
+            "imbalance is 3: of ep=2 ranks the busiest gets all tokens at 2 times the mean: give no more",
+        ),
+        ("dlrm", ("rows=4,4",), "imbalance=2 is of tokens that choose experts, DLRM has tables alone"),
+    ],
+)
+def test_an_imbalance_that_no_ranks_can_have_is_refused(mpsim, model, words, message) -> None:
+    sizes = [word for size in words for word in ("--set", size)]
+    more = ("--imbalance", "3" if model == "mixtral" else "2", "--analytical", "H100-SXM5-80GB")
+    result = mpsim("trace", model, *sizes, "--batch", "2", "--split", "ep=2", *more)
+    assert result.exit_code == 2
+    assert message in result.stderr

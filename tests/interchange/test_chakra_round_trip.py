@@ -125,6 +125,21 @@ def test_the_size_of_an_all_gather_is_one_ranks_part():
     assert read.tasks[0].traffic.payload_bytes == 4096
 
 
+def test_what_two_ranks_exchange_goes_both_ways_on_another_topology():
+    """The schema has no exchange: other tools see a message one way, which is listed."""
+    streams = tuple(Stream(device=device, name="c") for device in range(2))
+    traffic = collective(Routes(TOPOLOGY), "send_receive", (0, 1), 4096)
+    task = Task("x", "send_receive", (0, 1), traffic=traffic)
+    traces, losses = to_chakra(Program(streams=streams, tasks=(task,)), TOPOLOGY)
+    assert losses.lines[0].startswith("exchanges of two ranks with each other: other tools see one message")
+    other = parse_topology("switch:4,link=2048B/s@250ms")
+    read, _ = from_chakra(traces, other)
+    expected = collective(Routes(other), "send_receive", (0, 1), 4096)
+    assert len(expected.links) == 4
+    for name in ("latency_s", "links", "bytes", "payload_bytes", "rounds"):
+        assert getattr(read.tasks[0].traffic, name) == getattr(expected, name)
+
+
 def test_the_order_of_a_groups_ranks_is_kept():
     ranks = (2, 0, 3, 1)
     ring = parse_topology("ring:4,link=1024B/s@250ms")

@@ -20,9 +20,10 @@ from mpsim.plan.recompute import parse_recompute
 from mpsim.plan.schedules import SCHEDULES
 from mpsim.plan.sharding import Sharding
 from mpsim.topology.builders import fully_connected
+from mpsim.topology.spec import parse_topology
 from mpsim.topology.wire import Wire
 from mpsim.workload.layers import ShardCollective
-from mpsim.workload.model import Cost, Layer, Samples, Workload
+from mpsim.workload.model import Cost, Fidelity, Layer, Samples, Workload
 from mpsim.workload.split import Split
 
 FREE, KILO = Wire(math.inf), Wire(1024.0)
@@ -412,3 +413,18 @@ def test_a_core_is_part_of_its_layer():
         Layer.given("a", forward_s=1.0, backward_s=2.0, attention_s=2.0)
     with pytest.raises(MpsimError, match=r"^attention keeps 8 bytes, its layer 4: give no more$"):
         Layer.given("a", forward_s=1.0, backward_s=2.0, saved_bytes=4, attention_s=0.5, attention_bytes=8)
+
+
+def test_selective_on_unlike_devices_takes_what_each_ones_trace_says():
+    """A trace that does not know its attention stood for a whole forward again, and another's caution was left out."""
+    topology = parse_topology("fully_connected:1,link=1GB/s@0,device=T4")
+
+    def on(**changes):
+        made = (replace(one, costs=tuple(replace(cost, **changes) for cost in one.costs)) for one in attentive().layers)
+        return {"T4": replace(attentive(), layers=tuple(made))}
+
+    with pytest.raises(MpsimError, match=r"^recompute=selective .* layer 'h\.0' on T4 do not say what it takes"):
+        simulate(attentive(), topology, again("selective"), by_type=on(attention=None))
+    result = simulate(attentive(), topology, again("selective"), by_type=on(fidelity=Fidelity.MEASURED))
+    assert result.fidelity == "scaled"
+    assert any(text.startswith("scaled: attention is taken as") for text in result.caveats)

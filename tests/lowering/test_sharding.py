@@ -255,6 +255,12 @@ def test_what_cannot_be():
         Sharding(zero=4)
     with pytest.raises(MpsimError, match=r"^zero is 1: nothing is gathered"):
         Sharding(zero=1, gather_ahead=2)
+    for units in ("block.*", "blocks.*,nothing", "Blocks"):
+        with pytest.raises(MpsimError, match=r"^units names '.*', no module's path; "):
+            simulate(rooted(), fully_connected(2, link=FREE), replace(FSDP, sharding=Sharding(zero=3, units=units)))
+    for zero in (0, 1):
+        with pytest.raises(MpsimError, match=rf"^zero is {zero}: .*, accumulate needs zero=2 or 3$"):
+            Sharding(zero=zero, accumulate=True)
 
 
 def test_a_file_keeps_it(tmp_path):
