@@ -3,7 +3,9 @@
 Every transfer moves all its bytes at one pace, that of its slowest link. Rates grow together until a link is
 full; the transfers on it stop growing there, the others go on (progressive filling, Bertsekas and Gallager, Data
 Networks, 6.5.2; https://en.wikipedia.org/wiki/Max-min_fairness). Rates change only when a transfer starts or ends,
-and only for those that share a link with it, directly or through others.
+and only for those that share a link with it, directly or through others. Of all that start and end at one moment the
+rates that come of it are worked out once, when the moment is over: in which order they did so decides nothing, so that
+transfers which are alike stay alike to the last bit.
 """
 
 from __future__ import annotations
@@ -21,12 +23,16 @@ __all__ = ["Network"]
 Observer = Callable[[float, int, float], None]
 
 
+_Shares = tuple[tuple[int, tuple[float, ...]], ...]
+_LAST = 2  # behind all else that happens at a moment, in SimPy's order of priorities
+
+
 class _Flow:
     """One transfer in flight: how much of it is left, and how fast that shrinks."""
 
     __slots__ = ("buffered", "event", "mark", "rate", "remaining", "shares", "since", "task")
 
-    def __init__(self, task: int, shares: tuple[tuple[int, float], ...], size: float, buffered: float) -> None:
+    def __init__(self, task: int, shares: _Shares, size: float, buffered: float) -> None:
         self.task = task
         # What may be left when its sender is rid of it; 0: no more is asked than that it end.
         self.buffered = buffered
@@ -39,7 +45,10 @@ class _Flow:
 
 
 class _Demand:
-    """A traffic seen by the links: which it uses, in what proportion, and its pace when alone."""
+    """A traffic seen by the links: which it uses, in what proportion, and its pace when alone.
+
+    What it takes of a link is a sum: of powers of two times its share, where it stands for several that are alike.
+    """
 
     __slots__ = ("buffered", "rate", "shares", "size")
 
@@ -51,9 +60,24 @@ class _Demand:
                 )
         self.size = max(traffic.bytes, default=0.0)
         self.buffered = traffic.buffered_bytes
-        used = zip(traffic.links, traffic.bytes, strict=True)
-        self.shares = tuple((link, count / self.size) for link, count in used if capacity[link] < math.inf)
-        self.rate = min((capacity[link] / share for link, share in self.shares), default=math.inf)
+        shares: dict[int, tuple[float, ...]] = {}
+        alike = traffic.alike or (1,) * len(traffic.links)
+        for link, count, times in zip(traffic.links, traffic.bytes, alike, strict=True):
+            if capacity[link] < math.inf:
+                shares[link] = shares.get(link, ()) + addends(count / self.size, times)
+        self.shares = tuple(shares.items())
+        self.rate = min((capacity[link] / math.fsum(parts) for link, parts in self.shares), default=math.inf)
+
+
+def addends(value: float, times: int) -> tuple[float, ...]:
+    """Return a few numbers that add up to `value`, so many times over, without rounding.
+
+    Examples
+    --------
+    >>> addends(0.1, 5)
+    (0.1, 0.4)
+    """
+    return tuple([value * 2.0**k for k in range(times.bit_length()) if times >> k & 1])
 
 
 class Network:
@@ -88,7 +112,9 @@ class Network:
         self._rid = rid
         self._observer = observer
         self._demands: dict[int, _Demand] = {}
-        self._on_link: dict[int, dict[_Flow, float]] = {}
+        self._on_link: dict[int, dict[_Flow, None]] = {}
+        # Transfers that started at this moment beside others, or that others which ended left more to.
+        self._changed: dict[_Flow, None] = {}
 
     def start(self, task: int, traffic: Traffic) -> bool:
         """Begin to move the bytes of `traffic`; True if they need no time at all."""
@@ -100,18 +126,18 @@ class Network:
         flow = _Flow(task, demand.shares, demand.size, demand.buffered)
         alone = True
         on_link = self._on_link
-        for link, share in flow.shares:
+        for link, _ in flow.shares:
             users = on_link.get(link)
             if users is None:
-                on_link[link] = {flow: share}
+                on_link[link] = {flow: None}
             else:
                 alone = alone and not users
-                users[flow] = share
+                users[flow] = None
         flow.since = self._env.now
         if alone:
             self._set_rate(flow, demand.rate)
         else:
-            self._rebalance([flow])
+            self._change([flow])
         return False
 
     def _finish(self, event: simpy.Event) -> None:
@@ -122,15 +148,22 @@ class Network:
         flow.event = flow.mark = None
         if self._observer:
             self._observer(self._env.now, flow.task, 0.0)
-        neighbours: dict[_Flow, None] = {}
+        self._changed.pop(flow, None)
         for link, _ in flow.shares:
             users = self._on_link[link]
             del users[flow]
             if users:
-                neighbours.update(dict.fromkeys(users))
-        if neighbours:
-            self._rebalance(neighbours)
+                self._change(users)
         self._done(flow.task)
+
+    def _change(self, flows: Iterable[_Flow]) -> None:
+        """Let these get new rates, with all others that change by them, when the moment is over."""
+        if not self._changed:
+            over = simpy.Event(self._env)
+            over.callbacks.append(self._rebalance)
+            over._ok, over._value = True, None
+            self._env.schedule(over, priority=_LAST)
+        self._changed.update(dict.fromkeys(flows))
 
     def _set_rate(self, flow: _Flow, rate: float) -> None:
         """Settle what moved so far at the old rate, and plan the end at the new one."""
@@ -153,8 +186,8 @@ class Network:
             flow.mark, flow.buffered = None, 0.0
             self._rid(flow.task)
 
-    def _rebalance(self, seeds: Iterable[_Flow]) -> None:
-        flows = self._component(seeds)
+    def _rebalance(self, _: simpy.Event) -> None:
+        flows, self._changed = self._component(self._changed), {}
         for flow, rate in _fill(flows, self._capacity).items():
             if rate != flow.rate:
                 self._set_rate(flow, rate)
@@ -177,12 +210,12 @@ class Network:
 
 def _fill(flows: dict[_Flow, None], capacity: list[float]) -> dict[_Flow, float]:
     """Return the max-min fair rate of each flow by progressive filling."""
-    users: dict[int, list[tuple[_Flow, float]]] = {}
+    users: dict[int, list[tuple[_Flow, tuple[float, ...]]]] = {}
     for flow in flows:
-        for link, share in flow.shares:
-            users.setdefault(link, []).append((flow, share))
+        for link, parts in flow.shares:
+            users.setdefault(link, []).append((flow, parts))
     left = {link: capacity[link] for link in users}
-    load = {link: math.fsum(share for _, share in sharing) for link, sharing in users.items()}
+    load = {link: math.fsum(part for _, parts in sharing for part in parts) for link, sharing in users.items()}
     rates: dict[_Flow, float] = {}
     level = 0.0
     while len(rates) < len(flows):
@@ -191,27 +224,12 @@ def _fill(flows: dict[_Flow, None], capacity: list[float]) -> dict[_Flow, float]
         full = [link for link in load if left[link] / load[link] <= level]
         frozen = {flow: None for link in full for flow, _ in users[link] if flow not in rates}
         rates.update(dict.fromkeys(frozen, level))
-        _take(frozen, level, left, load, users, rates)
+        for link in {link: None for flow in frozen for link, _ in flow.shares}:
+            growing = [part for flow, parts in users[link] if flow not in rates for part in parts]
+            if growing:
+                load[link] = math.fsum(growing)
+                given = (part * rates[flow] for flow, parts in users[link] if flow in rates for part in parts)
+                left[link] = capacity[link] - math.fsum(given)
+            else:
+                del load[link]
     return rates
-
-
-def _take(
-    frozen: Iterable[_Flow],
-    level: float,
-    left: dict[int, float],
-    load: dict[int, float],
-    users: dict[int, list[tuple[_Flow, float]]],
-    rates: dict[_Flow, float],
-) -> None:
-    """Give the flows just frozen their bandwidth, and drop the links on which nobody grows any more."""
-    touched: dict[int, None] = {}
-    for flow in frozen:
-        for link, share in flow.shares:
-            left[link] -= share * level
-            touched[link] = None
-    for link in touched:
-        growing = [share for flow, share in users[link] if flow not in rates]
-        if growing:
-            load[link] = math.fsum(growing)
-        else:
-            del load[link]

@@ -54,16 +54,17 @@ def account_devices(
 def _parts_of(program: Program, timing: Timing) -> Callable[[int], tuple[float, float, float]]:
     """Return, of a device, for how long it computes; or communicates; or waits for nothing but a launch."""
     busy, moving = _intervals(program, timing)
+    step_s = timing.step_s
     waits = _launch_waits(program, timing, busy, moving) if any(stream.host for stream in program.streams) else {}
 
     def parts(device: int) -> tuple[float, float, float]:
         compute = _union(busy.get(device, _NONE))
-        compute_s = _in_ulps(_length(compute), timing.step_s)
+        compute_s = _in_ulps(_length(compute), step_s)
         active = _union(compute + moving[device]) if device in moving else compute
-        active_s = _in_ulps(_length(active), timing.step_s) if device in moving else compute_s
+        active_s = _in_ulps(_length(active), step_s) if device in moving else compute_s
         if device not in waits:
             return compute_s, active_s, active_s
-        return compute_s, active_s, _in_ulps(_length(_union(active + waits[device])), timing.step_s)
+        return compute_s, active_s, _in_ulps(_length(_union(active + waits[device])), step_s)
 
     return parts
 
@@ -96,9 +97,9 @@ def _launch_waits(
 
 def _bubbles(program: Program, place: Sequence[int], free: Timing) -> dict[int, float]:
     """Return what of the step on free links each device neither computes nor waits for a launch."""
-    parts = _parts_of(program, free)
+    parts, step_s = _parts_of(program, free), free.step_s
     return {
-        device: free.step_s - compute_s - (engaged_s - active_s)
+        device: step_s - compute_s - (engaged_s - active_s)
         for device in place
         for compute_s, active_s, engaged_s in [parts(device)]
     }

@@ -35,6 +35,8 @@ class Traffic:
         Whether its time is by costs measured for other sizes or numbers of ranks.
     unmeasured : str
         What its time is by, where nothing was measured of its links.
+    alike : tuple of int
+        How many transfers that do the same at the same time each link carries, where this one stands for all of them.
     """
 
     latency_s: float = 0.0
@@ -46,11 +48,14 @@ class Traffic:
     algorithm: str = ""
     beyond: bool = False
     unmeasured: str = ""
+    alike: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.links) != len(self.bytes):
             raise MpsimError(f"traffic names {len(self.links)} links and {len(self.bytes)} byte counts")
-        if len(set(self.links)) != len(self.links):
+        if self.alike and (len(self.alike) != len(self.links) or min(self.alike) < 1):
+            raise MpsimError(f"traffic names {len(self.links)} links, and says of how many alike {list(self.alike)}")
+        if not self.alike and len(set(self.links)) != len(self.links):
             raise MpsimError(f"traffic names a link twice among {list(self.links)}: add their bytes up")
         if not (math.isfinite(self.latency_s) and self.latency_s >= 0):
             raise MpsimError(f"traffic has a latency of {self.latency_s} s, expected 0 or more")
