@@ -30,6 +30,7 @@ from mpsim.workload.show import show_workload
 
 try:
     from mpsim.calibration.compute import calibrate_compute
+    from mpsim.failures import Checkpoints, Event, Failures, Goodput, Recovery, Stragglers, goodput
     from mpsim.simulation import Job, simulate, simulate_collectives, simulate_jobs
     from mpsim.sweeps import sweep
 except ModuleNotFoundError as error:
@@ -45,7 +46,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Checkpoints",
     "Device",
+    "Event",
+    "Failures",
+    "Goodput",
     "Job",
     "Layer",
     "Link",
@@ -53,13 +58,16 @@ __all__ = [
     "MpsimError",
     "ParallelTrainer",
     "Plan",
+    "Recovery",
     "Result",
+    "Stragglers",
     "Topology",
     "Variability",
     "Workload",
     "calibrate",
     "calibrate_compute",
     "draw",
+    "goodput",
     "load_plan",
     "load_result",
     "load_topology",
@@ -93,7 +101,7 @@ def __getattr__(name: str) -> Any:
         return _emulate(name)
     if name == "plotting":
         return import_module("mpsim.result.plotting")
-    if name in ("calibrate_compute", "simulate", "simulate_collectives", "sweep"):
+    if name in ("calibrate_compute", "goodput", "simulate", "simulate_collectives", "sweep"):
         raise MpsimError(f"mpsim.{name} needs simpy, which is not installed: pip install simpy")
     raise AttributeError(f"module 'mpsim' has no attribute {name!r}")
 

@@ -23,7 +23,7 @@ __all__ = [
 _DECIMAL = {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 _BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}
 _PREFIX = _DECIMAL | _BINARY
-_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "day": 86400.0, "days": 86400.0}
 # Dividing rounds once, where multiplying by 1e-6 would round twice: 25 us is 2.5e-05.
 _PER_SECOND = {"ms": 1e3, "us": 1e6, "µs": 1e6, "μs": 1e6, "ns": 1e9}
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf)\s*(.*?)\s*")
@@ -124,8 +124,8 @@ def duration(text: str | float, what: str = "duration") -> float:
 
     Examples
     --------
-    >>> duration("25 us"), duration("1.5ms"), duration(0)
-    (2.5e-05, 0.0015, 0.0)
+    >>> duration("25 us"), duration("1.5ms"), duration(0), duration("90 days")
+    (2.5e-05, 0.0015, 0.0, 7776000.0)
     """
     number, unit = _split(text, what, "2 us")
     if number == 0:
@@ -149,6 +149,21 @@ def format_duration(seconds: float) -> str:
         if abs(seconds) >= scale * 0.9995 or unit == "ns":
             return f"{_three_digits(seconds / scale)} {unit}"
     raise AssertionError
+
+
+def format_long_duration(seconds: float) -> str:
+    """Write seconds for people, from two minutes on in minutes, hours or days.
+
+    Examples
+    --------
+    >>> format_long_duration(75), format_long_duration(5400), format_long_duration(180e6)
+    ('75 s', '90 min', '2,083 days')
+    """
+    for unit, scale, least in (("days", 86400.0, 3 * 86400.0), ("h", 3600.0, 7200.0), ("min", 60.0, 120.0)):
+        if least <= seconds < math.inf:
+            count = seconds / scale
+            return f"{count:,.0f} {unit}" if count >= 100 else f"{_three_digits(count)} {unit}"
+    return format_duration(seconds)
 
 
 def format_bytes(count: float) -> str:

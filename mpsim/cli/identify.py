@@ -11,7 +11,7 @@ from mpsim.errors import MpsimError
 
 __all__ = ["NOUNS", "noun_of"]
 
-NOUNS = ("workload", "topology", "plan", "result")
+NOUNS = ("workload", "topology", "plan", "result", "goodput")
 
 
 def noun_of(path: str) -> str:

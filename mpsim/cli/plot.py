@@ -17,7 +17,7 @@ from mpsim.plan.schedules import SCHEDULES
 from mpsim.result.file import load_result
 from mpsim.result.model import Result
 
-__all__ = ["draw", "plot"]
+__all__ = ["draw", "plot", "save_picture"]
 
 # kind → the function that draws it, and whether it draws several results on one figure
 _KINDS = {
@@ -55,7 +55,7 @@ def plot(files: tuple[str, ...], kind: str | None, output: str, **asked: Any) ->
     if asked["schedule"] is not None:
         if files or kind is not None:
             raise MpsimError(f"--schedule draws a schedule alone: leave out {files[0] if files else '--kind'}")
-        _save(lambda plotting: draw_schedule(plotting, **asked), output)
+        save_picture(lambda plotting: draw_schedule(plotting, **asked), output)
         tell(f"wrote {output}")
         return
     _refuse_missing(files, asked)
@@ -66,6 +66,10 @@ def plot(files: tuple[str, ...], kind: str | None, output: str, **asked: Any) ->
         tell(f"wrote {output}")
         return
     nouns = {path: noun_of(_existing(path)) for path in files}
+    if [*nouns.values()] == ["goodput"]:
+        _draw_goodput(files[0], kind, output)
+        tell(f"wrote {output}")
+        return
     for path, noun in nouns.items():
         if noun not in ("result", "sweep"):
             raise MpsimError(f"{path} is a {noun}: give results of mpsim simulate -o, or a table of mpsim sweep -o")
@@ -101,13 +105,22 @@ def _draw_topology(files: Sequence[str], kind: str | None, output: str) -> None:
         raise MpsimError(f"{len(files)} files, a topology among them: draw one topology at a time")
     from mpsim.topology.spec import parse_topology
 
-    _save(lambda plotting: plotting.network(parse_topology(files[0])), output)
+    save_picture(lambda plotting: plotting.network(parse_topology(files[0])), output)
 
 
 def _existing(path: str) -> str:
     if not Path(path).is_file():
         raise MpsimError(f"no file {path!r}: mpsim simulate -o and mpsim sweep -o write what can be drawn")
     return path
+
+
+def _draw_goodput(path: str, kind: str | None, output: str) -> None:
+    if kind is not None:
+        raise MpsimError(f"a goodput is drawn in one way, it has nothing for {kind}: leave --kind out")
+    from mpsim.failures.file import load_goodput
+
+    found = load_goodput(path)
+    save_picture(lambda _: found.plot(), output)
 
 
 def _draw_sweep(files: Sequence[str], kind: str | None, output: str) -> None:
@@ -117,7 +130,7 @@ def _draw_sweep(files: Sequence[str], kind: str | None, output: str) -> None:
         raise MpsimError(f"{len(files)} files, a sweep among them: draw one sweep at a time")
     from mpsim.sweeps import load_sweep
 
-    _save(lambda plotting: plotting.speedup(load_sweep(files[0]).to_frame()), output)
+    save_picture(lambda plotting: plotting.speedup(load_sweep(files[0]).to_frame()), output)
 
 
 def draw(results: Sequence[Result], kind: str, output: str) -> None:
@@ -132,10 +145,17 @@ def draw(results: Sequence[Result], kind: str, output: str) -> None:
     if len(results) > 1 and not several:
         many = ", ".join(kind for kind, (_, several) in _KINDS.items() if several)
         raise MpsimError(f"a {kind} draws one result, got {len(results)}: draw each alone, or several as {many}")
-    _save(lambda plotting: getattr(plotting, name)(list(results) if several else results[0]), output)
+    save_picture(lambda plotting: getattr(plotting, name)(list(results) if several else results[0]), output)
 
 
-def _save(make: Callable[[Any], Any], output: str) -> None:
+def save_picture(make: Callable[[Any], Any], output: str) -> None:
+    """Draw to a file what a function makes of the module of pictures.
+
+    Raises
+    ------
+    MpsimError
+        The file cannot be written there.
+    """
     os.environ.setdefault("MPLBACKEND", "Agg")  # a file is written and no window opened, display or none
     from mpsim.result import plotting
 

@@ -84,7 +84,7 @@ def _find(thing: str, microbatch: int | None, split: Split | None, top: int | No
     if noun == "sweep":
         return _sweep(thing, top or 0)
     if noun:
-        return {"topology": _topology, "result": _result}[noun](thing)
+        return {"topology": _topology, "result": _result, "goodput": _goodput}[noun](thing)
     if thing == "catalog":
         return _catalog()
     if thing in ZOO:
@@ -109,6 +109,14 @@ def _topology(text: str) -> _Shown:
 
     topology = parse_topology(text)
     return _Shown(lambda: draw(topology), lambda: topology_to_dict(topology))
+
+
+def _goodput(path: str) -> _Shown:
+    from mpsim.failures.file import load_goodput
+    from mpsim.failures.text import goodput_summary, goodput_to_dict
+
+    found = load_goodput(path)
+    return _Shown(lambda: goodput_summary(found), lambda: goodput_to_dict(found))
 
 
 def _plan(path: str, schedule: bool) -> _Shown:

@@ -10,7 +10,7 @@ import click
 from mpsim import units
 from mpsim.errors import MpsimError
 
-__all__ = ["BYTES", "NUMBERS", "SECONDS", "Sizes"]
+__all__ = ["BANDWIDTH", "BYTES", "NUMBERS", "SECONDS", "Sizes"]
 
 
 _MOST_BYTES = 2**63 - 1
@@ -70,5 +70,6 @@ def _option(param: click.Parameter | None) -> str:
 
 
 BYTES = _Quantity("SIZE", units.size)
+BANDWIDTH = _Quantity("BANDWIDTH", units.bandwidth)
 SECONDS = _Quantity("TIME", units.duration)
 NUMBERS = _Numbers()

@@ -27,6 +27,7 @@ from mpsim.workload.split import Split
 from mpsim.workload.tensors import tensor_bytes as tensor_bytes_of
 
 __all__ = [
+    "SHARDED",
     "Stage",
     "cut",
     "global_batch",
@@ -246,7 +247,7 @@ def _stage(costs: Costs, layers: range, plan: Plan, cuts: list[Crossing], states
         costs=chosen,
         gradients=gradients,
         held={
-            holder: _shared_out(sizes, parts) if holder in _SHARDED[zero] else sizes for holder, sizes in held.items()
+            holder: _shared_out(sizes, parts) if holder in SHARDED[zero] else sizes for holder, sizes in held.items()
         },
         update_copies=update_copies(workload),
         cached=on_cuda(workload),
@@ -278,7 +279,7 @@ def _buckets(plan: Plan, gradients: _Gradients) -> tuple[Bucket, ...]:
 
 
 # What replicas share among them, by ZeRO's stage.
-_SHARDED = ((), ("optimizer", "master"), ("optimizer", "master"), ("optimizer", "master", "parameters"))
+SHARDED = ((), ("optimizer", "master"), ("optimizer", "master"), ("optimizer", "master", "parameters"))
 
 
 def _shared_out(sizes: _Sizes, parts: Mapping[tuple[str, str], Fraction]) -> _Sizes:

@@ -7,6 +7,7 @@ from mpsim.result.plotting.agreement import predicted_and_measured
 from mpsim.result.plotting.bars import breakdown, memory
 from mpsim.result.plotting.curves import cdf, memory_over_time
 from mpsim.result.plotting.gantt import timeline
+from mpsim.result.plotting.goodput import goodput
 from mpsim.result.plotting.holders import memory_by_holder
 from mpsim.result.plotting.network import network
 from mpsim.result.plotting.scaling import speedup
@@ -16,6 +17,7 @@ from mpsim.result.plotting.style import save_figure
 __all__ = [
     "breakdown",
     "cdf",
+    "goodput",
     "memory",
     "memory_by_holder",
     "memory_over_time",
