@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from mpsim.failures.components import Component
@@ -113,19 +113,18 @@ class _Run:
         whole = component.swapped
         there_s = self._next_node(at_s) if whole else at_s + self.recovery.repair_s
         if out and whole and component.replicas <= out:
-            # Nobody runs there: it is back the later.
+            # Nobody runs there: it is back the later, and who waits for it waits on.
             self._drop(component.replicas, there_s)
+            if not self.can_go_on(out):
+                self._stop(at_s)
             return
         self.noticed_s = max(self.noticed_s, at_s + self.recovery.detect_s)
-        if there_s > self.noticed_s and whole and self._without(out | component.replicas):
+        if there_s > self.noticed_s and whole and self.recovery.smaller:
             self._drop(component.replicas, there_s)
         else:
             swap_s = self.recovery.swap_s if whole else 0.0
             self.ready_s = max(self.ready_s, max(self.noticed_s, there_s) + swap_s)
         self._stop(at_s)
-
-    def _without(self, out: frozenset[int]) -> bool:
-        return self.recovery.smaller and self.can_go_on(out)
 
     def _next_node(self, at_s: float) -> float:
         """Return when the next node is there, a spare or the failed one repaired, which is a spare afterwards."""
@@ -166,14 +165,28 @@ class _Run:
 
     def _stop(self, at_s: float) -> None:
         detect_s = max(0.0, self.noticed_s - at_s)
-        wait_s = max(0.0, self.ready_s - at_s - detect_s)
-        self.rows.append(Row(at_s, True, self.situation, detect_s, wait_s))
+        enough_s, situation = self._enough()
+        wait_s = max(0.0, max(self.ready_s, enough_s) - at_s - detect_s)
+        self.rows.append(Row(at_s, True, situation, detect_s, wait_s))
+
+    def _enough(self) -> tuple[float, Situation]:
+        """Return when as many replicas are there as a plan needs, and the situation then."""
+        if not self.back or self.can_go_on(frozenset(self.back)):
+            return 0.0, self.situation
+        for there_s in sorted(set(self.back.values())):
+            out = frozenset(replica for replica, back_s in self.back.items() if back_s > there_s)
+            if not out or self.can_go_on(out):
+                return there_s, self._named(out)
+        return math.inf, NOBODY
 
     def _settle(self) -> None:
         """Note who is out and who is slow, once that changed."""
+        self.situation = self._named(self.back)
+
+    def _named(self, out: Collection[int]) -> Situation:
         factors: dict[int, float] = {}
         for one in self.slow:
-            if one.replica not in self.back:
+            if one.replica not in out:
                 factors[one.device] = max(factors.get(one.device, 1.0), one.factor)
-        found = Situation(tuple(sorted(self.back)), tuple(sorted(factors.items())))
-        self.situation = self.named(found) if self.named else found
+        found = Situation(tuple(sorted(out)), tuple(sorted(factors.items())))
+        return self.named(found) if self.named else found
