@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from mpsim import documents
 from mpsim.errors import MpsimError
+from mpsim.failures import Checkpoints, Event, Failures, goodput
+from mpsim.failures.file import load_goodput, save_goodput
 from mpsim.plan.model import Plan, load_plan, save_plan
 from mpsim.plan.schedules import gpipe
 from mpsim.result.file import load_result, save_result
@@ -37,6 +39,18 @@ NOUNS = {
     "topology": (save_topology, load_topology, TOPOLOGY),
     "plan": (save_plan, load_plan, PLAN),
     "result": (save_result, load_result, simulate(WORK, TOPOLOGY, Plan(pp=2, microbatches=2))),
+    "goodput": (
+        save_goodput,
+        load_goodput,
+        goodput(
+            WORK,
+            TOPOLOGY,
+            Plan(pp=2),
+            failures=Failures(listed=(Event(at_s=40.0, what="d1"),)),
+            checkpoints=Checkpoints(storage_bytes_per_s=64.0),
+            horizon=100.0,
+        ),
+    ),
 }
 
 

@@ -136,8 +136,8 @@ class _Lanes:
 
     From a restart or the end of a checkpoint on, `done` of `every` steps, then the checkpoint; `into` is how far the
     step or checkpoint under way is. `spent` and `made` are what steps since then took and are worth; `pending` and
-    `worth` those of a checkpoint that is still being written for `writing` seconds more; `safe` and `kept` those that no
-    failure takes away.
+    `worth` those of a checkpoint that is still being written for `writing` seconds more; `safe` and `kept` those that
+    no failure takes away.
     """
 
     def __init__(self, table: Floats, every: Floats, trials: int) -> None:

@@ -31,7 +31,7 @@ class Replayed:
     Attributes
     ----------
     what : str
-        Such as ``"1 replica out"`` or ``"d3 1.5 times slower"``.
+        Such as ``"replica 1 out"``, ``"2 replicas out"`` where they are taken to be alike, ``"d3 1.5 times slower"``.
     """
 
     what: str

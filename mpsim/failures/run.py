@@ -175,7 +175,7 @@ def goodput_of(
         tried=tried,
         tried_on=on,
         formula=formula_of(steps, run.modes, mtbf_s, recovery, failures) if mtbf_s < math.inf else None,
-        replayed=tuple(_replayed(one, mode, lowering) for one, mode in modes_of.items()),
+        replayed=tuple(_replayed(one, mode, lowering, drawn.alike) for one, mode in modes_of.items()),
         **run.trials(steps),
     )
 
@@ -308,7 +308,9 @@ def _notes(lowering: Lowering, drawn: Drawn, replayed: int) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _replayed(situation: Situation, mode: Mode, lowering: Lowering) -> Replayed:
-    words = [f"{len(situation.out)} replica{'s' * (len(situation.out) > 1)} out"] if situation.out else []
+def _replayed(situation: Situation, mode: Mode, lowering: Lowering, alike: bool) -> Replayed:
+    out, many = situation.out, "s" * (len(situation.out) > 1)
+    named = f"replica{many} {', '.join(map(str, out))} out" if not alike else f"{len(out)} replica{many} out"
+    words = [named] if out else []
     words += [f"{lowering.topology.devices[device].name} {factor:g} times slower" for device, factor in situation.slow]
     return Replayed(what=", ".join(words) or "undisturbed", step_s=mode.step_s, useful_s=mode.useful_s)

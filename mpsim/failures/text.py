@@ -42,7 +42,7 @@ def given_text(failures: Failures, recovery: Recovery, stragglers: Stragglers | 
     ]
     if words:
         words[-1] += ", exponential" if failures.shape == 1 else f", Weibull of shape {failures.shape:g}"
-    words += [f"{len(failures.listed)} listed events"] if failures.listed else []
+    words += [f"{(n := len(failures.listed))} listed event{'s' * (n > 1)}"] if failures.listed else []
     if stragglers:
         words.append(
             f"a device is {stragglers.factor:g} times slower every {format_long_duration(float(stragglers.every_s))}"
@@ -117,7 +117,7 @@ def _goodput(found: Goodput) -> str:
     text = f"{format_percent(found.goodput)} of {format_long_duration(found.horizon_s)}"
     if found.trials > 1:
         low, high = format_percent(found.quantile(0.05)), format_percent(found.quantile(0.95))
-        text += f"; 5-95 % of trials within {low} to {high}; mean ± {100 * found.standard_error:.2g} %"
+        text += f"; 5-95 % of trials within {low} to {high}; standard error {100 * found.standard_error:.2g} points"
     return text
 
 

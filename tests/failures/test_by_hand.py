@@ -1,4 +1,4 @@
-"""Runs through listed failures, worked by hand to the last second: a step takes 1 s, there are 4 between checkpoints."""
+"""Runs through listed failures, worked by hand to the second: a step takes 1 s, there are 4 between checkpoints."""
 
 from dataclasses import replace
 
@@ -158,7 +158,7 @@ def test_a_smaller_plan_goes_on_until_the_repair():
     recovery = replace(RESTART, smaller=True, repair_s=10.0)
     found = replicas((Event(at_s=15.0, what="d1"),), recovery)
     assert parts(found) == (14.0, 3.0, 6.0, 7.0, 0.0, 2.0)
-    assert [(one.what, one.step_s, one.useful_s) for one in found.replayed[1:]] == [("1 replica out", 1.0, 0.5)]
+    assert [(one.what, one.step_s, one.useful_s) for one in found.replayed[1:]] == [("replica 1 out", 1.0, 0.5)]
     # Waited for, it is back at 25, and all restart until 28.
     waited = replicas((Event(at_s=15.0, what="d1"),), replace(RESTART, repair_s=10.0))
     assert parts(waited) == (12.0, 3.0, 4.0, 4.0, 9.0, 0.0)
@@ -212,7 +212,7 @@ def test_nodes_and_links_fail_too():
             checkpoints=Checkpoints(every_s=4.0, write_s=1.0), recovery=Recovery(smaller=smaller, repair_s=4.0),
         )  # fmt: skip
 
-    assert [one.what for one in run("node:1", True).replayed[1:]] == ["2 replicas out"]
+    assert [one.what for one in run("node:1", True).replayed[1:]] == ["replicas 2, 3 out"]
     assert run("node:1", False).repair_s == (4.0,)
     assert run(between, True).repair_s == (4.0,)
     with pytest.raises(MpsimError, match="stands on 2 nodes, from node:0 on, not on 'node:2'"):

@@ -49,7 +49,10 @@ def test_every_part_is_what_it_is_step_by_step(modes, trials, every):
 @settings(deadline=None, max_examples=50)
 @given(st.floats(1e-3, 10.0), st.floats(0.0, 30.0), st.floats(0.0, 30.0), st.floats(0.0, 50.0), st.data())
 def test_parts_add_up_to_the_wall_time_whatever_the_times(step_s, blocked_s, written_s, restart_s, data):
-    modes = [Mode(step_s, step_s, blocked_s, written_s, restart_s), Mode(step_s * 1.3, step_s / 1.7, blocked_s, 0.0, 0.0)]
+    modes = [
+        Mode(step_s, step_s, blocked_s, written_s, restart_s),
+        Mode(step_s * 1.3, step_s / 1.7, blocked_s, 0.0, 0.0),
+    ]
     times = sorted(data.draw(st.lists(st.floats(0.0, 1e4), max_size=8)))
     rows = as_rows([[(time, i % 2, i % 3 % 2, blocked_s, restart_s) for i, time in enumerate(times)]])
     found = play(modes, np.array([1.0, 7.0]), rows, 1e4)
