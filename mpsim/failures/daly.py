@@ -19,7 +19,7 @@ def young_s(blocked_s: float, mtbf_s: float) -> float:
 
 
 def daly_s(blocked_s: float, mtbf_s: float) -> float:
-    """Return Daly's, of a higher order (https://doi.org/10.1016/j.future.2004.11.016, equation 37).
+    """Return Daly's, of a higher order (https://doi.org/10.1016/j.future.2004.11.016).
 
     Examples
     --------
@@ -33,7 +33,7 @@ def daly_s(blocked_s: float, mtbf_s: float) -> float:
 
 
 def expected_goodput(steps_s: float, blocked_s: float, restart_s: float, mtbf_s: float) -> float:
-    """Return useful over wall time where failures are exponential and strike restarts too (the same, equation 20).
+    """Return useful over wall time where failures are exponential and strike restarts too (Daly, the same).
 
     Parameters
     ----------

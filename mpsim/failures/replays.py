@@ -48,6 +48,7 @@ class Replays:
         self.program = program_of(lowering)
         self.timing = replay(self.program, lowering.topology)
         self.step_s = self._whole_s(lowering, self.program, self.timing)
+        self._steps = {NOBODY: self.step_s}
         if not self.step_s > 0:
             raise MpsimError("a step takes no time: there is nothing to lose; check the workload's costs")
 
@@ -76,22 +77,21 @@ class Replays:
             return False
         program = program_of(lowering)
         timing = replay(program, lowering.topology)
+        self._steps[Situation(out)] = self._whole_s(lowering, program, timing)
         uses = account_devices(program, lowering.topology, lowering.place, timing, timing)
         return not any(use.fits is False for use in uses)
 
     def mode(self, situation: Situation) -> Mode:
         """Return what a step, a checkpoint and a restart take in a situation."""
         lowering, saving = self._without(situation.out), self.saving(situation.out)
-        if situation == NOBODY:
-            step_s = self.step_s
-        else:
+        if situation not in self._steps:
             slowed = replace(lowering, topology=_slowed(lowering, dict(situation.slow)))
             with collector_paused():
                 program = program_of(slowed)
-                step_s = self._whole_s(slowed, program, replay(program, slowed.topology))
+                self._steps[situation] = self._whole_s(slowed, program, replay(program, slowed.topology))
         useful_s = self.step_s * global_batch(lowering.workload, lowering.plan) / self.batch
         restart_s = self.recovery.restart_s + saving.read_s
-        return Mode(step_s, useful_s, saving.blocked_s, saving.written_s, restart_s)
+        return Mode(self._steps[situation], useful_s, saving.blocked_s, saving.written_s, restart_s)
 
     def _without(self, out: tuple[int, ...]) -> Lowering:
         """Return the plan without some replicas: each that is left does what it did, on the devices that it has."""
@@ -127,11 +127,11 @@ def _slowed(lowering: Lowering, factors: Mapping[int, float]) -> Topology:
     return replace(topology, devices=tuple(devices))
 
 
-def alike(situation: Situation, lowering: Lowering) -> Situation:
+def alike(situation: Situation, lowering: Lowering, rank_of: Mapping[int, int]) -> Situation:
     """Return the situation that stands for one where replicas are alike, and so are ranks that share layers.
 
     It is the last replicas that are out, and the first that have the slow devices, each in the first of its ranks of a
-    stage.
+    stage. `rank_of` has the rank of each device.
 
     Examples
     --------
@@ -140,20 +140,18 @@ def alike(situation: Situation, lowering: Lowering) -> Situation:
     >>> from mpsim.workload.model import Layer, Workload
     >>> work = Workload.chain("one", [Layer.given("a", forward_s=1.0, backward_s=2.0)])
     >>> lowering = lower(work, parse_topology("chain:4,link=1GB/s@0"), Plan(dp=4))
-    >>> alike(Situation(out=(0,), slow=((2, 1.5),)), lowering)
+    >>> alike(Situation(out=(0,), slow=((2, 1.5),)), lowering, {i: i for i in range(4)})
     Situation(out=(3,), slow=((0, 1.5),))
     """
     grid, plan = lowering.grid, lowering.plan
     out = _last(len(situation.out), plan.dp)
     if not situation.slow:
         return Situation(out)
-    slow = dict(situation.slow)
     patterns: dict[int, dict[int, float]] = {}
-    for rank, device in enumerate(lowering.place):
-        if device in slow:
-            at = grid.at(rank)
-            pattern = patterns.setdefault(at["dp"], {})
-            pattern[at["pp"]] = max(pattern.get(at["pp"], 1.0), slow[device])
+    for device, factor in situation.slow:
+        at = grid.at(rank_of[device])
+        pattern = patterns.setdefault(at["dp"], {})
+        pattern[at["pp"]] = max(pattern.get(at["pp"], 1.0), factor)
     ordered = sorted((tuple(sorted(pattern.items())) for pattern in patterns.values()), reverse=True)
     first = (
         (lowering.place[grid.rank(dp=replica, pp=p)], factor)

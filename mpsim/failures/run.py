@@ -34,6 +34,7 @@ from mpsim.workload.model import Workload
 
 __all__ = ["Run", "formula_of", "goodput", "goodput_of"]
 
+_MOST_TASKS = 30_000_000
 _ENOUGH_STOPS = 50_000  # of as many an interval's loss is known to half a percent, and two intervals' difference better
 
 
@@ -144,6 +145,7 @@ def goodput_of(
         components=components, failures=failures, recovery=recovery, stragglers=stragglers, lowering=lowering,
         can_go_on=replays.can_go_on, seed=seed_of(rng), horizon_s=horizon_s,
     ).trials(count)  # fmt: skip
+    _check_replays(len(drawn.situations), len(replays.program.tasks))
     modes_of = {one: replays.mode(one) for one in drawn.situations}
     run = Run(tuple(modes_of.values()), drawn.rows, horizon_s)
     mtbf_s = 1.0 / components.rate_per_s if components.rate_per_s else math.inf
@@ -199,6 +201,14 @@ def _checked(
     if tokens < 0:
         raise MpsimError(f"tokens in a sample are {tokens}, expected 0 or more")
     return count if random else 1
+
+
+def _check_replays(situations: int, tasks: int) -> None:
+    if situations * tasks > _MOST_TASKS:
+        raise MpsimError(
+            f"{situations} situations of slow devices and replicas that are out, of {tasks:,} tasks each, are more than"
+            f" the {_MOST_TASKS:,} tasks that are replayed: give fewer or shorter slow spells, or a shorter run"
+        )
 
 
 class Run(NamedTuple):

@@ -12,6 +12,7 @@ from mpsim.failures.components import nodes_of
 from mpsim.failures.model import Checkpoints
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.stages import SHARDED, Stage
+from mpsim.plan.model import Plan
 from mpsim.program.model import Program, Stream, Task
 
 __all__ = ["Saving", "State", "saving_of", "state_of"]
@@ -51,28 +52,35 @@ def state_of(lowering: Lowering) -> State:
     """
     plan, grid = lowering.plan, lowering.grid
     zero = plan.sharding.zero if plan.replicas > 1 else 0
-    parts = [_by_writer([lowering.stages[s] for s in lowering.shape.held_by(p)], SHARDED[zero]) for p in range(plan.pp)]
+    parts = [
+        _by_writers([lowering.stages[s] for s in lowering.shape.held_by(p)], SHARDED[zero], plan)
+        for p in range(plan.pp)
+    ]
     held, written = [], []
     for rank in range(plan.ranks):
-        own = parts[grid.at(rank)["pp"]]
+        at = grid.at(rank)
+        own, replica = parts[at["pp"]], at["dp"] * plan.cp + at["cp"]
         held.append(sum(own.values()))
-        written.append(sum(count for axes, count in own.items() if rank == min(grid.group(rank, *axes))))
+        written.append(sum(count for writers, count in own.items() if replica < writers))
     return State(tuple(held), tuple(written))
 
 
-def _by_writer(stages: Sequence[Stage], sharded: Collection[str]) -> Mapping[tuple[str, ...], int]:
-    """Return the bytes of a pipeline rank by the axes along which others hold the same; what stages share is once."""
+def _by_writers(stages: Sequence[Stage], sharded: Collection[str], plan: Plan) -> Mapping[int, int]:
+    """Return the bytes of a pipeline rank by how many replicas, the first ones, have them all among them.
+
+    What stages share is there once.
+    """
     experts = frozenset().union(*(stage.experts for stage in stages))
     sizes = {(holder, of): n for stage in stages for holder in _HOLDERS for of, n in stage.held[holder].items()}
-    found: dict[tuple[str, ...], int] = {}
+    found: dict[int, int] = {}
     for (holder, of), count in sizes.items():
         of_experts = of[0] == "experts" or (of[0] == "parameter" and of[1] in experts)
         if holder in sharded:
             # Experts are sharded over all that hold the same ones, the rest by those that shard together.
-            axes: tuple[str, ...] = () if of_experts else ("replica",)
+            writers = plan.replicas if of_experts else plan.sharding.shards or plan.replicas
         else:
-            axes = ("edp",) if of_experts else ("dp", "cp")
-        found[axes] = found.get(axes, 0) + count
+            writers = plan.ep if of_experts else 1
+        found[writers] = found.get(writers, 0) + count
     return found
 
 

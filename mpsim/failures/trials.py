@@ -75,7 +75,10 @@ class Draws:
         exact = self._events(count, fails, slow, None, _MOST_EXACT)
         if exact is not None:
             return Drawn(_padded(exact[0]), exact[1], unused, False)
-        named = partial(alike, lowering=self.lowering) if self.lowering else None
+        named = None
+        if self.lowering:
+            rank_of = {device: rank for rank, device in enumerate(self.lowering.place)}
+            named = partial(alike, lowering=self.lowering, rank_of=rank_of)
         found = self._events(count, fails, slow, named, _MOST_SITUATIONS)
         if found is None:
             raise MpsimError(
