@@ -208,8 +208,8 @@ SECTIONS = (
     (
         "One plan, other ways to go on",
         "`workloads/llama-1b-bf16.h200.json` on `dgx_h200:4`, 32 replicas with ZeRO 1, a device and a node failing"
-        " every 5,000 h (given, not measured), 60 s to notice, 180 s and reading to restart, 12 h to repair, 1 GB/s a node to"
-        " storage; 300 trials of 90 days.",
+        " every 5,000 h (given, not measured), 60 s to notice, 180 s and reading to restart, 12 h to repair, 1 GB/s"
+        " from a node to storage; 300 trials of 90 days.",
         plans,
     ),
 )

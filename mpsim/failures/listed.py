@@ -56,6 +56,8 @@ def _read(path: Path) -> str:
         if path.stat().st_size > _MOST_BYTES:
             raise MpsimError(f"{str(path)!r} has more than {_MOST_BYTES:,} bytes: no list of failures is that long")
         return path.read_text(encoding="utf-8-sig")
+    except MpsimError:
+        raise
     except FileNotFoundError:
         raise MpsimError(f"no file {str(path)!r}: write a CSV of at,what") from None
     except OSError as error:

@@ -90,7 +90,7 @@ class Goodput:
     deterministic : bool
         Nothing was random, and one trial stands for all.
     stops : tuple of int
-        How often each trial was stopped.
+        How often each trial was stopped, by failures and by replicas that came back.
     useful_s : tuple of float
         Of each trial: what the undisturbed plan would take for the samples that count at the end.
     lost_s : tuple of float

@@ -34,6 +34,7 @@ from mpsim.workload.model import Workload
 
 __all__ = ["Run", "formula_of", "goodput", "goodput_of"]
 
+_MOST_TRIALS = 100_000
 _MOST_TASKS = 30_000_000
 _ENOUGH_STOPS = 50_000  # of as many an interval's loss is known to half a percent, and two intervals' difference better
 
@@ -196,8 +197,8 @@ def _checked(
         raise MpsimError(f"{lowering.plan.schedule_name} has no end of a step at which a run is saved: use another")
     known_types(lowering.topology, failures)
     count = (1000 if random else 1) if trials is None else trials
-    if not 1 <= count <= 1_000_000:
-        raise MpsimError(f"trials is {count}, expected 1 to 1,000,000")
+    if not 1 <= count <= _MOST_TRIALS:
+        raise MpsimError(f"trials is {count}, expected 1 to {_MOST_TRIALS:,}")
     if tokens < 0:
         raise MpsimError(f"tokens in a sample are {tokens}, expected 0 or more")
     return count if random else 1
@@ -322,5 +323,7 @@ def _replayed(situation: Situation, mode: Mode, lowering: Lowering, alike: bool)
     out, many = situation.out, "s" * (len(situation.out) > 1)
     named = f"replica{many} {', '.join(map(str, out))} out" if not alike else f"{len(out)} replica{many} out"
     words = [named] if out else []
-    words += [f"{lowering.topology.devices[device].name} {factor:g} times slower" for device, factor in situation.slow]
+    for factor in sorted({factor for _, factor in situation.slow}):
+        names = [lowering.topology.devices[device].name for device, one in situation.slow if one == factor]
+        words.append(f"{', '.join(names) if len(names) <= 3 else f'{len(names)} devices'} {factor:g} times slower")
     return Replayed(what=", ".join(words) or "undisturbed", step_s=mode.step_s, useful_s=mode.useful_s)

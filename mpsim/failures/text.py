@@ -14,6 +14,7 @@ from mpsim.units import format_bytes, format_duration, format_long_duration
 __all__ = ["given_text", "goodput_summary", "goodput_to_dict"]
 
 _MOST_REPLAYED = 8
+_ENOUGH_STOPS = 1000
 _MEANING = {
     "useful": "steps that count at the end",
     "lost": "steps done again",
@@ -151,10 +152,11 @@ def _checkpoints(found: Goodput) -> str:
 def _best(found: Goodput) -> str:
     if found.best is None:
         return ""
-    best = found.best
+    best, stops = found.best, sum(found.stops[: found.tried_on])
+    surer = f"; {stops:,} stops hardly tell them apart, the formulas are surer" if stops < _ENOUGH_STOPS else ""
     return (
         f"{format_long_duration(best.interval_s)} ({best.steps:,} steps): {format_percent(best.goodput)};"
-        f" {len(found.tried)} tried on the same {found.tried_on:,} trials"
+        f" {len(found.tried)} tried on the same {found.tried_on:,} trials{surer if found.formula else ''}"
     )
 
 

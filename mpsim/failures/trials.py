@@ -22,7 +22,8 @@ from mpsim.lowering.model import Lowering
 
 __all__ = ["Drawn", "Draws"]
 
-_MOST_EVENTS = 20_000_000
+_MOST_EVENTS = 5_000_000
+_MOST_IN_A_TRIAL = 50_000
 _MOST_DRAWS = 1_000_000_000
 _MOST_EXACT = 16  # situations that are replayed as they are; of more, like ones are one
 _MOST_SITUATIONS = 400
@@ -89,11 +90,17 @@ class Draws:
 
     def _check(self, count: int) -> None:
         spells = len(self.lowering.place) / float(self.stragglers.every_s) if self.stragglers and self.lowering else 0.0
-        events = count * self.horizon_s * (self.components.rate_per_s + 2 * spells)
-        if events > _MOST_EVENTS or count * len(self.components.each) > _MOST_DRAWS:
+        events = self.horizon_s * (self.components.rate_per_s + 2 * spells) + len(self.failures.listed)
+        if events > _MOST_IN_A_TRIAL:
             raise MpsimError(
-                f"{count:,} trials have about {events:,.0f} failures and slow spells of {len(self.components.each):,}"
-                f" things, {_MOST_EVENTS:,} can be played: ask for fewer trials or a shorter run"
+                f"a trial has about {events:,.0f} failures and slow spells, {_MOST_IN_A_TRIAL:,} can be played: ask for"
+                " a shorter run, or check how often things fail"
+            )
+        if count * events > _MOST_EVENTS or count * len(self.components.each) > _MOST_DRAWS:
+            raise MpsimError(
+                f"{count:,} trials have about {count * events:,.0f} failures and slow spells of"
+                f" {len(self.components.each):,} things, {_MOST_EVENTS:,} can be played: ask for fewer trials or a"
+                " shorter run"
             )
 
     def _events(

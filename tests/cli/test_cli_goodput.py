@@ -89,7 +89,7 @@ def test_types_and_both_kinds_of_spells(mpsim, work):
         (("--checkpoint-cost", "1s", "--failures", "none.csv"), "no file 'none.csv'"),
         (("--checkpoint-cost", "1s", "--failures", "events.csv", "-o", "w.json"), "would be lost"),
         (("--checkpoint-cost", "1s", "--mtbf", "5h", "--trials", "1000000000000"), "trials is 1000000000000"),
-        (("--checkpoint-cost", "1s", "--mtbf", "1us"), "can be played: ask for fewer trials or a shorter run"),
+        (("--checkpoint-cost", "1s", "--mtbf", "1us"), "50,000 can be played: ask for a shorter run"),
         (("--checkpoint-cost", "1s", "--mtbf", "5h", "--dp", "3"), "needs dp(3)"),
     ],
 )

@@ -26,7 +26,7 @@ def runs(mtbf_s, blocked_s, restart_s, horizon_s, trials, seed=0):
 
 @pytest.mark.parametrize(
     ("mtbf_s", "blocked_s", "restart_s", "days", "trials"),
-    [(3600.0, 10.0, 60.0, 20, 150), (1000.0, 60.0, 30.0, 10, 60)],
+    [(3600.0, 10.0, 60.0, 8, 350), (1000.0, 60.0, 30.0, 3, 250)],
 )
 def test_waste_and_best_interval_are_theirs(mtbf_s, blocked_s, restart_s, days, trials):
     """Within 2 %, of 50,000 to 70,000 failures.
