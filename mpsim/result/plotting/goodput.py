@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mpsim.errors import MpsimError
-from mpsim.result.plotting.style import BLUE, CYCLE, GREY, VERMILION, title
+from mpsim.result.plotting.style import BLUE, CYCLE, VERMILION, title
 from mpsim.result.statistics import cdf
 from mpsim.units import format_long_duration
 
@@ -28,7 +28,7 @@ def goodput(
     interval_s: float = 0.0,
     subject: str = "",
 ) -> Figure:
-    """Draw the parts of the wall time, the distribution of goodput over trials, and goodput by interval.
+    """Draw the parts of the wall time that are not useful, goodput over trials, and goodput by interval.
 
     Parameters
     ----------
@@ -70,11 +70,11 @@ def goodput(
 
 
 def _parts(ax: Axes, parts: Mapping[str, float]) -> None:
-    names = list(parts)
-    bars = ax.bar(names, list(parts.values()), color=[*CYCLE[: len(names) - 1], GREY][: len(names)])
-    ax.bar_label(bars, labels=[f"{100 * part:.1f} %" for part in parts.values()], fontsize="small")
+    rest = {name: part for name, part in parts.items() if name != "useful"}  # beside it nothing else would be seen
+    bars = ax.bar(list(rest), list(rest.values()), color=CYCLE[1:])
+    ax.bar_label(bars, labels=[f"{100 * part:.2f} %" for part in rest.values()], fontsize="small")
     ax.tick_params(axis="x", rotation=30)
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
     ax.set_ylabel("part of the wall time")
 
 
@@ -82,6 +82,7 @@ def _distribution(ax: Axes, trials: Sequence[float]) -> None:
     x, fraction = cdf(trials)
     ax.plot([x[0], *x], [0.0, *fraction], drawstyle="steps-post", color=BLUE)
     ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.set(ylim=(-0.02, 1.02), xlabel="goodput", ylabel="fraction of trials")
 
 
