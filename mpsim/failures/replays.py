@@ -106,6 +106,8 @@ class Replays:
                 batch=per_replica * len(left),
                 devices=tuple(lowering.place[rank] for rank in stay),
                 boundaries=lowering.boundaries,
+                # One replica has nobody to shard with.
+                sharding=plan.sharding if len(left) * plan.cp > 1 else plan.sharding.at(0),
             )
             by_type, host_speed = lowering.costs.by_type, lowering.host_speed
             self._lowered[out] = lower(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpsim.errors import MpsimError
-from mpsim.failures.components import components_of, known_types
+from mpsim.failures.components import Components, components_of, known_types
 from mpsim.failures.daly import daly_s, expected_goodput, young_s
 from mpsim.failures.draws import Floats
 from mpsim.failures.lanes import PARTS, Mode, Rows, play, quantum_s, rounded
@@ -139,9 +139,7 @@ def goodput_of(
     check_time("horizon", horizon_s, least="more than 0")
     count = _checked(lowering, failures, stragglers, trials, tokens_per_sample)
     replays = Replays(lowering, checkpoints, recovery)
-    links = {i for task in replays.program.tasks if task.traffic for i in task.traffic.links}
-    replica = [lowering.grid.at(rank)["dp"] for rank in range(lowering.plan.ranks)]
-    components = components_of(lowering.topology, lowering.place, replica, links, failures)
+    components = _components(replays, failures)
     drawn = Draws(
         components=components, failures=failures, recovery=recovery, stragglers=stragglers, lowering=lowering,
         can_go_on=replays.can_go_on, seed=seed_of(rng), horizon_s=horizon_s,
@@ -167,9 +165,7 @@ def goodput_of(
         interval_s=steps * replays.step_s,
         interval_steps=steps,
         checkpoint_bytes=0 if checkpoints.write_s is not None else sum(state_of(lowering).written),
-        blocked_s=replays.saving().blocked_s,
-        written_s=replays.saving().written_s,
-        read_s=replays.saving().read_s,
+        **replays.saving()._asdict(),
         mtbf_s=mtbf_s,
         horizon_s=run.wall_s,
         deterministic=not failures.random and stragglers is None,
@@ -202,6 +198,13 @@ def _checked(
     if tokens < 0:
         raise MpsimError(f"tokens in a sample are {tokens}, expected 0 or more")
     return count if random else 1
+
+
+def _components(replays: Replays, failures: Failures) -> Components:
+    lowering = replays.lowering
+    links = {i for task in replays.program.tasks if task.traffic for i in task.traffic.links}
+    replica = [lowering.grid.at(rank)["dp"] for rank in range(lowering.plan.ranks)]
+    return components_of(lowering.topology, lowering.place, replica, links, failures)
 
 
 def _check_replays(situations: int, tasks: int) -> None:

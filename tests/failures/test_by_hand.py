@@ -20,6 +20,13 @@ def work(layers="a", parameter_bytes=1024):
     return Workload.chain("work", made)
 
 
+def adam(optimizer_bytes):
+    """The same, of an optimizer that keeps something."""
+    layer = Layer.given("a", forward_s=0.25, backward_s=0.75, parameter_bytes=1024)
+    shards = tuple(replace(shard, optimizer_bytes=optimizer_bytes) for shard in layer.shards)
+    return Workload.chain("adam", [replace(layer, shards=shards)])
+
+
 def alone(at, checkpoints=STORED, recovery=RESTART, horizon=32.0, **event):
     """One device that fails, or is slow, at some times."""
     events = tuple(Event(at_s=time, what="d0", **event) for time in at)
@@ -115,10 +122,8 @@ def test_sharded_each_writes_its_own_whole_one_writes_all():
 
 def test_what_the_optimizer_keeps_is_saved_and_sharded():
     """Two moments of 1,024 bytes: with ZeRO 1 each replica writes half of them, the first the parameters too."""
-    layer = Layer.given("a", forward_s=0.25, backward_s=0.75, parameter_bytes=1024)
-    adam = replace(layer, shards=tuple(replace(shard, optimizer_bytes=2048) for shard in layer.shards))
     found = goodput(
-        Workload.chain("adam", [adam]), PAIR, Plan(dp=2, sharding=Sharding(zero=1)),
+        adam(2048), PAIR, Plan(dp=2, sharding=Sharding(zero=1)),
         failures=Failures(listed=(Event(at_s=1e6, what="d0"),)), checkpoints=STORED, horizon=64.0,
     )  # fmt: skip
     assert (found.checkpoint_bytes, found.blocked_s, found.read_s) == (3072, 4.0, 4.0)
@@ -162,6 +167,22 @@ def test_a_smaller_plan_goes_on_until_the_repair():
     # Waited for, it is back at 25, and all restart until 28.
     waited = replicas((Event(at_s=15.0, what="d1"),), replace(RESTART, repair_s=10.0))
     assert parts(waited) == (12.0, 3.0, 4.0, 4.0, 9.0, 0.0)
+
+
+def test_a_smaller_plan_that_does_not_fit_is_waited_for():
+    """Two that shard hold half of what the optimizer keeps each; one alone would hold all of it."""
+    sharded, state = Plan(dp=2, sharding=Sharding(zero=1)), adam(8192)
+    peaks = [max(simulate(state, PAIR, plan).peak_memory_bytes) for plan in (sharded, Plan())]
+    assert peaks[0] < peaks[1]
+
+    def run(memory):
+        topology = parse_topology(f"chain:2,link=1024B/s@0,memory={memory}B")
+        return goodput(
+            state, topology, sharded, failures=Failures(listed=(Event(at_s=5.0, what="d1"),)), horizon=30.0,
+            checkpoints=Checkpoints(every_s=4.0, write_s=1.0), recovery=Recovery(smaller=True, repair_s=10.0),
+        )  # fmt: skip
+
+    assert (run(peaks[0]).repair_s, run(peaks[1]).repair_s) == ((10.0,), (0.0,))
 
 
 def test_nobody_is_left_to_go_on():

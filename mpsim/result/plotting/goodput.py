@@ -91,5 +91,5 @@ def _intervals(ax: Axes, tried: Sequence[tuple[float, float]], interval_s: float
     ax.plot(minutes, [part for _, part in tried], marker="o", markersize=3, color=BLUE)
     ax.axvline(interval_s / 60.0, color=VERMILION, label=f"used: {format_long_duration(interval_s)}")
     ax.set(xscale="log", xlabel="steps between checkpoints (min)", ylabel="goodput")
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     ax.legend(frameon=False)
