@@ -30,7 +30,6 @@ from mpsim.workload.show import show_workload
 
 try:
     from mpsim.calibration.compute import calibrate_compute
-    from mpsim.failures import Checkpoints, Event, Failures, Goodput, Recovery, Stragglers, goodput
     from mpsim.simulation import Job, simulate, simulate_collectives, simulate_jobs
     from mpsim.sweeps import sweep
 except ModuleNotFoundError as error:
@@ -41,6 +40,7 @@ except ModuleNotFoundError as error:
 if TYPE_CHECKING:
     from mpsim.emulate.splitter import ModelSplitter
     from mpsim.emulate.trainer import ParallelTrainer
+    from mpsim.failures import Checkpoints, Event, Failures, Goodput, Recovery, Stragglers, goodput
     from mpsim.result import plotting
     from mpsim.workload.trace import trace
 
@@ -90,6 +90,7 @@ __all__ = [
 ]
 
 
+_FAILURES = ("Checkpoints", "Event", "Failures", "Goodput", "Recovery", "Stragglers", "goodput")
 _EMULATE = {"ModelSplitter": "splitter", "ParallelTrainer": "trainer"}
 
 
@@ -99,11 +100,22 @@ def __getattr__(name: str) -> Any:
         return import_module("mpsim.workload.trace").trace
     if name in _EMULATE:
         return _emulate(name)
+    if name in _FAILURES:
+        return _failures(name)
     if name == "plotting":
         return import_module("mpsim.result.plotting")
-    if name in ("calibrate_compute", "goodput", "simulate", "simulate_collectives", "sweep"):
+    if name in ("calibrate_compute", "simulate", "simulate_collectives", "sweep"):
         raise MpsimError(f"mpsim.{name} needs simpy, which is not installed: pip install simpy")
     raise AttributeError(f"module 'mpsim' has no attribute {name!r}")
+
+
+def _failures(name: str) -> Any:
+    try:
+        return getattr(import_module("mpsim.failures"), name)
+    except ModuleNotFoundError as error:
+        if error.name != "simpy":
+            raise
+        raise MpsimError(f"mpsim.{name} needs simpy, which is not installed: pip install simpy") from None
 
 
 def _emulate(name: str) -> Any:

@@ -43,7 +43,7 @@ class Event:
     Attributes
     ----------
     at_s : float
-        Since the start of the run.
+        Since the start of the run; text such as ``"3 h"`` does too, here and below.
     what : str
         A device by name, ``node:3``, or a link ``a->b``; of a slow one a device.
     factor : float
@@ -63,6 +63,7 @@ class Event:
     lasting_s: float = 0.0
 
     def __post_init__(self) -> None:
+        _into_seconds(self, at_s=f"time of {self.what!r}", lasting_s=f"how long {self.what!r} is slow")
         check_time(f"time of {self.what!r}", self.at_s)
         if not (math.isfinite(self.factor) and self.factor >= 1):
             raise MpsimError(f"factor of {self.what!r} is {self.factor:g}, expected 1 (it fails) or more (it is slow)")
@@ -136,9 +137,26 @@ def _mean_s(what: str, value: float | str) -> float:
     return seconds
 
 
-def seconds_of(value: float | str, what: str) -> float:
-    """Return seconds, of text with a unit too; `inf` is no end."""
-    return duration(value, what) if isinstance(value, str) and value.strip() != "inf" else float(value)
+def seconds_of(value: object, what: str) -> float:
+    """Return seconds, of text with a unit too; `inf` is no end.
+
+    Raises
+    ------
+    MpsimError
+        Neither a number nor such text.
+    """
+    if isinstance(value, str) and value.strip() != "inf":
+        return duration(value, what)
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise MpsimError(f"{what} is {value!r}, expected seconds, or text such as '3 min'")
+    return float(value)
+
+
+def _into_seconds(value: object, **names: str) -> None:
+    """Make seconds of fields of a frozen value that may be text."""
+    for name, what in names.items():
+        if getattr(value, name) is not None:
+            object.__setattr__(value, name, seconds_of(getattr(value, name), what))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +210,8 @@ class Checkpoints:
     copy_bytes_per_s : float
         Of ``async``, from a device to its host; 0: as the topology's links to hosts.
     write_s, copy_s : float or None
-        How long writing and copying take, instead of bytes over links; then reading back is part of a restart's time.
+        How long writing and copying take, in seconds or as text, instead of bytes over links; then reading back is part
+        of a restart's time.
 
     Raises
     ------
@@ -219,6 +238,7 @@ class Checkpoints:
         if self.every_s is not None:
             object.__setattr__(self, "every_s", seconds := seconds_of(self.every_s, "time between checkpoints"))
             check_time("time between checkpoints", seconds, least="more than 0")
+        _into_seconds(self, write_s="write of a checkpoint", copy_s="copy of a checkpoint")
         for name in ("write_s", "copy_s"):
             if (seconds_given := getattr(self, name)) is not None:
                 check_time(name.replace("_s", " of a checkpoint"), seconds_given)
@@ -239,7 +259,7 @@ class Checkpoints:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovery:
-    """What is done about a failure.
+    """What is done about a failure; times are seconds, or text such as ``"3 min"``.
 
     Attributes
     ----------
@@ -260,8 +280,8 @@ class Recovery:
 
     Examples
     --------
-    >>> Recovery(restart_s=120.0, spares=2, repair_s=86400.0).spares
-    2
+    >>> Recovery(restart_s="3 min", spares=2, repair_s="1 day").restart_s
+    180.0
     """
 
     detect_s: float = 0.0
@@ -272,6 +292,7 @@ class Recovery:
     smaller: bool = False
 
     def __post_init__(self) -> None:
+        _into_seconds(self, detect_s="detect", restart_s="restart", swap_s="swap", repair_s="repair")
         for name in ("detect_s", "restart_s", "swap_s"):
             check_time(name.removesuffix("_s"), getattr(self, name))
         check_time("repair", self.repair_s, endless=True)

@@ -135,6 +135,7 @@ def goodput_of(
         As there.
     """
     recovery = recovery or Recovery()
+    _check_kinds((failures, Failures), (checkpoints, Checkpoints), (recovery, Recovery), (stragglers, Stragglers))
     horizon_s = seconds_of(horizon, "horizon")
     check_time("horizon", horizon_s, least="more than 0")
     count = _checked(lowering, failures, stragglers, trials, tokens_per_sample)
@@ -177,6 +178,12 @@ def goodput_of(
         replayed=tuple(_replayed(one, mode, lowering, drawn.alike) for one, mode in modes_of.items()),
         **run.trials(steps),
     )
+
+
+def _check_kinds(*given: tuple[object, type]) -> None:
+    for value, kind in given:
+        if not isinstance(value, kind | None):
+            raise MpsimError(f"{kind.__name__.lower()} is {str(value)[:40]!r}, expected mpsim.{kind.__name__}(...)")
 
 
 def _checked(
