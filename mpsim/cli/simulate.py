@@ -36,6 +36,7 @@ class _Asked(Asked):
     host_speed: float
     baseline: str
     processes: int
+    fold: bool | None
 
 
 @click.command(epilog="Sizes and times are written with their units; see docs/model.md for what each number means.")
@@ -52,6 +53,9 @@ class _Asked(Asked):
 @trial_options
 @baseline_option
 @click.option("--processes", type=int, default=1, show_default=True, metavar="N", help="That share the trials.")
+@click.option(
+    "--fold/--no-fold", default=None, help="Simulate one of the devices that do the same; by default from 65 on."
+)
 @json_option
 @output_option("-o", "--output", what="Write the result, spans included.", suffixes=DOCUMENTS)
 @output_option("--save-plan", what="Write the plan.", suffixes=DOCUMENTS)
@@ -90,7 +94,7 @@ def _plan(inputs: tuple[str, ...], given: _Asked) -> Answer:
     lowered = partial(
         prepare, workload, topology, by_type=by_type, unchecked=given.unchecked, host_speed=given.host_speed
     )
-    run = partial(simulate_lowering, trials=trials, unchecked=given.unchecked)
+    run = partial(simulate_lowering, trials=trials, unchecked=given.unchecked, fold=given.fold)
     lowering = lowered(plan)
     baseline = baseline_of(given.baseline, workload, batch, plan.ranks, lambda one: run(lowered(one), spans=False))
     result = run(lowering, baseline=baseline)

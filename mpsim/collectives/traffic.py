@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mpsim.collectives.choice import choose
-from mpsim.collectives.footprint import footprint
+from mpsim.collectives.footprint import Footprint, footprint
 from mpsim.collectives.mapping import AUTO, laid_rounds, rounds_of
 from mpsim.collectives.protocols import costed
 from mpsim.collectives.rounds import Round, Rounds, Steps
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Endpoint",
+    "Laid",
     "check_ranks",
     "collective",
     "host_traffic",
     "idle_s",
+    "lay",
     "message_traffic",
     "messages",
     "point_to_point",
@@ -209,6 +211,48 @@ def collective(
     >>> traffic.latency_s, traffic.bytes
     (1.2e-05, (1500.0, 1500.0, 1500.0, 1500.0))
     """
+    laid = lay(routes, kind, ranks, bytes, algorithm, endpoint)
+    foot = laid.foot
+    return Traffic(
+        latency_s=laid.latency_s,
+        links=foot.links if bytes else (),
+        bytes=tuple([bytes * pieces / foot.pieces for pieces in foot.link_pieces]) if bytes else (),
+        payload_bytes=bytes,
+        rounds=foot.rounds,
+        algorithm=laid.algorithm,
+        beyond=laid.beyond,
+        unmeasured=laid.unmeasured,
+    )
+
+
+class Laid(NamedTuple):
+    """A collective laid on a topology: its footprint, and of its `Traffic` what no link says."""
+
+    foot: Footprint
+    latency_s: float
+    algorithm: str
+    beyond: bool
+    unmeasured: str
+
+
+def lay(
+    routes: Routes,
+    kind: str,
+    ranks: Sequence[int],
+    bytes: int,
+    algorithm: str = "ring",
+    endpoint: Endpoint = _NO_ENDPOINT,
+) -> Laid:
+    """Return a collective as it lies on a topology; the arguments are those of `collective`.
+
+    Examples
+    --------
+    >>> from mpsim.topology.builders import ring
+    >>> from mpsim.topology.routes import Routes
+    >>> laid = lay(Routes(ring(4, link="50GB/s@2us")), "all_reduce", range(4), 1000)
+    >>> laid.latency_s, laid.foot.link_pieces
+    (1.2e-05, (6, 6, 6, 6))
+    """
     ranks = tuple(ranks)
     check_ranks(kind, routes, ranks, 1 if kind == "barrier" and bytes == 0 else bytes)
     chosen = choose(routes, kind, ranks, bytes) if algorithm == AUTO else algorithm
@@ -218,13 +262,9 @@ def collective(
     if measured is not None:
         # What the links' own bandwidth takes for the bytes is to come, in the network.
         latency_s = max(0.0, measured.seconds - bytes * (foot.s_per_byte - foot.stall_s_per_byte))
-    latency_s += bytes * foot.reduced / foot.pieces / endpoint.reduce_bytes_per_s
-    return Traffic(
-        latency_s=latency_s,
-        links=foot.links if bytes else (),
-        bytes=tuple([bytes * pieces / foot.pieces for pieces in foot.link_pieces]) if bytes else (),
-        payload_bytes=bytes,
-        rounds=foot.rounds,
+    return Laid(
+        foot=foot,
+        latency_s=latency_s + bytes * foot.reduced / foot.pieces / endpoint.reduce_bytes_per_s,
         algorithm=chosen if algorithm == AUTO else "",
         beyond=measured is not None and measured.beyond,
         unmeasured="" if measured is None else measured.unmeasured,

@@ -57,10 +57,10 @@ class Interference:
         """Return the device that a computation runs on."""
         return self._device_of[task.streams[0]]
 
-    def compute(self, i: int, task: Task) -> None:
-        """Begin a computation on a device that states a slowdown."""
+    def compute(self, i: int, task: Task, seconds: float) -> None:
+        """Begin a computation of so many seconds on a device that states a slowdown."""
         device = self.device(task)
-        work = self._works[device][i] = _Work(i, device, task.duration_s)
+        work = self._works[device][i] = _Work(i, device, seconds)
         self._set_rate(work, self._rate(device))
 
     def begin(self, i: int, task: Task) -> None:

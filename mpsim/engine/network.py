@@ -17,8 +17,9 @@ import simpy
 
 from mpsim.errors import MpsimError
 from mpsim.program.model import Traffic
+from mpsim.sums import addends
 
-__all__ = ["Network"]
+__all__ = ["Demand", "Network"]
 
 Observer = Callable[[float, int, float], None]
 
@@ -44,7 +45,7 @@ class _Flow:
         self.event: simpy.Event | None = None
 
 
-class _Demand:
+class Demand:
     """A traffic seen by the links: which it uses, in what proportion, and its pace when alone.
 
     What it takes of a link is a sum: of powers of two times its share, where it stands for several that are alike.
@@ -67,17 +68,6 @@ class _Demand:
                 shares[link] = shares.get(link, ()) + addends(count / self.size, times)
         self.shares = tuple(shares.items())
         self.rate = min((capacity[link] / math.fsum(parts) for link, parts in self.shares), default=math.inf)
-
-
-def addends(value: float, times: int) -> tuple[float, ...]:
-    """Return a few numbers that add up to `value`, so many times over, without rounding.
-
-    Examples
-    --------
-    >>> addends(0.1, 5)
-    (0.1, 0.4)
-    """
-    return tuple([value * 2.0**k for k in range(times.bit_length()) if times >> k & 1])
 
 
 class Network:
@@ -111,7 +101,7 @@ class Network:
         self._done = done
         self._rid = rid
         self._observer = observer
-        self._demands: dict[int, _Demand] = {}
+        self._demands: dict[int, Demand] = {}
         self._on_link: dict[int, dict[_Flow, None]] = {}
         # Transfers that started at this moment beside others, or that others which ended left more to.
         self._changed: dict[_Flow, None] = {}
@@ -120,7 +110,7 @@ class Network:
         """Begin to move the bytes of `traffic`; True if they need no time at all."""
         demand = self._demands.get(id(traffic))
         if demand is None:
-            demand = self._demands[id(traffic)] = _Demand(traffic, self._capacity)
+            demand = self._demands[id(traffic)] = Demand(traffic, self._capacity)
         if demand.rate == math.inf or demand.size == 0.0:
             return True
         flow = _Flow(task, demand.shares, demand.size, demand.buffered)

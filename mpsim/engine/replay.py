@@ -18,10 +18,18 @@ from mpsim.garbage import collector_paused
 from mpsim.program.model import Program, Task, Timing, Traffic
 from mpsim.topology.model import Topology
 
-__all__ = ["replay"]
+__all__ = ["order_of", "replay"]
 
 
-def replay(program: Program, topology: Topology, *, free: bool = False, observer: Observer | None = None) -> Timing:
+def replay(
+    program: Program,
+    topology: Topology,
+    *,
+    free: bool = False,
+    observer: Observer | None = None,
+    durations: Sequence[float] | None = None,
+    late: Sequence[float] | None = None,
+) -> Timing:
     """Replay a program on a topology.
 
     Parameters
@@ -34,6 +42,10 @@ def replay(program: Program, topology: Topology, *, free: bool = False, observer
         Replay on free links: no transfer takes any time.
     observer : callable, optional
         Called with ``(time_s, task, bytes_per_s)`` whenever the rate of a transfer changes.
+    durations : sequence of float, optional
+        What each task takes, if it is a computation, in place of what the program says.
+    late : sequence of float, optional
+        What each task takes longer than its latency, if it is a transfer.
 
     Returns
     -------
@@ -62,7 +74,7 @@ def replay(program: Program, topology: Topology, *, free: bool = False, observer
                 f" {len(topology.devices)}: 0 to {len(topology.devices) - 1}"
             )
     with collector_paused():
-        run = _Run(program, topology, free, observer)
+        run = _Run(program, topology, free, observer, durations, late)
         run.play()
     if run.done < len(program.tasks):
         raise MpsimError(_deadlock(program, topology, run))
@@ -72,9 +84,18 @@ def replay(program: Program, topology: Topology, *, free: bool = False, observer
 class _Run:
     """The state of one replay: what each task still waits for, and when it ran."""
 
-    def __init__(self, program: Program, topology: Topology, free: bool, observer: Observer | None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        topology: Topology,
+        free: bool,
+        observer: Observer | None,
+        durations: Sequence[float] | None,
+        late: Sequence[float] | None,
+    ) -> None:
         self.tasks = program.tasks
         self.free = free
+        self.durations, self.late = durations, late
         self.env = simpy.Environment(0.0)
         capacity = [link.bandwidth_bytes_per_s for link in topology.links]
         self.network = Network(self.env, capacity, self._finish, self._rid, observer)
@@ -105,16 +126,16 @@ class _Run:
         self.start_s[i] = env.now
         traffic = task.traffic
         if traffic is None:
-            if self.beside.slowdown and task.duration_s and self.beside.device(task) in self.beside.slowdown:
-                self.beside.compute(i, task)
+            delay, after = task.duration_s if self.durations is None else self.durations[i], self._on_end
+            if self.beside.slowdown and delay and self.beside.device(task) in self.beside.slowdown:
+                self.beside.compute(i, task, delay)
                 return False
-            delay, after = task.duration_s, self._on_end
         elif self.free:
             return True
-        elif traffic.latency_s:
-            delay, after = traffic.latency_s, self._on_latency
         else:
-            return self._move(i, traffic)
+            delay, after = traffic.latency_s + (self.late[i] if self.late else 0.0), self._on_latency
+            if not delay:
+                return self._move(i, traffic)
         if delay == 0.0:
             return True
         simpy.Timeout(env, delay, i).callbacks.append(after)
@@ -183,6 +204,23 @@ def _order(tasks: Sequence[Task], n_streams: int, queues: Queues) -> tuple[list[
             last[stream] = i
         waiting[i] = count
     return waiting, followers
+
+
+def order_of(tasks: Sequence[Task], n_streams: int, queues: Queues) -> tuple[list[list[int]], list[int]]:
+    """Return what each task waits for, streams and `after` alike, and the tasks in an order in which they can run.
+
+    Where tasks wait for one another in a circle the order ends before them.
+    """
+    waiting, followers = _order(tasks, n_streams, queues)
+    befores: list[list[int]] = [[] for _ in tasks]
+    order = [i for i, count in enumerate(waiting) if not count]
+    for i in order:
+        for k in followers[i]:
+            befores[k].append(i)
+            waiting[k] -= 1
+            if not waiting[k]:
+                order.append(k)
+    return befores, order
 
 
 def _early(tasks: Sequence[Task], waiting: list[int]) -> dict[int, list[int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mpsim.lowering.draws import Draw
+from mpsim.lowering.folding import Unfolded
 from mpsim.lowering.instructions import (
     Collective,
     Compute,
@@ -25,11 +26,17 @@ from mpsim.lowering.passes import instructions_of
 from mpsim.lowering.recomputation import fraction_again
 from mpsim.lowering.stages import update_parts
 from mpsim.lowering.times import RankTimes, drawn, medians
+from mpsim.workload.layers import Cost
 
 __all__ = ["collective_scripts", "scripts"]
 
 
-def scripts(lowering: Lowering, draw: Draw | None = None) -> tuple[Script, ...]:
+def scripts(
+    lowering: Lowering,
+    draw: Draw | None = None,
+    written: Sequence[Instructions] = (),
+    folding: Unfolded | None = None,
+) -> tuple[Script, ...]:
     """Return the instructions of every rank of a plan, in the order of ranks.
 
     Parameters
@@ -38,6 +45,10 @@ def scripts(lowering: Lowering, draw: Draw | None = None) -> tuple[Script, ...]:
         The plan as its workload and topology make it.
     draw : Draw, optional
         A trial's random times; None takes every time at its median.
+    written : sequence of list of Instruction, optional
+        What pipeline ranks do, where that is known.
+    folding : Unfolded, optional
+        Which ranks stand for others: only they have scripts.
 
     Examples
     --------
@@ -52,9 +63,10 @@ def scripts(lowering: Lowering, draw: Draw | None = None) -> tuple[Script, ...]:
     ['Compute', 'Send', 'Wait', 'Hold', 'Compute', 'Drop']
     """
     plan = lowering.plan
-    written = [instructions_of(lowering, p) for p in range(plan.pp)]
+    written = written or [instructions_of(lowering, p) for p in range(plan.pp)]
+    folding = folding or Unfolded(lowering.place)
     keys = _Keys(2 * len(lowering.stages) * plan.microbatches * (plan.ranks // plan.pp))
-    bindings = [_Binding(lowering, draw, keys, rank) for rank in range(plan.grid.size)]
+    bindings = [_Binding(lowering, draw, keys, rank, folding) for rank in folding.ranks]
     return tuple(binding.script(written[binding.at["pp"]]) for binding in bindings)
 
 
@@ -91,8 +103,9 @@ class _Keys:
 class _Binding:
     """Makes the instructions of a pipeline rank those of one rank."""
 
-    def __init__(self, lowering: Lowering, draw: Draw | None, keys: _Keys, rank: int) -> None:
+    def __init__(self, lowering: Lowering, draw: Draw | None, keys: _Keys, rank: int, folding: Unfolded) -> None:
         self.lowering, self.draw, self.number, self.rank = lowering, draw, keys, rank
+        self.folding = folding
         self.grid = lowering.grid
         self.at = self.grid.at(rank)
         self.times: dict[int, RankTimes] = {}
@@ -154,10 +167,10 @@ class _Binding:
         times = self.times.get(stage) or self.times_of(stage)
         if kind == "U":
             # A share of the update is a share of its bytes, and launched like the whole.
+            if not any(any(cost.samples.optimizer_s) for cost in self.costs_of(stage)):
+                return ()
             parts = update_parts(self.lowering.stages[stage], self.lowering.plan)
             seconds, launch = times.optimizer_s / parts, times.launch_update
-            if not seconds:
-                return ()
         else:
             start = self.lowering.stages[stage].layers.start
             which = (kind, microbatch, first - start, last - start)
@@ -167,20 +180,28 @@ class _Binding:
     def group(self, axis: str, ranks: tuple[int, ...]) -> tuple[int, ...]:
         """Return the devices that differ from this one along an axis; of the pipeline's those at `ranks` alone.
 
-        To what replicas reduce, ranks that share a sequence are replicas too.
+        To what replicas reduce, ranks that share a sequence are replicas too. Of groups that do the same it is that of
+        the first rank that stands for any of theirs.
         """
         if (axis, ranks) not in self.groups:
             place = self.lowering.place
             axes = ("dp", "cp") if axis == "dp" else (axis,)
-            own = (
-                [place[rank] for rank in self.grid.group(self.rank, *axes)] if axis != "pp" else map(self.device, ranks)
-            )
-            self.groups[axis, ranks] = tuple(own)
+            if axis == "pp":
+                self.groups[axis, ranks] = tuple(map(self.device, ranks))
+            else:
+                head = self.folding.head(self.grid.group(self.rank, *axes))
+                self.groups[axis, ranks] = tuple(place[rank] for rank in self.grid.group(head, *axes))
         return self.groups[axis, ranks]
 
     def device(self, rank: int) -> int:
         """Return the device of a pipeline rank that is this one's in all else."""
         return self.lowering.place[self.grid.rank(**(self.at | {"pp": rank}))]
+
+    def costs_of(self, stage: int) -> Sequence[Cost]:
+        """Return the costs of a stage's layers on the device of this rank."""
+        layers = self.lowering.stages[stage].layers
+        kind = self.lowering.topology.devices[self.lowering.place[self.rank]].type
+        return self.lowering.costs.of(kind)[layers.start : layers.stop]
 
     def times_of(self, stage: int) -> RankTimes:
         """Return the layer times of a stage on this rank: medians, or what a trial drew for its device."""
@@ -188,7 +209,7 @@ class _Binding:
         layers = lowering.stages[stage].layers
         device = lowering.place[self.rank]
         node = lowering.topology.devices[device]
-        costs = lowering.costs.of(node.type)[layers.start : layers.stop]
+        costs = self.costs_of(stage)
         first = next(one.microbatch for one in lowering.rows[self.at["pp"]] if one.stage == stage and one.kind in "BW")
         host_speed = lowering.host_speed if lowering.launches else None
         recomputed = lowering.stages[stage].recomputed

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from mpsim.collectives.traffic import host_traffic
 from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
+from mpsim.lowering.alike import fold
 from mpsim.lowering.bind import scripts
 from mpsim.lowering.board import NOW, Board, Now
 from mpsim.lowering.draws import Draw, delayed
+from mpsim.lowering.folding import Unfolded
 from mpsim.lowering.held import Held
 from mpsim.lowering.hosts import HOST, Hosts
 from mpsim.lowering.instructions import Collective, Compute, Copy, Drop, Hold, Key, Post, Receive, Script, Send, Wait
@@ -23,6 +25,7 @@ from mpsim.lowering.joins import Joins
 from mpsim.lowering.launch import Launch
 from mpsim.lowering.memory import residents_of
 from mpsim.lowering.model import Lowering
+from mpsim.lowering.passes import instructions_of
 from mpsim.lowering.wires import Wires, message_hop
 from mpsim.plan.runtimes import Runtime, resolve_runtime
 from mpsim.program.model import Allocation, Program, Task, Traffic
@@ -31,8 +34,11 @@ from mpsim.topology.routes import Routes
 __all__ = ["emit", "program_of"]
 
 
-def program_of(lowering: Lowering, draw: Draw | None = None) -> Program:
+def program_of(lowering: Lowering, draw: Draw | None = None, *, folded: bool = False) -> Program:
     """Return the program of a plan with every time at its median, or as a trial draws it.
+
+    Folded it has of ranks that do the same at the same moments one that stands for all (`mpsim.lowering.alike`);
+    where a trial draws, all ranks differ.
 
     Examples
     --------
@@ -48,10 +54,13 @@ def program_of(lowering: Lowering, draw: Draw | None = None) -> Program:
     """
     with collector_paused():
         plan = lowering.plan
-        ranks = scripts(lowering, draw)
+        written = [instructions_of(lowering, p) for p in range(plan.pp)]
+        folding = fold(lowering, written) if folded and draw is None else Unfolded(lowering.place)
+        ranks = scripts(lowering, draw, written, folding)
         player = _Player(
-            lowering.routes, resolve_runtime(plan.runtime), plan.algorithm, lowering.launches, lowering.host_speed
-        )
+            lowering.routes, resolve_runtime(plan.runtime), plan.algorithm, lowering.launches, lowering.host_speed,
+            folding,
+        )  # fmt: skip
         player.play(ranks)
         # Replicas hold the same, and so do the ranks that share a stage.
         held = [residents_of([lowering.stages[s] for s in lowering.shape.held_by(p)], 0) for p in range(plan.pp)]
@@ -63,6 +72,7 @@ def program_of(lowering: Lowering, draw: Draw | None = None) -> Program:
             tasks=tuple(player.board.tasks) if draw is None else delayed(player.board.tasks, draw),
             residents=tuple(residents),
             allocations=tuple(player.allocations),
+            stands_for=folding.stands_for,
         )
 
 
@@ -87,12 +97,18 @@ class _Player:
     """Turns instructions into tasks, rank by rank."""
 
     def __init__(
-        self, routes: Routes, runtime: Runtime, algorithm: str, launches: bool = False, host_speed: float = 1.0
+        self,
+        routes: Routes,
+        runtime: Runtime,
+        algorithm: str,
+        launches: bool = False,
+        host_speed: float = 1.0,
+        folding: Unfolded | None = None,
     ) -> None:
         self.routes, self.runtime = routes, runtime
-        self.board = Board()
-        self.wires = Wires(self.board, routes, runtime)
-        self.joins = Joins(self.board, routes, runtime, algorithm, self.wires)
+        self.board, self.folding = Board(), folding or Unfolded(())
+        self.wires = Wires(self.board, routes, runtime, self.folding)
+        self.joins = Joins(self.board, routes, runtime, algorithm, self.wires, self.folding)
         self.hosts = Hosts(
             launches,
             runtime.launch_s / host_speed,
@@ -218,6 +234,7 @@ class _Rank:
         use = step[3:]
         streams = (self.board.stream(self.device, "to host" if step.away else "from host"),)
         traffic = host_traffic(self.player.routes, self.device, step.bytes, step.away)
+        traffic = self.player.folding.traffic(traffic, (self.device,))
         kind = "offload" if step.away else "reload"
         now = self.now if step.away else self.now.and_(Now((self.offloaded[use],)))
         task = Task(step.name, kind, streams, (), 0.0, traffic, "host", step.stage, step.microbatch)

@@ -8,6 +8,7 @@ from mpsim.collectives.gloo import OWN_KINDS, gloo_collective
 from mpsim.collectives.mapping import algorithm_of
 from mpsim.collectives.traffic import collective
 from mpsim.lowering.board import NOW, Board, Now
+from mpsim.lowering.folding import Unfolded
 from mpsim.lowering.instructions import Collective, Key, Listed, Shard
 from mpsim.lowering.wires import Wires
 from mpsim.plan.runtimes import Runtime
@@ -25,8 +26,10 @@ class Joins:
     own.
     """
 
-    def __init__(self, board: Board, routes: Routes, runtime: Runtime, algorithm: str, wires: Wires) -> None:
-        self.board, self.routes, self.runtime = board, routes, runtime
+    def __init__(
+        self, board: Board, routes: Routes, runtime: Runtime, algorithm: str, wires: Wires, folding: Unfolded
+    ) -> None:
+        self.board, self.routes, self.runtime, self._folding = board, routes, runtime, folding
         self._algorithm, self._wires = algorithm, wires
         self._tasks: dict[Key, int] = {}
         # Reductions that nobody waits for yet, and what the ranks wait for that have posted them.
@@ -56,7 +59,7 @@ class Joins:
         if not self._open:
             return False
         found = [self._open[key] for key in keys if key in self._open]
-        return any(len(posted) < len(step.group) for step, posted in found) or any(
+        return any(len(posted) < len(self._folding.members(step.group)) for step, posted in found) or any(
             self.open(self._before[key]) for key in keys if key in self._before
         )
 
@@ -77,7 +80,7 @@ class Joins:
         return Now((self._tasks[key],)) if key in self._tasks else None
 
     def _put(self, step: Collective, now: Now = NOW) -> int:
-        streams = tuple(self._stream(member, step) for member in step.group)
+        streams = tuple(self._stream(member, step) for member in self._folding.members(step.group))
         listed = isinstance(step.of, Listed)  # its algorithm was asked for by name
         algorithm = self._algorithm if listed else algorithm_of(step.kind, self._algorithm)
         traffic = self._traffic_of(step.kind, step.group, step.bytes, algorithm)
@@ -101,9 +104,10 @@ class Joins:
         """Return the traffic of a collective, made once for all that are alike."""
         key = (kind, group, count)
         if key not in self._traffic:
-            self._traffic[key] = (
+            found = (
                 gloo_collective(self.routes, kind, group, count, self.runtime.reduce_bytes_per_s)
                 if self.runtime.gloo_collectives
                 else collective(self.routes, kind, group, count, algorithm=algorithm)
             )
+            self._traffic[key] = self._folding.traffic(found, group)
         return self._traffic[key]

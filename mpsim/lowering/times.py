@@ -13,7 +13,7 @@ from mpsim.lowering.launch import NO_LAUNCH, Launch, launch_of
 from mpsim.workload.costs import median_s
 from mpsim.workload.model import Cost, Samples
 
-__all__ = ["LayerSeconds", "RankTimes", "drawn", "medians"]
+__all__ = ["LayerSeconds", "RankTimes", "drawn", "medians", "pick"]
 
 _Rows = list[list[float]]
 
@@ -185,16 +185,16 @@ def _as_drawn(
     for i, (one, quantiles) in enumerate(zip(samples, passes, strict=True)):
         one = one or _NOTHING
         for j, values in enumerate((one.forward_s, one.backward_input_s, one.backward_weight_s)):
-            found[j, :, i] = _pick(values, quantiles[:, j])
-        found[3, :, i] = _pick(one.accumulate_s, quantiles[:, 2])
-        updates.append(float(_pick(one.optimizer_s, np.array([update[i]]))[0]))
+            found[j, :, i] = pick(values, quantiles[:, j])
+        found[3, :, i] = pick(one.accumulate_s, quantiles[:, 2])
+        updates.append(float(pick(one.optimizer_s, np.array([update[i]]))[0]))
     found /= speed
     tables = dict(zip("FIW", found[:3].tolist(), strict=True))
     tables["B"] = (found[1] + found[2]).tolist()
     return _Clock(LayerSeconds(tables, found[3].tolist()), updates, speed)
 
 
-def _pick(values: tuple[float, ...], quantiles: NDArray[np.float64]) -> NDArray[np.float64]:
+def pick(values: tuple[float, ...], quantiles: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the sample at each quantile, in 0 to 1, 1 excluded."""
     ascending = np.sort(np.asarray(values, dtype=np.float64))
     picked: NDArray[np.float64] = ascending[(quantiles * len(ascending)).astype(np.intp)]

@@ -19,6 +19,7 @@ from mpsim.collectives.gloo import phases_of
 from mpsim.collectives.traffic import message_traffic, point_to_point
 from mpsim.errors import MpsimError
 from mpsim.lowering.board import NOW, Board, Now
+from mpsim.lowering.folding import Unfolded
 from mpsim.lowering.instructions import Collective, Receive, Send
 from mpsim.plan.runtimes import Runtime
 from mpsim.program.model import Task, Traffic
@@ -61,8 +62,8 @@ def message_hop(step: Send | Receive) -> Hop:
 class Wires:
     """Puts messages down on a board, as a runtime carries them."""
 
-    def __init__(self, board: Board, routes: Routes, runtime: Runtime) -> None:
-        self.board, self.routes, self.runtime = board, routes, runtime
+    def __init__(self, board: Board, routes: Routes, runtime: Runtime, folding: Unfolded) -> None:
+        self.board, self.routes, self.runtime, self._folding = board, routes, runtime, folding
         # By message: the task that moves its bytes, and what its receiver says before.
         self._data: dict[int, int] = {}
         self._asked: dict[int, Now] = {}
@@ -122,7 +123,7 @@ class Wires:
         """Return the traffic of a message, made once for all that are alike."""
         key = (source, target, count)
         if key not in self._traffic:
-            self._traffic[key] = message_traffic(self.routes, source, target, count)
+            self._traffic[key] = self._folding.traffic(message_traffic(self.routes, source, target, count), (source,))
         return self._traffic[key]
 
     def _wires(self, source: int, hop: Hop) -> tuple[int, ...]:
@@ -150,7 +151,7 @@ class Wires:
         if key not in self._traffic:
             found = point_to_point(self.routes, source, hop.peer, max(hop.bytes, 1))
             held = self.routes.topology.devices[source].send_buffer_bytes
-            self._traffic[key] = Traffic(
+            own = Traffic(
                 links=found.links,
                 bytes=found.bytes,
                 payload_bytes=max(hop.payload_bytes, 0),
@@ -159,6 +160,7 @@ class Wires:
                 beyond=found.beyond,
                 unmeasured=found.unmeasured,
             )
+            self._traffic[key] = self._folding.traffic(own, (source,))
         return self._traffic[key]
 
     def ring_of_two(self, step: Collective, device: int, now: Now) -> Now:

@@ -77,6 +77,8 @@ class Grid(NamedTuple):
         """Return the ranks that differ from one on these axes, or on that of a view, alone, in ascending order."""
         view = next((view for view in self.views if axes == (view.name,)), None)
         if view is not None:
+            if view.size == 1 and not view.across:
+                return (rank,)
             ranks = self.group(rank, *view.of)
             at = ranks.index(rank)
             first = at - at % view.size

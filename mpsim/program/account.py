@@ -11,24 +11,26 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
 from mpsim.program.allocator import segment_bytes
-from mpsim.program.model import Program, Resident, Timing
+from mpsim.program.model import Program, Resident, Timing, Traffic
 from mpsim.result.model import HOLDERS, Count, DeviceUse, MemoryUse, Spans, Timeline
+from mpsim.sums import sum_of
 from mpsim.topology.model import Topology
 
 __all__ = ["account_devices", "account_traffic", "spans_of"]
 
 _Intervals = list[tuple[float, float]]
 _NONE: _Intervals = []
-# When, which of the tasks (twice its number, one more at its end), by how many bytes, and who holds them.
+# When, at which of the device's tasks (twice its place, one more at its end), by how many bytes, and who holds them.
 _Change = tuple[float, int, int, str]
 
 
 def account_devices(
-    program: Program, topology: Topology, place: Sequence[int], timing: Timing, free: Timing | None
+    program: Program, topology: Topology, place: Iterable[int], timing: Timing, free: Timing | None
 ) -> tuple[DeviceUse, ...]:
     """Return where the step of each device in `place` went; `free` is the replay on free links, of a real run None."""
     step_s = timing.step_s
     parts = _parts_of(program, timing)
+    place = program.stands_for or place
     bubbles = {} if free is None else _bubbles(program, place, free)
     memory = _memory(program, place, timing)
     uses = []
@@ -46,6 +48,7 @@ def account_devices(
                 bubble_s=bubbles.get(device),
                 memory=memory[device],
                 capacity_bytes=node.memory_bytes,
+                count=program.stands_for.get(device, 1),
             )
         )
     return tuple(uses)
@@ -95,7 +98,7 @@ def _launch_waits(
     return waits
 
 
-def _bubbles(program: Program, place: Sequence[int], free: Timing) -> dict[int, float]:
+def _bubbles(program: Program, place: Iterable[int], free: Timing) -> dict[int, float]:
     """Return what of the step on free links each device neither computes nor waits for a launch."""
     parts, step_s = _parts_of(program, free), free.step_s
     return {
@@ -148,15 +151,15 @@ def _length(intervals: _Intervals) -> float:
     return math.fsum(edge for start, end in intervals for edge in (end, -start))
 
 
-def _memory(program: Program, place: Sequence[int], timing: Timing) -> dict[int, MemoryUse]:
+def _memory(program: Program, place: Iterable[int], timing: Timing) -> dict[int, MemoryUse]:
     """Return what each device held, by holder: at its peak, and over time."""
     residents: dict[int, list[Resident]] = {device: [] for device in place}
     for resident in program.residents:
         residents[resident.device].append(resident)
     changes: dict[int, list[_Change]] = {device: [] for device in place}
-    for device, holder, count, first, last in program.allocations:
-        changes[device].append((timing.start_s[first], 2 * first, count, holder))
-        changes[device].append((timing.end_s[last], 2 * last + 1, -count, holder))
+    for device, holder, count, first, last, begins, ends in program.allocations:
+        changes[device].append((timing.start_s[first], 2 * begins, count, holder))
+        changes[device].append((timing.end_s[last], 2 * ends + 1, -count, holder))
     return {device: _memory_use(residents[device], changes[device]) for device in place}
 
 
@@ -219,37 +222,34 @@ def account_traffic(program: Program) -> tuple[Count, ...]:
 
     What is no message of its own, such as a notice or the latency behind a message's last byte, does not count.
     """
-    found: dict[tuple[str, str, str], list[float]] = {}
-    unmeasured: dict[tuple[str, str, str], dict[str, None]] = {}
-    for task in program.tasks:
-        traffic = task.traffic
-        if traffic is not None and (traffic.rounds or traffic.links):
-            key = (task.axis, task.kind, traffic.algorithm)
-            sums = found.setdefault(key, [0, 0, 0.0, 0])
-            sums[0] += traffic.rounds > 0
-            sums[1] += traffic.payload_bytes
-            sums[2] += traffic.link_bytes
-            sums[3] += traffic.beyond
-            if traffic.unmeasured:
-                unmeasured.setdefault(key, {})[traffic.unmeasured] = None
-    return tuple(
-        Count(
-            axis=axis,
-            kind=kind,
-            transfers=int(n),
-            payload_bytes=int(payload),
-            link_bytes=round(links),
-            algorithm=algorithm,
-            beyond=int(beyond),
-            unmeasured="; ".join(unmeasured.get((axis, kind, algorithm), ())),
-        )
-        for (axis, kind, algorithm), (n, payload, links, beyond) in sorted(found.items())
+    tasks: Counter[tuple[str, str, Traffic]] = Counter(
+        (task.axis, task.kind, task.traffic)
+        for task in program.tasks
+        if task.traffic is not None and (task.traffic.rounds or task.traffic.links)
+    )
+    found: dict[tuple[str, str, str], list[tuple[Traffic, int]]] = {}
+    for (axis, kind, traffic), n in tasks.items():
+        found.setdefault((axis, kind, traffic.algorithm), []).append((traffic, n * traffic.copies))
+    return tuple(_count(*key, each) for key, each in sorted(found.items(), key=lambda item: item[0]))
+
+
+def _count(axis: str, kind: str, algorithm: str, each: Sequence[tuple[Traffic, int]]) -> Count:
+    """Return what transfers of one kind come to, each of which there is so many times."""
+    return Count(
+        axis=axis,
+        kind=kind,
+        transfers=sum(n for traffic, n in each if traffic.rounds),
+        payload_bytes=sum(n * traffic.payload_bytes for traffic, n in each),
+        link_bytes=round(sum_of((traffic.link_bytes, n) for traffic, n in each)),
+        algorithm=algorithm,
+        beyond=sum(n for traffic, n in each if traffic.beyond),
+        unmeasured="; ".join(dict.fromkeys(traffic.unmeasured for traffic, _ in each if traffic.unmeasured)),
     )
 
 
 def spans_of(program: Program, place: Iterable[int], timing: Timing) -> Spans:
     """Return what ran when, with devices numbered as in the result."""
-    number = {device: i for i, device in enumerate(sorted(place))}
+    number = {device: i for i, device in enumerate(sorted(program.stands_for or place))}
     devices = [number[stream.device] for stream in program.streams]
     sets: dict[tuple[int, ...], tuple[int, ...]] = {}
     for task in program.tasks:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mpsim.errors import MpsimError
@@ -37,6 +38,10 @@ class Traffic:
         What its time is by, where nothing was measured of its links.
     alike : tuple of int
         How many transfers that do the same at the same time each link carries, where this one stands for all of them.
+    copies : int
+        How many those are.
+    one : Traffic or None
+        One of them, by itself.
     """
 
     latency_s: float = 0.0
@@ -49,6 +54,8 @@ class Traffic:
     beyond: bool = False
     unmeasured: str = ""
     alike: tuple[int, ...] = ()
+    copies: int = 1
+    one: Traffic | None = None
 
     def __post_init__(self) -> None:
         if len(self.links) != len(self.bytes):
@@ -64,8 +71,8 @@ class Traffic:
 
     @property
     def link_bytes(self) -> float:
-        """Bytes summed over links."""
-        return math.fsum(self.bytes)
+        """Bytes summed over links, of one transfer."""
+        return math.fsum(self.bytes) if self.one is None else self.one.link_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,13 +138,19 @@ class Task(NamedTuple):
 
 
 class Allocation(NamedTuple):
-    """Memory that one device holds from the start of one task to the end of another; below 0, what it holds less."""
+    """Memory that one device holds from the start of one task to the end of another; below 0, what it holds less.
+
+    Of what begins and ends at one moment, as tasks that take no time do, `begins` and `ends` say the order: the places
+    of both tasks among all those of the device.
+    """
 
     device: int
     holder: str
     bytes: int
     first: int
     last: int
+    begins: int
+    ends: int
 
 
 class Resident(NamedTuple):
@@ -164,12 +177,15 @@ class Program:
         A stream runs its tasks in the order in which they stand here.
     residents, allocations : tuple
         Memory throughout, and between tasks.
+    stands_for : mapping of int to int
+        How many devices that do the same each one stands for; empty: each for itself.
     """
 
     streams: tuple[Stream, ...]
     tasks: tuple[Task, ...]
     residents: tuple[Resident, ...] = ()
     allocations: tuple[Allocation, ...] = ()
+    stands_for: Mapping[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self._sound():

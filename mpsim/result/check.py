@@ -30,6 +30,8 @@ def check_result(result: Result) -> None:
     if result.global_batch < 0 or result.trials < 1:
         raise MpsimError(f"global_batch is {result.global_batch} and trials {result.trials}, expected 0 and 1 or more")
     for device in result.devices:
+        if device.count < 1:
+            raise MpsimError(f"device {device.name!r} stands for {device.count}, expected 1 or more")
         _check_device(device, result.step_s)
     _check_spans(result.spans, len(result.devices))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpsim.result.model import HOLDERS, Count, DeviceUse, Result
 from mpsim.result.statistics import interval
+from mpsim.sums import sum_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +47,7 @@ def summary_row(result: Result) -> dict[str, Any]:
     """
     row = (
         _identity(result)
-        | {"caveats": "; ".join(result.caveats) or None, "n_devices": len(result.devices)}
+        | {"caveats": "; ".join(result.caveats) or None, "n_devices": result.n_devices}
         | _step(result)
         | _fractions(result)
     )
@@ -119,16 +120,17 @@ def _fractions(result: Result) -> dict[str, float | None]:
 
 
 def _mean_fraction(result: Result, part: str) -> float | None:
-    parts = [getattr(device, part) for device in result.devices]
-    if None in parts:
+    parts = [(getattr(device, part), device.count) for device in result.devices]
+    if any(seconds is None for seconds, _ in parts):
         return None
-    whole = result.step_s * len(parts)
-    return math.fsum(parts) / whole if whole else 0.0
+    whole = result.step_s * result.n_devices
+    return sum_of(parts) / whole if whole else 0.0
 
 
 def _device(device: DeviceUse, step_s: float) -> dict[str, Any]:
     return {
         "name": device.name,
+        "count": device.count,
         "type": device.type,
         "compute_s": device.compute_s,
         "exposed_communication_s": device.exposed_communication_s,

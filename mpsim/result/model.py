@@ -129,6 +129,8 @@ class DeviceUse:
         At its peak.
     capacity_bytes : int
         What the device has; 0 if unknown.
+    count : int
+        Devices that do the same at the same moments, of which this is the first and stands for all.
     """
 
     name: str
@@ -140,6 +142,12 @@ class DeviceUse:
     bubble_s: float | None = 0.0
     memory: MemoryUse = MemoryUse()
     capacity_bytes: int = 0
+    count: int = 1
+
+    @property
+    def label(self) -> str:
+        """Its name, and how many it stands for: ``d0``, or ``d0 × 64``."""
+        return self.name if self.count == 1 else f"{self.name} × {self.count:,}"
 
     @property
     def fits(self) -> bool | None:
@@ -269,6 +277,11 @@ class Result:
         if overhead_s is None:
             return None
         return overhead_s / self.step_s if self.step_s else 0.0
+
+    @property
+    def n_devices(self) -> int:
+        """How many devices the plan takes, those included that others stand for."""
+        return sum(device.count for device in self.devices)
 
     @property
     def peak_memory_bytes(self) -> tuple[int, ...]:

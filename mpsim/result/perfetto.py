@@ -50,7 +50,10 @@ def to_perfetto(result: Result) -> dict[str, Any]:
     tracks = _tracks(result)
     for device, use in enumerate(result.devices):
         pid = device + 1  # Process 0 is the idle process to Perfetto.
-        events += [_meta(pid, 0, "process_name", name=use.name), _meta(pid, 0, "process_sort_index", sort_index=device)]
+        events += [
+            _meta(pid, 0, "process_name", name=use.label),
+            _meta(pid, 0, "process_sort_index", sort_index=device),
+        ]
         for track in _TRACKS:
             indices = sorted(tracks.get((device, track), ()), key=result.spans.start_s.__getitem__)
             slices, used = _slices(result, pid, n_threads, track, indices)

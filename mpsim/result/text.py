@@ -140,7 +140,7 @@ def _communication(result: Result) -> str:
 
 
 def _mean_device(result: Result) -> str:
-    whole = result.step_s * len(result.devices)
+    whole = result.step_s * result.n_devices
     if not whole:
         return ""
     sums: dict[str, float] = {}
@@ -152,7 +152,7 @@ def _mean_device(result: Result) -> str:
             idle = {"idle in the bubble": bubble_s, "other idle": device.idle_s - bubble_s}
         parts = {"compute": device.compute_s, "exposed communication": device.exposed_communication_s}
         parts |= ({"exposed launch": device.exposed_launch_s} if result.launch == "eager" else {}) | idle
-        sums |= {name: sums.get(name, 0.0) + seconds for name, seconds in parts.items()}
+        sums |= {name: sums.get(name, 0.0) + device.count * seconds for name, seconds in parts.items()}
     return ", ".join(f"{name} {format_percent(seconds / whole)}" for name, seconds in sums.items())
 
 
@@ -171,8 +171,8 @@ def _memory(result: Result) -> str:
         return f"peak {peak} ({worst.name}); capacity unknown, so nothing is said about fitting"
     if result.fits:
         return f"fits: peak {peak} of {capacity} ({worst.name})"
-    over = sum(device.fits is False for device in result.devices)
-    return f"DOES NOT FIT: {worst.name} needs {peak}, has {capacity} ({over} of {len(result.devices)} devices over)"
+    over = sum(device.count * (device.fits is False) for device in result.devices)
+    return f"DOES NOT FIT: {worst.name} needs {peak}, has {capacity} ({over} of {result.n_devices} devices over)"
 
 
 def _knows_memory(result: Result) -> bool:
@@ -236,14 +236,17 @@ def _device_rows(result: Result) -> list[list[str]]:
     columns = _columns(result)
     names = [name for name, _, _ in columns]
     if len(result.devices) <= MOST_DEVICES:
-        rows = [[device.name, *(write(of(device)) for _, of, write in columns)] for device in result.devices]
+        rows = [[device.label, *(write(of(device)) for _, of, write in columns)] for device in result.devices]
         return [["device", *names], *rows]
     # Each column is summarised by itself: a row here is no device.
     rows = []
     for label, fraction in (("lowest", 0.0), ("median", 0.5), ("highest", 1.0)):
-        cells = (write(quantile([of(device) for device in result.devices], fraction)) for _, of, write in columns)
+        cells = (
+            write(quantile([x for device in result.devices for x in [of(device)] * device.count], fraction))
+            for _, of, write in columns
+        )
         rows.append([label, *cells])
-    return [[f"{len(result.devices)} devices", *names], *rows]
+    return [[f"{result.n_devices} devices", *names], *rows]
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

@@ -14,6 +14,7 @@ from mpsim.lowering.caveats import borrowed, caveats, measured_on, scalings
 from mpsim.lowering.draws import Seed, Trials, Variability
 from mpsim.lowering.emit import program_of
 from mpsim.lowering.model import Lowering
+from mpsim.lowering.redraw import Redrawn
 from mpsim.lowering.stages import global_batch
 from mpsim.plan.model import Plan
 from mpsim.program.account import account_devices, account_traffic, spans_of
@@ -24,11 +25,15 @@ from mpsim.scaling import Scaling
 from mpsim.simulation.baseline import one_device
 from mpsim.simulation.preparing import prepare
 from mpsim.simulation.steady import steady_s
-from mpsim.simulation.trials import ProgramOf, trial_steps
+from mpsim.simulation.trials import ProgramOf, drawn_steps, trial_steps
 from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
 
 __all__ = ["Label", "play", "simulate", "simulate_lowering"]
+
+
+# A result of so many has a row for each, and a picture a line.
+_WHOLE_RANKS = 64
 
 
 class Label(NamedTuple):
@@ -62,6 +67,7 @@ def simulate(
     host_speed: float = 1.0,
     processes: int = 1,
     spans: bool = True,
+    fold: bool | None = None,
 ) -> Result:
     """Predict a step of a workload on a topology under a plan.
 
@@ -92,6 +98,9 @@ def simulate(
         Processes that share the trials.
     spans : bool
         Keep what ran when, and find out what steps in a row take; without it a result is small, and soon there.
+    fold : bool, optional
+        Simulate one of the ranks that do the same at the same moments; the result has it once, with a `count`. By
+        default from 65 ranks on. The numbers are those of the whole, to the last bit.
 
     Returns
     -------
@@ -119,11 +128,17 @@ def simulate(
         workload, topology, plan, by_type=by_type, rescale=rescale, speed=speed, unchecked=unchecked,
         host_speed=host_speed,
     )  # fmt: skip
-    return simulate_lowering(lowering, drawn, unchecked=unchecked, baseline=baseline, spans=spans)
+    return simulate_lowering(lowering, drawn, unchecked=unchecked, baseline=baseline, spans=spans, fold=fold)
 
 
 def simulate_lowering(
-    lowering: Lowering, trials: Trials, *, unchecked: bool = False, baseline: Result | None = None, spans: bool = True
+    lowering: Lowering,
+    trials: Trials,
+    *,
+    unchecked: bool = False,
+    baseline: Result | None = None,
+    spans: bool = True,
+    fold: bool | None = None,
 ) -> Result:
     """Predict a step of a plan that is lowered, as `mpsim.simulation.preparing.prepare` does it.
 
@@ -133,7 +148,7 @@ def simulate_lowering(
         A plan with its stages cut.
     trials : Trials
         How many steps, and what differs between them.
-    unchecked, baseline, spans
+    unchecked, baseline, spans, fold
         As in `simulate`; `unchecked` counts for the one device that a speedup compares with.
 
     Raises
@@ -145,8 +160,9 @@ def simulate_lowering(
     batch = global_batch(workload, plan)
     check_baseline(baseline, batch)
     name, seconds = (baseline.plan, baseline.step_s) if baseline else one_device(lowering, batch, unchecked=unchecked)
+    folded = lowering.grid.size > _WHOLE_RANKS if fold is None else fold
     return play(
-        partial(program_of, lowering),
+        partial(program_of, lowering, folded=folded),
         lowering.topology,
         place,
         trials=trials,
@@ -167,6 +183,7 @@ def simulate_lowering(
         global_batch=batch,
         baseline_step_s=seconds,
         steady=partial(steady_s, lowering, pipelines=spans),
+        redrawn=partial(Redrawn, lowering) if Redrawn.applies(lowering) else None,
     )
 
 
@@ -188,12 +205,16 @@ def play(
     global_batch: int = 0,
     baseline_step_s: float = 0.0,
     steady: Callable[[Program, Timing], float | None] | None = None,
+    redrawn: Callable[[], Redrawn] | None = None,
 ) -> Result:
-    """Replay the trials of a program and account for the middle one; `steady` tells what steps in a row take."""
+    """Replay the trials of a program and account for the middle one.
+
+    `steady` tells what steps in a row take, and `redrawn` is the program with its times drawn for many trials at once.
+    """
     draw, steps = None, []
     if trials.differ(random=random):
         trials = trials.seeded()
-        steps = trial_steps(program_of, topology, trials)
+        steps = drawn_steps(redrawn(), topology, trials) if redrawn else trial_steps(program_of, topology, trials)
         draw = trials.draw(middle(steps))
     program = program_of(draw)
     with collector_paused():

@@ -72,6 +72,6 @@ def _asynchronous_s(lowering: Lowering, program: Program, timing: Timing) -> flo
         longer = replace(plan, microbatches=microbatches, batch=batch, boundaries=lowering.boundaries)
         by_type, speed = lowering.costs.by_type, lowering.host_speed
         several = lower(lowering.workload, lowering.topology, longer, by_type=by_type, host_speed=speed)
-        return replay(program_of(several), lowering.topology).step_s
+        return replay(program_of(several, folded=bool(program.stands_for)), lowering.topology).step_s
 
     return step_s(full + 1) - step_s(full)

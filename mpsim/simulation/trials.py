@@ -3,23 +3,67 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
+import numpy as np
+
 from mpsim.engine.replay import replay
+from mpsim.engine.straight import Straight
 from mpsim.errors import MpsimError
 from mpsim.lowering.draws import Draw, Trials
+from mpsim.lowering.redraw import Redrawn
 from mpsim.program.model import Program
 from mpsim.topology.model import Topology
 
-__all__ = ["trial_steps"]
+__all__ = ["ProgramOf", "drawn_steps", "trial_steps"]
 
 ProgramOf = Callable[[Draw | None], Program]
+# Drawn at once at most: tasks by trials.
+_MOST_NUMBERS = 2**23
+
+
+def drawn_steps(redrawn: Redrawn, topology: Topology, trials: Trials) -> list[float]:
+    """Return the step of each trial, in order of trial number, of a program that is lowered once.
+
+    Trials in which transfers leave one another alone are had many at once, the others replayed one by one.
+
+    Parameters
+    ----------
+    redrawn : Redrawn
+        The program, and what its tasks take in each trial.
+    topology, trials
+        As of `trial_steps`.
+    """
+    one = partial(_drawn_steps, redrawn, topology, trials)
+    most = max(1, min(_MOST_NUMBERS // max(1, len(redrawn.program.tasks)), -(-trials.count // trials.processes)))
+    parts = [range(first, min(first + most, trials.count)) for first in range(0, trials.count, most)]
+    if trials.processes == 1 or len(parts) == 1:
+        found = [one(part) for part in parts]
+    else:
+        _check_pickles(one, trials.processes)
+        with ProcessPoolExecutor(min(trials.processes, len(parts))) as pool:
+            found = list(pool.map(one, parts))
+    return [step_s for steps in found for step_s in steps]
+
+
+def _drawn_steps(redrawn: Redrawn, topology: Topology, trials: Trials, which: Sequence[int]) -> list[float]:
+    """Return the step of some trials, by their numbers."""
+    draws = [trials.draw(trial) for trial in which]
+    durations, late = redrawn.durations(draws), redrawn.late(draws)
+    found = np.full(len(which), np.nan)
+    if Straight.applies(redrawn.program, topology):
+        found = Straight(redrawn.program, topology).step_s(durations, late)
+    for i in np.flatnonzero(np.isnan(found)).tolist():
+        own = None if late is None else late[:, i].tolist()
+        found[i] = replay(redrawn.program, topology, durations=durations[:, i].tolist(), late=own).step_s
+    steps: list[float] = found.tolist()
+    return steps
 
 
 def trial_steps(program_of: ProgramOf, topology: Topology, trials: Trials) -> list[float]:
-    """Return the step of each trial, in order of trial number.
+    """Return the step of each trial, in order of trial number, each lowered and replayed by itself.
 
     Parameters
     ----------
@@ -44,7 +88,7 @@ def trial_steps(program_of: ProgramOf, topology: Topology, trials: Trials) -> li
         return list(pool.map(one, range(trials.count), chunksize=max(1, trials.count // (4 * processes))))
 
 
-def _check_pickles(one: partial[float], processes: int) -> None:
+def _check_pickles(one: Callable[..., object], processes: int) -> None:
     """Refuse what cannot be sent to another process, such as a plan whose schedule is a lambda."""
     try:
         pickle.dumps(one)

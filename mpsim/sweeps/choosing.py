@@ -84,6 +84,6 @@ def best_placed(
 
 def _score(lowering: Lowering) -> tuple[_Score, int]:
     """Return what to judge a plan by, and the tasks of its program."""
-    program = program_of(lowering)
+    program = program_of(lowering, folded=True)
     timing = replay(program, lowering.topology)
     return (overflows(lowering, program, timing), round_step(timing.step_s)), len(program.tasks)

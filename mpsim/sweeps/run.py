@@ -242,7 +242,9 @@ def _row(job: _Job, candidate: Candidate) -> Row:
             host_speed=job.host_speed,
             unchecked=job.unchecked,
         )
-        result = simulate_lowering(lowering, job.trials, unchecked=job.unchecked, baseline=job.baseline, spans=False)
+        result = simulate_lowering(
+            lowering, job.trials, unchecked=job.unchecked, baseline=job.baseline, spans=False, fold=True
+        )
     except MpsimError as error:
         return row | {"reason": str(error)}
     return row | summary_row(result)

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpsim.engine.network import addends
 from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
 from mpsim.program.model import Program, Stream, Task, Traffic
+from mpsim.sums import addends
 from mpsim.topology.model import Device, Link, Topology
 
 SIZES = st.floats(1e-3, 1e9)

@@ -78,7 +78,7 @@ def test_overlapping_transfers_count_once_and_waiting_counts_as_idle():
 def test_memory_over_time():
     """Freed when the task ends, taken when it starts; at one time in the order of the tasks."""
     tasks = [Task(name, "compute", (0,), (), 1.0) for name in "abc"]
-    allocations = [Allocation(0, "activations", 10, 0, 1), Allocation(0, "activations", 4, 2, 2)]
+    allocations = [Allocation(0, "activations", 10, 0, 1, 0, 1), Allocation(0, "activations", 4, 2, 2, 2, 2)]
     (use,), _ = account(tasks, [(0, "compute")], [Resident(0, "parameters", 7)], allocations)
     assert use.memory.timeline_s == (0.0, 2.0, 3.0)
     assert use.memory.timeline_bytes == (17, 11, 7)
@@ -88,11 +88,11 @@ def test_memory_over_time():
 def test_memory_of_tasks_that_take_no_time_counts():
     tasks = [Task(name, "compute", (0,), (), 0.0) for name in "abcd"]
     # Held over a and b, then over c and d; never both.
-    allocations = [Allocation(0, "activations", 10, 0, 1), Allocation(0, "activations", 10, 2, 3)]
+    allocations = [Allocation(0, "activations", 10, 0, 1, 0, 1), Allocation(0, "activations", 10, 2, 3, 2, 3)]
     (use,), _ = account(tasks, [(0, "compute")], (), allocations)
     assert use.memory.activations_bytes == 10
     assert (use.memory.timeline_s, use.memory.timeline_bytes) == ((0.0,), (0,))
-    together = [Allocation(0, "activations", 10, 0, 2), Allocation(0, "activations", 10, 1, 3)]
+    together = [Allocation(0, "activations", 10, 0, 2, 0, 2), Allocation(0, "activations", 10, 1, 3, 1, 3)]
     (use,), _ = account(tasks, [(0, "compute")], (), together)
     assert use.memory.activations_bytes == 20
 

@@ -30,7 +30,7 @@ def test_spans_are_columns_in_the_file(tmp_path, pipeline):
     save_result(tmp_path / "r.json", pipeline)
     body = json.loads((tmp_path / "r.json").read_text())
     assert next(iter(body)) == "schema"
-    assert body["schema"] == "mpsim.result/5"
+    assert body["schema"] == "mpsim.result/6"
     assert {len(column) for column in body["spans"].values()} == {len(pipeline.spans)}
 
 
@@ -96,6 +96,17 @@ def test_the_golden_file_of_version_5_has_memory_by_holder_over_time():
         "activations": {0.0: 256, 1.0: 512, 7.0: 256, 9.0: 0},
     }
     assert [one.holder for one in second.by_holder] == ["parameters", "gradients", "optimizer", "activations"]
+
+
+def test_the_golden_file_of_version_6_has_devices_that_stand_for_others():
+    """Two stages by eight replicas, four a node: what is sent to the next node is alike in all."""
+    result = load_result(DATA / "result-6.json")
+    assert [device.label for device in result.devices] == ["n0.d0 × 8", "n0.d1 × 8"]
+    assert (result.n_devices, result.fits) == (16, True)
+    assert {(count.axis, count.kind): count.transfers for count in result.traffic} == {
+        ("dp", "all_reduce"): 2,
+        ("pp", "send"): 32,
+    }
 
 
 def test_older_files_know_no_steady_step():
@@ -169,7 +180,7 @@ def edited(tmp_path, pipeline, change) -> Path:
         ),
         (lambda body: body.update(step="x"), r"unknown field 'step'; did you mean 'step_s'\?"),
         (lambda body: body.update(schema="mpsim.workload/1"), r"is a workload .*, expected a result"),
-        (lambda body: body.update(schema="mpsim.result/6"), r"reads up to mpsim.result/5: upgrade mpsim"),
+        (lambda body: body.update(schema="mpsim.result/7"), r"reads up to mpsim.result/6: upgrade mpsim"),
     ],
 )
 def test_a_file_that_no_result_can_have_made_is_refused(tmp_path, pipeline, change, message):

@@ -185,7 +185,8 @@ def _scatters(one: _Pass, lowering: Lowering, around: _Around) -> None:
             found += [call, *([Wait((call.key,))] if at_once else [])]
             keys.append(call.key)
     if keys:
-        around.behind[one.end] += [] if at_once else [Wait(tuple(keys))]
+        if not at_once:
+            around.behind.setdefault(one.end, []).append(Wait(tuple(keys)))
         around.drop(one.end, held)
 
 

@@ -58,12 +58,12 @@ def breakdown(results: Result | Sequence[Result], *, ax: Axes | None = None) -> 
     if not plans or not all(result.devices and result.step_s for result in plans):
         raise MpsimError("a breakdown needs results with devices and a step longer than 0 s, got none: simulate a plan")
     if isinstance(results, Result):
-        names = [device.name for device in results.devices]
+        names = [device.label for device in results.devices]
         shares = np.array([_parts(device) for device in results.devices]) / results.step_s
         notes = [""] * len(names)
     else:
         names = [result.plan for result in plans]
-        shares = np.array([np.mean([_parts(d) for d in r.devices], axis=0) / r.step_s for r in plans])
+        shares = np.array([_mean_parts(r) / r.step_s for r in plans])
         notes = [format_duration(result.step_s) for result in plans]
     width, height = 10.0, min(1.6 + 0.36 * len(names), 14.0)
     ax = axes_for(ax, width, height)
@@ -88,6 +88,12 @@ def _parts(device: DeviceUse) -> tuple[float, ...]:
     bubble_s = min(device.bubble_s or 0.0, device.idle_s)
     idle = (bubble_s, device.idle_s - bubble_s)
     return device.compute_s, device.exposed_communication_s, device.exposed_launch_s, *idle
+
+
+def _mean_parts(result: Result) -> np.ndarray:
+    """Return the parts of the mean device."""
+    parts, counts = [_parts(device) for device in result.devices], [device.count for device in result.devices]
+    return np.asarray(np.average(parts, axis=0, weights=counts))
 
 
 def _stack(ax: Axes, shares: np.ndarray, notes: list[str]) -> None:
@@ -147,7 +153,7 @@ def memory(result: Result, *, ax: Axes | None = None) -> Figure:
         bottom += held
     if drawn:
         _capacities(ax, result, scale)
-    thin_labels(ax.xaxis, [device.name for device in result.devices], range(n_devices), 24)
+    thin_labels(ax.xaxis, [device.label for device in result.devices], range(n_devices), 24)
     ax.tick_params(axis="x", rotation=45 if n_devices > 6 else 0)
     ax.set(xlim=(-0.6, n_devices - 0.4), ylabel=f"memory at its peak ({unit})", xlabel="device")
     ax.margins(y=0.08)

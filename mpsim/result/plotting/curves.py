@@ -147,8 +147,8 @@ class _Curve:
 
     @property
     def name(self) -> str:
-        first = self.devices[0].name
-        return first if len(self.devices) == 1 else f"{first} and {len(self.devices) - 1} alike"
+        count = sum(device.count for device in self.devices)
+        return self.devices[0].name if count == 1 else f"{self.devices[0].name} and {count - 1:,} alike"
 
 
 def _curves(result: Result) -> list[_Curve]:

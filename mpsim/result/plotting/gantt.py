@@ -80,7 +80,7 @@ def timeline(result: Result, *, ax: Axes | None = None) -> Figure:
     _draw(ax, result, scale)
     last_s = _mark_end(ax, result, end_s, scale)
     ax.set(xlim=(0, last_s / scale * 1.01 or 1.0), ylim=(n_devices, 0), xlabel=f"time ({unit})", ylabel="device")
-    names = [device.name for device in result.devices]
+    names = [device.label for device in result.devices]
     thin_labels(ax.yaxis, names, [i + _TOP + _COMPUTE / 2 for i in range(n_devices)], 64)
     ax.tick_params(axis="y", length=0)
     title(ax, [*subject(result), f"step {format_duration(result.step_s)}"], width)

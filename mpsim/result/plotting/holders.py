@@ -136,7 +136,8 @@ def _draw(ax: Axes, devices: list[DeviceUse], scales: _Scales, end_s: float) -> 
     capacity = devices[0].capacity_bytes
     if capacity and capacity <= ax.get_ylim()[1] * size:
         ax.axhline(capacity / size, color="black", linewidth=1.6, label="capacity")
-    names = devices[0].name if len(devices) == 1 else f"{devices[0].name} and {len(devices) - 1} alike"
+    count = sum(device.count for device in devices)
+    names = devices[0].name if count == 1 else f"{devices[0].name} and {count - 1:,} alike"
     ax.text(0.006, 0.97, f"{names}, peak {format_bytes(_most(devices))}", transform=ax.transAxes, va="top", fontsize=8)
 
 

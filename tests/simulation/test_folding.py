@@ -1,0 +1,167 @@
+"""Of ranks that do the same one is simulated: all that is said of it is what the whole simulation says of each."""
+
+from dataclasses import replace
+
+import pytest
+from cases import chained, layer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_cases import cases, interleaved, workloads
+
+from mpsim.engine.replay import replay
+from mpsim.errors import MpsimError
+from mpsim.lowering.alike import fold
+from mpsim.lowering.draws import Variability
+from mpsim.lowering.emit import program_of
+from mpsim.lowering.lower import lower
+from mpsim.lowering.passes import instructions_of
+from mpsim.plan.model import Plan
+from mpsim.plan.sharding import Sharding
+from mpsim.program.account import account_devices, account_traffic
+from mpsim.result.frames import summary_row
+from mpsim.result.text import summary
+from mpsim.simulation.run import simulate
+from mpsim.topology.builders import fully_connected, nodes, ring, switch, torus
+from mpsim.topology.model import Topology
+
+RUNTIMES = ["ideal", "ideal", "blocking", "torch-nccl", "deepspeed"]
+
+
+def compared(workload, topology: Topology, plan: Plan) -> int:
+    """Check that a folded plan says of every device what the whole one does; return how many were simulated."""
+    lowering = lower(workload, topology, plan)
+    folding = fold(lowering, [instructions_of(lowering, p) for p in range(plan.pp)])
+    runs = []
+    for program in (program_of(lowering), program_of(lowering, folded=True)):
+        try:
+            timing, free = replay(program, topology), replay(program, topology, free=True)
+        except MpsimError as error:  # of a schedule whose sends wait for one another
+            runs.append(str(error).partition(":")[0])
+            continue
+        uses = account_devices(program, topology, lowering.place, timing, free)
+        devices = sorted(program.stands_for or lowering.place)
+        runs.append((program, timing, free, dict(zip(devices, uses, strict=True))))
+    if "deadlock" in runs:
+        assert runs == ["deadlock", "deadlock"]
+        return plan.ranks
+    (whole, timing, free, each), (folded, timing_2, free_2, few) = runs
+    assert (timing.step_s, free.step_s) == (timing_2.step_s, free_2.step_s)
+    assert account_traffic(whole) == account_traffic(folded)
+    for device, use in each.items():
+        own = folding.members((device,))[0]
+        assert replace(few[own], name=use.name, count=1) == use
+        assert spans(whole, timing, device) == spans(folded, timing_2, own)
+    if folded.stands_for:
+        assert sum(use.count for use in few.values()) == plan.ranks
+    return len(few)
+
+
+def spans(program, timing, device: int):
+    """Return what a device does, in the order of time."""
+    own = {i for i, stream in enumerate(program.streams) if stream.device == device}
+    return sorted(
+        (start, end, task.name, task.kind, task.stage, task.microbatch)
+        for task, start, end in zip(program.tasks, timing.start_s, timing.end_s, strict=True)
+        if own.intersection(task.streams)
+    )
+
+
+@st.composite
+def clusters(draw, n: int) -> Topology:
+    """Clusters that are alike all over, but for a device or a link in some."""
+    wire = draw(st.sampled_from(["1024B/s@0", "1000B/s@100ms", "3000B/s@250ms", "inf@0"]))
+    outer = draw(st.sampled_from(["64B/s@1s", "700B/s@300ms"]))
+    kind = draw(st.sampled_from(["nodes", "nodes", "nodes", "ring", "switch", "full", "torus"]))
+    per_node = draw(st.sampled_from([k for k in (1, 2, 3, 4, 8) if n % k == 0]))
+    if kind == "nodes":
+        found = nodes(n // per_node, per_node=per_node, inside=wire, between=outer)
+    elif kind == "torus":
+        found = torus(per_node, n // per_node, link=wire) if per_node > 1 and n > per_node else switch(n, link=wire)
+    else:
+        found = {"ring": ring, "switch": switch, "full": fully_connected}[kind](max(n, 2), link=wire)
+    broken = draw(st.sampled_from(["", "", "device", "link"]))
+    if broken == "device":
+        at = draw(st.integers(0, len(found.devices) - 1))
+        slow = replace(found.devices[at], speed=0.5)
+        found = replace(found, devices=(*found.devices[:at], slow, *found.devices[at + 1 :]))
+    if broken == "link":
+        at = draw(st.integers(0, len(found.links) - 1))
+        narrow = replace(found.links[at], bandwidth_bytes_per_s=50.0)
+        found = replace(found, links=(*found.links[:at], narrow, *found.links[at + 1 :]))
+    return found
+
+
+@st.composite
+def alike(draw):
+    """Plans of many replicas, and clusters that are alike nearly all over."""
+    tp = draw(st.sampled_from([1, 1, 2, 4]))
+    workload = draw(workloads(tp))
+    pp = draw(st.integers(1, min(len(workload.layers), 3)))
+    dp = draw(st.integers(1, 16 // (tp * pp)))
+    topology = draw(clusters(dp * pp * tp))
+    schedule = draw(
+        st.one_of(
+            st.sampled_from(["1f1b", "gpipe", "naive"]),
+            st.lists(st.integers(0, 5), min_size=1, max_size=4).map(interleaved),
+        )
+    )
+    zero = draw(st.integers(0, 3)) if dp > 1 else 0
+    plan = Plan(
+        dp=dp, pp=pp, tp=tp, microbatches=draw(st.integers(1, 4)), schedule=schedule, sharding=Sharding(zero=zero),
+        first_bucket_bytes=draw(st.sampled_from([1, 600, 2**20])), bucket_bytes=draw(st.sampled_from([1, 1000, 2**20])),
+        algorithm=draw(st.sampled_from(["ring", "ring", "direct", "auto"])),
+        runtime=draw(st.sampled_from(RUNTIMES)),
+    )  # fmt: skip
+    return workload, topology, plan
+
+
+@settings(max_examples=30)
+@given(alike())
+def test_folded_is_whole_where_much_is_alike(case):
+    compared(*case)
+
+
+@settings(max_examples=15)
+@given(cases(), st.sampled_from(RUNTIMES))
+def test_folded_is_whole_where_nothing_need_be(case, runtime):
+    compared(case.workload, case.topology, replace(case.plan, runtime=runtime))
+
+
+LAYERS = [layer(name, parameters={f"{name}.w": 1024}, saved_bytes=64, optimizer_s=0.5) for name in "abcd"]
+PLAN = Plan(dp=8, pp=2, microbatches=4)
+
+
+def test_of_a_result_every_number_is_that_of_the_whole():
+    topology = nodes(4, per_node=4, inside="1000B/s@100ms", between="700B/s@300ms")
+    whole, folded = (simulate(chained(LAYERS, 64), topology, PLAN, fold=fold) for fold in (False, True))
+    assert (len(whole.devices), len(folded.devices), folded.n_devices) == (16, 4, 16)
+    assert [device.label for device in folded.devices] == ["n0.d0 × 4", "n0.d1 × 4", "n0.d2 × 4", "n0.d3 × 4"]
+    assert summary_row(whole) == summary_row(folded)
+    few = [len(result.devices) for result in (simulate(chained(LAYERS, 64), topology, PLAN), whole)]
+    assert few == [16, 16]  # 64 devices have a row each
+    assert "DOES NOT FIT" not in summary(folded)
+
+
+def test_a_slow_device_unfolds_its_own_replica_alone():
+    """Replicas 0 to 7, two devices each, four a node: of two kinds, and the one with the slow device by itself."""
+    topology = nodes(4, per_node=4, inside="1000B/s@100ms", between="700B/s@300ms")
+    devices = topology.devices
+    slow = replace(topology, devices=(*devices[:6], replace(devices[6], speed=0.5), *devices[7:]))
+    counts = [device.count for device in simulate(chained(LAYERS, 64), slow, PLAN, fold=True).devices]
+    assert sum(counts) == 16
+    assert counts.count(1) >= 2
+
+
+def test_trials_that_draw_are_not_folded():
+    drawn = Variability(straggler_probability=0.5, straggler_factor=2.0)
+    result = simulate(
+        chained(LAYERS, 64), switch(16, link="1000B/s@0"), PLAN, trials=3, variability=drawn, fold=True
+    )  # fmt: skip
+    assert [device.count for device in result.devices] == [1] * 16
+
+
+@pytest.mark.slow
+@settings(max_examples=100)
+@given(alike())
+def test_folded_is_whole_for_more_plans(case):
+    compared(*case)
