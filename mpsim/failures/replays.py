@@ -45,7 +45,7 @@ class Replays:
         self._lowered: dict[tuple[int, ...], Lowering] = {(): lowering}
         self._saved: dict[tuple[int, ...], Saving] = {}
         self._possible: dict[int, bool] = {0: True}
-        self.program = program_of(lowering)
+        self.program = program_of(lowering, folded=True)
         self.timing = replay(self.program, lowering.topology)
         self.step_s = self._whole_s(lowering, self.program, self.timing)
         self._steps = {NOBODY: self.step_s}
@@ -75,7 +75,7 @@ class Replays:
             lowering = self._without(out)
         except MpsimError:
             return False
-        program = program_of(lowering)
+        program = program_of(lowering, folded=True)
         timing = replay(program, lowering.topology)
         self._steps[Situation(out)] = self._whole_s(lowering, program, timing)
         uses = account_devices(program, lowering.topology, lowering.place, timing, timing)
@@ -87,7 +87,7 @@ class Replays:
         if situation not in self._steps:
             slowed = replace(lowering, topology=_slowed(lowering, dict(situation.slow)))
             with collector_paused():
-                program = program_of(slowed)
+                program = program_of(slowed, folded=True)
                 self._steps[situation] = self._whole_s(slowed, program, replay(program, slowed.topology))
         useful_s = self.step_s * global_batch(lowering.workload, lowering.plan) / self.batch
         restart_s = self.recovery.restart_s + saving.read_s

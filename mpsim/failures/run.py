@@ -25,6 +25,7 @@ from mpsim.failures.text import given_text
 from mpsim.failures.trials import Drawn, Draws
 from mpsim.lowering.caveats import borrowed, caveats
 from mpsim.lowering.draws import Seed, seed_of
+from mpsim.lowering.emit import program_of
 from mpsim.lowering.model import Lowering
 from mpsim.plan.model import Plan
 from mpsim.program.account import account_devices, account_traffic
@@ -209,7 +210,10 @@ def _checked(
 
 def _components(replays: Replays, failures: Failures) -> Components:
     lowering = replays.lowering
-    links = {i for task in replays.program.tasks if task.traffic for i in task.traffic.links}
+    # Of links that never fail none need be known, and of those that may all, not one for each class.
+    wires = failures.link_mtbf_s != math.inf or failures.link_by_type or failures.listed
+    tasks = program_of(lowering).tasks if wires else ()
+    links = {i for task in tasks if task.traffic for i in task.traffic.links}
     replica = [lowering.grid.at(rank)["dp"] for rank in range(lowering.plan.ranks)]
     return components_of(lowering.topology, lowering.place, replica, links, failures)
 
