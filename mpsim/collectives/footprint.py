@@ -48,7 +48,7 @@ class Pace(NamedTuple):
     @classmethod
     def of_links(cls, routes: Routes) -> Pace:
         """Return the links' own latencies and bandwidths."""
-        return cls(routes.latency_s, [1 / link.bandwidth_bytes_per_s for link in routes.topology.links])
+        return cls(routes.latency_s, routes.byte_s)
 
 
 class Footprint(NamedTuple):
