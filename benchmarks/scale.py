@@ -54,8 +54,26 @@ def all_reduces(arity: int) -> Work:
     return run
 
 
+def contended_ring(devices: int) -> Work:
+    """Replay the gradients of 32 groups all round a ring, among the messages of what tp and pp share on it."""
+    from mpsim import Layer, Plan, Workload, parse_topology
+    from mpsim.engine.replay import replay
+    from mpsim.lowering.emit import program_of
+    from mpsim.lowering.lower import lower
+
+    times = {"forward_s": 2**-10, "backward_s": 2**-9}
+    shards = {8: {**times, "parameter_bytes": 2**23, "collectives": [("all_reduce", 2**22)]}}
+    layers = [Layer.given(f"layer{i}", **times, parameter_bytes=2**26, shards=shards) for i in range(8)]
+    workload = Workload.chain("chain", layers, activation_bytes=2**20, sends="whole")
+    topology = parse_topology(f"ring:{devices},bandwidth=16GB/s,latency=0us")
+    plan = Plan(dp=devices // 32, tp=8, pp=4, microbatches=8, schedule="1f1b")
+    program = program_of(lower(workload, topology, plan))
+    return lambda: replay(program, topology)
+
+
 CASES = [
     Case("all-reduces of 64 ranks at once, on fat trees of this arity (52: 512)", all_reduces, {26: 0, 52: 3.0}),
+    Case("replay of dp 1/32, tp 8, pp 4 on a contended ring of devices", contended_ring, {1024: 0, 4096: 0}),
 ]
 
 
