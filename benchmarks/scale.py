@@ -71,9 +71,36 @@ def contended_ring(devices: int) -> Work:
     return lambda: replay(program, topology)
 
 
+def boundaries(layers: int) -> Work:
+    """Cut layers of two sizes into 16 unlike stages."""
+    import numpy as np
+
+    from mpsim.plan.partition import balance
+
+    total = np.cumsum([0.0, *([1.0, 1.8, 1.8] * layers)[:layers]])
+    tables = [total - total[:, None] + 0.1 * stage for stage in range(16)]
+    return lambda: balance(tables)
+
+
+def balanced(devices: int) -> Work:
+    """Cut 96 layers into 4 stages of devices / 4, ranks of each weighed with what they exchange."""
+    from mpsim import Layer, Plan, Workload, parse_topology
+    from mpsim.lowering.lower import lower
+
+    times = {"forward_s": 2**-10, "backward_s": 2**-9}
+    shards = {8: {**times, "parameter_bytes": 2**23, "collectives": [("all_reduce", 2**22)]}}
+    layers = [Layer.given(f"layer{i}", **times, parameter_bytes=2**26, shards=shards) for i in range(96)]
+    workload = Workload.chain("chain", layers, activation_bytes=2**20, sends="whole")
+    topology = parse_topology(f"nodes:{devices // 8},per_node=8,inside=nvlink4,between=ib_ndr")
+    plan = Plan(dp=devices // 32, tp=8, pp=4, microbatches=8, schedule="1f1b")
+    return lambda: lower(workload, topology, plan)
+
+
 CASES = [
     Case("all-reduces of 64 ranks at once, on fat trees of this arity (52: 512)", all_reduces, {26: 0, 52: 3.0}),
     Case("replay of dp 1/32, tp 8, pp 4 on a contended ring of devices", contended_ring, {1024: 0, 4096: 0}),
+    Case("boundaries of 16 stages for layers", boundaries, {96: 0, 192: 0.01}),
+    Case("lowering of 96 layers to the cut, dp 1/32, tp 8, pp 4, devices", balanced, {4096: 0, 32768: 0}),
 ]
 
 

@@ -192,19 +192,40 @@ class _Clock:
         self._algorithm = algorithm
         self.partly = partly  # whether what runs again is the attention core of a layer alone
         self._compute: dict[str, list[tuple[float, float, float]]] = {}
+        self._exchanged: dict[str, list[tuple[str, int, str]]] = {}
+        self._updates: dict[tuple[str, float], _Seconds] = {}
+        self._totals: dict[object, _Seconds] = {}
         self._collected: dict[tuple[str, int, tuple[int, ...]], float] = {}
 
     def running_total(self, line: _Line, again: frozenset[int] = frozenset(), part: float = 1.0) -> _Seconds:
         """Return the seconds of the layers before each one, and of all; `part` of micro-batches compute some again."""
         devices = [self._routes.topology.devices[device] for device in line.devices]
         paces = list(dict.fromkeys((node.type, node.speed) for node in devices))
-        layers = (self._layer_s(i, line, paces, part * (i in again)) for i in range(len(self._costs.workload.layers)))
-        return tuple(accumulate(layers, initial=0.0))
+        # Thousands of lines are alike: what they wait for is told by how long their exchanges take.
+        waits = [self._collective(kind, count, getattr(line, axis)) for kind, count, axis in self._calls(paces[0][0])]
+        key = (*paces, *waits, again, part)
+        if key not in self._totals:
+            n = len(self._costs.workload.layers)
+            layers = (self._layer_s(i, line, paces, part * (i in again)) for i in range(n))
+            self._totals[key] = tuple(accumulate(layers, initial=0.0))
+        return self._totals[key]
+
+    def _calls(self, device_type: str) -> list[tuple[str, int, str]]:
+        """Return the kind, bytes and axis of all that ranks exchange in passes, each once."""
+        if device_type not in self._exchanged:
+            calls = (call for cost in self._costs.of(device_type) for call in cost.collectives)
+            passes = (call for call in calls if call.bytes and call.phase in ("forward", "backward"))
+            self._exchanged[device_type] = list(dict.fromkeys((call.kind, call.bytes, call.axis) for call in passes))
+        return self._exchanged[device_type]
 
     def updating(self, device: int) -> _Seconds:
         """Return the seconds of the updates of the layers before each one, and of all."""
         node = self._routes.topology.devices[device]
-        return tuple(accumulate((median_s(c.samples)[3] / node.speed for c in self._costs.of(node.type)), initial=0.0))
+        key = (node.type, node.speed)
+        if key not in self._updates:
+            each_s = (median_s(cost.samples)[3] / node.speed for cost in self._costs.of(node.type))
+            self._updates[key] = tuple(accumulate(each_s, initial=0.0))
+        return self._updates[key]
 
     def sending(self, pairs: Iterable[tuple[int, int]], counts: Sequence[int]) -> _Seconds:
         """Return the seconds that the slowest of these pairs takes for each of so many bytes."""

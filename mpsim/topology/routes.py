@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import pairwise
 
 from mpsim.errors import MpsimError, unknown
 from mpsim.topology.model import Topology
@@ -205,8 +206,12 @@ class Routes:
         width : float
             Less the bandwidth of what comes before `a`.
         """
+        shortest = self._levels(a, b)
+        if max(map(len, shortest)) == 1:
+            only = tuple([self._out[one][two] for (one,), (two,) in pairwise(shortest)])
+            return [only for _ in targets]
         levels: list[dict[int, _Cost]] = [{a: (0, width)}]
-        for nodes in self._levels(a, b)[1:]:
+        for nodes in shortest[1:]:
             levels.append(self._reach(levels[-1], nodes))
         even = [len(set(level.values())) == 1 for level in levels]
         backwards = list(zip(levels, even, levels[1:], strict=False))[::-1]
