@@ -96,9 +96,22 @@ def balanced(devices: int) -> Work:
     return lambda: lower(workload, topology, plan)
 
 
+def automatic(devices: int) -> Work:
+    """Choose the algorithms of 16 groups of 64 ranks, each on a node of its own."""
+    from mpsim.collectives.traffic import collective
+    from mpsim.topology.builders import nodes
+    from mpsim.topology.routes import Routes
+
+    topology = nodes(devices // 8, per_node=8, inside="nvlink4", between="ib_ndr")
+    routes, stride = Routes(topology), devices // 64
+    groups = [range(group, devices, stride) for group in range(16)]
+    return lambda: [collective(routes, "all_reduce", ranks, 2**24, algorithm="auto") for ranks in groups]
+
+
 CASES = [
     Case("all-reduces of 64 ranks at once, on fat trees of this arity (52: 512)", all_reduces, {26: 0, 52: 3.0}),
     Case("replay of dp 1/32, tp 8, pp 4 on a contended ring of devices", contended_ring, {1024: 0, 4096: 0}),
+    Case("auto for 16 new groups of 64 ranks, among devices", automatic, {4096: 0, 32768: 0}),
     Case("boundaries of 16 stages for layers", boundaries, {96: 0, 192: 0.01}),
     Case("lowering of 96 layers to the cut, dp 1/32, tp 8, pp 4, devices", balanced, {4096: 0, 32768: 0}),
 ]

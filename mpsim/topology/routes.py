@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from mpsim.errors import MpsimError, unknown
 from mpsim.topology.model import Topology
@@ -128,6 +128,17 @@ class Routes:
                 f"topology {self.topology.name!r} has no link {source!r} -> {target!r}: add one, or use path"
             )
         return index
+
+    def beside(self, node: int) -> Iterator[int]:
+        """Yield the nodes that a link joins to one, either way; nodes are the devices, then the switches.
+
+        Examples
+        --------
+        >>> from mpsim.topology.builders import switch
+        >>> set(Routes(switch(2, link="50GB/s@2us")).beside(2))
+        {0, 1}
+        """
+        return chain(self._out[node], self._in[node])
 
     def tree(self, root: str, devices: Sequence[int]) -> dict[int, tuple[int, ...]] | None:
         """Return the links by which each device reaches a switch, those of all together a tree; None if one cannot.
