@@ -45,9 +45,6 @@ class Routes:
             source, target = self._index[link.source], self._index[link.target]
             self._out[source][target] = i
             self._in[target][source] = i
-        self._cost: list[_Cost] = [
-            (round(link.latency_s * _ATTOSECONDS), -link.bandwidth_bytes_per_s) for link in topology.links
-        ]
         self._found: dict[tuple[int, int], tuple[int, ...]] = {}
         # By the switch that a device hangs on, less the bandwidth of its link there, and the target.
         self._between: dict[tuple[int, float, int], tuple[int, ...]] = {}
@@ -267,6 +264,12 @@ class Routes:
     def _least(self, node: int, before: dict[int, _Cost]) -> _Cost:
         into = self._in[node]
         return min(_add(before[source], self._cost[into[source]]) for source in before.keys() & into.keys())
+
+    @cached_property
+    def _cost(self) -> list[_Cost]:
+        """The cost of each link."""
+        links = self.topology.links
+        return [(round(link.latency_s * _ATTOSECONDS), -link.bandwidth_bytes_per_s) for link in links]
 
     @cached_property
     def _even(self) -> list[_Cost | None]:
