@@ -16,8 +16,9 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 Work = Callable[[], object]
@@ -108,12 +109,78 @@ def automatic(devices: int) -> Work:
     return lambda: [collective(routes, "all_reduce", ranks, 2**24, algorithm="auto") for ranks in groups]
 
 
+def ring_all_reduce(devices: int) -> Work:
+    """Predict a 1 GiB all-reduce around a ring."""
+    from mpsim.simulation import simulate_collectives
+    from mpsim.topology.builders import ring
+
+    topology = ring(devices, link="50GB/s@500ns")
+    return lambda: simulate_collectives([2**30], topology)
+
+
+def result_file(form: str) -> Callable[[int], Work]:
+    """Return a case: a result of so many tasks saved, loaded or exported."""
+
+    def prepare(tasks: int) -> Work:
+        from mpsim import Layer, Plan, Workload, load_result, parse_topology, save_perfetto, save_result, simulate
+
+        layers = [Layer.given(f"layer{i}", forward_s=2**-10 / 3, backward_s=2**-9 / 3) for i in range(64)]
+        workload = Workload.chain("chain", layers, activation_bytes=2**20)
+        plan = Plan(pp=64, microbatches=tasks // 254, schedule="1f1b")
+        result = simulate(workload, parse_topology("chain:64,bandwidth=16GB/s,latency=2us"), plan)
+        path = Path(tempfile.mkdtemp(), "result.json")
+        save_result(path, result)
+        return {
+            "save": lambda: save_result(path, result),
+            "load": lambda: load_result(path),
+            "perfetto": lambda: save_perfetto(path, result),
+        }[form]
+
+    return prepare
+
+
+def workload_file(layers: int) -> Work:
+    """Load a workload of so many layers, each measured at three sizes: a kilobyte a layer."""
+    from mpsim import Layer, Workload, load_workload, save_workload
+
+    times = {1: 2**-10 / 3, 2: 2**-9 / 3, 4: 2**-8 / 7}
+    made = [Layer.given(f"layer{i}", forward_s=times, backward_s=times, parameter_bytes=2**20) for i in range(layers)]
+    path = Path(tempfile.mkdtemp(), "workload.json")
+    save_workload(path, Workload.chain("chain", made, activation_bytes=2**20))
+    return lambda: load_workload(path)
+
+
+def command(*words: str) -> Callable[[int], Work]:
+    """Return a case: a command line from a cold start, the interpreter's own included."""
+
+    def prepare(layers: int) -> Work:
+        from mpsim import Layer, Workload, save_workload
+
+        made = [Layer.given(f"layer{i}", forward_s=2**-10, backward_s=2**-9) for i in range(layers)]
+        path = Path(tempfile.mkdtemp(), "chain.json")
+        save_workload(path, Workload.chain("chain", made, activation_bytes=2**20))
+        line = [word.replace("FILE", str(path)) for word in words]
+        code = f"import sys; from mpsim.cli import main; sys.argv = ['mpsim', *{line!r}]; main()"
+        return lambda: subprocess.check_output([sys.executable, "-c", code])
+
+    return prepare
+
+
+_SIMULATE = ("simulate", "FILE", "chain:4,bandwidth=16GB/s,latency=2us", "--pp", "4", "--microbatches", "8", "--json")
+
 CASES = [
     Case("all-reduces of 64 ranks at once, on fat trees of this arity (52: 512)", all_reduces, {26: 0, 52: 3.0}),
     Case("replay of dp 1/32, tp 8, pp 4 on a contended ring of devices", contended_ring, {1024: 0, 4096: 0}),
     Case("auto for 16 new groups of 64 ranks, among devices", automatic, {4096: 0, 32768: 0}),
     Case("boundaries of 16 stages for layers", boundaries, {96: 0, 192: 0.01}),
     Case("lowering of 96 layers to the cut, dp 1/32, tp 8, pp 4, devices", balanced, {4096: 0, 32768: 0}),
+    Case("1 GiB ring all-reduce over devices", ring_all_reduce, {1024: 0.003, 16384: 0.03}),
+    Case("result saved, of tasks", result_file("save"), {11500: 0, 115000: 0.5}),
+    Case("result loaded, of tasks", result_file("load"), {11500: 0, 115000: 0.5}),
+    Case("result written for Perfetto, of tasks", result_file("perfetto"), {11500: 0, 115000: 0.5}),
+    Case("workload file loaded, kB", workload_file, {1600: 0, 16000: 0.5}),
+    Case("mpsim --help, cold", command("--help"), {24: 0.08}),
+    Case("mpsim simulate, cold, of layers", command(*_SIMULATE), {24: 0.25}),
 ]
 
 
@@ -127,10 +194,16 @@ def measure(case: Case, size: int) -> dict[str, float]:
 def one(case: Case, size: int) -> None:
     """Run a case in this process and print its figures."""
     run = case.prepare(size)
-    start = time.process_time()
+    before_s, _ = used()
     run()
-    cpu_s = time.process_time() - start
-    print(json.dumps({"cpu_s": cpu_s, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    cpu_s, peak_bytes = used()
+    print(json.dumps({"cpu_s": cpu_s - before_s, "peak_mb": peak_bytes / 2**20}))
+
+
+def used() -> tuple[float, int]:
+    """Return the CPU seconds and the most memory of this process and of those that it started."""
+    both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in both), max(one.ru_maxrss for one in both) * 1024
 
 
 def report(case: Case, repeats: int) -> None:

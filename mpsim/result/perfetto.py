@@ -14,6 +14,7 @@ from typing import Any
 
 from mpsim import documents
 from mpsim.errors import MpsimError
+from mpsim.garbage import collector_paused
 from mpsim.result.lanes import is_launch, is_transfer, pack
 from mpsim.result.model import Result
 
@@ -76,7 +77,9 @@ def save_perfetto(path: str | Path, result: Result) -> None:
     ...
     mpsim.errors.MpsimError: result of 'dp=1' holds no spans, a trace needs them: simulate again and keep them
     """
-    documents.write_text(path, json.dumps(to_perfetto(result), allow_nan=False, separators=(",", ":")) + "\n")
+    with collector_paused():
+        text = json.dumps(to_perfetto(result), allow_nan=False, separators=(",", ":"))
+    documents.write_text(path, text + "\n")
 
 
 def _tracks(result: Result) -> dict[tuple[int, str], list[int]]:
