@@ -299,12 +299,15 @@ def _text(value: Any, pad: str = "\n") -> str:
         items = [f"{_json(key)}: {_text(item, further)}" for key, item in value.items()]
         return "{" + further + ("," + further).join(items) + pad + "}"
     if value and isinstance(value, list):
-        if _FLAT.issuperset(map(type, value)):
+        kinds = set(map(type, value))
+        if kinds == {int}:
+            return f"[{', '.join(map(repr, value))}]"
+        if kinds <= _FLAT:
             line = _json(value)
-            if str not in map(type, value) or _BRACKETS.isdisjoint(line[1:-1]):
+            if str not in kinds or _BRACKETS.isdisjoint(line[1:-1]):
                 return line
         return "[" + further + ("," + further).join([_text(item, further) for item in value]) + pad + "]"
-    return _json(value)
+    return repr(value) if type(value) is int else _json(value)
 
 
 def write_text(path: str | Path, text: str) -> None:
