@@ -12,36 +12,30 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mpsim.calibration import calibrate, read_log
 from mpsim.errors import MpsimError
-from mpsim.lowering.draws import Variability
-from mpsim.plan.model import Plan, load_plan, save_plan
-from mpsim.result.file import load_result, save_result
-from mpsim.result.model import Result
-from mpsim.result.perfetto import save_perfetto
-from mpsim.result.text import summary
-from mpsim.topology.file import load_topology, save_topology
-from mpsim.topology.model import Device, Link, Topology
-from mpsim.topology.show import draw
-from mpsim.topology.spec import parse_topology
-from mpsim.workload.file import load_workload, save_workload
-from mpsim.workload.model import Layer, Workload
-from mpsim.workload.show import show_workload
-
-try:
-    from mpsim.calibration.compute import calibrate_compute
-    from mpsim.simulation import Job, simulate, simulate_collectives, simulate_jobs
-    from mpsim.sweeps import sweep
-except ModuleNotFoundError as error:
-    # Models are traced on machines that have torch and little else; only replaying needs simpy.
-    if error.name != "simpy":
-        raise
 
 if TYPE_CHECKING:
+    from mpsim.calibration import calibrate, read_log
+    from mpsim.calibration.compute import calibrate_compute
     from mpsim.emulate.splitter import ModelSplitter
     from mpsim.emulate.trainer import ParallelTrainer
     from mpsim.failures import Checkpoints, Event, Failures, Goodput, Recovery, Stragglers, goodput
+    from mpsim.lowering.draws import Variability
+    from mpsim.plan.model import Plan, load_plan, save_plan
     from mpsim.result import plotting
+    from mpsim.result.file import load_result, save_result
+    from mpsim.result.model import Result
+    from mpsim.result.perfetto import save_perfetto
+    from mpsim.result.text import summary
+    from mpsim.simulation import Job, simulate, simulate_collectives, simulate_jobs
+    from mpsim.sweeps import sweep
+    from mpsim.topology.file import load_topology, save_topology
+    from mpsim.topology.model import Device, Link, Topology
+    from mpsim.topology.show import draw
+    from mpsim.topology.spec import parse_topology
+    from mpsim.workload.file import load_workload, save_workload
+    from mpsim.workload.model import Layer, Workload
+    from mpsim.workload.show import show_workload
     from mpsim.workload.trace import trace
 
 __version__ = "0.1.0"
@@ -90,38 +84,51 @@ __all__ = [
 ]
 
 
-_FAILURES = ("Checkpoints", "Event", "Failures", "Goodput", "Recovery", "Stragglers", "goodput")
-_EMULATE = {"ModelSplitter": "splitter", "ParallelTrainer": "trainer"}
+# Where each name is from. None is imported before it is used: `mpsim --help` needs none, a sweep no tracer.
+_FROM = {
+    "calibration": ("calibrate", "read_log"),
+    "calibration.compute": ("calibrate_compute",),
+    "emulate.splitter": ("ModelSplitter",),
+    "emulate.trainer": ("ParallelTrainer",),
+    "failures": ("Checkpoints", "Event", "Failures", "Goodput", "Recovery", "Stragglers", "goodput"),
+    "lowering.draws": ("Variability",),
+    "plan.model": ("Plan", "load_plan", "save_plan"),
+    "result.plotting": ("plotting",),
+    "result.file": ("load_result", "save_result"),
+    "result.model": ("Result",),
+    "result.perfetto": ("save_perfetto",),
+    "result.text": ("summary",),
+    "simulation": ("Job", "simulate", "simulate_collectives", "simulate_jobs"),
+    "sweeps": ("sweep",),
+    "topology.file": ("load_topology", "save_topology"),
+    "topology.model": ("Device", "Link", "Topology"),
+    "topology.show": ("draw",),
+    "topology.spec": ("parse_topology",),
+    "workload.file": ("load_workload", "save_workload"),
+    "workload.model": ("Layer", "Workload"),
+    "workload.show": ("show_workload",),
+    "workload.trace": ("trace",),
+}
+_ROOMS = {name: room for room, names in _FROM.items() for name in names}
+# Models are traced on machines that have torch and little else; stored ones are replayed on others.
+_INSTALL = {"simpy": ("simpy", "simpy"), "torch": ("PyTorch", "'mpsim[trace]'")}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch or matplotlib on first use only."""
-    if name == "trace":
-        return import_module("mpsim.workload.trace").trace
-    if name in _EMULATE:
-        return _emulate(name)
-    if name in _FAILURES:
-        return _failures(name)
-    if name == "plotting":
-        return import_module("mpsim.result.plotting")
-    if name in ("calibrate_compute", "simulate", "simulate_collectives", "sweep"):
-        raise MpsimError(f"mpsim.{name} needs simpy, which is not installed: pip install simpy")
-    raise AttributeError(f"module 'mpsim' has no attribute {name!r}")
-
-
-def _failures(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'mpsim' has no attribute {name!r}")
     try:
-        return getattr(import_module("mpsim.failures"), name)
+        room = import_module(f"mpsim.{_ROOMS[name]}")
     except ModuleNotFoundError as error:
-        if error.name != "simpy":
+        if error.name not in _INSTALL:
             raise
-        raise MpsimError(f"mpsim.{name} needs simpy, which is not installed: pip install simpy") from None
+        what, install = _INSTALL[error.name]
+        raise MpsimError(f"mpsim.{name} needs {what}, which is not installed: pip install {install}") from None
+    found = globals()[name] = room if name == "plotting" else getattr(room, name)
+    return found
 
 
-def _emulate(name: str) -> Any:
-    try:
-        return getattr(import_module(f"mpsim.emulate.{_EMULATE[name]}"), name)
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise MpsimError(f"mpsim.{name} needs PyTorch, which is not installed: pip install 'mpsim[trace]'") from None
+def __dir__() -> list[str]:
+    """Return the public names, used or not."""
+    return sorted({*globals(), *__all__})

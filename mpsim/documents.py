@@ -22,10 +22,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from functools import cache
+from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mpsim.errors import MpsimError, did_you_mean
+from mpsim.garbage import collector_paused
 
 __all__ = ["Provenance", "decode", "encode", "made_now", "read", "write", "write_text", "writing"]
 
@@ -81,14 +83,18 @@ def encode(value: Any) -> Any:
     >>> encode(Provenance(command="x"))
     {'command': 'x'}
     """
+    kind: type = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is tuple or kind is list:
+        kinds = set(map(type, value))
+        if kinds <= _PLAIN or (kinds == {float} and not any(map(math.isinf, value))):
+            return list(value)
+        return [encode(item) for item in value]
     if hasattr(value, "as_document"):
         return value.as_document()
     if dataclasses.is_dataclass(value):
-        return {
-            field.name: encode(item)
-            for field in dataclasses.fields(value)
-            if (item := getattr(value, field.name)) != field.default
-        }
+        return {name: encode(item) for name, default in _defaults(kind) if (item := getattr(value, name)) != default}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, float) and math.isinf(value):
@@ -96,6 +102,26 @@ def encode(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [encode(item) for item in value]
     return value
+
+
+_PLAIN = frozenset({int, str, bool, types.NoneType})
+_FLAT = _PLAIN | {float}
+
+
+@cache
+def _defaults(kind: Any) -> list[tuple[str, Any]]:
+    return [(field.name, field.default) for field in dataclasses.fields(kind)]
+
+
+class _Misfit(Exception):
+    """What is wrong with some data, and the way to it: the fields and places that lead there, the innermost first."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.way: list[str] = []
+
+
+_Decoder = Callable[[Any], Any]
 
 
 def decode(kind: Any, data: Any, where: str = "") -> Any:
@@ -113,95 +139,132 @@ def decode(kind: Any, data: Any, where: str = "") -> Any:
     ...
     mpsim.errors.MpsimError: unknown field 'comand'; did you mean 'command'?
     """
-    if dataclasses.is_dataclass(kind):
-        return _decode_dataclass(typing.cast(type, kind), data, where)
-    origin = typing.get_origin(kind)
-    if origin is tuple:
-        return _decode_tuple(typing.get_args(kind), data, where)
-    if origin in (types.UnionType, typing.Union):
-        return _decode_union(typing.get_args(kind), data, where)
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return _decode_enum(kind, data, where)
-    return _decode_scalar(kind, data, where)
+    try:
+        return _decoder(kind)(data)
+    except _Misfit as misfit:
+        place = (where + "".join(reversed(misfit.way))).removeprefix(".")
+        raise MpsimError(f"{place}: {misfit}" if place else str(misfit)) from None
 
 
 @cache
-def _fields(kind: type) -> dict[str, tuple[Any, bool]]:
-    """Return name → (type, required) of a dataclass."""
+def _decoder(kind: Any) -> _Decoder:
+    """Return what makes a value of a type, made once: there may be a million of them in a file."""
+    if dataclasses.is_dataclass(kind):
+        return _dataclass_decoder(typing.cast(type, kind))
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        return _tuple_decoder(typing.get_args(kind))
+    if origin in (types.UnionType, typing.Union):
+        return _union_decoder(typing.get_args(kind))
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return _enum_decoder(kind)
+    return lambda data: data if type(data) is kind else _decode_scalar(kind, data)
+
+
+@cache
+def _fields(kind: type) -> tuple[dict[str, _Decoder], list[str]]:
+    """Return what decodes each field of a dataclass, and which it needs."""
     hints = typing.get_type_hints(kind)
-    return {
-        field.name: (
-            hints[field.name],
-            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING,
-        )
-        for field in dataclasses.fields(kind)
-    }
+    fields = dataclasses.fields(kind)
+    missing = dataclasses.MISSING
+    needed = [field.name for field in fields if field.default is missing and field.default_factory is missing]
+    return {field.name: _decoder(hints[field.name]) for field in fields}, needed
 
 
-def _decode_dataclass(kind: type, data: Any, where: str) -> Any:
-    prefix = f"{where}: " if where else ""
-    if not isinstance(data, dict):
-        raise MpsimError(f"{prefix}expected an object with {kind.__name__} fields, found {_show(data)}")
-    fields = _fields(kind)
-    for name in data:
-        if name not in fields:
-            raise MpsimError(f"{prefix}unknown field {name!r}{did_you_mean(name, fields)}")
-    for name, (_, required) in fields.items():
-        if required and name not in data:
-            raise MpsimError(f"{prefix}field {name!r} is missing")
-    below = f"{where}." if where else ""
-    values = {name: decode(fields[name][0], item, below + name) for name, item in data.items()}
-    try:
-        return kind(**values)
-    except MpsimError as error:
-        raise MpsimError(f"{prefix}{error}") from None
+def _dataclass_decoder(kind: type) -> _Decoder:
+    def decoded(data: Any) -> Any:
+        if not isinstance(data, dict):
+            raise _Misfit(f"expected an object with {kind.__name__} fields, found {_show(data)}")
+        fields, needed = _fields(kind)
+        for name in data:
+            if name not in fields:
+                raise _Misfit(f"unknown field {name!r}{did_you_mean(name, fields)}")
+        for name in needed:
+            if name not in data:
+                raise _Misfit(f"field {name!r} is missing")
+        values = {}
+        try:
+            for name, item in data.items():
+                values[name] = fields[name](item)
+        except _Misfit as misfit:
+            misfit.way.append(f".{name}")
+            raise
+        try:
+            return kind(**values)
+        except MpsimError as error:
+            raise _Misfit(str(error)) from None
+
+    return decoded
 
 
-def _decode_tuple(arguments: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:
-    if not isinstance(data, list):
-        raise MpsimError(f"{where}: expected a list, found {_show(data)}")
-    if len(arguments) == 2 and arguments[1] is Ellipsis:
-        return tuple(decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(data))
-    if len(arguments) != len(data):
-        raise MpsimError(f"{where}: expected {len(arguments)} items, found {len(data)}")
-    return tuple(decode(a, item, f"{where}[{i}]") for i, (a, item) in enumerate(zip(arguments, data, strict=True)))
+def _tuple_decoder(arguments: tuple[Any, ...]) -> _Decoder:
+    endless = len(arguments) == 2 and arguments[1] is Ellipsis
+    plain = {arguments[0]} if endless and arguments[0] in (float, int, str, bool) else set()
+    first = arguments[0] if arguments else None
+
+    def decoded(data: Any) -> tuple[Any, ...]:
+        if not isinstance(data, list):
+            raise _Misfit(f"expected a list, found {_show(data)}")
+        if plain and plain.issuperset(map(type, data)):
+            return tuple(data)
+        if not endless and len(arguments) != len(data):
+            raise _Misfit(f"expected {len(arguments)} items, found {len(data)}")
+        kinds = repeat(_decoder(first)) if endless else map(_decoder, arguments)
+        found: list[Any] = []
+        try:
+            for one, item in zip(kinds, data, strict=False):
+                found.append(one(item))  # noqa: PERF401: how many there are says which one does not fit
+        except _Misfit as misfit:
+            misfit.way.append(f"[{len(found)}]")
+            raise
+        return tuple(found)
+
+    return decoded
 
 
-def _decode_union(arguments: tuple[Any, ...], data: Any, where: str) -> Any:
-    if data is None and types.NoneType in arguments:
-        return None
+def _union_decoder(arguments: tuple[Any, ...]) -> _Decoder:
+    optional = types.NoneType in arguments
     kinds = [a for a in arguments if a is not types.NoneType and typing.get_origin(a) is not Callable]
-    # Of several, what the data is: a list is not looked for in text.
-    fitting = [a for a in kinds if isinstance(data, list) == (typing.get_origin(a) in (list, tuple))]
-    return decode((fitting or kinds)[0], data, where)
+    lists = [a for a in kinds if typing.get_origin(a) in (list, tuple)]
+    others = [a for a in kinds if a not in lists]
+
+    def decoded(data: Any) -> Any:
+        if data is None and optional:
+            return None
+        # Of several, what the data is: a list is not looked for in text.
+        return _decoder(((lists if isinstance(data, list) else others) or kinds)[0])(data)
+
+    return decoded
 
 
-def _decode_enum(kind: type[Enum], data: Any, where: str) -> Enum:
-    try:
-        return kind(data)
-    except ValueError:
-        known = [str(member.value) for member in kind]
-        raise MpsimError(f"{where}: unknown value {data!r}{did_you_mean(str(data), known)}") from None
+def _enum_decoder(kind: type[Enum]) -> _Decoder:
+    def decoded(data: Any) -> Enum:
+        try:
+            return kind(data)
+        except ValueError:
+            known = [str(member.value) for member in kind]
+            raise _Misfit(f"unknown value {data!r}{did_you_mean(str(data), known)}") from None
+
+    return decoded
 
 
-def _decode_scalar(kind: type, data: Any, where: str) -> Any:
+def _decode_scalar(kind: type, data: Any) -> Any:
+    """Return data that is not of its kind as it stands as what it stands for."""
     if kind is float and data == "inf":
         return math.inf
     if kind is float and isinstance(data, int | float) and not isinstance(data, bool):
-        return _to_float(data, where)
+        return _to_float(data)
     if kind is int and isinstance(data, float) and data.is_integer():
         return int(data)
-    if type(data) is kind:
-        return data
     names = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
-    raise MpsimError(f"{where}: expected {names.get(kind, kind.__name__)}, found {_show(data)}")
+    raise _Misfit(f"expected {names.get(kind, kind.__name__)}, found {_show(data)}")
 
 
-def _to_float(data: int | float, where: str) -> float:
+def _to_float(data: int | float) -> float:
     try:
         return float(data)
     except OverflowError:
-        raise MpsimError(f"{where}: a number of {len(str(data))} digits is more than a float holds") from None
+        raise _Misfit(f"a number of {len(str(data))} digits is more than a float holds") from None
 
 
 def _show(data: Any) -> str:
@@ -217,11 +280,34 @@ def write(path: str | Path, noun: str, version: int, value: Any) -> None:
     MpsimError
         The file cannot be written there.
     """
-    body = {"schema": f"mpsim.{noun}/{version}"} | encode(value)
-    text = json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False)
-    # A list of scalars goes on one line; text holds no raw line break, so nothing inside quotes can match.
-    flat = re.sub(r"\[\n\s*([^\[\]{}]*?)\n\s*\]", lambda m: "[" + re.sub(r",\n\s*", ", ", m[1]) + "]", text)
-    write_text(path, flat + "\n")
+    with collector_paused():
+        text = _text({"schema": f"mpsim.{noun}/{version}"} | encode(value))
+    write_text(path, text + "\n")
+
+
+_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_BRACKETS = frozenset("[]{}")
+
+
+def _text(value: Any, pad: str = "\n") -> str:
+    """Return a value as JSON, indented, a list without lists, objects and brackets in text on one line.
+
+    Python's own encoder is as fast only where it does not indent.
+    """
+    further = pad + " "
+    if value and isinstance(value, dict):
+        items = [f"{_json(key)}: {_text(item, further)}" for key, item in value.items()]
+        return "{" + further + ("," + further).join(items) + pad + "}"
+    if value and isinstance(value, list):
+        kinds = set(map(type, value))
+        if kinds == {int}:
+            return f"[{', '.join(map(repr, value))}]"
+        if kinds <= _FLAT:
+            line = _json(value)
+            if str not in kinds or _BRACKETS.isdisjoint(line[1:-1]):
+                return line
+        return "[" + further + ("," + further).join([_text(item, further) for item in value]) + pad + "]"
+    return repr(value) if type(value) is int else _json(value)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -291,14 +377,15 @@ def read(
     MpsimError
         No such file, not JSON, truncated, another schema, a newer version, or a field that does not fit.
     """
-    body = _load(path)
-    found = _version(path, body.pop("schema", None), noun, version)
-    for step in range(found, version):
-        body = (upgrades or {})[step](body)
-    try:
-        return decode(kind, body)
-    except MpsimError as error:
-        raise MpsimError(f"{path}: {error}") from None
+    with collector_paused():
+        body = _load(path)
+        found = _version(path, body.pop("schema", None), noun, version)
+        for step in range(found, version):
+            body = (upgrades or {})[step](body)
+        try:
+            return decode(kind, body)
+        except MpsimError as error:
+            raise MpsimError(f"{path}: {error}") from None
 
 
 def _load(path: str | Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 import string
 from dataclasses import dataclass
 
@@ -312,3 +313,44 @@ def test_a_workload_made_by_hand_is_kept(tmp_path):
     work = chained([layer("a", parameters={"w": 3}), layer("b", optimizer_s=0.1)], 8)
     save_workload(tmp_path / "file.json", work)
     assert load_workload(tmp_path / "file.json") == work
+
+
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False))
+TEXTS = st.one_of(st.text(), st.text(alphabet='[]{}",:\n \u2028\\x'))
+VALUES = st.recursive(
+    SCALARS | TEXTS, lambda inner: st.lists(inner, max_size=5) | st.dictionaries(TEXTS, inner, max_size=5)
+)
+
+
+@given(VALUES)
+def test_text_is_that_of_the_encoder_of_python_with_lists_of_scalars_on_a_line(value):
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    flat = re.sub(r"\[\n\s*([^\[\]{}]*?)\n\s*\]", lambda m: "[" + re.sub(r",\n\s*", ", ", m[1]) + "]", text)
+    assert documents._text(value) == flat
+
+
+def test_the_way_to_what_does_not_fit_is_told():
+    @dataclass(frozen=True, kw_only=True)
+    class Leaf:
+        sizes: tuple[int, ...] = ()
+        pair: tuple[tuple[str, float], ...] = ()
+
+    @dataclass(frozen=True, kw_only=True)
+    class Tree:
+        leaves: tuple[Leaf, ...]
+        one: Leaf | None = None
+
+    def fails(data, where=""):
+        with pytest.raises(MpsimError) as error:
+            documents.decode(Tree, data, where)
+        return str(error.value)
+
+    assert fails({"leaves": [{}, {"sizes": [1, 2, "3"]}]}) == 'leaves[1].sizes[2]: expected a whole number, found "3"'
+    assert (
+        fails({"leaves": [{}, {"size": 1}]}, "row 3") == "row 3.leaves[1]: unknown field 'size'; did you mean 'sizes'?"
+    )
+    assert fails({"leaves": [], "one": {"pair": [["a", True]]}}) == "one.pair[0][1]: expected a number, found true"
+    assert fails({"leaves": [{"pair": [["a", 1.0, 2]]}]}) == "leaves[0].pair[0]: expected 2 items, found 3"
+    assert fails({}) == "field 'leaves' is missing"
+    assert fails([], "row 3") == "row 3: expected an object with Tree fields, found []"
+    assert documents.decode(Tree, {"leaves": [{"sizes": [1, 2.0]}]}).leaves[0].sizes == (1, 2)

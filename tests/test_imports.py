@@ -44,3 +44,20 @@ def test_models_are_traced_without_simpy():
         "2",
         "mpsim.simulate needs simpy, which is not installed: pip install simpy",
     ], done.stderr
+
+
+def test_help_loads_nothing_that_computes():
+    code = "import sys; from mpsim.cli import cli\ntry:\n    cli.main(['--help'])\nexcept SystemExit:\n    pass\n"
+    done = python(code + "print([m for m in ('numpy', 'simpy', 'mpsim.plan') if m in sys.modules])")
+    assert "Commands:" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_every_public_name_is_there_and_no_other():
+    code = (
+        "import mpsim\nnames = [n for n in mpsim.__all__ if n not in ('trace', 'ModelSplitter', 'ParallelTrainer')]\n"
+        "assert all(getattr(mpsim, n) is getattr(mpsim, n) for n in names)\nassert {*mpsim.__all__} <= {*dir(mpsim)}\n"
+        "assert {*mpsim._ROOMS, 'MpsimError'} == {*mpsim.__all__}\nmpsim.simulat"
+    )
+    error = python(code).stderr.splitlines()[-1]
+    assert error.startswith("AttributeError: module 'mpsim' has no attribute 'simulat'")

@@ -52,11 +52,11 @@ def level_links(routes: Routes) -> dict[str, tuple[int, ...]]:
     >>> level_links(Routes(parse_topology("pcie_box")))
     {'pcie4_x16': (2,), 'pcie_host': (3, 4), 'socket': (5, 8)}
     """
-    sizes = [len(groups[0]) for groups in find_levels(routes.topology, range(len(routes.topology.devices)))]
+    sizes = [len(groups[0]) for groups in find_levels(routes, range(len(routes.topology.devices)))]
     found: dict[str, tuple[int, ...]] = {}
     for below, size in zip([1, *sizes], sizes, strict=False):
         if size > 1:
-            link = outer_link(routes, range(size), find_levels(routes.topology, range(size))).type
+            link = outer_link(routes, range(size), find_levels(routes, range(size))).type
             found.setdefault(link, tuple(sorted({below + 1, size})))
     found.pop("", None)  # By no type, no costs could be kept.
     return found

@@ -53,7 +53,7 @@ def level_link(routes: Routes, ranks: Sequence[int]) -> str:
     >>> level_link(routes, (0, 1)), level_link(routes, (0, 1, 2, 3))
     ('nvlink4', 'ib_ndr')
     """
-    narrowest = outer_link(routes, ranks, find_levels(routes.topology, ranks))
+    narrowest = outer_link(routes, ranks, find_levels(routes, ranks))
     if not narrowest.type:
         raise MpsimError(f"{narrowest} has no type, by which its costs could be kept: give it one in the topology")
     return narrowest.type

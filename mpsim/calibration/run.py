@@ -251,7 +251,7 @@ def _worth(fits: list[_Fit]) -> float:
 
 def _has_nodes(routes: Routes, n: int) -> bool:
     """Whether so many ranks stand in equal nodes: within one there are no trees."""
-    return len(find_levels(routes.topology, range(n))) > 1 and can_be(routes, "all_reduce", "rings", tuple(range(n)))
+    return len(find_levels(routes, range(n))) > 1 and can_be(routes, "all_reduce", "rings", tuple(range(n)))
 
 
 def _usual(routes: Routes, kind: str, n: int) -> str:

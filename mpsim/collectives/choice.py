@@ -11,7 +11,6 @@ as long as the ring and moving more: trees are candidates only where messages cr
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from mpsim.collectives.footprint import footprint
 from mpsim.collectives.mapping import algorithm_names, check_algorithm
@@ -19,7 +18,7 @@ from mpsim.collectives.protocols import costed, costs_for
 from mpsim.errors import MpsimError
 from mpsim.topology.catalog import is_network
 from mpsim.topology.cycles import link_cycles
-from mpsim.topology.levels import Groups, find_levels, outer_link
+from mpsim.topology.levels import find_levels, outer_link
 
 if TYPE_CHECKING:
     from mpsim.topology.routes import Routes
@@ -36,9 +35,6 @@ _OF_NCCL = {
     # PyTorch's barrier is an all-reduce of one element.
     "barrier": ("ring", "double_binary_tree"),
 }
-
-
-_LEVELS: WeakKeyDictionary[Routes, dict[tuple[int, ...], tuple[Groups, ...]]] = WeakKeyDictionary()
 
 
 def choose(routes: Routes, kind: str, ranks: tuple[int, ...], bytes: float) -> str:
@@ -85,7 +81,7 @@ def candidates(routes: Routes, kind: str, ranks: tuple[int, ...], bytes: float) 
     ['ring']
     """
     names = _OF_NCCL.get(kind, ("direct",))
-    levels = _levels(routes, ranks)
+    levels = find_levels(routes, ranks)
     found = [name for name in names if _applies(routes, kind, name, ranks, len(levels))]
     if not routes.topology.costs or len(ranks) < 2:
         return found or algorithm_names(kind)[:1]
@@ -95,14 +91,6 @@ def candidates(routes: Routes, kind: str, ranks: tuple[int, ...], bytes: float) 
     measured = [name for name in found if costs[name]]
     covered = [name for name in measured if any(cost.covers(n, bytes) for cost in costs[name])]
     return covered or measured or found or algorithm_names(kind)[:1]
-
-
-def _levels(routes: Routes, ranks: tuple[int, ...]) -> tuple[Groups, ...]:
-    """Return the levels of some ranks, found once: each search looks at every link of the topology."""
-    known = _LEVELS.setdefault(routes, {})
-    if ranks not in known:
-        known[ranks] = find_levels(routes.topology, ranks)
-    return known[ranks]
 
 
 def _applies(routes: Routes, kind: str, name: str, ranks: tuple[int, ...], levels: int) -> bool:
@@ -134,7 +122,7 @@ def can_be(routes: Routes, kind: str, algorithm: str, ranks: tuple[int, ...]) ->
 
 
 def _uneven(routes: Routes, ranks: tuple[int, ...]) -> bool:
-    return len({len(group) for group in _levels(routes, ranks)[0]}) > 1
+    return len({len(group) for group in find_levels(routes, ranks)[0]}) > 1
 
 
 def _crosses_network(routes: Routes, ranks: tuple[int, ...]) -> bool:

@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["Footprint", "Pace", "footprint", "work_out"]
 
 
-# Every footprint asks for all links: one list a topology.
-_BYTE_S: WeakKeyDictionary[Routes, list[float]] = WeakKeyDictionary()
-
-
 class Pace(NamedTuple):
     """What a message takes before its first byte, by its path, and what a byte takes on each link, in seconds.
 
@@ -52,9 +48,7 @@ class Pace(NamedTuple):
     @classmethod
     def of_links(cls, routes: Routes) -> Pace:
         """Return the links' own latencies and bandwidths."""
-        if routes not in _BYTE_S:
-            _BYTE_S[routes] = [1 / link.bandwidth_bytes_per_s for link in routes.topology.links]
-        return cls(routes.latency_s, _BYTE_S[routes])
+        return cls(routes.latency_s, routes.byte_s)
 
 
 class Footprint(NamedTuple):

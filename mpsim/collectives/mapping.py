@@ -121,7 +121,7 @@ def laid_rounds(
         return LEVELLED[kind, name](_named_sizes(named, len(ranks))), ranks
     if name in _WHOLE:
         return LEVELLED[kind, name]((len(ranks),)), ranks
-    levels = find_levels(routes.topology, ranks)
+    levels = find_levels(routes, ranks)
     if name == "rings" and len(levels) == 1 and (cycles := link_cycles(routes, ranks)):
         place = {device: i for i, device in enumerate(ranks)}
         ways = [tuple(place[device] for device in cycle) for cycle in cycles]

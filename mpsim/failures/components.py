@@ -12,6 +12,7 @@ from mpsim.failures.draws import Floats
 from mpsim.failures.model import Event, Failures
 from mpsim.topology.levels import Groups, find_levels
 from mpsim.topology.model import Topology
+from mpsim.topology.routes import Routes
 
 __all__ = ["Component", "Components", "components_of", "known_types", "nodes_of"]
 
@@ -64,18 +65,18 @@ class Components(NamedTuple):
         return {one.name: i for i, one in enumerate(self.each)}
 
 
-def nodes_of(topology: Topology, devices: Sequence[int]) -> Groups:
+def nodes_of(routes: Routes, devices: Sequence[int]) -> Groups:
     """Return which devices stand in one node: the innermost of several levels; without levels each by itself.
 
     Examples
     --------
     >>> from mpsim.topology.spec import parse_topology
-    >>> nodes_of(parse_topology("nodes:2,per_node=2,inside=nvlink4,between=ib_ndr"), range(4))
+    >>> nodes_of(Routes(parse_topology("nodes:2,per_node=2,inside=nvlink4,between=ib_ndr")), range(4))
     ((0, 1), (2, 3))
-    >>> nodes_of(parse_topology("switch:2,link=nvlink4"), range(2))
+    >>> nodes_of(Routes(parse_topology("switch:2,link=nvlink4")), range(2))
     ((0,), (1,))
     """
-    levels = find_levels(topology, devices)
+    levels = find_levels(routes, devices)
     return levels[0] if len(levels) > 1 else tuple((device,) for device in devices)
 
 
@@ -103,7 +104,7 @@ def components_of(
     (['d0', 'd1', 'node:0', 'node:1', 'd0->d1'], 0.02)
     """
     of = {device: frozenset([at]) for device, at in zip(place, replica, strict=True)}
-    nodes = nodes_of(topology, place)
+    nodes = nodes_of(Routes(topology), place)
     found = []
     for device in place:
         node = topology.devices[device]

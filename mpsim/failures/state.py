@@ -133,7 +133,7 @@ def _stored_s(lowering: Lowering, sizes: Sequence[int], checkpoints: Checkpoints
         most = total
     else:
         of = dict(zip(lowering.place, sizes, strict=True))
-        most = max(sum(of[device] for device in group) for group in nodes_of(lowering.topology, lowering.place))
+        most = max(sum(of[device] for device in group) for group in nodes_of(lowering.routes, lowering.place))
     return max(most / checkpoints.storage_bytes_per_s, total / checkpoints.total_bytes_per_s)
 
 

@@ -102,7 +102,7 @@ class Scales:
         returned = [self._clock.sending(zip(b, a, strict=True), backward) if a != b else none for a, b in pairs]
         self._forward, self._backward = [*sent, none], [none, *returned]
         shares = plan.replicas if plan.sharding.zero else 1
-        self._update = tuple(s / shares for s in min({self._clock.updating(device) for device in flat[0]}))
+        self._update = tuple(s / shares for s in min(self._clock.updating(device) for device in flat[0]))
         self._reduced = [self._clock.reducing(_alike(replicas, plan.tp), plan) for replicas in ranks]
 
     def least_step_s(self, boundaries: tuple[int, ...], in_flight: Sequence[int]) -> float:
@@ -192,42 +192,39 @@ class _Clock:
         self._algorithm = algorithm
         self.partly = partly  # whether what runs again is the attention core of a layer alone
         self._compute: dict[str, list[tuple[float, float, float]]] = {}
-        self._totals: dict[object, _Seconds] = {}
+        self._exchanged: dict[str, list[tuple[str, int, str]]] = {}
         self._updates: dict[tuple[str, float], _Seconds] = {}
-        self._kinds: dict[str, list[tuple[str, int, str]]] = {}
+        self._totals: dict[object, _Seconds] = {}
         self._collected: dict[tuple[str, int, tuple[int, ...]], float] = {}
 
     def running_total(self, line: _Line, again: frozenset[int] = frozenset(), part: float = 1.0) -> _Seconds:
         """Return the seconds of the layers before each one, and of all; `part` of micro-batches compute some again."""
         devices = [self._routes.topology.devices[device] for device in line.devices]
-        paces = tuple(dict.fromkeys((node.type, node.speed) for node in devices))
-        # Lines of devices as fast whose exchanges take as long are alike.
-        key = (paces, self._exchanged_s(line, paces[0][0]), again, part)
+        paces = list(dict.fromkeys((node.type, node.speed) for node in devices))
+        # Thousands of lines are alike: what they wait for is told by how long their exchanges take.
+        waits = [self._collective(kind, count, getattr(line, axis)) for kind, count, axis in self._calls(paces[0][0])]
+        key = (*paces, *waits, again, part)
         if key not in self._totals:
-            n_layers = len(self._costs.workload.layers)
-            layers = (self._layer_s(i, line, paces, part * (i in again)) for i in range(n_layers))
+            n = len(self._costs.workload.layers)
+            layers = (self._layer_s(i, line, paces, part * (i in again)) for i in range(n))
             self._totals[key] = tuple(accumulate(layers, initial=0.0))
         return self._totals[key]
 
-    def _exchanged_s(self, line: _Line, device_type: str) -> tuple[float, ...]:
-        """Return the seconds of each kind of collective that the ranks of a line make in any layer."""
-        return tuple(
-            self._collective(kind, count, getattr(line, axis)) for kind, count, axis in self._calls(device_type)
-        )
-
     def _calls(self, device_type: str) -> list[tuple[str, int, str]]:
-        if device_type not in self._kinds:
-            calls = (call for cost in self._costs.of(device_type) for call in cost.collectives if call.bytes)
-            self._kinds[device_type] = list(dict.fromkeys((call.kind, call.bytes, call.axis) for call in calls))
-        return self._kinds[device_type]
+        """Return the kind, bytes and axis of all that ranks exchange in passes, each once."""
+        if device_type not in self._exchanged:
+            calls = (call for cost in self._costs.of(device_type) for call in cost.collectives)
+            passes = (call for call in calls if call.bytes and call.phase in ("forward", "backward"))
+            self._exchanged[device_type] = list(dict.fromkeys((call.kind, call.bytes, call.axis) for call in passes))
+        return self._exchanged[device_type]
 
     def updating(self, device: int) -> _Seconds:
         """Return the seconds of the updates of the layers before each one, and of all."""
         node = self._routes.topology.devices[device]
         key = (node.type, node.speed)
         if key not in self._updates:
-            seconds = (median_s(cost.samples)[3] / node.speed for cost in self._costs.of(node.type))
-            self._updates[key] = tuple(accumulate(seconds, initial=0.0))
+            each_s = (median_s(cost.samples)[3] / node.speed for cost in self._costs.of(node.type))
+            self._updates[key] = tuple(accumulate(each_s, initial=0.0))
         return self._updates[key]
 
     def sending(self, pairs: Iterable[tuple[int, int]], counts: Sequence[int]) -> _Seconds:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,6 @@ from mpsim.errors import MpsimError
 __all__ = ["Table", "balance", "cheapest", "check_boundaries", "stage_slices"]
 
 Table = NDArray[np.float64]
-_Combine = Callable[[Any, Any], Any]
 _MOST = 1e300
 
 
@@ -51,8 +49,8 @@ def balance(costs: Sequence[Table]) -> tuple[int, ...]:
     (1, 3)
     """
     costs = _checked(costs)
-    most, _ = _solve(costs, np.maximum)
-    return _solve(_each(costs, lambda cost: np.where(cost <= most, _scaled(cost, most) ** 2, np.inf)), np.add)[1]
+    most = _least_most(costs)
+    return _cheapest(_each(costs, lambda cost: np.where(cost <= most, _scaled(cost, most) ** 2, np.inf)))
 
 
 def cheapest(costs: Sequence[Table], room: float) -> tuple[int, ...]:
@@ -73,8 +71,8 @@ def cheapest(costs: Sequence[Table], room: float) -> tuple[int, ...]:
     ((2,), (1,))
     """
     costs = _checked(costs)
-    most, _ = _solve(costs, np.maximum)
-    return _solve(_each(costs, lambda cost: np.where(cost <= most * room, _scaled(cost, most), np.inf)), np.add)[1]
+    most = _least_most(costs)
+    return _cheapest(_each(costs, lambda cost: np.where(cost <= most * room, _scaled(cost, most), np.inf)))
 
 
 def _checked(costs: Sequence[Table]) -> list[Table]:
@@ -100,20 +98,28 @@ def _scaled(cost: Table, most: float) -> Table:
     return np.ldexp(cost, -math.frexp(most)[1])
 
 
-def _solve(costs: Sequence[Table], combine: _Combine) -> tuple[float, tuple[int, ...]]:
-    """Return the least of the stages' combined costs, and the boundaries that give it."""
+def _least_most(costs: Sequence[Table]) -> float:
+    """Return the least that the costliest stage can cost."""
+    after = costs[-1][:, -1]
+    for cost in costs[-2::-1]:
+        after = np.maximum(cost, after).min(axis=1)
+    return float(after[0])
+
+
+def _cheapest(costs: Sequence[Table]) -> tuple[int, ...]:
+    """Return the boundaries whose stages cost least in all."""
     rows = np.arange(len(costs[0]))
     after = costs[-1][:, -1]
     choices = []
     for cost in costs[-2::-1]:
-        score = combine(cost, after)
+        score = cost + after
         choices.append(score.argmin(axis=1))
         after = score[rows, choices[-1]]
     boundaries, first = [], 0
     for choice in reversed(choices):
         first = int(choice[first])
         boundaries.append(first)
-    return float(after[0]), tuple(boundaries)
+    return tuple(boundaries)
 
 
 def check_boundaries(boundaries: tuple[int, ...], n_layers: int) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from mpsim import documents
 from mpsim.errors import MpsimError
+from mpsim.garbage import collector_paused
 from mpsim.result.lanes import is_launch, is_transfer, pack
 from mpsim.result.model import Result
 
@@ -79,7 +80,9 @@ def save_perfetto(path: str | Path, result: Result) -> None:
     ...
     mpsim.errors.MpsimError: result of 'dp=1' holds no spans, a trace needs them: simulate again and keep them
     """
-    documents.write_text(path, json.dumps(to_perfetto(result), allow_nan=False, separators=(",", ":")) + "\n")
+    with collector_paused():
+        text = json.dumps(to_perfetto(result), allow_nan=False, separators=(",", ":"))
+    documents.write_text(path, text + "\n")
 
 
 def _tracks(result: Result) -> dict[tuple[int, str], list[int]]:
@@ -112,22 +115,24 @@ def _slices(
         events.append(_meta(pid, tid, "thread_name", name=name if lane == 0 else f"{name} ({lane + 1})"))
         events.append(_meta(pid, tid, "thread_sort_index", sort_index=tid))
     for i, start, end, lane in zip(indices, starts, ends, lanes, strict=True):
-        where = {"pid": pid, "tid": n_threads + lane + 1}
-        when = {"ts": start / 1000, "dur": (end - start) / 1000}
-        events.append(
-            {"name": spans.name[i], "cat": spans.kind[i], "ph": "X"} | when | where | {"args": _args(result, i)}
-        )
+        event = {
+            "name": spans.name[i],
+            "cat": spans.kind[i],
+            "ph": "X",
+            "ts": start / 1000,
+            "dur": (end - start) / 1000,
+        }
+        events.append(event | {"pid": pid, "tid": n_threads + lane + 1, "args": _args(result, i)})
     return events, used
 
 
 def _args(result: Result, index: int) -> dict[str, Any]:
     spans = result.spans
     args: dict[str, Any] = {"kind": spans.kind[index]}
-    args |= {
-        name: value
-        for name, value in (("stage", spans.stage[index]), ("microbatch", spans.microbatch[index]))
-        if value >= 0
-    }
+    if (stage := spans.stage[index]) >= 0:
+        args["stage"] = stage
+    if (microbatch := spans.microbatch[index]) >= 0:
+        args["microbatch"] = microbatch
     if is_transfer(spans, index):
         devices = spans.devices[index]
         args |= {"bytes": spans.bytes[index], "n_devices": len(devices)}

@@ -7,21 +7,20 @@ level, all devices; eight devices a switch and a network between the switches ma
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
-from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from mpsim.errors import MpsimError
-from mpsim.topology.model import Link, Topology
-
-if TYPE_CHECKING:
-    from mpsim.topology.routes import Routes
+from mpsim.topology.model import Link
+from mpsim.topology.routes import Routes
 
 __all__ = ["Groups", "find_levels", "level_sizes", "outer_link"]
 
 Groups = tuple[tuple[int, ...], ...]
 
+_KNOWN: WeakKeyDictionary[Routes, dict[tuple[int, ...], tuple[Groups, ...]]] = WeakKeyDictionary()
 
-def find_levels(topology: Topology, devices: Sequence[int]) -> tuple[Groups, ...]:
+
+def find_levels(routes: Routes, devices: Sequence[int]) -> tuple[Groups, ...]:
     """Return the groups of each level, the innermost first; the last is one group of all devices.
 
     Two devices stand together on a level where a chain of devices leads from one to the other, each no more links
@@ -30,9 +29,18 @@ def find_levels(topology: Topology, devices: Sequence[int]) -> tuple[Groups, ...
     Examples
     --------
     >>> from mpsim.topology.builders import nodes
-    >>> find_levels(nodes(2, per_node=2, inside="nvlink4", between="ib_ndr"), range(4))
+    >>> from mpsim.topology.routes import Routes
+    >>> find_levels(Routes(nodes(2, per_node=2, inside="nvlink4", between="ib_ndr")), range(4))
     (((0, 1), (2, 3)), ((0, 1, 2, 3),))
     """
+    known = _KNOWN.setdefault(routes, {})
+    key = tuple(devices)
+    if key not in known:
+        known[key] = _search(routes, key)
+    return known[key]
+
+
+def _search(routes: Routes, devices: tuple[int, ...]) -> tuple[Groups, ...]:
     group = {device: device for device in devices}
 
     def head(device: int) -> int:
@@ -42,8 +50,8 @@ def find_levels(topology: Topology, devices: Sequence[int]) -> tuple[Groups, ...
         return device
 
     levels: list[Groups] = []
-    for _, pairs in groupby(_neighbours(topology, devices), key=lambda found: found[0]):
-        for _, a, b in pairs:
+    for pairs in _neighbours(routes, devices):
+        for a, b in pairs:
             group[head(a)] = head(b)
         members: dict[int, list[int]] = {}
         for device in devices:
@@ -89,8 +97,8 @@ def outer_link(routes: Routes, ranks: Sequence[int], levels: Sequence[Groups]) -
     --------
     >>> from mpsim.topology.builders import nodes
     >>> from mpsim.topology.routes import Routes
-    >>> topology = nodes(2, per_node=2, inside="nvlink4", between="ib_ndr")
-    >>> outer_link(Routes(topology), range(4), find_levels(topology, range(4))).type
+    >>> routes = Routes(nodes(2, per_node=2, inside="nvlink4", between="ib_ndr"))
+    >>> outer_link(routes, range(4), find_levels(routes, range(4))).type
     'ib_ndr'
     """
     links = routes.topology.links
@@ -103,29 +111,28 @@ def outer_link(routes: Routes, ranks: Sequence[int], levels: Sequence[Groups]) -
     return min(outer, key=lambda link: (link.bandwidth_bytes_per_s, link.type in ("host", "")))
 
 
-def _neighbours(topology: Topology, devices: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Yield (links between, device, device) in the order of links, enough of them to join all that can be joined.
+def _neighbours(routes: Routes, devices: tuple[int, ...]) -> Iterator[list[tuple[int, int]]]:
+    """Yield pairs of devices, those with the fewest links between first, until all that can be joined are.
 
     Each node belongs to the device nearest to it; a link between what belongs to two devices joins them. Single-linkage
-    groups need no other pairs (Mehlhorn, https://doi.org/10.1016/0020-0190(88)90066-X), so this looks at each link once
-    and not at each pair.
+    groups need no other pairs (Mehlhorn, https://doi.org/10.1016/0020-0190(88)90066-X), so this looks at links once and
+    not at each pair; and at no more of them than lie nearer than where the last are joined.
     """
-    neighbours: dict[str, list[str]] = {}
-    for link in topology.links:
-        neighbours.setdefault(link.source, []).append(link.target)
-        neighbours.setdefault(link.target, []).append(link.source)
-    nearest = {topology.devices[device].name: (0, device) for device in devices}
-    frontier = list(nearest)
-    for name in frontier:
-        away, device = nearest[name]
-        for other in neighbours.get(name, ()):
-            if other not in nearest:
-                nearest[other] = (away + 1, device)
-                frontier.append(other)
-    found = set()
-    for link in topology.links:
-        if link.source in nearest and link.target in nearest:
-            (near, a), (far, b) = nearest[link.source], nearest[link.target]
-            if a != b:
-                found.add((near + 1 + far, a, b))
-    yield from sorted(found)
+    nearest = {device: device for device in devices}
+    frontier = list(devices)
+    while frontier:
+        # So far from their devices are these nodes; one more are the ones further on.
+        beside: list[tuple[int, int]] = []
+        beyond: list[tuple[int, int]] = []
+        further: dict[int, int] = {}
+        for node in frontier:
+            device = nearest[node]
+            for other in routes.beside(node):
+                if other not in nearest:
+                    if further.setdefault(other, device) != device:
+                        beyond.append((device, further[other]))
+                elif nearest[other] != device:
+                    beside.append((device, nearest[other]))
+        yield from filter(None, (beside, beyond))
+        nearest |= further
+        frontier = list(further)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import chain, pairwise
 
 from mpsim.errors import MpsimError, unknown
 from mpsim.topology.model import Topology
 
 __all__ = ["Routes"]
+
+_Cost = tuple[int, float]  # latency, and less the bandwidth: the less of either the better
 
 _ATTOSECONDS = 1e18  # Latencies are compared as whole attoseconds, so that a + b + a equals a + a + b.
 
@@ -43,6 +46,8 @@ class Routes:
             self._out[source][target] = i
             self._in[target][source] = i
         self._found: dict[tuple[int, int], tuple[int, ...]] = {}
+        # By the switch that a device hangs on, less the bandwidth of its link there, and the target.
+        self._between: dict[tuple[int, float, int], tuple[int, ...]] = {}
 
     def path(self, a: int, b: int) -> tuple[int, ...]:
         """Return the links from device `a` to device `b`, as indices into the topology's links.
@@ -121,6 +126,17 @@ class Routes:
             )
         return index
 
+    def beside(self, node: int) -> Iterator[int]:
+        """Yield the nodes that a link joins to one, either way; nodes are the devices, then the switches.
+
+        Examples
+        --------
+        >>> from mpsim.topology.builders import switch
+        >>> set(Routes(switch(2, link="50GB/s@2us")).beside(2))
+        {0, 1}
+        """
+        return chain(self._out[node], self._in[node])
+
     def tree(self, root: str, devices: Sequence[int]) -> dict[int, tuple[int, ...]] | None:
         """Return the links by which each device reaches a switch, those of all together a tree; None if one cannot.
 
@@ -159,22 +175,66 @@ class Routes:
         """Return the bandwidth of the narrowest of these links; ``inf`` where there are none."""
         return min((self.topology.links[i].bandwidth_bytes_per_s for i in path), default=math.inf)
 
-    def _search(self, a: int, b: int) -> tuple[int, ...]:
-        levels = self._levels(a, b)
-        arrivals = self._arrivals(levels)
-        node, spread, path = b, b, []
-        while node != a:
-            options = arrivals[node]
-            choice, spread = self._choose(options, spread)
-            path.append(options[choice][1])
-            node = options[choice][0]
-        return tuple(reversed(path))
+    @cached_property
+    def byte_s(self) -> list[float]:
+        """What a byte takes on each link, in seconds; not to be changed."""
+        return [1 / link.bandwidth_bytes_per_s for link in self.topology.links]
 
-    def _choose(self, options: list[tuple[int, int]], spread: int) -> tuple[int, int]:
-        """Return which of several equal (node, link) to arrive by, and what is left to choose by further on."""
-        if len(options) > 1 and all(node >= self._devices for node, _ in options):
-            return spread % len(options), spread // len(options)
-        return 0, spread
+    def _search(self, a: int, b: int) -> tuple[int, ...]:
+        """Return the route between two nodes that no link joins; of end devices, by way of their only switches.
+
+        All devices that hang on one switch by links as wide reach a device by the same way from that switch on, so
+        that way is found once for all of them, and with it those to all devices that hang where the target does.
+        """
+        root, first = self._only(self._out, a)
+        leaf, last = self._only(self._in, b)
+        if root < 0 or leaf < 0:
+            return self._ways(a, b, -math.inf, (b,))[0]
+        if root == leaf:
+            return first, last
+        width = self._cost[first][1]
+        middle = self._between.get((root, width, b))
+        if middle is None:
+            hanging = [node for node in self._out[leaf] if self._only(self._in, node)[0] == leaf]
+            for target, way in zip(hanging, self._ways(root, leaf, width, hanging), strict=True):
+                self._between[root, width, target] = way
+            middle = self._between[root, width, b]
+        return first, *middle, last
+
+    def _only(self, neighbours: list[dict[int, int]], node: int) -> tuple[int, int]:
+        """Return the one node that a device's messages go to or come from first, and the link; -1 if there are more."""
+        near = neighbours[node]
+        return next(iter(near.items())) if node < self._devices and len(near) == 1 else (-1, -1)
+
+    def _ways(self, a: int, b: int, width: float, targets: Iterable[int]) -> list[tuple[int, ...]]:
+        """Return the links from `a` to `b`, chosen from `b` backwards, for each of the devices that they lead to.
+
+        Parameters
+        ----------
+        width : float
+            Less the bandwidth of what comes before `a`.
+        """
+        shortest = self._levels(a, b)
+        if max(map(len, shortest)) == 1:
+            only = tuple([self._out[one][two] for (one,), (two,) in pairwise(shortest)])
+            return [only for _ in targets]
+        levels: list[dict[int, _Cost]] = [{a: (0, width)}]
+        for nodes in shortest[1:]:
+            levels.append(self._reach(levels[-1], nodes))
+        even = [len(set(level.values())) == 1 for level in levels]
+        backwards = list(zip(levels, even, levels[1:], strict=False))[::-1]
+        found: dict[int, list[tuple[int, int]]] = {}
+        ways = []
+        for spread in targets:
+            node, path = b, []
+            for before, alike, here in backwards:
+                if node not in found:
+                    found[node] = self._arrivals(node, before, alike, here[node])
+                spread, choice = divmod(spread, len(found[node]))
+                link, node = found[node][choice]
+                path.append(link)
+            ways.append(tuple(reversed(path)))
+        return ways
 
     def _levels(self, a: int, b: int) -> list[set[int]]:
         """Return, for each number of links from `a`, the nodes there that lie on a shortest path to `b`.
@@ -191,28 +251,56 @@ class Routes:
                 _advance(self._out, ahead, seen_ahead)
             else:
                 _advance(self._in, behind, seen_behind)
-        return _thread(self._in, ahead, met)[::-1] + _thread(self._out, behind, met)[1:]
+        return _thread(self._out, self._in, ahead, met)[::-1] + _thread(self._in, self._out, behind, met)[1:]
 
-    def _arrivals(self, levels: list[set[int]]) -> dict[int, list[tuple[int, int]]]:
-        """Return the (node, link) pairs by which each node is best reached, in the order of the links."""
+    def _reach(self, before: dict[int, _Cost], here: set[int]) -> dict[int, _Cost]:
+        """Return the cost of the best way to each node of a level, by those of the level before."""
+        starts, costs = set(before.values()), {self._even[node] for node in here}
+        if len(starts) == len(costs) == 1 and (cost := costs.pop()):
+            # All alike, as in a tree of like switches: no link need be looked at.
+            return dict.fromkeys(here, _add(starts.pop(), cost))
+        return {node: self._least(node, before) for node in here}
+
+    def _least(self, node: int, before: dict[int, _Cost]) -> _Cost:
+        into = self._in[node]
+        return min(_add(before[source], self._cost[into[source]]) for source in before.keys() & into.keys())
+
+    @cached_property
+    def _cost(self) -> list[_Cost]:
+        """The cost of each link."""
         links = self.topology.links
-        best: dict[int, tuple[int, float]] = dict.fromkeys(levels[0], (0, -math.inf))
-        arrivals: dict[int, list[tuple[int, int]]] = {}
-        for before, here in itertools.pairwise(levels):
-            for node in here:
-                ways = []
-                for source in before & self._in[node].keys():
-                    link = links[index := self._in[node][source]]
-                    latency, width = best[source]
-                    key = (latency + round(link.latency_s * _ATTOSECONDS), max(width, -link.bandwidth_bytes_per_s))
-                    ways.append((key, index, source))
-                best[node] = min(ways)[0]
-                arrivals[node] = [(source, index) for key, index, source in sorted(ways) if key == best[node]]
-        return arrivals
+        return [(round(link.latency_s * _ATTOSECONDS), -link.bandwidth_bytes_per_s) for link in links]
+
+    @cached_property
+    def _even(self) -> list[_Cost | None]:
+        """The cost of every link to a node, for the nodes to which they are all alike."""
+        found: list[_Cost | None] = []
+        for into in self._in:
+            costs = {self._cost[link] for link in into.values()}
+            found.append(costs.pop() if len(costs) == 1 else None)
+        return found
+
+    def _arrivals(self, node: int, before: dict[int, _Cost], alike: bool, best: _Cost) -> list[tuple[int, int]]:
+        """Return the (link, node) by which a node is best reached, in the order of the links.
+
+        Where messages are not spread over several, as they only are over switches, the first one.
+        """
+        into = self._in[node]
+        ways = sorted([(into[source], source) for source in before.keys() & into.keys()])
+        if len(ways) == 1:
+            return ways
+        if not (alike and self._even[node]):
+            ways = [(link, source) for link, source in ways if _add(before[source], self._cost[link]) == best]
+        return ways if all(source >= self._devices for _, source in ways) else ways[:1]
+
+
+def _add(cost: _Cost, link: _Cost) -> _Cost:
+    """Return the cost of a way that goes on over a link: its latency, and less the width of its bottleneck."""
+    return cost[0] + link[0], max(cost[1], link[1])
 
 
 def _degree(neighbours: list[dict[int, int]], nodes: set[int]) -> int:
-    return sum(len(neighbours[node]) for node in nodes)
+    return sum(map(len, map(neighbours.__getitem__, nodes)))
 
 
 def _advance(neighbours: list[dict[int, int]], levels: list[set[int]], seen: set[int]) -> None:
@@ -222,9 +310,15 @@ def _advance(neighbours: list[dict[int, int]], levels: list[set[int]], seen: set
     levels.append(further)
 
 
-def _thread(neighbours: list[dict[int, int]], levels: list[set[int]], met: set[int]) -> list[set[int]]:
+def _thread(
+    onward: list[dict[int, int]], back: list[dict[int, int]], levels: list[set[int]], met: set[int]
+) -> list[set[int]]:
     """Return the levels from where the searches met back to the start, without the nodes that lead elsewhere."""
     kept = [met]
     for level in reversed(levels[:-1]):
-        kept.append({near for node in kept[-1] for near in level & neighbours[node].keys()})
+        here = kept[-1]
+        if len(level) < len(here):
+            kept.append({near for near in level if not here.isdisjoint(onward[near])})
+        else:
+            kept.append({near for node in here for near in level & back[node].keys()})
     return kept

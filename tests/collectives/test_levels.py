@@ -1,7 +1,9 @@
 """Collectives that follow levels: groups found, hand-worked traffic, placement, and reduction inside the network."""
 
+from collections import defaultdict
 from dataclasses import replace
 from itertools import chain as flatten
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +15,7 @@ from mpsim.collectives.mapping import laid_rounds
 from mpsim.collectives.rounds import Round, must_hear
 from mpsim.collectives.traffic import collective, messages
 from mpsim.errors import MpsimError
-from mpsim.topology.builders import dragonfly, fat_tree, leaf_spine, nodes, ring, switch
+from mpsim.topology.builders import chain, dragonfly, fat_tree, leaf_spine, mesh, nodes, ring, switch
 from mpsim.topology.levels import find_levels, level_sizes
 from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
@@ -23,6 +25,16 @@ INSIDE, BETWEEN = Wire(2.0**33, 2.0**-20), Wire(2.0**30, 2.0**-17)
 NODES = {
     (m, k): nodes(k, per_node=m, inside=INSIDE, between=BETWEEN) for m, k in ((2, 2), (4, 2), (4, 3), (3, 4), (8, 2))
 }
+SHAPES = [
+    *NODES.values(),
+    nodes(3, per_node=4, inside=INSIDE, between=BETWEEN, fabric="ring", nics=2),
+    fat_tree(4, link=BETWEEN),
+    leaf_spine(4, per_leaf=3, spines=2, link=BETWEEN),
+    dragonfly(3, routers=2, per_router=2, link=BETWEEN),
+    ring(9, link=BETWEEN),
+    chain(7, link=BETWEEN),
+    mesh(3, 4, link=BETWEEN),
+]
 SIZE = 2**24
 
 
@@ -35,17 +47,57 @@ def idle_s(topology: Topology, traffic) -> float:
 
 
 def test_levels_are_found_from_the_fewest_links_up():
-    assert level_sizes(find_levels(NODES[4, 3], range(12))) == (4, 3)
-    assert level_sizes(find_levels(fat_tree(4, link=BETWEEN), range(16))) == (2, 2, 4)
-    assert level_sizes(find_levels(leaf_spine(4, per_leaf=4, spines=2, link=BETWEEN), range(16))) == (4, 4)
-    assert level_sizes(find_levels(dragonfly(3, routers=2, per_router=2, link=BETWEEN), range(12)))[0] == 2
+    assert level_sizes(find_levels(Routes(NODES[4, 3]), range(12))) == (4, 3)
+    assert level_sizes(find_levels(Routes(fat_tree(4, link=BETWEEN)), range(16))) == (2, 2, 4)
+    assert level_sizes(find_levels(Routes(leaf_spine(4, per_leaf=4, spines=2, link=BETWEEN)), range(16))) == (4, 4)
+    assert level_sizes(find_levels(Routes(dragonfly(3, routers=2, per_router=2, link=BETWEEN)), range(12)))[0] == 2
     for flat in (ring(8, link=BETWEEN), switch(8, link=BETWEEN)):
-        assert find_levels(flat, range(8)) == ((tuple(range(8)),),)
+        assert find_levels(Routes(flat), range(8)) == ((tuple(range(8)),),)
+
+
+def _joined(topology, devices):
+    """Return the groups of each level as they are defined: by the links between each pair."""
+    near = defaultdict(set)
+    for one in topology.links:
+        near[one.source].add(one.target)
+        near[one.target].add(one.source)
+    names = {topology.devices[device].name: device for device in devices}
+    between = set()
+    for name, device in names.items():
+        away, frontier = {name: 0}, [name]
+        for node in frontier:
+            for other in near[node] - away.keys():
+                away[other] = away[node] + 1
+                frontier.append(other)
+        between |= {(away[other], device, names[other]) for other in names if other != name}
+    levels, group = [], {device: device for device in devices}
+    for links, a, b in sorted(between):
+        group = {device: group[b] if own == group[a] else own for device, own in group.items()}
+        levels.append((links, tuple(tuple(d for d in devices if group[d] == g) for g in dict.fromkeys(group.values()))))
+    found = list(dict(levels).values())
+    return tuple(groups for before, groups in pairwise([None, *found]) if groups != before)
+
+
+@given(st.data())
+def test_levels_are_those_of_all_pairs(data):
+    topology = data.draw(st.sampled_from(SHAPES))
+    devices = data.draw(st.permutations(range(len(topology.devices))))
+    devices = devices[: data.draw(st.integers(2, len(devices)))]
+    assert find_levels(Routes(topology), devices) == _joined(topology, devices)
+
+
+def test_levels_look_at_no_more_than_joins_the_ranks():
+    # Four ranks of one node of eight, of 64 nodes: their own switches and cards, and not the network's 512 ports.
+    routes, looked = Routes(nodes(64, per_node=8, inside=INSIDE, between=BETWEEN)), []
+    beside = routes.beside
+    routes.beside = lambda node: looked.append(node) or beside(node)
+    assert find_levels(routes, range(4)) == (((0, 1, 2, 3),),)
+    assert sorted(looked) == [0, 1, 2, 3]
 
 
 def test_levels_are_those_of_the_ranks_that_take_part():
-    assert find_levels(NODES[4, 3], (0, 4, 8)) == (((0, 4, 8),),)
-    assert find_levels(NODES[4, 3], (8, 0, 9, 1)) == (((8, 9), (0, 1)), ((8, 0, 9, 1),))
+    assert find_levels(Routes(NODES[4, 3]), (0, 4, 8)) == (((0, 4, 8),),)
+    assert find_levels(Routes(NODES[4, 3]), (8, 0, 9, 1)) == (((8, 9), (0, 1)), ((8, 0, 9, 1),))
 
 
 def test_unequal_groups_are_refused():
@@ -198,7 +250,7 @@ def test_no_levelled_collective_beats_the_bandwidth_bound(which, per_node, count
     if algorithm in ("nvls", "nvls_tree", "collnet"):
         topology = replace(topology, reducing=tuple(topology.switches))
     routes = Routes(topology)
-    levels = find_levels(topology, ranks) if algorithm != "nvls" else ()
+    levels = find_levels(routes, ranks) if algorithm != "nvls" else ()
     used = levels if algorithm == "hierarchical" else levels[:1]
     if any(len({len(group) for group in groups}) > 1 for groups in used):
         with pytest.raises(MpsimError, match="levels need groups of one size"):

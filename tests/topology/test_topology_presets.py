@@ -40,7 +40,7 @@ NODES = [name for name, preset in PRESETS.items() if preset.sizes == (1,) and na
 @pytest.mark.parametrize("name", NODES)
 def test_several_nodes_are_two_levels(name):
     topology = parse_topology(f"{name}:4")
-    assert level_sizes(find_levels(topology, range(32))) == (8, 4)
+    assert level_sizes(find_levels(Routes(topology), range(32))) == (8, 4)
     # Where NVLinks are a mesh, rings of several nodes go by ranks and not along them, and hold the cards up.
     large = ("trees",) if name == "dgx1_v100" else ("rings", "nvls_tree")
     blank = parse_topology(f"{name}:4,costs=none") if name == "dgx1_v100" else topology
@@ -120,7 +120,7 @@ def test_tpus_are_wrapped_on_whole_cubes_only(text, links):
 
 def test_a_pcie_box_has_three_levels_of_links_with_types_of_their_own():
     topology = parse_topology("pcie_box")
-    assert level_sizes(find_levels(topology, range(8))) == (2, 2, 2)
+    assert level_sizes(find_levels(Routes(topology), range(8))) == (2, 2, 2)
     assert {link.type for link in topology.links} == {"pcie4_x16", "pcie_host", "socket"}
 
 

@@ -4,11 +4,12 @@ import itertools
 from collections import deque
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference_routes import ReferenceRoutes
 
 from mpsim.errors import MpsimError
-from mpsim.topology.builders import chain, fat_tree, leaf_spine, mesh, ring, switch, torus
+from mpsim.topology.builders import chain, dragonfly, fat_tree, leaf_spine, mesh, ring, switch, torus
 from mpsim.topology.model import Device, Link, Topology
 from mpsim.topology.routes import Routes
 from mpsim.topology.wire import Wire
@@ -195,6 +196,49 @@ def test_routes_depend_on_nothing_but_the_topology(topology):
     forwards, backwards = Routes(topology), Routes(topology)
     last_first = {pair: backwards.path(*pair) for pair in reversed(pairs)}
     assert [forwards.path(*pair) for pair in pairs] == [last_first[pair] for pair in pairs]
+
+
+def _uneven(topology, random):
+    """Return the topology with links of other widths and latencies here and there."""
+    links = [
+        _link(link.source, link.target, random.choice([1.0, 2.0]), random.choice([0.5, 0.5, 0.5, 1.0]))
+        if random.random() < 0.2
+        else link
+        for link in topology.links
+    ]
+    return Topology(name="uneven", devices=topology.devices, switches=topology.switches, links=tuple(links))
+
+
+def _hung(topology, random):
+    """Return the topology with devices that hang on its nodes by one link each way, not always on the same."""
+    nodes = [*(device.name for device in topology.devices), *topology.switches]
+    names = [f"end{i}" for i in range(random.randint(0, 4))]
+    links = [_link(name, random.choice(nodes), random.choice([1.0, 4.0])) for name in names]
+    links += [_link(random.choice(nodes), name, random.choice([1.0, 4.0])) for name in names]
+    devices = topology.devices + tuple(Device(name=name) for name in names)
+    return Topology(name="hung", devices=devices, switches=topology.switches, links=topology.links + tuple(links))
+
+
+def _as_searched(topology, random):
+    pairs = list(itertools.product(range(len(topology.devices)), repeat=2))
+    pairs = random.sample(pairs, min(len(pairs), 300))
+    routes, reference = Routes(topology), ReferenceRoutes(topology)
+    assert [routes.path(*pair) for pair in pairs] == [reference.path(*pair) for pair in pairs]
+
+
+@given(graphs(), st.randoms(use_true_random=False))
+def test_ways_that_devices_share_are_those_of_a_search_for_each(topology, random):
+    _as_searched(_hung(topology, random), random)
+
+
+@settings(max_examples=20)
+@given(st.sampled_from([(leaf_spine, 4), (fat_tree, 4), (dragonfly, 4)]), st.randoms(use_true_random=False))
+def test_networks_have_the_routes_of_a_search_for_each(case, random):
+    build, size = case
+    counts = {leaf_spine: {"per_leaf": 4, "spines": 3}, dragonfly: {"routers": 3, "per_router": 2}}.get(build, {})
+    topology = build(size, link=WIRE, **counts)
+    _as_searched(topology, random)
+    _as_searched(_uneven(topology, random), random)
 
 
 class _Counting(dict):
