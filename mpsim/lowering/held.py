@@ -42,11 +42,13 @@ class Held:
 
     def left(self, key: Key, task: int) -> None:
         """Take notice of a task with whose end something is held no longer."""
+        self._place += 1
         if key in self._since:
             self._end(key, task)
 
     def came(self, key: Key, holder: str, count: int, task: int) -> None:
         """Take notice of a task from whose beginning on something is held."""
+        self._place += 1
         self._since[key] = holder, count, task, self._place
 
     def ran(self, task: int) -> None:
