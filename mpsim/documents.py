@@ -11,22 +11,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import re
 import shlex
 import sys
-import tempfile
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import cache
 from itertools import repeat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from mpsim.errors import MpsimError, did_you_mean
+from mpsim.files import parse_json, read_text, write_text, writing
 from mpsim.garbage import collector_paused
 
 __all__ = ["Provenance", "decode", "encode", "made_now", "read", "write", "write_text", "writing"]
@@ -310,48 +308,6 @@ def _text(value: Any, pad: str = "\n") -> str:
     return repr(value) if type(value) is int else _json(value)
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all."""
-    with writing(path) as file:
-        file.write(text.encode())
-
-
-@contextmanager
-def writing(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of `path` once the block ends well; no half of it is ever there.
-
-    Raises
-    ------
-    MpsimError
-        The file cannot be written there.
-
-    Examples
-    --------
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with writing(folder + "/a.txt") as file:
-    ...         _ = file.write(b"whole")
-    ...     Path(folder, "a.txt").read_text()
-    'whole'
-    """
-    path = Path(path)
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                yield file
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise MpsimError(f"cannot write {str(path)!r}: {error.strerror}; choose another place with -o") from None
-    except MpsimError:
-        raise
-    except ValueError as error:  # Text that is no Unicode, or no path that a file can have.
-        raise MpsimError(f"cannot write {str(path)!r}: {error}") from None
-
-
 def read(
     path: str | Path,
     noun: str,
@@ -389,23 +345,16 @@ def read(
 
 
 def _load(path: str | Path) -> dict[str, Any]:
+    text = read_text(path, "name a file of mpsim's", missing=lambda: _near(Path(path)))
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise MpsimError(f"no file {str(path)!r}{_near(Path(path))}") from None
-    except OSError as error:
-        raise MpsimError(f"cannot read {str(path)!r}: {error.strerror}; name a file that can be read") from None
-    except ValueError as error:  # Not text, or no path that a file can have.
-        raise MpsimError(f"cannot read {str(path)!r}: {error}; name a file of mpsim's") from None
-    try:
-        body = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_once_each)
+        body = parse_json(text, parse_constant=_refuse_constant, object_pairs_hook=_once_each)
     except json.JSONDecodeError as error:
         raise MpsimError(
             f"{path} is not whole JSON (line {error.lineno}: {error.msg}): it was cut or edited; make it again"
         ) from None
     except MpsimError as error:
         raise MpsimError(f"{path}: {error}") from None
-    except (RecursionError, ValueError) as error:  # Lists in lists without end, a number of thousands of digits.
+    except ValueError as error:  # Lists in lists without end, a number of thousands of digits.
         raise MpsimError(f"{path} cannot be read: {error}; make it again") from None
     if not isinstance(body, dict):
         raise MpsimError(f"{path}: expected one JSON object, found {_show(body)}")

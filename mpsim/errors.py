@@ -2,16 +2,57 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["MpsimError", "at", "did_you_mean", "unknown"]
+__all__ = ["MpsimError", "at", "did_you_mean", "printable", "shortened", "unknown"]
+
+# Controls (escape sequences of terminals begin with one) but for line ends and tabs, marks that reorder or hide what
+# stands beside them, line ends that not all take for such, and halves of characters.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
+_LONGEST = 1000
+
+
+def printable(text: str) -> str:
+    r"""Return text from a stranger as a terminal can show it: what would command the terminal is escaped, as in JSON.
+
+    Examples
+    --------
+    >>> print(printable("\x1b[31mred\x1b[0m, \u202eneddih"))
+    \u001b[31mred\u001b[0m, \u202eneddih
+    """
+    return _UNPRINTABLE.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    character = match[0]
+    return f"\\u{ord(character):04x}" if ord(character) < 0x10000 else json.dumps(character)[1:-1]
+
+
+def shortened(text: str, most: int = _LONGEST) -> str:
+    """Return text of at most `most` characters, the middle left out of a longer one.
+
+    Examples
+    --------
+    >>> shortened("a" * 50 + "z", most=21)
+    'aaaaaaaaa … aaaaaaaaz'
+    """
+    if len(text) <= most:
+        return text
+    behind = (most - 3) // 2
+    return f"{text[: most - 3 - behind]} … {text[-behind:]}"
 
 
 class MpsimError(ValueError):
     """Say in one line what is wrong, both values, and what to do about it.
 
-    What needs a picture has it in a note (`add_note`), which stands below the line wherever the error is shown.
+    What needs a picture has it in a note (`add_note`), which stands below the line wherever the error is shown. The
+    line is printable and has a longest length, whatever names from files stand in it.
 
     Examples
     --------
@@ -20,6 +61,9 @@ class MpsimError(ValueError):
     ...
     mpsim.errors.MpsimError: plan needs 16 devices, topology has 8: lower dp, pp or tp
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(shortened(" ".join(printable(str(message)).splitlines())))
 
 
 def at(where: str, error: MpsimError) -> MpsimError:

@@ -183,7 +183,7 @@ def test_where_a_hand_slipped(old, new, expected, texts, tmp_path):
         ("[1]", "expected one JSON object, found [1]"),
         ("[" * 100_000, "cannot be read"),
         ('{"schema": "mpsim.workload/1", "name": ' + "[" * 100_000 + "]" * 100_000 + "}", "cannot be read"),
-        ("\ufeff{}", "is not whole JSON"),
+        ("\ufeff{}", "schema is None"),
         ("# comment", "is not whole JSON"),
     ],
 )

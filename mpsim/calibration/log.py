@@ -18,6 +18,7 @@ from mpsim.calibration.row import check_ratio, check_row, factor, fits, ranks_by
 from mpsim.calibration.spelling import kinds_in, kinds_told
 from mpsim.calibration.table import tables_of
 from mpsim.errors import MpsimError
+from mpsim.files import read_text
 from mpsim.result.file import load_result
 
 __all__ = ["read_log"]
@@ -46,12 +47,7 @@ def read_log(path: str | Path) -> tuple[Measurement, ...]:
     [('all_reduce', 8, 1048576)]
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise MpsimError(f"cannot read {str(path)!r}: {error.strerror}; name a log of nccl-tests") from None
-    except ValueError:
-        raise MpsimError(f"cannot read {str(path)!r}: it is no text; name a log of nccl-tests") from None
+    text = read_text(path, "name a log of nccl-tests")
     records = None
     if text.lstrip()[:1] in ("{", "["):
         records = records_of_json(str(path), text)

@@ -8,7 +8,6 @@ of its CSV have one cell more than the head names: the number of nodes, behind t
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 from mpsim.calibration.row import NUMBER, Row, Side, holds, printed, whole_size
 from mpsim.calibration.spelling import kinds_in
 from mpsim.errors import MpsimError
+from mpsim.files import parse_json
 
 __all__ = ["Records", "records_of_csv", "records_of_json"]
 
@@ -95,13 +95,13 @@ def _names(cells: Sequence[str]) -> list[str]:
 def _loaded(text: str) -> Any:
     """Return what JSON says, numbers as they were printed; of several objects one after another a list; else None."""
     try:
-        return json.loads(text, parse_float=str, parse_int=str)
-    except (ValueError, RecursionError):
+        return parse_json(text, parse_float=str, parse_int=str)
+    except ValueError:
         pass
     lines = [line.strip().rstrip(",") for line in text.splitlines()]
     try:
-        return [json.loads(line, parse_float=str, parse_int=str) for line in lines if line.strip("[] \t")]
-    except (ValueError, RecursionError):
+        return [parse_json(line, parse_float=str, parse_int=str) for line in lines if line.strip("[] \t")]
+    except ValueError:
         return None
 
 

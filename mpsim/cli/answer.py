@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from mpsim.cli.output import print_json, tell
+from mpsim.cli.output import print_json, say, tell
 from mpsim.cli.planning import PlanOptions
 from mpsim.cli.scaling import ScalingOptions
 from mpsim.cli.trials import TrialOptions
@@ -66,7 +64,7 @@ def give(answer: Answer, files: Files, as_json: bool) -> None:
     if as_json:
         print_json(_as_dict(answer))
     else:
-        click.echo(_as_text(answer))
+        say(_as_text(answer))
 
 
 def stage_layers(lowering: Lowering) -> tuple[tuple[str, ...], ...]:

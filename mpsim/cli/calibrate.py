@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mpsim.cli.options import options_of
-from mpsim.cli.output import DOCUMENTS, check_kept, json_option, output_option, print_json, tell
+from mpsim.cli.output import DOCUMENTS, check_kept, json_option, output_option, print_json, say, tell
 from mpsim.cli.read import read_workload
 from mpsim.cli.types import SECONDS
 from mpsim.errors import MpsimError
@@ -77,7 +77,7 @@ def calibrate(logs: tuple[str, ...], topology: str, as_json: bool, output: str, 
     if as_json:
         print_json(shown)
     else:
-        click.echo(calibration_text(found))
+        say(calibration_text(found))
     tell(f"wrote {output}")
 
 
@@ -101,7 +101,7 @@ def _compute(workload: str, logs: tuple[str, ...], topology: str, as_json: bool,
     if as_json:
         print_json(shown)
     else:
-        click.echo(
+        say(
             f"{found.device}: speed {found.speed:.4g} of its roofline; {found.source} took"
             f" {format_duration(found.measured_s)}, the roofline says {format_duration(found.modelled_s)}"
         )

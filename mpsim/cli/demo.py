@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from mpsim.cli.output import say
 from mpsim.errors import MpsimError
 
 __all__ = ["demo"]
@@ -34,13 +35,11 @@ def demo(context: click.Context, folder: str, cluster: str) -> None:
         where.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MpsimError(f"cannot make the folder {folder!r}: {error.strerror}; choose another with -o") from None
-    click.echo("1. A model traced on this machine, over eight such machines")
+    say("1. A model traced on this machine, over eight such machines")
     _run(context, _traced_here(where, cluster))
-    click.echo(
-        "\n2. A model measured on a GPU, over eight such GPUs: a trace is true of the device that it was made on"
-    )
+    say("\n2. A model measured on a GPU, over eight such GPUs: a trace is true of the device that it was made on")
     if not STORED.is_file():
-        click.echo("left out: workloads/gpt2.h200.json comes with the repository, and this is an installed package")
+        say("left out: workloads/gpt2.h200.json comes with the repository, and this is an installed package")
         return
     _run(context, _measured_on_a_gpu(where, os.path.relpath(STORED)))
 
@@ -48,7 +47,7 @@ def demo(context: click.Context, folder: str, cluster: str) -> None:
 def _run(context: click.Context, commands: list[list[str]]) -> None:
     program = context.find_root().command
     for arguments in commands:
-        click.secho(f"\n$ mpsim {shlex.join(arguments)}", bold=True)
+        say(f"\n$ mpsim {shlex.join(arguments)}", bold=True)
         with program.make_context("mpsim", arguments) as inner:
             program.invoke(inner)
 

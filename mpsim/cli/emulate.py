@@ -17,7 +17,7 @@ from mpsim.cli.planning import plan_of, plan_options
 from mpsim.cli.read import read_pair
 from mpsim.cli.scaling import by_type_of, scaling_options
 from mpsim.cli.trials import trial_options, trials_of
-from mpsim.cli.types import Sizes
+from mpsim.cli.types import Sizes, depth_of
 from mpsim.documents import made_now
 from mpsim.errors import MpsimError
 from mpsim.lowering.lower import lower
@@ -126,7 +126,7 @@ def _plan(inputs: tuple[str, ...], given: _Asked) -> tuple[Answer, Emulation]:
         trials,
         compute=given.compute,
         model=model,
-        depth=_depth(given.depth),
+        depth=depth_of(given.depth),
         fabric=given.fabric,
         draws=not given.medians,
     )
@@ -185,13 +185,7 @@ def _traced(model: str, given: _Asked, devices: int) -> Workload:
     plan = plan_of(given.plan, None, available(given.plan.devices, devices))
     size = plan.batch // (plan.dp * plan.microbatches) if plan.batch else source.default_batch
     tell(f"tracing {source.name} at micro-batch {size}")
-    return trace(source, microbatches=(size,), tensor=tuple({1: None, plan.tp: None}), depth=_depth(given.depth))
-
-
-def _depth(text: str) -> int | str:
-    if text != "auto" and not (text.isdecimal() and int(text)):
-        raise MpsimError(f"--depth {text!r} is neither 'auto' nor a whole number of 1 or more")
-    return text if text == "auto" else int(text)
+    return trace(source, microbatches=(size,), tensor=tuple({1: None, plan.tp: None}), depth=depth_of(given.depth))
 
 
 def _notes(run: Emulation) -> tuple[str, ...]:

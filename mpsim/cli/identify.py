@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from mpsim import documents
 from mpsim.errors import MpsimError
+from mpsim.files import parse_json, read_head, read_text
 
 __all__ = ["NOUNS", "noun_of"]
 
@@ -24,12 +24,7 @@ def noun_of(path: str) -> str:
     """
     if Path(path).suffix.lower() in (".csv", ".parquet"):
         return "sweep"
-    try:
-        with open(path, encoding="utf-8") as file:
-            head = file.read(200)
-    except (OSError, UnicodeDecodeError) as error:
-        raise MpsimError(f"cannot read {path!r}: {getattr(error, 'strerror', None) or 'it is not text'}") from None
-    match = re.match(r'\s*\{\s*"schema"\s*:\s*"mpsim\.([a-z]+)/\d+"', head)
+    match = re.match(r'\s*\{\s*"schema"\s*:\s*"mpsim\.([a-z]+)/\d+"', read_head(path, 200))
     if match and match[1] in NOUNS:
         return match[1]
     return _from_whole(path)
@@ -38,7 +33,7 @@ def noun_of(path: str) -> str:
 def _from_whole(path: str) -> str:
     """Look for a schema that does not come first, in a file that was edited; or say what is wrong with the file."""
     try:
-        schema = json.loads(Path(path).read_text(encoding="utf-8")).get("schema")
+        schema = parse_json(read_text(path)).get("schema")
     except (ValueError, AttributeError):
         schema = None
         documents.read(path, "workload", 1, documents.Provenance)  # says where the JSON ends, or that it has no schema

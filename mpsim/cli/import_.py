@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpsim.cli.options import options_of
-from mpsim.cli.output import DOCUMENTS, check_kept, output_option, tell
+from mpsim.cli.output import DOCUMENTS, check_kept, output_option, say, tell
 from mpsim.errors import MpsimError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def import_(files: tuple[str, ...], output: str | None, **given: Any) -> None:
         "a Perfetto trace": _perfetto,
     }[kind]
     shown, losses = read(files, output, asked)
-    click.echo(shown)
+    say(shown)
     for line in losses.lines:
         tell(f"not represented: {line}")
     if output:

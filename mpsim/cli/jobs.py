@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from mpsim.cli.output import json_option, print_json, table_text
+from mpsim.cli.output import json_option, print_json, say, table_text
 from mpsim.cli.read import read_workload
 from mpsim.cli.scaling import rescale_option, speed_option, unchecked_option
 from mpsim.errors import MpsimError
@@ -55,7 +55,7 @@ def jobs(
     else:
         said = [f"{one.name}: {phrase}" for one in found for phrase in one.caveats]
         told = [f"{one.name}: {text}" for one in found for text in one.notes]
-        click.echo("\n".join([caution(said) + _table(found), *short_notes(told)]))
+        say("\n".join([caution(said) + _table(found), *short_notes(told)]))
 
 
 def _read(names: tuple[str, ...]) -> list[Job]:

@@ -11,9 +11,10 @@ from typing import Any
 
 import click
 
-from mpsim.errors import MpsimError
+from mpsim.errors import MpsimError, printable
+from mpsim.files import check_target, stream_of
 
-__all__ = ["DOCUMENTS", "PICTURES", "TABLES", "json_option", "output_option", "print_json", "table_text", "tell"]
+__all__ = ["DOCUMENTS", "PICTURES", "TABLES", "json_option", "output_option", "print_json", "say", "table_text", "tell"]
 
 # What a suffix promises; a file of another kind is refused. "" is any suffix that promises nothing else.
 DOCUMENTS = (".json", "")
@@ -43,6 +44,9 @@ def check_output(path: str, option: str, suffixes: tuple[str, ...]) -> None:
         No such folder, a folder, a device, no permission, or another suffix.
     """
     target = Path(path)
+    if stream_of(path) is not None:
+        _check_stream(path, option, suffixes)
+        return
     suffix = target.suffix.lower()
     promised = suffix if suffix in (*DOCUMENTS, *PICTURES, *TABLES) else ""
     if promised not in suffixes:
@@ -50,10 +54,33 @@ def check_output(path: str, option: str, suffixes: tuple[str, ...]) -> None:
         raise MpsimError(f"{option} {path!r}: its suffix is {suffix!r}, expected {expected}")
     if not target.parent.is_dir():
         raise MpsimError(f"{option} {path!r}: there is no folder {str(target.parent)!r}: make it first")
-    if target.exists() and not target.is_file():
-        raise MpsimError(f"{option} {path!r} is not a file: name the file to write")
-    if not os.access(target.parent, os.W_OK):
-        raise MpsimError(f"{option} {path!r}: no permission to write into {str(target.parent)!r}: choose another place")
+    try:
+        folder = check_target(path).parent
+    except MpsimError as error:
+        raise MpsimError(f"{option} {error}") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise MpsimError(f"{option} {path!r}: {why}: choose another place") from None
+    if not folder.is_dir():
+        raise MpsimError(
+            f"{option} {path!r} is a link into {str(folder)!r}, and there is no such folder: make it first"
+        )
+    if not os.access(folder, os.W_OK):
+        raise MpsimError(f"{option} {path!r}: no permission to write into {str(folder)!r}: choose another place")
+
+
+def _check_stream(path: str, option: str, suffixes: tuple[str, ...]) -> None:
+    """Refuse what a stream's name, which has no suffix, does not choose; of stdout, what is printed goes to stderr."""
+    if "" not in suffixes:
+        raise MpsimError(
+            f"{option} {path!r} has no suffix that says what to write: name a {' or '.join(suffixes)} file"
+        )
+    context = click.get_current_context(silent=True)
+    if context is not None and stream_of(path) == 1:
+        context.find_root().meta[_TAKEN] = option
+
+
+_TAKEN = "mpsim.stdout"
 
 
 def check_apart(outputs: Mapping[str, str | None], inputs: Iterable[str | None] = ()) -> None:
@@ -93,12 +120,22 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 def print_json(value: dict[str, Any]) -> None:
     """Print one object."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    say(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def say(text: str, **style: bool) -> None:
+    """Print what a command answers; what would command a terminal, from whatever file, is escaped.
+
+    Where a file that is written goes to stdout, it goes to stderr.
+    """
+    context = click.get_current_context(silent=True)
+    taken = context is not None and _TAKEN in context.find_root().meta
+    click.secho(printable(text), err=taken, **style)  # type: ignore[arg-type]
 
 
 def tell(text: str) -> None:
     """Say something that is no part of the output."""
-    click.echo(text, file=sys.stderr)
+    click.echo(printable(text), file=sys.stderr)
 
 
 def table_text(rows: Sequence[Sequence[str]], left: Sequence[int] | None = None) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from mpsim.errors import MpsimError, did_you_mean
+from mpsim.errors import MpsimError, did_you_mean, printable
 
 __all__ = ["cli", "main"]
 
@@ -90,7 +90,7 @@ class Commands(click.Group):
         except MpsimError as error:
             code = _complain(str(error))
             for note in getattr(error, "__notes__", ()):
-                print(note, file=sys.stderr)
+                print(printable(note), file=sys.stderr)
             return code
         except BrokenPipeError:
             raise
@@ -104,7 +104,7 @@ class Commands(click.Group):
 
 
 def _complain(message: str, code: int = 2) -> int:
-    print("mpsim: error:", " ".join(message.splitlines()), file=sys.stderr)
+    print("mpsim: error:", MpsimError(message), file=sys.stderr)
     return code
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from mpsim.cli.output import json_option, print_json
+from mpsim.cli.output import json_option, print_json, say
 from mpsim.errors import MpsimError, did_you_mean
 from mpsim.workload.split import WHOLE, Split, split_text
 
@@ -61,7 +61,7 @@ def show(
         plain = [one.plain() for one in found]
         print_json(plain[0] if len(plain) == 1 else {"shown": plain})
     else:
-        click.echo("\n\n".join(one.text() for one in found))
+        say("\n\n".join(one.text() for one in found))
 
 
 def _find(thing: str, microbatch: int | None, split: Split | None, top: int | None, schedule: bool) -> _Shown:

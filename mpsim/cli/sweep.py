@@ -11,7 +11,7 @@ import click
 
 from mpsim.cli.baseline import baseline_of, baseline_option
 from mpsim.cli.options import options_of
-from mpsim.cli.output import TABLES, json_option, output_option, print_json, tell
+from mpsim.cli.output import TABLES, json_option, output_option, print_json, say, tell
 from mpsim.cli.planning import host_speed_option
 from mpsim.cli.progress import progress_bar
 from mpsim.cli.read import read_pair
@@ -101,8 +101,8 @@ def sweep(workload: str, topology: str, as_json: bool, **given: Any) -> None:
         print_json(_as_dict(found))
     else:
         head = f"{found.rows[0]['workload']} | {found.rows[0]['topology']} | batch {asked.batch}\n"
-        click.echo(table(found, asked.top, head=head))
-        click.echo(f"\n{found.planned} plans, {_count(found.processes, 'process', 'processes')}")
+        say(table(found, asked.top, head=head))
+        say(f"\n{found.planned} plans, {_count(found.processes, 'process', 'processes')}")
 
 
 def _prepared(workload_path: str, topology_text: str, given: _Asked) -> Callable[[], SweepResult]:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpsim.cli.options import options_of
-from mpsim.cli.output import DOCUMENTS, check_output, json_option, output_option, print_json, tell
-from mpsim.cli.types import NUMBERS
+from mpsim.cli.output import DOCUMENTS, check_output, json_option, output_option, print_json, say, tell
+from mpsim.cli.types import NUMBERS, depth_of
 from mpsim.errors import MpsimError
 from mpsim.workload.split import Split, split_text
 
@@ -134,7 +134,7 @@ def trace(model: str | None, only_list: bool, as_json: bool, **given: Any) -> No
     else:
         from mpsim.workload.show import show_workload
 
-        click.echo(show_workload(workload))
+        say(show_workload(workload))
     splits = {Split(tp=size) for size in asked.tensor} | set(map(split_text, asked.split))
     if missing := len(set(asked.batch or (0,))) * len(splits) - len(workload.layers[0].costs):
         tell(f"mpsim: error: interrupted: {missing} points are missing; those that are whole are in {path}")
@@ -148,7 +148,7 @@ def _list(as_json: bool) -> None:
     if as_json:
         print_json({"models": list_models()})
     else:
-        click.echo(models_text(list_models()))
+        say(models_text(list_models()))
 
 
 def _traced(model: str, given: _Asked) -> Workload:
@@ -158,7 +158,7 @@ def _traced(model: str, given: _Asked) -> Workload:
     from mpsim.workload.trace import trace as trace_model
     from mpsim.workload.zoo import parse_overrides
 
-    depth = _depth(given.depth)
+    depth = depth_of(given.depth)
     source = resolve_model(model, parse_overrides(given.sizes))
     analytical = _roofline(given.analytical, given.precision or "")
     with _one_line_of_errors():
@@ -195,14 +195,6 @@ def _one_line_of_errors() -> Iterator[None]:
     finally:
         logging.disable(logging.NOTSET)
         sys.stderr.write(said.getvalue())
-
-
-def _depth(text: str) -> int | str:
-    if text == "auto":
-        return text
-    if not text.isdecimal() or text == "0":
-        raise MpsimError(f"--depth {text!r} is neither 'auto' nor a whole number of 1 or more")
-    return int(text)
 
 
 def _roofline(name: str | None, precision_name: str = "") -> DeviceSpec | None:

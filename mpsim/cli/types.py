@@ -10,9 +10,10 @@ import click
 from mpsim import units
 from mpsim.errors import MpsimError
 
-__all__ = ["BANDWIDTH", "BYTES", "NUMBERS", "SECONDS", "Sizes"]
+__all__ = ["BANDWIDTH", "BYTES", "NUMBERS", "SECONDS", "Sizes", "depth_of"]
 
 
+_DEEPEST = 1000  # As deep as Python's own modules may lie in each other.
 _MOST_BYTES = 2**63 - 1
 _DIGITS = len(str(_MOST_BYTES))  # What is longer is no size, and past 4,300 digits no int.
 
@@ -59,6 +60,26 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]
         if max(found) > _MOST_BYTES:
             raise MpsimError(f"{what} {value[:40]!r} has more than {_MOST_BYTES} bytes: ask for fewer")
         return found
+
+
+def depth_of(text: str) -> int | str:
+    """Return what ``--depth`` says.
+
+    Raises
+    ------
+    MpsimError
+        Neither ``auto`` nor a whole number that a model's depth can be.
+
+    Examples
+    --------
+    >>> depth_of("auto"), depth_of("3")
+    ('auto', 3)
+    """
+    if text == "auto":
+        return text
+    if not (_is_whole(text) and 1 <= int(text) <= _DEEPEST):
+        raise MpsimError(f"--depth {text!r} is neither 'auto' nor a whole number from 1 to {_DEEPEST}")
+    return int(text)
 
 
 def _is_whole(text: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from mpsim.cli.options import options_of
-from mpsim.cli.output import PICTURES, check_apart, json_option, output_option, print_json, tell
+from mpsim.cli.output import PICTURES, check_apart, json_option, output_option, print_json, say, tell
 from mpsim.cli.progress import progress_bar
 from mpsim.emulate.fabric.namespaces import lacking
 from mpsim.emulate.fabric.opening import FABRICS
@@ -95,7 +95,7 @@ def emulated(as_json: bool, **given: Any) -> None:
         raise MpsimError(f"none of {found.planned} cases could be run: {found.failures[0][1]}")
     if asked.figure:
         _draw(found, asked.figure)
-    print_json(_as_dict(found)) if as_json else click.echo(table(found))
+    print_json(_as_dict(found)) if as_json else say(table(found))
 
 
 @validate.command(epilog="An interrupted one goes on where it stopped, with the same -o.")
@@ -116,7 +116,7 @@ def collectives(quick: bool, fabric: str | None, progress: bool | None, as_json:
             done=load_rows(output, Exchanged) if output and Path(output).is_file() else (),
             keep=lambda rows: save_rows(output, Exchanged, rows) if output else None,
         )  # fmt: skip
-    print_json({"rows": [asdict(row) for row in rows]}) if as_json else click.echo(exchange_table(rows))
+    print_json({"rows": [asdict(row) for row in rows]}) if as_json else say(exchange_table(rows))
 
 
 @validate.command()
@@ -139,7 +139,7 @@ def steps(file: str | None, as_json: bool, output: str | None) -> None:
     if as_json:
         print_json({"all": [asdict(one) for one in summarize_steps(rows)], "rows": [_step_row(row) for row in rows]})
     else:
-        click.echo(steps_table(rows))
+        say(steps_table(rows))
 
 
 @validate.command()
@@ -167,7 +167,7 @@ def published(
     if output:
         save_rows(output, Outcome, found.outcomes)
         tell(f"wrote {output}")
-    print_json(_published(found)) if as_json else click.echo(published_table(found))
+    print_json(_published(found)) if as_json else say(published_table(found))
 
 
 def _published(found: Published) -> dict[str, Any]:

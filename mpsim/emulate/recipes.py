@@ -54,8 +54,10 @@ def recipes(lowering: Lowering, model: Any, depth: int | str) -> tuple[bytes, ..
     _check(lowering)
     workload, plan = lowering.workload, lowering.plan
     overrides: dict[str, Any] = {}
-    if model is None or isinstance(model, str):
-        model, overrides = split_name(model or workload.name)
+    if model is None:
+        model = _told_by_file(workload.name)
+    if isinstance(model, str):
+        model, overrides = split_name(model)
         resolve_model(model, overrides)
     else:
         model = _pickled(model)
@@ -84,6 +86,18 @@ def recipes(lowering: Lowering, model: Any, depth: int | str) -> tuple[bytes, ..
                 )
                 found.append(pickle.dumps(recipe))
     return tuple(found)
+
+
+def _told_by_file(name: str) -> str:
+    """Return the model of the zoo that a workload is named after; other names would run code that a file chooses."""
+    from mpsim.workload.zoo import ZOO
+
+    if split_name(name)[0] not in ZOO:
+        raise MpsimError(
+            f"the workload is named {name!r}, which is no model of the zoo, and what else a file names is not run: give"
+            " --model, as in --model package.module:factory"
+        )
+    return name
 
 
 def _check(lowering: Lowering) -> None:

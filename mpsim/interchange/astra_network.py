@@ -13,14 +13,16 @@ The format is that of ``NetworkParser`` in https://github.com/astra-sim/astra-ne
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mpsim.documents import Provenance
 from mpsim.errors import MpsimError, unknown
+from mpsim.files import read_text
 from mpsim.interchange.losses import Losses
 from mpsim.topology.builders import product
 from mpsim.topology.model import Topology
@@ -33,6 +35,7 @@ _KEYS = ("topology", "npus_count", "bandwidth", "latency")
 # ASTRA-sim's "GB" (NetworkFunction.cpp of the same repository).
 _GB = 2**30
 _MOST = 1e15
+_MOST_BYTES, _DEEPEST = 2**20, 20
 
 
 def load_astra_network(path: str | Path) -> tuple[Topology, Losses]:
@@ -73,12 +76,11 @@ def _read(path: str | Path) -> Mapping[str, Any]:
         import yaml
     except ModuleNotFoundError:
         raise MpsimError("network files need PyYAML, not installed here: pip install 'mpsim[interchange]'") from None
+    text = read_text(path, most=_MOST_BYTES)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        _check_bounds(path, yaml.parse(text, yaml.SafeLoader))
         _check_once(path, yaml.compose(text, yaml.SafeLoader))
         written = yaml.safe_load(text)
-    except OSError as error:
-        raise MpsimError(f"cannot read {str(path)!r}: {error.strerror}") from None
     except MpsimError:
         raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -86,6 +88,18 @@ def _read(path: str | Path) -> Mapping[str, Any]:
     if not isinstance(written, dict) or not set(_KEYS) & set(written):
         raise MpsimError(f"{path} is no network file of ASTRA-sim: it needs the lists {', '.join(_KEYS)}")
     return written
+
+
+def _check_bounds(path: str | Path, events: Iterable[Any]) -> None:
+    """Refuse an alias, by which a few lines stand for any number, and lists in lists without end."""
+    depth = 0
+    for event in events:
+        depth += {"Start": 1, "End": -1}.get(re.sub(r"^.*?(Start|End|)Event$", r"\1", type(event).__name__), 0)
+        if type(event).__name__ == "AliasEvent":
+            raise MpsimError(f"{path}, line {event.start_mark.line + 1}: *{event.anchor} stands for what is elsewhere:"
+                             " write it out")  # fmt: skip
+        if depth > _DEEPEST:
+            raise MpsimError(f"{path} is not YAML of a network: lists lie {_DEEPEST} deep in each other and deeper")
 
 
 def _check_once(path: str | Path, root: Any) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mpsim import documents
 from mpsim.errors import MpsimError
+from mpsim.files import write_text
 from mpsim.interchange import hints
 from mpsim.interchange.chakra_file import Node, RankTrace, Value, save_rank
 from mpsim.interchange.chakra_schema import COLLECTIVES
@@ -96,7 +96,7 @@ def save_chakra(prefix: str | Path, program: Program, topology: Topology) -> Los
     groups: dict[str, list[int]] = {}
     for trace in traces:
         groups |= json.loads(str(trace.attributes[hints.GROUPS]))
-    documents.write_text(targets[-1], json.dumps(groups) + "\n")
+    write_text(targets[-1], json.dumps(groups) + "\n")
     return losses
 
 

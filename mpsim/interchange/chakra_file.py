@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mpsim import documents
 from mpsim.errors import MpsimError
+from mpsim.files import read_bytes, writing
 from mpsim.interchange.chakra_schema import NODE_TYPES, messages
-from mpsim.interchange.packed import unpacked
 
 __all__ = ["VERSIONS", "Node", "RankTrace", "Value", "load_rank", "rank_files", "save_rank", "spread"]
 
@@ -146,7 +145,7 @@ def load_rank(path: str | Path, rank: int) -> RankTrace:
         The file cannot be read, was cut, is no Chakra trace, or is of a schema version that is not known.
     """
     types = messages()
-    parts = _parts(unpacked(path), str(path))
+    parts = _parts(read_bytes(path), str(path))
     head = _parse(types.metadata, next(parts, b""), f"{path}: its head", types.error)
     attributes = _attributes(head.attr)
     _check_version(head.version, attributes, str(path))
@@ -168,7 +167,7 @@ def save_rank(path: str | Path, trace: RankTrace) -> None:
     types = messages()
     head = types.metadata(version=_WRITES)
     _write_attributes(head, trace.attributes)
-    with documents.writing(path) as file:
+    with writing(path) as file:
         for message in (head, *map(_message, trace.nodes)):
             body = message.SerializeToString()
             file.write(_varint(len(body)) + body)

@@ -8,7 +8,6 @@ its receive is, and whoever waits for the receive waits for both.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mpsim.errors import MpsimError
+from mpsim.files import parse_json, read_text
 from mpsim.interchange import hints
 from mpsim.interchange.chakra_file import Node, RankTrace, load_rank, rank_files
 from mpsim.interchange.chakra_match import At, Groups, Unit, units_of
@@ -85,11 +85,10 @@ def load_chakra(
 
 def _load_groups(path: str | Path) -> dict[str, list[int]]:
     """Read the ranks of process groups, by name."""
+    text = read_text(path)
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MpsimError(f"cannot read {str(path)!r}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+        found = parse_json(text)
+    except ValueError as error:
         raise MpsimError(f"{path} is not whole JSON: {error}") from None
     if not isinstance(found, dict) or not all(
         isinstance(ranks, list) and ranks and all(type(rank) is int for rank in ranks) for ranks in found.values()

@@ -6,13 +6,13 @@ What does not match is refused, with the node named.
 from __future__ import annotations
 
 import heapq
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mpsim.errors import MpsimError
+from mpsim.files import parse_json
 from mpsim.interchange import hints
 from mpsim.interchange.chakra_file import Node, RankTrace
 from mpsim.interchange.chakra_schema import COLLECTIVES
@@ -210,14 +210,14 @@ def _groups(trace: RankTrace, given: Groups, n_ranks: int) -> _Groups:
     where = f"{trace.source}: its {hints.GROUPS}"
     try:
         groups |= {
-            name: tuple(ranks) for name, ranks in json.loads(str(trace.attributes.get(hints.GROUPS, "{}"))).items()
+            name: tuple(ranks) for name, ranks in parse_json(str(trace.attributes.get(hints.GROUPS, "{}"))).items()
         }
         for node in trace.nodes:
             if node.type == "METADATA_NODE" and "process_group" in node.name:
                 where = call(trace.rank, node)
                 # Written by PyTorch's observer: a list in quotes in a list.
                 match = re.search(r"\[\s*\{.*\}\s*\]", node.values, re.DOTALL)
-                for one in json.loads(match[0]) if match else []:
+                for one in parse_json(match[0]) if match else []:
                     groups[str(one["pg_name"])] = tuple(map(int, one["ranks"])) or tuple(range(n_ranks))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise MpsimError(f"{where}: no process groups can be read there: {error}") from None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mpsim.errors import MpsimError
-from mpsim.interchange.packed import unpacked
+from mpsim.files import parse_json, read_bytes
 
 __all__ = ["Around", "Slice", "read_json", "read_trace", "slices"]
 
@@ -70,12 +70,12 @@ def read_json(path: str | Path) -> Any:
     MpsimError
         No such file, cut, or no JSON.
     """
-    data = unpacked(path)
+    data = read_bytes(path)
     try:
-        return json.loads(data)
+        return parse_json(data)
     except json.JSONDecodeError as error:
         raise MpsimError(f"{path} is not whole JSON (line {error.lineno}: {error.msg}): it was cut or edited") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise MpsimError(f"{path} cannot be read: {error}") from None
 
 

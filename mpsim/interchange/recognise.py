@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mpsim.errors import MpsimError
+from mpsim.files import read_bytes
 from mpsim.interchange.chrome import read_json
-from mpsim.interchange.packed import unpacked
 
 __all__ = ["CHAKRA", "KINETO", "NETWORK", "PERFETTO", "is_kineto", "is_ours", "kind_of"]
 
@@ -71,7 +71,7 @@ def kind_of(path: str) -> str:
         return NETWORK
     if ".json" not in suffixes and (".et" in suffixes or not Path(path).is_file()):
         return CHAKRA
-    data = unpacked(path)
+    data = read_bytes(path)
     if ".json" in suffixes or data.lstrip()[:1] in (b"{", b"["):
         return _of_json(path, read_json(path))
     for begin, what in _BINARIES.items():

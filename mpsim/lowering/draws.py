@@ -8,6 +8,7 @@ the order of trials. Plans that are compared meet the same draws.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from mpsim.errors import MpsimError
 from mpsim.program.model import Task, Traffic
 
-__all__ = ["Draw", "Seed", "Trials", "Variability", "delayed", "seed_of"]
+__all__ = ["Draw", "Seed", "Trials", "Variability", "check_processes", "delayed", "seed_of"]
 
 Seed = int | np.random.Generator | None
 
@@ -36,6 +37,30 @@ def seed_of(rng: Seed) -> int:
             raise MpsimError(f"seed is {rng}, expected 0 or more")
         return rng
     return int(np.random.default_rng(rng).integers(2**63))
+
+
+MOST_TRIALS = 10_000_000
+
+
+def check_processes(count: int) -> None:
+    """Refuse a number of processes that this machine cannot hold.
+
+    Raises
+    ------
+    MpsimError
+        Below 1, or many times its processors.
+
+    Examples
+    --------
+    >>> check_processes(100_000)
+    Traceback (most recent call last):
+    ...
+    mpsim.errors.MpsimError: 100,000 processes are more than this machine has use for: ask for as many as processors
+    """
+    if count < 1:
+        raise MpsimError(f"processes is {count}, expected 1 or more")
+    if count > max(64, 4 * (os.cpu_count() or 1)):
+        raise MpsimError(f"{count:,} processes are more than this machine has use for: ask for as many as processors")
 
 
 class _Key(IntEnum):
@@ -151,8 +176,9 @@ class Trials:
     def __post_init__(self) -> None:
         if self.count < 1:
             raise MpsimError(f"trials is {self.count}, expected 1 or more")
-        if self.processes < 1:
-            raise MpsimError(f"processes is {self.processes}, expected 1 or more")
+        if self.count > MOST_TRIALS:
+            raise MpsimError(f"{self.count:,} trials would not end: ask for {MOST_TRIALS:,} at most")
+        check_processes(self.processes)
 
     def differ(self, *, random: bool) -> bool:
         """Whether steps differ, where layer times are `random` or not; otherwise one replay stands for all."""

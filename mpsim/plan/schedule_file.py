@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpsim.documents import write_text
 from mpsim.errors import MpsimError, at
+from mpsim.files import read_text, write_text
 from mpsim.plan.checks import check_form, check_rows
 from mpsim.plan.operations import Operation, Rows, Schedule, format_rows, parse_cell, parse_rows
 
@@ -42,10 +42,7 @@ def read_schedule(path: str | Path) -> Rows:
     0F0 0B0
     1F0 1B0
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MpsimError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or 'it is not text'}") from None
+    text = read_text(path)
     rows: Rows = []
     # One by one: cells hold no line ends, and a quote that is not closed would swallow the lines behind it.
     for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):

@@ -12,8 +12,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from mpsim import documents
 from mpsim.errors import MpsimError
+from mpsim.files import write_text
 from mpsim.garbage import collector_paused
 from mpsim.result.lanes import is_launch, is_transfer, pack
 from mpsim.result.model import Result
@@ -82,7 +82,7 @@ def save_perfetto(path: str | Path, result: Result) -> None:
     """
     with collector_paused():
         text = json.dumps(to_perfetto(result), allow_nan=False, separators=(",", ":"))
-    documents.write_text(path, text + "\n")
+    write_text(path, text + "\n")
 
 
 def _tracks(result: Result) -> dict[tuple[int, str], list[int]]:

@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mpsim import documents
 from mpsim.errors import MpsimError
+from mpsim.files import in_cell, of_cell, read_bytes, read_text, write_text, writing
 from mpsim.sweeps.model import COLUMNS, COUNTS, FIRST, FLAGS, TEXTS, Row, SweepResult
 
 __all__ = ["SUFFIXES", "check_suffix", "load_sweep", "save_sweep"]
@@ -63,9 +63,9 @@ def save_sweep(path: str | Path, result: SweepResult) -> None:
     """
     check_suffix(path)
     if Path(path).suffix.lower() == ".csv":
-        documents.write_text(path, _to_csv(result))
+        write_text(path, _to_csv(result))
     else:
-        with documents.writing(path) as file:
+        with writing(path) as file:
             file.write(_to_parquet(result))
 
 
@@ -73,7 +73,7 @@ def _to_csv(result: SweepResult) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(result.rows)
+    writer.writerows({n: in_cell(v) if isinstance(v, str) else v for n, v in row.items()} for row in result.rows)
     return text.getvalue()
 
 
@@ -106,13 +106,13 @@ def load_sweep(path: str | Path) -> SweepResult:
 
 def _read_csv(path: str | Path) -> list[Row]:
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_text(path)
         reader = csv.DictReader(io.StringIO(text, newline=""))
         _check_columns(path, reader.fieldnames or ())
         if not text.endswith("\n"):
             raise MpsimError(f"{path} ends within a line: it was cut; sweep again")
         return [_typed(path, number, row) for number, row in enumerate(reader, 2)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise MpsimError(f"cannot read {str(path)!r} as CSV: {error}") from None
 
 
@@ -132,7 +132,7 @@ def _cell(where: str, name: str, text: str) -> Any:
     if text == "":
         return None
     if name in TEXTS:
-        return text
+        return of_cell(text)
     try:
         if name in FLAGS:
             return {"True": True, "False": False}[text]
@@ -148,14 +148,44 @@ def _number(name: str, value: float) -> float:
     return value
 
 
+_MOST_ROWS = 10_000_000
+
+
+def _frame(path: str | Path, data: bytes) -> Any:
+    """Return the columns of a sweep's; a few bytes of Parquet may say that a row stands there any number of times."""
+    from pyarrow import parquet
+
+    file = parquet.ParquetFile(io.BytesIO(data))
+    _check_columns(path, file.schema_arrow.names)
+    if file.metadata.num_rows > _MOST_ROWS:
+        raise MpsimError(f"{path} has {file.metadata.num_rows:,} rows, {_MOST_ROWS:,} at most are read")
+    return file.read(columns=[name for name in COLUMNS if name in file.schema_arrow.names]).to_pandas()
+
+
 def _read_parquet(path: str | Path) -> list[Row]:
     _need_pyarrow()
-    import pandas as pd
-
+    data = read_bytes(path)
     try:
-        frame = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
+        frame = _frame(path, data)
+    except MpsimError:
+        raise
+    except Exception as error:  # Whatever pyarrow makes of a damaged file.
         raise MpsimError(f"cannot read {str(path)!r} as Parquet: {error}") from None
-    _check_columns(path, frame.columns)
     frame = frame.reindex(columns=list(COLUMNS)).astype("object")
-    return [dict(zip(COLUMNS, row, strict=True)) for row in frame.where(frame.notna(), None).values.tolist()]
+    rows = frame.where(frame.notna(), None).values.tolist()
+    return [
+        {name: _value(f"{path}, row {i}, {name}", name, value) for name, value in zip(COLUMNS, row, strict=True)}
+        for i, row in enumerate(rows, 1)
+    ]
+
+
+def _value(where: str, name: str, value: Any) -> Any:
+    """Return a value of Parquet, which has types, but not always ours."""
+    if value is None or (name in TEXTS and isinstance(value, str)) or (name in FLAGS and isinstance(value, bool)):
+        return value
+    try:
+        if name in TEXTS or name in FLAGS or isinstance(value, str | bool):
+            raise ValueError
+        return _number(name, int(value) if name in COUNTS else float(value))
+    except (TypeError, ValueError, OverflowError):
+        raise MpsimError(f"{where}: {str(value)[:40]!r} is not what this column holds: the file was edited") from None

@@ -15,7 +15,7 @@ from mpsim.collectives.mapping import check_algorithm
 from mpsim.errors import MpsimError
 from mpsim.lowering.costs import Costs
 from mpsim.lowering.devices import check_devices, scaled_by_type
-from mpsim.lowering.draws import Seed, Trials, Variability, seed_of
+from mpsim.lowering.draws import Seed, Trials, Variability, check_processes, seed_of
 from mpsim.lowering.recomputation import recomputed_layers
 from mpsim.plan.model import MIB, Plan
 from mpsim.plan.recompute import parse_recompute
@@ -126,6 +126,7 @@ def sweep(
     for name, value in (("batch", batch), ("processes", processes), *_each(microbatches, tensor)):
         if value is not None and value < 1:
             raise MpsimError(f"{name} is {value}, expected 1 or more")
+    check_processes(processes or 1)
     for schedule in schedules or ():
         resolve_schedule(schedule)
     check_algorithm("all_reduce", algorithm)

@@ -10,8 +10,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mpsim import documents
 from mpsim.errors import MpsimError
+from mpsim.files import in_cell, of_cell, read_text, write_text
 
 __all__ = ["load_rows", "save_rows"]
 
@@ -29,8 +29,10 @@ def save_rows(path: str | Path, kind: type[Row], rows: Sequence[Row]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, _columns(kind), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)  # type: ignore[call-overload]
-    documents.write_text(path, text.getvalue())
+    for row in rows:
+        cells = asdict(row)  # type: ignore[call-overload]
+        writer.writerow({name: in_cell(value) if isinstance(value, str) else value for name, value in cells.items()})
+    write_text(path, text.getvalue())
 
 
 def load_rows(path: str | Path, kind: type[Row]) -> tuple[Row, ...]:
@@ -53,11 +55,11 @@ def load_rows(path: str | Path, kind: type[Row]) -> tuple[Row, ...]:
         raise MpsimError(f"no file {str(path)!r}: a table of comparisons is written by mpsim validate -o")
     columns = _columns(kind)
     try:
-        reader = csv.DictReader(io.StringIO(Path(path).read_text(encoding="utf-8"), newline=""))
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
         if tuple(reader.fieldnames or ()) != tuple(columns):
             raise MpsimError(f"{path} is not a table that this mpsim validate -o writes: name another file")
         return tuple(kind(**_row(f"{path}, line {line}", columns, cells)) for line, cells in enumerate(reader, 2))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise MpsimError(f"cannot read {str(path)!r} as CSV: {error}") from None
 
 
@@ -74,7 +76,7 @@ def _row(where: str, columns: Mapping[str, str], cells: dict[str, str]) -> dict[
 
 def _cell(where: str, what: str, text: str) -> str | int | float | None:
     if what == "str":
-        return text
+        return of_cell(text)
     if what == "float | None" and text == "":
         return None
     try:

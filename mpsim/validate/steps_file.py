@@ -6,7 +6,6 @@ numbers are stands in its `about`.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from mpsim.documents import decode
 from mpsim.errors import MpsimError
+from mpsim.files import parse_json, read_text
 
 __all__ = ["COMMITTED", "MeasuredRow", "MeasuredStep", "Unit", "load_steps"]
 
@@ -104,11 +104,12 @@ def load_steps(path: str | Path = COMMITTED) -> tuple[MeasuredRow, ...]:
     >>> load_steps()[0].name
     'mnist-mlp 1024'
     """
+    text = read_text(
+        path, "name one of measured steps", missing=lambda: ": name one of measured steps, or none for ours"
+    )
     try:
-        body = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MpsimError(f"no file {str(path)!r}: name one of measured steps, or none for mpsim's own") from None
-    except (OSError, ValueError, RecursionError) as error:
+        body = parse_json(text)
+    except ValueError as error:
         raise MpsimError(f"{path} is no file of measured steps ({error}): name another") from None
     rows = body.get("rows") if isinstance(body, dict) else None
     if not isinstance(rows, list) or not rows:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mpsim.errors import MpsimError, did_you_mean
+from mpsim.files import parse_json, read_text
 from mpsim.workload.example import Example
 from mpsim.workload.model_source import Source, labelled
 
@@ -115,10 +115,9 @@ def _file(path: str) -> Path:
 
 
 def _fields(file: Path) -> dict[str, Any]:
+    text = read_text(file)
     try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MpsimError(f"cannot read {file}: {error.strerror}") from None
+        fields = parse_json(text)
     except ValueError as error:
         raise MpsimError(f"{file} is no JSON: {error}") from None
     if not isinstance(fields, dict) or not isinstance(fields.get("model_type"), str):

@@ -36,7 +36,7 @@ def test_a_log_becomes_a_topology(mpsim, tmp_path, log):
         (None, ("--topology", TOPOLOGY, "-o", "a.log"), "'a.log' is read, and written over it would be lost"),
         (None, ("--topology", "split.json", "-o", "./split.json"), "is read, and written over it would be lost"),
         (b"", ("--topology", TOPOLOGY, "-o", "out.json"), "no table of nccl-tests in it"),
-        (bytes(range(256)), ("--topology", TOPOLOGY, "-o", "out.json"), "it is no text"),
+        (bytes(range(256)), ("--topology", TOPOLOGY, "-o", "out.json"), "it is not text"),
         (LOG.replace("1024 256", "1024")[:-9].encode(), ("--topology", TOPOLOGY, "-o", "out.json"), "cut or edited"),
         ("\n".join(LOG.split("\n")[:7]).encode(), ("--topology", TOPOLOGY, "-o", "out.json"), "log more sizes"),
     ],

@@ -21,7 +21,7 @@ pytest.importorskip("torch")
         ((HAND, RING, "--pp", "2", "--jitter", "1 ms"), "a jitter of 0.001 s cannot be imposed"),
         ((HAND, RING, "--pp", "2", "--fabric", "cloud"), "unknown fabric 'cloud'"),
         ((HAND, RING, "--pp", "2", "--compute", "some"), "'some' is not one of 'replay', 'real'"),
-        ((HAND, RING, "--pp", "2", "--compute", "real"), "unknown model 'hand'"),
+        ((HAND, RING, "--pp", "2", "--compute", "real"), "named 'hand', which is no model of the zoo"),
         ((HAND, RING, "--pp", "2", "--depth", "deep"), "--depth 'deep' is neither 'auto' nor a whole number"),
         ((HAND, RING, "--pp", "2", "--trials", "0"), "trials is 0"),
         ((HAND, RING, "--links", "l.json"), "--links 'l.json': the plan has one rank"),

@@ -153,7 +153,7 @@ VALUES = [
     (("show", HAND, "--microbatch", "-5"), "--microbatch is -5, expected 1 or more"),
     (("show", HAND, "--top", "-1"), "--top is -1, expected 0 or more"),
     (("show", HAND, "--top", "3"), "--top counts the plans of a sweep"),
-    (("simulate", ".", RING), "cannot read '.': Is a directory; name a file that can be read"),
+    (("simulate", ".", RING), "cannot read '.': it is a folder, no file; name a file of mpsim's"),
 ]
 OUTPUTS = [
     ((*SIMULATE, "-o", "none/r.json"), "-o 'none/r.json': there is no folder 'none'"),

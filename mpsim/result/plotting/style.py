@@ -12,8 +12,8 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
-from mpsim.documents import writing
 from mpsim.errors import MpsimError
+from mpsim.files import writing
 from mpsim.result.model import Result
 
 if TYPE_CHECKING:

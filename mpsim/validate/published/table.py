@@ -12,6 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from mpsim.errors import MpsimError
+from mpsim.files import read_text
 
 __all__ = ["Row", "Table", "load_table", "numbers"]
 
@@ -197,13 +198,13 @@ def load_table(path: Path) -> Table:
         The file cannot be read as CSV, or has a column twice.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
         head = tuple(line[1:].strip() for line in lines if line.startswith("#"))
         kept = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
         reader = csv.reader(io.StringIO("\n".join(line for _, line in kept)), strict=True)
         columns = tuple(next(reader, ()))
         rows = tuple(_row(columns, cells, f"{path.name}, line {kept[reader.line_num - 1][0]}") for cells in reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise MpsimError(f"cannot read {str(path)!r} as CSV: {error}") from None
     if twice := [name for name, count in Counter(columns).items() if name and count > 1]:
         raise MpsimError(f"has the column {twice[0]!r} twice")

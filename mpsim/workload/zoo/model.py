@@ -17,6 +17,10 @@ __all__ = ["Size", "ZooModel", "parse_overrides"]
 
 Size: TypeAlias = int | float | str | bool | tuple[int, ...]
 
+# What is a module, each: of a million, making them takes longer than anybody waits.
+_MODULES = ("n_layer", "n_decoder_layer", "n_dense_layer", "n_expert", "n_shared_expert", "blocks", "depth")
+_MOST_MODULES, _MOST_EXPERTS, _MOST = 10_000, 200_000, 10**9
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZooModel:
@@ -126,6 +130,9 @@ class ZooModel:
         numbers = value if isinstance(value, tuple) else (value,)
         if any(type(number) is int and number < 1 for number in numbers):
             raise MpsimError(f"{self.name}: {name} is {_text(value)}, expected 1 or more")
+        most = _MOST_MODULES if name in _MODULES else _MOST
+        if any(type(number) is int and number > most for number in numbers) or len(numbers) > _MOST_MODULES:
+            raise MpsimError(f"{self.name}: {name} is {_text(value)[:40]}, expected at most {most:,}")
         return value
 
     def _check_together(self, sizes: Mapping[str, Size]) -> None:
@@ -135,6 +142,9 @@ class ZooModel:
             free = whole == "hidden" and ("head_dim" in sizes or "rope_dim" in sizes)  # heads have a width of their own
             if isinstance(a, int) and isinstance(b, int) and a % b and not free:
                 raise MpsimError(f"{self.name}: {whole} {a} does not divide by {part} {b}")
+        layers, experts = sizes.get("n_layer", 1), sizes.get("n_expert", 1)
+        if isinstance(layers, int) and isinstance(experts, int) and layers * experts > _MOST_EXPERTS:
+            raise MpsimError(f"{self.name}: {layers:,} layers of {experts:,} experts: {_MOST_EXPERTS:,} in all at most")
         seq, positions = sizes.get("seq"), sizes.get("positions")
         if isinstance(seq, int) and isinstance(positions, int) and seq > positions:
             raise MpsimError(f"{self.name}: seq {seq} is longer than positions {positions}: raise positions too")
