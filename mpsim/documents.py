@@ -111,6 +111,14 @@ def _defaults(kind: Any) -> list[tuple[str, Any]]:
     return [(field.name, field.default) for field in dataclasses.fields(kind)]
 
 
+# Of what is larger, products are no numbers any more.
+_MOST: dict[Any, float] = {int: 10**24, float: 1e60}
+
+
+def _within(numbers: list[float], most: float) -> bool:
+    return not numbers or -most <= min(numbers) <= max(numbers) <= most
+
+
 class _Misfit(Exception):
     """What is wrong with some data, and the way to it: the fields and places that lead there, the innermost first."""
 
@@ -156,6 +164,9 @@ def _decoder(kind: Any) -> _Decoder:
         return _union_decoder(typing.get_args(kind))
     if isinstance(kind, type) and issubclass(kind, Enum):
         return _enum_decoder(kind)
+    if kind in _MOST:
+        most = _MOST[kind]
+        return lambda data: data if type(data) is kind and -most <= data <= most else _decode_scalar(kind, data)
     return lambda data: data if type(data) is kind else _decode_scalar(kind, data)
 
 
@@ -199,11 +210,12 @@ def _tuple_decoder(arguments: tuple[Any, ...]) -> _Decoder:
     endless = len(arguments) == 2 and arguments[1] is Ellipsis
     plain = {arguments[0]} if endless and arguments[0] in (float, int, str, bool) else set()
     first = arguments[0] if arguments else None
+    most = _MOST.get(first)
 
     def decoded(data: Any) -> tuple[Any, ...]:
         if not isinstance(data, list):
             raise _Misfit(f"expected a list, found {_show(data)}")
-        if plain and plain.issuperset(map(type, data)):
+        if plain and plain.issuperset(map(type, data)) and (most is None or _within(data, most)):
             return tuple(data)
         if not endless and len(arguments) != len(data):
             raise _Misfit(f"expected {len(arguments)} items, found {len(data)}")
@@ -253,16 +265,23 @@ def _decode_scalar(kind: type, data: Any) -> Any:
     if kind is float and isinstance(data, int | float) and not isinstance(data, bool):
         return _to_float(data)
     if kind is int and isinstance(data, float) and data.is_integer():
-        return int(data)
+        data = int(data)
+    if kind is int and type(data) is int:
+        if abs(data) > _MOST[int]:
+            raise _Misfit(f"a number of {len(str(abs(data)))} digits, expected one of at most 24")
+        return data
     names = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
     raise _Misfit(f"expected {names.get(kind, kind.__name__)}, found {_show(data)}")
 
 
 def _to_float(data: int | float) -> float:
     try:
-        return float(data)
+        found = float(data)
     except OverflowError:
         raise _Misfit(f"a number of {len(str(data))} digits is more than a float holds") from None
+    if _MOST[float] < abs(found) < math.inf:
+        raise _Misfit(f"{found:g} is not a number that was measured: 1e+60 is more than there is of anything")
+    return found
 
 
 def _show(data: Any) -> str:

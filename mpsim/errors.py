@@ -15,7 +15,7 @@ _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e007f]"
 )
-_LONGEST = 1000
+_LONGEST, _LONG_WORD = 1000, re.compile(r"\S{400,}")
 
 
 def printable(text: str) -> str:
@@ -63,7 +63,9 @@ class MpsimError(ValueError):
     """
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(shortened(" ".join(printable(str(message)).splitlines())))
+        line = " ".join(printable(str(message)).splitlines())
+        # Long words first: what is wrong with them, and what to do, is said beside them.
+        super().__init__(shortened(_LONG_WORD.sub(lambda word: shortened(word[0], 150), line)))
 
 
 def at(where: str, error: MpsimError) -> MpsimError:

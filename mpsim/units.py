@@ -7,6 +7,8 @@ unit is due is an error, 0 aside.
 from __future__ import annotations
 
 import math
+import numbers
+import operator
 import re
 
 from mpsim.errors import MpsimError
@@ -17,7 +19,9 @@ __all__ = [
     "format_bandwidth",
     "format_bytes",
     "format_duration",
+    "real",
     "size",
+    "whole",
 ]
 
 _DECIMAL = {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
@@ -26,6 +30,8 @@ _PREFIX = _DECIMAL | _BINARY
 _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "day": 86400.0, "days": 86400.0}
 # Dividing rounds once, where multiplying by 1e-6 would round twice: 25 us is 2.5e-05.
 _PER_SECOND = {"ms": 1e3, "us": 1e6, "µs": 1e6, "μs": 1e6, "ns": 1e9}
+# Seconds of the universe, bytes of all discs: of more, products are no numbers any more.
+_MOST = 1e30
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf)\s*(.*?)\s*")
 
 
@@ -39,6 +45,8 @@ def _split(text: str | float, what: str, example: str) -> tuple[float, str]:
         raise MpsimError(f"{what} {text!r} has no unit: write {example!r}")
     if number < 0:
         raise MpsimError(f"{what} {text!r} is negative: write {example!r}")
+    if _MOST < number < math.inf or 0 < number < 1 / _MOST:
+        raise MpsimError(f"{what} {text!r} is nothing that there is: write {example!r}")
     return number, unit
 
 
@@ -133,6 +141,54 @@ def duration(text: str | float, what: str = "duration") -> float:
     if math.isinf(number) or unit not in _SECONDS | _PER_SECOND:
         raise MpsimError(f"{what} {text!r} is not a time: write '2 us' or '1.5 ms'")
     return number / _PER_SECOND[unit] if unit in _PER_SECOND else number * _SECONDS[unit]
+
+
+def whole(value: object, what: str, least: int | None = 0) -> int:
+    """Return a whole number that a caller gave: no text, fraction, or truth value, which counts as 1 by accident.
+
+    Raises
+    ------
+    MpsimError
+        It is none, or below `least`.
+
+    Examples
+    --------
+    >>> whole(True, "dp")
+    Traceback (most recent call last):
+    ...
+    mpsim.errors.MpsimError: dp is True, expected a whole number of 0 or more
+    """
+    try:
+        found = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        found = None
+    if found is None:
+        raise MpsimError(
+            f"{what} is {value!r}, expected a whole number{'' if least is None else f' of {least} or more'}"
+        )
+    if least is not None and found < least:
+        raise MpsimError(f"{what} is {found}, expected {least} or more")
+    return found
+
+
+def real(value: object, what: str) -> float:
+    """Return a number of zero or more that a caller gave.
+
+    Raises
+    ------
+    MpsimError
+        It is none, negative, or not finite.
+
+    Examples
+    --------
+    >>> real("1 ms", "forward_s")
+    Traceback (most recent call last):
+    ...
+    mpsim.errors.MpsimError: forward_s is '1 ms', expected a number of 0 or more
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
+        raise MpsimError(f"{what} is {value!r}, expected a number of 0 or more")
+    return float(value)
 
 
 def format_duration(seconds: float) -> str:

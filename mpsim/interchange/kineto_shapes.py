@@ -26,7 +26,7 @@ def _shapes(operator: Slice) -> Iterator[tuple[tuple[int, ...], str]]:
         return
     for shape, kind in zip(dims, types, strict=False):
         whole = isinstance(shape, list) and all(isinstance(size, int) and size >= 0 for size in shape)
-        if whole and shape and kind in _DTYPES:
+        if whole and shape and isinstance(kind, str) and kind in _DTYPES:
             yield tuple(shape), _DTYPES[kind]
 
 

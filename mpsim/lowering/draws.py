@@ -178,7 +178,7 @@ class Trials:
             raise MpsimError(f"trials is {self.count}, expected 1 or more")
         if self.count > MOST_TRIALS:
             raise MpsimError(f"{self.count:,} trials would not end: ask for {MOST_TRIALS:,} at most")
-        check_processes(self.processes)
+        check_processes(min(self.processes, self.count))
 
     def differ(self, *, random: bool) -> bool:
         """Whether steps differ, where layer times are `random` or not; otherwise one replay stands for all."""

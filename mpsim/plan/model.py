@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from mpsim.plan.runtimes import resolve_runtime
 from mpsim.plan.schedule_file import given_schedule
 from mpsim.plan.schedules import Schedule, resolve_schedule, rows_for
 from mpsim.plan.sharding import Sharding
-from mpsim.units import format_bytes
+from mpsim.units import format_bytes, whole
 from mpsim.workload.split import Split
 
 __all__ = ["ALIKE_ALONE", "LAUNCHES", "Plan", "check_size", "load_plan", "save_plan"]
@@ -31,6 +32,7 @@ _VERSION = 4
 _UPGRADES = {1: dict, 2: dict, 3: dict}
 # Each is several tasks on every stage: beyond this a replay takes the memory of a large machine.
 MOST_MICROBATCHES = 1_000_000
+MOST_RANKS = 1_000_000  # More than any topology has devices.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,10 +101,12 @@ class Plan:
 
     def __post_init__(self) -> None:
         for name in ("dp", "pp", "tp", "cp", "ep", "microbatches", "bucket_bytes", "first_bucket_bytes"):
-            if getattr(self, name) < 1:
-                raise MpsimError(f"plan: {name} is {getattr(self, name)}, expected 1 or more")
-        if self.batch < 0:
+            object.__setattr__(self, name, whole(getattr(self, name), f"plan: {name}", 1))
+        object.__setattr__(self, "chunks", whole(self.chunks, "plan: chunks"))
+        if not isinstance(self.batch, bool) and isinstance(self.batch, int) and self.batch < 0:
             raise MpsimError(f"plan: batch is {self.batch}, expected 1 or more samples")
+        object.__setattr__(self, "batch", whole(self.batch, "plan: batch"))
+        self._check_types()
         object.__setattr__(self, "schedule", given_schedule(self.schedule))
         resolve_schedule(self.schedule)
         resolve_runtime(self.runtime)
@@ -115,8 +119,6 @@ class Plan:
                 f"batch of {self.batch} does not divide into dp({self.dp}) × micro-batches({self.microbatches})"
                 f" = {parts} equal parts: change one of them"
             )
-        if self.chunks < 0:
-            raise MpsimError(f"plan: chunks is {self.chunks}, expected 1 or more stages on each rank")
         stages = self.pp * max(self.chunks, 1)
         alone = self.pp == 1 and not self.chunks
         if self.boundaries and (alone or (len(self.boundaries) + 1) % stages):
@@ -129,8 +131,24 @@ class Plan:
         if len(set(self.devices)) < len(self.devices):
             raise MpsimError(f"plan places one device at two ranks: {list(self.devices)}; name each once")
 
+    def _check_types(self) -> None:
+        """Refuse what is of another type than it is said to be, before it fails further in."""
+        for name in ("algorithm", "runtime", "launch"):
+            if not isinstance(getattr(self, name), str):
+                raise MpsimError(f"plan: {name} is {getattr(self, name)!r}, expected a name")
+        if not isinstance(self.sharding, Sharding):
+            raise MpsimError(f"plan: sharding is {self.sharding!r}, expected a Sharding")
+        for name in ("boundaries", "devices"):
+            given = getattr(self, name)
+            if given is not None or name == "devices":
+                if isinstance(given, str) or not isinstance(given, Iterable):
+                    raise MpsimError(f"plan: {name} is {given!r}, expected whole numbers")
+                object.__setattr__(self, name, tuple(whole(one, f"plan: one of {name}", None) for one in given))
+
     def _check_axes(self) -> None:
         """Refuse what is shared among ranks that are not there, or do not divide into groups of that size."""
+        if self.ranks > MOST_RANKS:
+            raise MpsimError(f"plan: {self._product()}, more than {MOST_RANKS:,} are too many: use fewer")
         sharding, data = self.sharding, f"dp({self.dp}) × cp({self.cp}) = {self.replicas}"
         if sharding.zero and self.replicas == 1:
             raise MpsimError(f"plan: {sharding.text} shards over replicas, dp is 1: give it 2 or more")

@@ -9,6 +9,7 @@ step; ``0F3+7B1`` are two in one cell. Where a stage lives follows from the rows
 from __future__ import annotations
 
 import inspect
+import math
 
 from mpsim.errors import MpsimError, unknown
 from mpsim.plan.automatic import ZeroBubble
@@ -60,6 +61,8 @@ SCHEDULES: dict[str, Schedule] = {
     "chimera": chimera,
     "zb-auto": ZeroBubble(),
 }
+# Each is two operations or more, 200 bytes each.
+MOST_CELLS = 4_000_000
 # Held to their contract by tests, at every number of ranks and micro-batches: they are not checked again.
 _OURS = frozenset(SCHEDULES.values())
 
@@ -131,6 +134,9 @@ def rows_for(schedule: str | Schedule | Rows, ranks: int, microbatches: int, chu
     for name, value in said.items():
         if value < 1:
             raise MpsimError(f"schedule: {value} {name}, expected 1 or more")
+    if math.prod(said.values()) > MOST_CELLS:
+        shown = " × ".join(f"{value:,} {name}" for name, value in said.items())
+        raise MpsimError(f"schedule: {shown} are more than {MOST_CELLS:,} cells, which no machine holds: use fewer")
     if chunks is not None and not _answers(function, len(said)):
         name = schedule if isinstance(schedule, str) else getattr(schedule, "__name__", "custom")
         raise MpsimError(

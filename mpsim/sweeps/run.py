@@ -126,7 +126,6 @@ def sweep(
     for name, value in (("batch", batch), ("processes", processes), *_each(microbatches, tensor)):
         if value is not None and value < 1:
             raise MpsimError(f"{name} is {value}, expected 1 or more")
-    check_processes(processes or 1)
     for schedule in schedules or ():
         resolve_schedule(schedule)
     check_algorithm("all_reduce", algorithm)
@@ -156,6 +155,7 @@ def sweep(
         baseline=baseline,
     )
     workers = min(processes or os.cpu_count() or 1, len(grid))
+    check_processes(workers)
     found = _run(job, grid, workers, progress or (lambda done, total: None))
     return replace(found, notes=costs.remarks(topology.devices))
 

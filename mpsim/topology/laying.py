@@ -62,18 +62,18 @@ def check_counts(least: int = 1, **counts: int) -> None:
 
 
 # A slip of the hand in a size must not fill the memory: a link takes some 250 bytes, and 3 us to lay.
-_MOST_DEVICES, _MOST_LINKS = 1_000_000, 2_000_000
+_MOST_DEVICES, _MOST_LINKS = 500_000, 1_000_000
 
 
 def check_size(devices: int, links: int) -> None:
-    """Refuse what is too large to be built, before any of it is: a million devices, or two million links.
+    """Refuse what is too large to be built, before any of it is: half a million devices, or a million links.
 
     Examples
     --------
     >>> check_size(5_000, 5_000 * 4_999)
     Traceback (most recent call last):
     ...
-    mpsim.errors.MpsimError: 5,000 devices and 24,995,000 links: 1,000,000 and 2,000,000 at most are built: ask for fewer devices, or join them by switches (2 links a device)
+    mpsim.errors.MpsimError: 5,000 devices and 24,995,000 links: 500,000 and 1,000,000 at most are built: ask for fewer devices, or join them by switches (2 links a device)
     """  # noqa: E501
     if devices > _MOST_DEVICES or links > _MOST_LINKS:
         raise MpsimError(

@@ -67,6 +67,11 @@ class Device:
             raise MpsimError(f"device {self.name!r}: send_buffer_bytes is {self.send_buffer_bytes}, expected 0 or more")
         if not (math.isfinite(self.speed) and self.speed > 0):
             raise MpsimError(f"device {self.name!r}: speed is {self.speed}, expected more than 0")
+        if not (1e-9 <= self.speed <= 1e9 and self.overlap_slowdown <= 1e9):
+            raise MpsimError(
+                f"device {self.name!r}: speed {self.speed:g} and slowdown {self.overlap_slowdown:g}: no two devices are"
+                " a billion times apart"
+            )
         if self.speed_of not in ("", "roofline"):
             raise MpsimError(f"device {self.name!r}: speed_of is {self.speed_of!r}, expected 'roofline' or nothing")
         if self.memory_bytes < 0:

@@ -44,7 +44,7 @@ __all__ = ["parse_topology"]
 
 _EXAMPLE = "ring:8,link=nvlink4 or ring:4,bandwidth=50GB/s,latency=2us"
 
-# No size or count has more digits: past a million devices nothing is built.
+# No size or count has more digits: past half a million devices nothing is built.
 _DIGITS = 9
 
 
@@ -192,7 +192,7 @@ def _split(text: str, name: str, rest: str) -> tuple[list[int], dict[str, str]]:
         arguments[key] = value
     longest = max(map(len, first.split("x")))
     if longest > _DIGITS:
-        raise MpsimError(f"{name} has a size of {longest} digits: a million devices at most are built: ask for fewer")
+        raise MpsimError(f"{name} has a size of {longest} digits: 500,000 devices at most are built: ask for fewer")
     sizes = [int(size) for size in first.split("x")]
     least, most = _sizes(name)
     if not least <= len(sizes) <= most:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from mpsim.errors import MpsimError, did_you_mean
+from mpsim.units import real, whole
 from mpsim.workload.split import Split, axes_of, check_split, split_of, split_text
 from mpsim.workload.tensors import check_count, check_dtype, check_shape, tensor_bytes
 
@@ -462,6 +463,12 @@ def _given(
 ) -> tuple[Shard, tuple[Cost, ...]]:
     """Return what one rank of a split holds, and its costs at each micro-batch, from what was said by hand."""
     axes = axes_of(split)
+    parameter_bytes = whole(parameter_bytes, f"layer {name!r}: parameter_bytes")
+    if parameter_bytes % 4:
+        raise MpsimError(
+            f"layer {name!r}: parameter_bytes is {parameter_bytes}, its parameters are float32, of 4 bytes each: give a"
+            " multiple of 4"
+        )
     parameter = Parameter(name=f"{name}.weight", shape=(parameter_bytes // 4,))
     gradient = Gradient(parameter=parameter.name, bytes=parameter_bytes)
     shard = Shard(**axes, parameters=(parameter,), gradients=(gradient,)) if parameter_bytes else Shard(**axes)
@@ -474,7 +481,7 @@ def _given(
             forward_s=(forward,),
             backward_input_s=(backward - weight,),
             backward_weight_s=(weight,),
-            optimizer_s=(optimizer_s,),
+            optimizer_s=(real(optimizer_s, "optimizer_s"),),
         )
         made = tuple(replace(one, bytes=one.bytes * size // microbatch) for one in _both(collectives, split))
         saved = round(_at(saved_bytes, size, "saved_bytes"))
@@ -503,12 +510,12 @@ def _attention(seconds: float, count: int, forward_s: float) -> Attention:
 def _at(value: _PerSize, size: int, what: str) -> float:
     """Return a number at a micro-batch: one stands for all."""
     if not isinstance(value, Mapping):
-        return value
+        return real(value, what)
     if size not in value:
         raise MpsimError(
             f"{what} is given at micro-batch {', '.join(map(str, value))}, not at {size}: give it there too"
         )
-    return value[size]
+    return real(value[size], what)
 
 
 def _both(collectives: Sequence[ShardCollective | tuple[str, int]], split: Split) -> Iterator[ShardCollective]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from mpsim.documents import Provenance
 from mpsim.errors import MpsimError, did_you_mean
 from mpsim.scaling import Scaling
+from mpsim.units import whole
 from mpsim.workload.layers import Attention, Cost, Fidelity, Gradient, Layer, Parameter, Samples, Shard, ShardCollective
 from mpsim.workload.split import WHOLE, Split, axes_of
 from mpsim.workload.tensors import DTYPE_BYTES, Tensor, TensorShard, check_count, check_dtype
@@ -228,6 +229,7 @@ class Workload:
         (64, 32)
         """
         sizes = activation_bytes if isinstance(activation_bytes, list) else [activation_bytes] * len(layers)
+        sizes = [whole(size, "activation_bytes") for size in sizes]
         if len(sizes) != len(layers):
             raise MpsimError(f"{len(sizes)} activation sizes given for {len(layers)} layers: give one for each")
         reference = microbatch or layers[0].costs[0].microbatch

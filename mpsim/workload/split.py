@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 from mpsim.errors import MpsimError
@@ -111,7 +112,7 @@ def split_text(value: Any) -> Split:
         name, _, number = word.partition("=") if "=" in word else ("tp", "", word)
         if word == "sequence":
             found["sequence"] = True
-        elif name in ("tp", "cp", "ep") and number.isascii() and number.isdigit() and int(number) and name not in found:
+        elif name in ("tp", "cp", "ep") and re.fullmatch("0*[1-9][0-9]{0,8}", number) and name not in found:
             found[name] = int(number)
         else:
             raise MpsimError(f"split is {value!r}: write a number of ranks, or such as tp=2,cp=4,ep=2,sequence")

@@ -185,7 +185,7 @@ def test_a_measurement_that_cannot_be_is_refused(field, message):
 
 def test_a_missing_log_and_one_that_is_no_text_are_refused(tmp_path):
     (tmp_path / "b.log").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(MpsimError, match="it is not text.*; name a log"):
+    with pytest.raises(MpsimError, match=r"it is not text.*; name a log"):
         read_log(tmp_path / "b.log")
     with pytest.raises(MpsimError, match="No such file or directory"):
         read_log(tmp_path / "c.log")

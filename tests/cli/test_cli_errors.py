@@ -139,7 +139,7 @@ VALUES = [
     (("sweep", HAND, RING, "--batch", "99999999999999999999"), "more than 1,000,000 are too many"),
     (
         ("simulate", HAND, "ring:99999999999,link=eth_10g"),
-        "ring has a size of 11 digits: a million devices at most are built: ask for fewer",
+        "ring has a size of 11 digits: 500,000 devices at most are built: ask for fewer",
     ),
     (("simulate", HAND, "torus:2000x2000,link=eth_10g"), "4,000,000 devices and 16,000,000 links"),
     (("simulate", HAND, "ring:४,link=eth_10g"), "'४' is not a size"),
