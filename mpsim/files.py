@@ -65,10 +65,18 @@ def read_bytes(
     mpsim.errors.MpsimError: cannot read 'nowhere.json': No such file or directory
     """
     with _reading(path, wanted, missing) as file:
-        data = file.read(most + 1)
-        if len(data) > most:
-            raise MpsimError(f"cannot read {str(path)!r}: it has more than {most:,} bytes, the most that are read")
+        data = _whole(file, path, most)
         return _unpacked(data, path, most) if _is_packed(data) else data
+
+
+def _whole(file: BinaryIO, path: str | Path, most: int) -> bytes:
+    """Return all of a file, whose memory is asked for as it comes: a pipe has no size."""
+    found = io.BytesIO()
+    while part := file.read(_CHUNK):
+        if found.tell() + len(part) > most:
+            raise MpsimError(f"cannot read {str(path)!r}: it has more than {most:,} bytes, the most that are read")
+        found.write(part)
+    return found.getvalue()
 
 
 def read_head(path: str | Path, count: int, wanted: str = "") -> str:

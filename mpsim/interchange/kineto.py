@@ -73,6 +73,8 @@ def load_kineto(path: str | Path, *, microbatch: int, depth: int = 1, name: str 
     reader = _Reader(_of_today(slices(trace, path)), depth, str(path))
     layers = reader.workload_layers(microbatch)
     first = reader.layers.steps[0]
+    if not first:
+        raise MpsimError(f"{path}: its first step has no layer: profile whole training steps, or give another --depth")
     workload = Workload(
         name=name or Path(path).stem,
         layers=layers,

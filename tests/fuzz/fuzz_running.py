@@ -75,16 +75,16 @@ def untouched(one: Input, valid: dict[str, bytes]) -> Iterator[None]:
             path.unlink()
 
 
-def judge(one: Input, valid: dict[str, bytes]) -> str:
-    """Run an input; return what was wrong with how it ended, "" if nothing was."""
+def judge(one: Input, valid: dict[str, bytes], only: int | None = None) -> str:
+    """Run an input; return what was wrong with how it ended, "" if nothing was; `only`: with which exit code it may."""
     with untouched(one, valid), warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         result = CliRunner().invoke(cli, list(one.words))
     error = result.exception
     if error is not None and not isinstance(error, SystemExit):
         return "traceback: " + "".join(traceback.format_exception(error)[-1:]).strip()[:300] + _where(error)
-    if result.exit_code not in (0, 2):
-        return f"exit code {result.exit_code}"
+    if result.exit_code not in ((0, 2) if only is None else (only,)):
+        return f"exit code {result.exit_code}: {result.stderr[:300]}"
     lines = [line for line in result.stderr.splitlines() if line.startswith("mpsim: error:")]
     if len(lines) != (1 if result.exit_code else 0):
         return f"exit code {result.exit_code} with {len(lines)} lines of error: {result.stderr[:300]!r}"
