@@ -62,7 +62,7 @@ class Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, self.valid), daemon=True)
+        self.process = context.Process(target=work, args=(theirs, self.valid))
         self.process.start()
         assert self.pipe.recv() == "ready"
 

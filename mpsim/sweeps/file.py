@@ -120,6 +120,12 @@ def _check_columns(path: str | Path, names: Any) -> None:
     missing = [name for name in FIRST if name not in names]
     if missing:
         raise MpsimError(f"{path} has no column {missing[0]!r}: it is not a table that mpsim sweep -o wrote")
+    lost = [name for name in COLUMNS if name not in names]
+    other = [name for name in names if name not in COLUMNS]
+    if lost and other:
+        raise MpsimError(f"{path} has a column {other[0]!r} and none {lost[0]!r}: was it renamed? sweep again")
+    if twice := next((name for name in names if list(names).count(name) > 1), None):
+        raise MpsimError(f"{path} has the column {twice!r} twice: keep one of them")
 
 
 def _typed(path: str | Path, line: int, cells: dict[str, Any]) -> Row:

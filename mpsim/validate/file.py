@@ -57,7 +57,9 @@ def load_rows(path: str | Path, kind: type[Row]) -> tuple[Row, ...]:
     try:
         reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
         if tuple(reader.fieldnames or ()) != tuple(columns):
-            raise MpsimError(f"{path} is not a table that this mpsim validate -o writes: name another file")
+            lost = next((name for name in columns if name not in (reader.fieldnames or ())), None)
+            why = f"it has no column {lost!r}" if lost else "its columns are others, or in another order"
+            raise MpsimError(f"{path} is not a table that this mpsim validate -o writes: {why}; name another file")
         return tuple(kind(**_row(f"{path}, line {line}", columns, cells)) for line, cells in enumerate(reader, 2))
     except csv.Error as error:
         raise MpsimError(f"cannot read {str(path)!r} as CSV: {error}") from None

@@ -262,3 +262,18 @@ def test_every_plan_of_a_sweep_may_compute_again(work, ring):
     assert all(steps[1][f"{plan} recompute=full"] > seconds for plan, seconds in steps[0].items())
     with pytest.raises(ValueError, match="recompute names layer 'nobody'"):
         sweep(work, ring, batch=8, recompute="nobody", processes=1)
+
+
+def test_a_renamed_column_is_not_read_as_none(found, tmp_path):
+    save_sweep(tmp_path / "table.csv", found)
+    text = (tmp_path / "table.csv").read_text()
+    (tmp_path / "table.csv").write_text(text.replace("idle_fraction", "idle", 1))
+    with pytest.raises(mpsim.MpsimError, match="has a column 'idle' and none 'idle_fraction': was it renamed"):
+        load_sweep(tmp_path / "table.csv")
+
+
+def test_text_that_is_a_formula_comes_back_and_is_none_in_the_file(found, tmp_path):
+    rows = [dict(found.rows[0], reason="=cmd()"), *found.rows[1:]]
+    save_sweep(tmp_path / "table.csv", SweepResult(rows=tuple(rows), planned=found.planned))
+    assert ",'=cmd()" in (tmp_path / "table.csv").read_text()
+    assert load_sweep(tmp_path / "table.csv").rows[0]["reason"] == "=cmd()"
