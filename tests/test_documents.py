@@ -159,6 +159,7 @@ EDITS = [
     ('"shape": [16]', '"shape": 16', "shape: expected a list, found 16"),
     ('"dtype": "uint8"', '"dtype": "uint9"', "unknown dtype 'uint9'; did you mean 'uint8'?"),
     ('"producer": "a"', '"producer": "z"', "names layer 'z'"),
+    ('"consumers": ["b"]', '"consumers": [""]', "names layer ''"),
     ('"name": "b"', '"name": "a"', "has two layers named 'a'"),
     ('"costs": [', '"costs": [[], ', "layers[0].costs[0]: expected an object with Cost fields, found []"),
 ]

@@ -286,8 +286,9 @@ def _part(split: Split, reference: int, count: int, sends: str) -> TensorShard:
 
 def _check_edges(tensor: Tensor, position: dict[str, int]) -> None:
     """Refuse a tensor whose ends are no layers, or that is read before it is made."""
-    for name in (tensor.producer, *tensor.consumers, tensor.saved_by):
-        if name and name not in position:
+    # The batch is made, and kept, by no layer; what reads has a name.
+    for name in (*filter(None, (tensor.producer, tensor.saved_by)), *tensor.consumers):
+        if name not in position:
             raise MpsimError(f"tensor {tensor.name!r} names layer {name!r}{did_you_mean(name, position)}")
     made = position.get(tensor.producer, -1)
     for consumer in tensor.consumers:
