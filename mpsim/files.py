@@ -30,7 +30,7 @@ __all__ = [
 
 MOST_BYTES = 2**30
 # JSON and traces shrink by 10 to 60 times; what would make a thousand times of itself is made to.
-_MOST_RATIO, _ANY_RATIO = 200, 64 * 2**20
+_MOST_RATIO, _ANY_RATIO = 100, 64 * 2**20
 _DEEPEST = 100
 _CHUNK = 2**20
 _NONBLOCK, _BINARY = getattr(os, "O_NONBLOCK", 0), getattr(os, "O_BINARY", 0)

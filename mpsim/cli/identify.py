@@ -36,6 +36,7 @@ def _from_whole(path: str) -> str:
         schema = parse_json(read_text(path)).get("schema")
     except (ValueError, AttributeError):
         schema = None
+    if schema is None:  # Not while the error holds on to what was read.
         documents.read(path, "workload", 1, documents.Provenance)  # says where the JSON ends, or that it has no schema
     match = re.fullmatch(r"mpsim\.([a-z]+)/\d+", str(schema))
     if match is None or match[1] not in NOUNS:

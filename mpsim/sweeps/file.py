@@ -106,7 +106,7 @@ def load_sweep(path: str | Path) -> SweepResult:
 
 def _read_csv(path: str | Path) -> list[Row]:
     try:
-        text = read_text(path)
+        text = read_text(path, most=_MOST_BYTES)
         reader = csv.DictReader(io.StringIO(text, newline=""))
         _check_columns(path, reader.fieldnames or ())
         if not text.endswith("\n"):
@@ -154,7 +154,7 @@ def _number(name: str, value: float) -> float:
     return value
 
 
-_MOST_ROWS = 10_000_000
+_MOST_ROWS, _MOST_BYTES = 10_000_000, 2**28
 
 
 def _frame(path: str | Path, data: bytes) -> Any:

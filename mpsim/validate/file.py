@@ -15,6 +15,7 @@ from mpsim.files import in_cell, of_cell, read_text, write_text
 
 __all__ = ["load_rows", "save_rows"]
 
+_MOST_BYTES = 2**28
 Row = TypeVar("Row")  # A dataclass of text, numbers, and numbers that may be missing.
 
 
@@ -55,7 +56,7 @@ def load_rows(path: str | Path, kind: type[Row]) -> tuple[Row, ...]:
         raise MpsimError(f"no file {str(path)!r}: a table of comparisons is written by mpsim validate -o")
     columns = _columns(kind)
     try:
-        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        reader = csv.DictReader(io.StringIO(read_text(path, most=_MOST_BYTES), newline=""))
         if tuple(reader.fieldnames or ()) != tuple(columns):
             lost = next((name for name in columns if name not in (reader.fieldnames or ())), None)
             why = f"it has no column {lost!r}" if lost else "its columns are others, or in another order"
