@@ -7,12 +7,14 @@ import os
 import re
 import socket
 import stat
+from pathlib import Path
 
 import pytest
 from cases import chained, layer
 from hypothesis import given
 from hypothesis import strategies as st
 
+import mpsim
 from mpsim.emulate.recipes import recipes
 from mpsim.errors import MpsimError, printable
 from mpsim.files import in_cell, of_cell, parse_json, read_bytes, read_text, stream_of, write_text, writing
@@ -222,3 +224,22 @@ def test_plans_of_other_types_are_refused(words, message):
 def test_layers_that_cannot_be_are_refused(words, message):
     with pytest.raises(MpsimError, match=message):
         Layer.given("a", **({"forward_s": 1.0, "backward_s": 2.0} | words))
+
+
+# One place
+
+
+def test_files_are_opened_and_text_is_printed_in_one_place():
+    """What else opens a file, reads what came with mpsim, the kernel's, or what this run itself wrote."""
+    house = Path(mpsim.__file__).parent
+    own = {"files.py", "topology/catalog.py", "workload/machine.py", "emulate/assignment.py"}
+    opened = re.compile(
+        r"\.read_(text|bytes)\(encoding|[^.\w](?<!def )open\(\w+[,)]|json\.loads\(Path|click\.s?echo\((?!context)"
+    )
+    printing = {"cli/output.py", "cli/program.py"}
+    found = [
+        str(path.relative_to(house))
+        for path in sorted(house.rglob("*.py"))
+        if any(opened.search(line) for line in path.read_text().splitlines() if ">>>" not in line and "..." not in line)
+    ]
+    assert [name for name in found if name not in own | printing] == []

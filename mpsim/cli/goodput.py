@@ -12,7 +12,7 @@ import click
 from mpsim import units
 from mpsim.cli.answer import available
 from mpsim.cli.options import options_of
-from mpsim.cli.output import DOCUMENTS, PICTURES, check_apart, json_option, output_option, print_json, tell
+from mpsim.cli.output import DOCUMENTS, PICTURES, check_apart, json_option, output_option, print_json, say, tell
 from mpsim.cli.planning import PlanOptions, host_speed_option, plan_of, plan_options
 from mpsim.cli.read import read_pair
 from mpsim.cli.scaling import ScalingOptions, by_type_of, scaling_options, unchecked_option
@@ -167,7 +167,7 @@ def goodput(workload: str, topology: str, as_json: bool, **given: Any) -> None:
     if as_json:
         print_json(goodput_to_dict(found))
     else:
-        click.echo(goodput_summary(found))
+        say(goodput_summary(found))
 
 
 def _failures(given: _Failing) -> Failures:

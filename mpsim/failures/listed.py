@@ -11,6 +11,7 @@ from typing import Any
 
 from mpsim.errors import MpsimError, at, did_you_mean
 from mpsim.failures.model import Event
+from mpsim.files import read_text
 from mpsim.units import duration
 
 __all__ = ["load_events"]
@@ -50,22 +51,7 @@ def load_events(path: str | Path) -> tuple[Event, ...]:
 
 
 def _read(path: Path) -> str:
-    try:
-        if path.exists() and not path.is_file():
-            raise MpsimError(f"{str(path)!r} is not a file: name a CSV or JSON of failures")
-        if path.stat().st_size > _MOST_BYTES:
-            raise MpsimError(f"{str(path)!r} has more than {_MOST_BYTES:,} bytes: no list of failures is that long")
-        return path.read_text(encoding="utf-8-sig")
-    except MpsimError:
-        raise
-    except FileNotFoundError:
-        raise MpsimError(f"no file {str(path)!r}: write a CSV of at,what") from None
-    except OSError as error:
-        raise MpsimError(f"cannot read {str(path)!r}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise MpsimError(f"{str(path)!r} is no text: write a CSV of at,what") from None
-    except ValueError as error:  # No path that a file can have.
-        raise MpsimError(f"cannot read {str(path)!r}: {error}") from None
+    return read_text(path, "name a CSV of at,what", most=_MOST_BYTES, missing=lambda: ": write a CSV of at,what")
 
 
 def _of_json(text: str) -> list[Mapping[str, Any]]:

@@ -53,7 +53,11 @@ def test_what_says_no_event_is_refused_with_its_row(tmp_path, text, message):
 
 def test_what_is_no_file_is_refused(tmp_path):
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
-    for path, message in ((tmp_path, "is not a file"), (tmp_path / "none", "no file"), (tmp_path / "bytes", "no text")):
+    for path, message in (
+        (tmp_path, "it is a folder, no file"),
+        (tmp_path / "none", "no file"),
+        (tmp_path / "bytes", "not text"),
+    ):
         with pytest.raises(MpsimError, match=message):
             load_events(path)
     with pytest.raises(MpsimError, match=r"is not a file|cannot read"):
