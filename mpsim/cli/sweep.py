@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from mpsim import interrupts
 from mpsim.cli.baseline import baseline_of, baseline_option
 from mpsim.cli.options import options_of
 from mpsim.cli.output import TABLES, json_option, output_option, print_json, tell
@@ -149,7 +150,7 @@ def _interrupted(found: SweepResult, output: str | None) -> click.ClickException
     elif not output:
         said += "; with -o FILE their rows would have been kept"
     tell(said)
-    return click.exceptions.Exit(130)
+    return click.exceptions.Exit(interrupts.exit_code())
 
 
 def _refuse_nothing(found: SweepResult) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
 from mpsim.lowering.draws import Draw, Trials
+from mpsim.processes import worker_pool
 from mpsim.program.model import Program
 from mpsim.topology.model import Topology
 
@@ -40,7 +40,7 @@ def trial_steps(program_of: ProgramOf, topology: Topology, trials: Trials) -> li
     if processes == 1:
         return [one(trial) for trial in range(trials.count)]
     _check_pickles(one, processes)
-    with ProcessPoolExecutor(processes) as pool:
+    with worker_pool(processes) as pool:
         return list(pool.map(one, range(trials.count), chunksize=max(1, trials.count // (4 * processes))))
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 
@@ -21,6 +18,7 @@ from mpsim.plan.model import MIB, Plan
 from mpsim.plan.recompute import parse_recompute
 from mpsim.plan.schedules import Schedule, resolve_schedule
 from mpsim.plan.sharding import Sharding
+from mpsim.processes import worker_pool
 from mpsim.result.frames import summary_row
 from mpsim.result.model import Result
 from mpsim.result.statistics import check_baseline
@@ -188,41 +186,28 @@ def _run_here(job: _Job, grid: list[Candidate], processes: int, rows: dict[int, 
 
 
 def _run_in_pool(job: _Job, grid: list[Candidate], processes: int, rows: dict[int, Row], progress: Progress) -> None:
-    # Forked workers need no `if __name__ == "__main__"` in the caller's script, and know its own schedules.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=(job,))
     futures: list[Future[Row]] = []
     try:
-        futures.extend(pool.submit(_row_there, candidate) for candidate in grid)
-        for i, future in enumerate(futures):
-            rows[i] = future.result()
-            progress(len(rows), len(grid))
-        pool.shutdown()
+        with worker_pool(processes, _start, job) as pool:
+            futures.extend(pool.submit(_row_there, candidate) for candidate in grid)
+            for i, future in enumerate(futures):
+                rows[i] = future.result()
+                progress(len(rows), len(grid))
     except BrokenProcessPool:
         raise MpsimError(
             f"a worker process died after {len(rows)} of {len(grid)} plans (out of memory?): lower the number of"
             f" processes, {processes}, or the number of trials"
         ) from None
     except BaseException:
-        _stop(pool)
         rows |= {i: f.result() for i, f in enumerate(futures) if f.done() and not f.cancelled() and not f.exception()}
         raise
-
-
-def _stop(pool: ProcessPoolExecutor) -> None:
-    """End a pool now: what its workers are at may take minutes, and nobody waits for it any more."""
-    workers = list((pool._processes or {}).values())  # public as terminate_workers from Python 3.14 on
-    pool.shutdown(wait=False, cancel_futures=True)
-    for worker in workers:
-        worker.terminate()
 
 
 _shared: list[_Job] = []
 
 
 def _start(job: _Job) -> None:
-    """Keep what all plans share, and leave Ctrl-C, which a terminal sends to all processes, to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Keep what all plans share."""
     _shared[:] = [job]
 
 
