@@ -115,7 +115,8 @@ def sweep(workload: str, topology: str, as_json: bool, **given: Any) -> None:
     else:
         head = f"{found.rows[0]['workload']} | {found.rows[0]['topology']} | batch {asked.batch}\n"
         click.echo(table(found, asked.top, head=head))
-        click.echo(f"\n{found.planned} plans, {_count(found.processes, 'process', 'processes')}")
+        known = f", {found.known} of them known" if found.known else ""
+        click.echo(f"\n{found.planned} plans{known}, {_count(found.processes, 'process', 'processes')}")
 
 
 def _prepared(workload_path: str, topology_text: str, given: _Asked) -> Callable[[], SweepResult]:
@@ -184,6 +185,7 @@ def _as_dict(found: SweepResult) -> dict[str, Any]:
         "plans": found.planned,
         "plans_not_run": sum(count for _, count in found.reasons),
         "plans_too_large": len(found.too_large),
+        "plans_known": found.known,
         "processes": found.processes,
         "caveats": list(found.caveats),
         "notes": list(found.notes),

@@ -143,7 +143,7 @@ def _ray(address: str | None, processes: int | None) -> Iterator[Executor]:
 def _reached(name: str, address: str | None) -> Iterator[None]:
     try:
         yield
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises that itself.
         where = f"at {address!r}" if address else "on this machine"
         raise MpsimError(f"no cluster of {name} {where}: {error}") from None
 

@@ -52,7 +52,7 @@ class Journal:
         for row in _rows(path):
             text, _, number = (row["question"] or "").rpartition(":")
             if other := self._question.differs(text):
-                what = f"another sweep: its {other} differs" if text else "no sweep that can be gone on with"
+                what = f"a sweep of {other}" if text else "no sweep that can be gone on with"
                 raise MpsimError(f"{str(path)!r} answers {what}; {_ANEW}")
             if not number.isdecimal() or not int(number) < self._size:
                 raise MpsimError(f"{str(path)!r} was edited: {row['question']!r} is no plan of this sweep; {_ANEW}")

@@ -53,6 +53,8 @@ class SweepResult:
         Plans in the grid; more than there are rows if the sweep was interrupted.
     processes : int
         That were used; the rows do not depend on it.
+    known : int
+        Rows that were there already, in the sweep's file or in the cache.
     notes : tuple of str
         What the traces have to say in words; not in a table's file.
 
@@ -65,6 +67,7 @@ class SweepResult:
     rows: tuple[Row, ...]
     planned: int
     processes: int = field(default=1, compare=False)
+    known: int = field(default=0, compare=False)
     notes: tuple[str, ...] = ()
 
     @property

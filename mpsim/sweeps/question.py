@@ -26,6 +26,13 @@ from mpsim.sweeps.grid import Candidate
 __all__ = ["Question", "ask", "cell_text", "code_digest", "digest"]
 
 _DIGITS = 12  # of each part of a question in a file: what is told apart there are a user's own questions
+_OTHER = {
+    "code": "another mpsim, Python, numpy or simpy",
+    "workload": "another workload",
+    "topology": "another topology",
+    "options": "other options",
+    "grid": "another grid of plans",
+}
 _CODE = (".py", ".csv", ".json")
 
 
@@ -71,20 +78,19 @@ class Question:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def differs(self, text: str) -> str:
-        """Say which part of another question differs, the first of them; "" if none.
+        """Say what is other in another question, the first such part; "" if nothing.
 
         Examples
         --------
         >>> asked = Question(code="a" * 64, workload="b" * 64, topology="c" * 64, options="d" * 64, grid="e" * 64)
         >>> asked.differs(asked.text), asked.differs(asked.text.replace("cc", "ff"))
-        ('', 'topology')
+        ('', 'another topology')
         """
-        names = {"code": "mpsim, or what it computes with,", "grid": "grid of plans"}
         theirs = text.split("-")
         if len(theirs) != len(self._parts):
-            return "form"
+            return "another form"
         ours = zip(self._parts.items(), theirs, strict=True)
-        return next((names.get(name, name) for (name, part), their in ours if part[:_DIGITS] != their), "")
+        return next((_OTHER[name] for (name, part), their in ours if part[:_DIGITS] != their), "")
 
 
 def ask(*, workload: Any, topology: Any, options: Any, grid: Sequence[Candidate]) -> Question:

@@ -230,6 +230,7 @@ class _Table:
     journal: Journal | None
     cache: Cache | None
     rows: dict[int, Row] = field(default_factory=dict)
+    known: int = 0
 
     def begin(self) -> None:
         """Take over what is known."""
@@ -239,6 +240,7 @@ class _Table:
             for number in self.missing:
                 if (row := self.cache.get(cell_text(self.grid[number]))) is not None:
                     self._keep(number, row)
+        self.known = len(self.rows)
         if self.rows:
             self.progress(len(self.rows), len(self.grid))
 
@@ -259,7 +261,8 @@ class _Table:
 
     def finished(self, processes: int, *, speedups: bool) -> SweepResult:
         """Return the rows there are, ranked."""
-        found = finish([self.rows[i] for i in sorted(self.rows)], len(self.grid), processes)
+        rows = [self.rows[i] for i in sorted(self.rows)]
+        found = replace(finish(rows, len(self.grid), processes), known=self.known)
         if speedups:
             return found
         empty = dict.fromkeys(("speedup", "baseline", "baseline_step_s"))
