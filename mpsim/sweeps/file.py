@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from mpsim import documents
 from mpsim.errors import MpsimError
 from mpsim.sweeps.model import COLUMNS, COUNTS, FIRST, FLAGS, TEXTS, Row, SweepResult, finish
 
-__all__ = ["SUFFIXES", "check_columns", "check_suffix", "load_sweep", "row_of", "save_sweep"]
+__all__ = ["SUFFIXES", "check_columns", "check_suffix", "csv_line", "load_sweep", "row_of", "save_sweep"]
 
 SUFFIXES = (".csv", ".parquet")
 
@@ -70,10 +71,19 @@ def save_sweep(path: str | Path, result: SweepResult) -> None:
 
 
 def _to_csv(result: SweepResult) -> str:
+    return csv_line(COLUMNS) + "".join(csv_line([row[name] for name in COLUMNS]) for row in result.rows)
+
+
+def csv_line(cells: Sequence[Any]) -> str:
+    """Return a line of a sweep's table.
+
+    Examples
+    --------
+    >>> csv_line(["a", 1.0, None, "b,c"])
+    'a,1.0,,"b,c"\\n'
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(result.rows)
+    csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue()
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mpsim.errors import MpsimError
-from mpsim.sweeps.file import check_columns, load_sweep, row_of
+from mpsim.sweeps.file import check_columns, csv_line, load_sweep, row_of
 from mpsim.sweeps.model import COLUMNS, Row
 from mpsim.sweeps.question import Question
 
@@ -32,9 +32,9 @@ class Journal:
         row = row | {"question": f"{self._question.text}:{number}"}
         self.rows[number] = row
         try:
-            data = _line(list(row.values()))
+            data = csv_line([row[name] for name in COLUMNS]).encode()
             if not os.fstat(self._descriptor).st_size:
-                data = _line(list(COLUMNS)) + data
+                data = csv_line(COLUMNS).encode() + data
             while data:
                 data = data[os.write(self._descriptor, data) :]
         except OSError as error:
@@ -134,7 +134,7 @@ def _rows(path: Path) -> list[Row]:
         data = path.read_bytes()
         text = data[: whole_records(data)].decode()
         reader = csv.DictReader(io.StringIO(text, newline=""))
-        if text or not _line(list(COLUMNS)).startswith(data):
+        if text or not csv_line(COLUMNS).encode().startswith(data):
             check_columns(path, reader.fieldnames or (), hint=_ANEW)
         return [row_of(path, line, cells) for line, cells in enumerate(reader, 2)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -156,12 +156,6 @@ def whole_records(data: bytes) -> int:
         if quotes % 2 == 0:
             end = start
     return end
-
-
-def _line(cells: list[object]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue().encode()
 
 
 def _lock(descriptor: int, path: Path) -> None:

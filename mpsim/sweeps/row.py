@@ -15,8 +15,8 @@ from mpsim.plan.runtimes import RUNTIMES
 from mpsim.plan.schedules import SCHEDULES
 from mpsim.result.frames import summary_row
 from mpsim.result.model import Result
-from mpsim.simulation.run import simulate_lowering
-from mpsim.sweeps.choosing import best_placed
+from mpsim.simulation.run import simulate_played
+from mpsim.sweeps.choosing import best_played
 from mpsim.sweeps.grid import Candidate
 from mpsim.sweeps.model import COLUMNS, Row
 from mpsim.sweeps.question import code_digest
@@ -47,7 +47,7 @@ def row_here(job: Job, candidate: Candidate) -> Row:
     """Return the row of one plan, or why it cannot be run."""
     row: Row = dict.fromkeys(COLUMNS) | _coordinates(job, candidate)
     try:
-        lowering = best_placed(
+        played = best_played(
             job.workload,
             job.topology,
             candidate.plan(job.base),
@@ -55,7 +55,7 @@ def row_here(job: Job, candidate: Candidate) -> Row:
             host_speed=job.host_speed,
             unchecked=job.unchecked,
         )
-        result = simulate_lowering(lowering, job.trials, unchecked=job.unchecked, baseline=job.baseline, spans=False)
+        result = simulate_played(played, job.trials, unchecked=job.unchecked, baseline=job.baseline, spans=False)
     except MpsimError as error:
         return row | {"reason": str(error)}
     return row | summary_row(result)

@@ -286,7 +286,9 @@ def _fill(table: _Table, job: Job, processes: int, executor: Executor | None) ->
             f"a worker process died after {len(table.rows)} of {len(table.grid)} plans (out of memory?): lower the"
             f" number of processes, {processes}, or the number of trials"
         ) from None
-    finally:
-        for future, number in futures.items():  # of a sweep that is left early
-            if not future.cancel() and future.done() and not future.exception() and number not in table.rows:
+    finally:  # of a sweep that is left early, too
+        for future, number in futures.items():
+            if executor is not None:  # those of its own processes have ended with them
+                future.cancel()
+            if number not in table.rows and future.done() and not future.cancelled() and not future.exception():
                 table.add(number, future.result())
