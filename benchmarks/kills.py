@@ -16,6 +16,7 @@ Ray and Dask are tried where they are installed. One kind takes a core or two fo
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import random
 import signal
@@ -63,10 +64,10 @@ class Tally:
 
 
 def table_rows(path: Path) -> dict[str, str]:
-    """Return the whole lines of a table that is appended to, by what they answer."""
+    """Return the whole rows of a table that is appended to, by what they answer: their step, or why there is none."""
     text = path.read_text() if path.exists() else ""
-    lines = text[: text.rfind("\n") + 1].splitlines()[1:]
-    return {line.rpartition(",")[2]: line.partition("micro-batches")[2][:40] for line in lines}
+    rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
+    return {row["question"]: row["step_s"] + row["reason"] for row in rows}
 
 
 def case_rows(path: Path) -> dict[str, str]:

@@ -178,7 +178,7 @@ def _save(found: SweepResult, output: Path) -> None:
     """Write the table in the place of the rows as they came; of a sweep without a plan that can be run nothing."""
     some = any(row["reason"] is None for row in found.rows)
     if some:
-        save_sweep(output, found)
+        save_sweep(output.resolve(), found)  # where rows were appended, through a link too
     if journal_path(output) != output or not some:
         journal_path(output).unlink(missing_ok=True)
 

@@ -106,6 +106,13 @@ def test_a_table_without_speedups_is_another_question(work, ring, whole, tmp_pat
     assert {row["speedup"] for row in found.rows} == {None}
 
 
+def test_a_link_is_written_through(work, ring, whole, tmp_path) -> None:
+    (tmp_path / "t.csv").symlink_to(tmp_path / "real.csv")
+    sweep(work, ring, **ASKED, output=tmp_path / "t.csv")
+    assert (tmp_path / "t.csv").is_symlink()
+    assert (tmp_path / "real.csv").read_bytes() == whole.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("asked", "part"),
     [
