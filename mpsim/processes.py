@@ -8,13 +8,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any
 
-__all__ = ["end_with", "end_workers", "worker_pool"]
+__all__ = ["end_with", "end_workers", "held_back", "worker_pool"]
 
 _PR_SET_PDEATHSIG = 1
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -82,16 +82,24 @@ class _Pool(ProcessPoolExecutor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Start a call, and the workers with the first of them."""
-        with _held_back():
+        with held_back(_SIGNALS):
             return super().submit(fn, *args, **kwargs)
 
 
 @contextmanager
-def _held_back() -> Iterator[None]:
+def held_back(numbers: Sequence[int]) -> Iterator[None]:
+    """Hear of signals when the block has ended; processes that are started in it do not hear of them at all.
+
+    Examples
+    --------
+    >>> with held_back([signal.SIGINT]):
+    ...     signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    True
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:

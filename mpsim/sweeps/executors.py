@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
+from multiprocessing.resource_tracker import ensure_running
 from typing import Any
 
 from mpsim.errors import MpsimError, unknown
-from mpsim.processes import worker_pool
+from mpsim.processes import held_back, worker_pool
 from mpsim.sweeps.grid import Candidate
 from mpsim.sweeps.model import Row
 from mpsim.sweeps.row import Job, packed, row_here, row_there
@@ -100,8 +104,12 @@ def _dask(address: str | None, processes: int | None) -> Iterator[Executor]:
         from distributed import Client, LocalCluster
     except ModuleNotFoundError:
         raise MpsimError("Dask is not installed: pip install 'mpsim[dask]'") from None
+    own = {
+        "n_workers": processes, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0",
+        "silence_logs": logging.CRITICAL,
+    }  # fmt: skip
     with _reached("Dask", address):
-        client = Client(address or LocalCluster(n_workers=processes, threads_per_worker=1, dashboard_address=None))
+        client = Client(address or LocalCluster(**own))
     try:
         with _translated("Dask"):
             yield _Dask(client)
@@ -141,8 +149,11 @@ def _ray(address: str | None, processes: int | None) -> Iterator[Executor]:
 
 @contextmanager
 def _reached(name: str, address: str | None) -> Iterator[None]:
+    if sys.platform != "win32":
+        ensure_running()  # which would let the signal through
     try:
-        yield
+        with held_back([signal.SIGINT]):  # A terminal's Ctrl-C is for this process, who then ends the others.
+            yield
     except Exception as error:  # Ray raises that itself.
         where = f"at {address!r}" if address else "on this machine"
         raise MpsimError(f"no cluster of {name} {where}: {error}") from None
