@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
 
 from mpsim.collectives.mapping import check_algorithm
@@ -28,7 +27,7 @@ from mpsim.sweeps.file import check_suffix, save_sweep
 from mpsim.sweeps.grid import Candidate, candidates
 from mpsim.sweeps.journal import Journal, journal_path, open_journal
 from mpsim.sweeps.model import Row, SweepInterrupted, SweepResult, finish
-from mpsim.sweeps.question import ask, cell_text
+from mpsim.sweeps.question import ask, cell_text, digest
 from mpsim.sweeps.row import Job, row_here
 from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
@@ -161,8 +160,8 @@ def sweep(
         baseline=baseline,
     )
     workers = min(processes or os.cpu_count() or 1, len(grid))
-    with ExitStack() as stack:
-        table = _opened(job, grid, output, resume, cache, progress or (lambda done, total: None), speedups, stack)
+    with _kept(job, grid, output=output, resume=resume, cache=cache, speedups=speedups) as (journal, known):
+        table = _Table(grid=grid, progress=progress or (lambda done, total: None), journal=journal, cache=known)
         try:
             table.begin()
             _fill(table, job, workers, executor)
@@ -183,23 +182,27 @@ def _save(found: SweepResult, output: Path) -> None:
         journal_path(output).unlink(missing_ok=True)
 
 
-def _opened(
-    job: Job, grid: list[Candidate], output: str | Path | None, resume: bool, cache: bool | str | Path,
-    progress: Progress, speedups: bool, stack: ExitStack,
-) -> _Table:  # fmt: skip
-    """Return a table with the files that it is kept in open."""
-    table = _Table(grid=grid, progress=progress, journal=None, cache=None)
-    if output is None and cache is False:
-        return table
-    baseline = None if job.baseline is None else (job.baseline.plan, job.baseline.step_s, job.baseline.global_batch)
-    others = [getattr(job, name.name) for name in fields(job) if name.name not in ("workload", "topology", "baseline")]
-    question = partial(ask, workload=job.workload, topology=job.topology, grid=grid)
-    if output is not None:
-        asked = question(options=(others, baseline, speedups))
-        table.journal = stack.enter_context(open_journal(output, asked, len(grid), resume=resume))
-    if cache is not False and (folder := _folder(cache)) is not None:
-        table.cache = stack.enter_context(closing(Cache(folder, question(options=(others, baseline)))))
-    return table
+@contextmanager
+def _kept(
+    job: Job, grid: list[Candidate], *, output: str | Path | None, resume: bool, cache: bool | str | Path,
+    speedups: bool,
+) -> Iterator[tuple[Journal | None, Cache | None]]:  # fmt: skip
+    """Open what rows are kept in."""
+    folder = None if cache is False else _folder(cache)
+    if output is None and folder is None:
+        yield None, None
+        return
+    baseline = None if job.baseline is None else (job.baseline.plan, job.baseline.step_s)
+    others = [getattr(job, one.name) for one in fields(job) if one.name not in ("workload", "topology", "baseline")]
+    asked = ask(workload=job.workload, topology=job.topology, options=(others, baseline), grid=grid)
+    with ExitStack() as stack:
+        journal = known = None
+        if output is not None:
+            whole = replace(asked, options=digest((asked.options, speedups)))
+            journal = stack.enter_context(open_journal(output, whole, len(grid), resume=resume))
+        if folder is not None:
+            known = stack.enter_context(closing(Cache(folder, asked)))
+        yield journal, known
 
 
 def _folder(cache: bool | str | Path) -> Path | None:
