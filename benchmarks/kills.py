@@ -6,7 +6,8 @@ SIGINT, in turn, at a moment drawn from as long as the first one took. Counted a
 - rows lost: those that the file had when the signal was sent and has no more, or has otherwise;
 - orphans: processes of the run that are there two seconds after it, told by a variable of their environment;
 - half files: what cannot be read, and files that no run of its kind ends with;
-- lines: runs that said a traceback, or more than one line of error, or ended by another code than 128 and the signal;
+- not one line: runs that said a traceback, or more than one line of error, or ended by another code than 128 and the
+  signal; in Python's start: those of them that Python itself said so early that nothing of mpsim was read yet;
 - resumed: the same command brought to its end, with the bytes of the undisturbed run. What is measured anew in each
   run has other bytes each time: of it the rows that were there must be.
 
@@ -59,6 +60,7 @@ class Tally:
     orphans: int = 0
     half_files: int = 0
     lines: int = 0
+    python: int = 0
     resumed: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -191,6 +193,9 @@ def count_end(code: int, number: signal.Signals, said: str, tally: Tally) -> Non
         return
     lines = [line for line in said.replace("\r", "\n").splitlines() if line.strip() and not line.startswith("wrote ")]
     if code != 128 + number or len([line for line in lines if line.startswith("mpsim: ")]) != 1 or len(lines) > 3:
+        if "KeyboardInterrupt" in said and "mpsim" not in said:
+            tally.python += 1
+            return
         tally.lines += 1
         tally.notes.append(f"{number.name}: ended with {code}: {lines[-1] if lines else ''}"[:160])
 
@@ -235,11 +240,12 @@ def campaign(kind: Kind, kills: int, seed: int = 0) -> Tally:
 
 def report(tallies: dict[str, tuple[int, Tally]]) -> Iterator[str]:
     """Yield the lines of a table."""
-    yield "| run | kills | of them in its first 0.5 s | rows lost | orphans | half files | not one line | resumed |"
-    yield "|---|---|---|---|---|---|---|---|"
+    heads = ("run", "kills", "of them in its first 0.5 s", "rows lost", "orphans", "half files", "not one line")
+    yield f"| {' | '.join((*heads, 'in Python’s start', 'resumed'))} |"
+    yield "|---" * 9 + "|"
     for name, (_, one) in tallies.items():
-        cells = (one.kills, one.early, one.rows_lost, one.orphans, one.half_files, one.lines, one.resumed)
-        yield f"| {name} | {' | '.join(map(str, cells))} |"
+        lost = (one.rows_lost, one.orphans, one.half_files, one.lines, one.python)
+        yield f"| {name} | {' | '.join(map(str, (one.kills, one.early, *lost, one.resumed)))} |"
     yield from (f"{name}: {note}" for name, (_, one) in tallies.items() for note in one.notes)
 
 
