@@ -4,7 +4,8 @@ Each kind of run is first made once undisturbed. Then it is started again and ag
 SIGINT, in turn, at a moment drawn from as long as the first one took. Counted are
 
 - rows lost: those that the file had when the signal was sent and has no more, or has otherwise;
-- orphans: processes of the run that are there two seconds after it, told by a variable of their environment;
+- orphans: processes of the run that are there two seconds after it (of Ray's twenty), told by a variable of their
+  environment;
 - half files: what cannot be read, and files that no run of its kind ends with;
 - not one line: runs that said a traceback, or more than one line of error, or ended by another code than 128 and the
   signal; in Python's start: those of them that Python itself said so early that nothing of mpsim was read yet;
@@ -36,6 +37,8 @@ HAND = str(ROOT / "tests/data/hand.workload.json")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 MARK = "MPSIM_KILLS_RUN"
 PATIENCE_S = 2.0
+# Ray's agents look every few seconds whether the others of their cluster are still there.
+PATIENCE_WITH_RAY_S = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,7 @@ class Kind:
     same: bool = True
     chained: bool = False  # not brought to its end after each kill, but gone on with by the next one
     needs: str = ""
+    patience_s: float = PATIENCE_S
 
 
 @dataclass(kw_only=True)
@@ -88,16 +92,16 @@ def no_rows(path: Path) -> dict[str, str]:
     return {}
 
 
-def sweep_kind(*more: str, trials: int = 20, needs: str = "") -> Kind:
+def sweep_kind(*more: str, trials: int = 20, needs: str = "", patience_s: float = PATIENCE_S) -> Kind:
     words = ("sweep", HAND, "ring:3,link=eth_10g", "--batch", "16", "--trials", str(trials), "--no-cache", *more)
-    return Kind(words=(*words, "-o", "t.csv"), output="t.csv", rows=table_rows, needs=needs)
+    return Kind(words=(*words, "-o", "t.csv"), output="t.csv", rows=table_rows, needs=needs, patience_s=patience_s)
 
 
 KINDS = {
     "sweep, 2 processes": sweep_kind("--processes", "2"),
     "sweep, 1 process": sweep_kind("--processes", "1", trials=5),
     "sweep, Dask": sweep_kind("--executor", "dask", "--processes", "1", needs="distributed"),
-    "sweep, Ray": sweep_kind("--executor", "ray", "--processes", "1", needs="ray"),
+    "sweep, Ray": sweep_kind("--executor", "ray", "--processes", "1", needs="ray", patience_s=PATIENCE_WITH_RAY_S),
     "validate": Kind(
         words=(
             *("validate", "emulated", "--quick", "--fabric", "host", "--models", "mnist-mlp", "--processes", "2"),
@@ -145,9 +149,9 @@ def marked(mark: str) -> list[int]:
     return found
 
 
-def orphans(mark: str) -> list[int]:
+def orphans(mark: str, patience_s: float = PATIENCE_S) -> list[int]:
     """Return the processes of a run that do not end by themselves, and end them."""
-    until_s = time.monotonic() + PATIENCE_S
+    until_s = time.monotonic() + patience_s
     while (left := marked(mark)) and time.monotonic() < until_s:
         time.sleep(0.05)
     for pid in left:
@@ -183,7 +187,7 @@ def kill_once(kind: Kind, folder: Path, number: signal.Signals, after_s: float, 
     else:
         process.communicate()
         before, there = kind.rows(path), False
-    tally.orphans += len(orphans(mark))
+    tally.orphans += len(orphans(mark, kind.patience_s))
     count_files(kind, folder, before, tally)
     return there
 

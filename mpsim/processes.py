@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any
 
-__all__ = ["end_with", "end_workers", "held_back", "worker_pool"]
+__all__ = ["end_with", "end_workers", "handlers_kept", "held_back", "worker_pool"]
 
 _PR_SET_PDEATHSIG = 1
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -104,6 +104,27 @@ def held_back(numbers: Sequence[int]) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Keep what this process does about signals, whatever a library called in the block makes of it.
+
+    Examples
+    --------
+    >>> before = signal.getsignal(signal.SIGTERM)
+    >>> with handlers_kept():
+    ...     _ = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    >>> signal.getsignal(signal.SIGTERM) == before
+    True
+    """
+    before = [(number, signal.getsignal(number)) for number in _SIGNALS]
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():  # the only one that may
+            for number, handler in before:
+                signal.signal(number, handler)
 
 
 def _begin(parent: int, start: Callable[..., None] | None, shared: tuple[Any, ...]) -> None:

@@ -13,7 +13,7 @@ from multiprocessing.resource_tracker import ensure_running
 from typing import Any
 
 from mpsim.errors import MpsimError, unknown
-from mpsim.processes import held_back, worker_pool
+from mpsim.processes import handlers_kept, held_back, worker_pool
 from mpsim.sweeps.grid import Candidate
 from mpsim.sweeps.model import Row
 from mpsim.sweeps.row import Job, packed, row_here, row_there
@@ -152,7 +152,10 @@ def _reached(name: str, address: str | None) -> Iterator[None]:
     if sys.platform != "win32":
         ensure_running()  # which would let the signal through
     try:
-        with held_back([signal.SIGINT]):  # A terminal's Ctrl-C is for this process, who then ends the others.
+        with (
+            handlers_kept(),
+            held_back([signal.SIGINT]),
+        ):  # A terminal's Ctrl-C is for this process, who then ends the others.
             yield
     except Exception as error:  # Ray raises that itself.
         where = f"at {address!r}" if address else "on this machine"
