@@ -157,6 +157,9 @@ def _reached(name: str, address: str | None) -> Iterator[None]:
             held_back([signal.SIGINT]),
         ):  # A terminal's Ctrl-C is for this process, who then ends the others.
             yield
+    except SystemExit:  # What Ray makes of SIGTERM while it starts: here it is heard as ever.
+        signal.raise_signal(signal.SIGTERM)
+        raise
     except Exception as error:  # Ray raises that itself.
         where = f"at {address!r}" if address else "on this machine"
         raise MpsimError(f"no cluster of {name} {where}: {error}") from None
