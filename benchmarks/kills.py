@@ -37,7 +37,7 @@ HAND = str(ROOT / "tests/data/hand.workload.json")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 MARK = "MPSIM_KILLS_RUN"
 PATIENCE_S = 2.0
-# Ray's agents look every few seconds whether the others of their cluster are still there.
+# Two agents of Ray's notice after a minute only that a killed cluster is gone: they are counted.
 PATIENCE_WITH_RAY_S = 20.0
 
 
