@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import torch
@@ -141,6 +142,13 @@ class Grid:
             jobs += [(line, own, meetings, d * len(own)) for line in row]
         with ThreadPoolExecutor(len(jobs)) as pool:
             done = [pool.submit(run, *job) for job in jobs]
+            try:
+                wait(done)
+            except BaseException:  # Ctrl-C: nobody may be at work when the next step begins
+                for line in self.lines:
+                    line.stop()
+                _settle(done)
+                raise
         _raise_first([one.exception() for one in done])
         losses = [float(loss) for row in self._lines for loss in row[0].losses.values()]
         return sum(losses) / len(losses)
@@ -191,6 +199,13 @@ class Grid:
                 for part, other in zip(line.parts, row[t].parts, strict=True):
                     for name, buffer in part.buffers.items():
                         _copy(other.buffers[name], buffer)
+
+
+def _settle(done: Sequence[Future[None]]) -> None:
+    """Wait until all have ended, however often that is interrupted."""
+    while not all(one.done() for one in done):
+        with contextlib.suppress(KeyboardInterrupt):
+            wait(done)
 
 
 def _held(parts: Sequence[Part]) -> dict[str, Any]:

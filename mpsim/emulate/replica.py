@@ -14,6 +14,7 @@ from mpsim.emulate.parts import Part
 from mpsim.emulate.pipeline import Message, Rows, play
 from mpsim.emulate.processes import Away, passes_of
 from mpsim.emulate.under_way import UnderWay
+from mpsim.errors import MpsimError
 from mpsim.plan.schedules import Operation
 
 __all__ = ["Line"]
@@ -57,6 +58,7 @@ class Line:
         self._under_way: list[UnderWay | Away] = []
         self._feeds: list[dict[str, Any]] = []
         self._meetings: Sequence[Meeting] = ()
+        self._stopped = False
 
     def run(
         self,
@@ -85,7 +87,7 @@ class Line:
         DeviceLost
             A part's device ran out of memory, or its process is gone.
         """
-        self.losses, self.outputs = {}, {}
+        self.losses, self.outputs, self._stopped = {}, {}, False
         self._feeds, self._meetings = feeds, meetings
         try:
             for part in self.parts:
@@ -96,6 +98,10 @@ class Line:
         finally:
             self._under_way, self._feeds = [], []
 
+    def stop(self) -> None:
+        """Let the run that is under way end with the passes at work."""
+        self._stopped = True
+
     def _finish(self) -> None:
         """Fetch the gradients that other processes have found."""
         for one in self._under_way:
@@ -105,6 +111,8 @@ class Line:
 
     def _work(self, operation: Operation, received: Message) -> Message:
         work = self._forward if operation.kind == "F" else self._back
+        if self._stopped:
+            raise MpsimError("the step was interrupted: run the batch again")
         with self._blaming(self.parts[operation.stage]), seated(self._meetings[operation.stage], self.rank):
             return work(operation, received)
 
