@@ -89,7 +89,8 @@ def _bytes_of(value: Any) -> tuple[Any, ...]:
 def _tensor(
     raw: Any, dtype: torch.dtype, shape: tuple[int, ...], order: list[int], trained: bool, parameter: bool
 ) -> Any:
-    laid = torch.from_numpy(raw).view(dtype).reshape(shape)
+    # Cloned to where PyTorch's allocator aligns it: what a matrix product rounds to depends on that.
+    laid = torch.from_numpy(raw).clone().view(dtype).reshape(shape)
     value = laid.permute([order.index(dim) for dim in range(len(order))])
     return nn.Parameter(value, requires_grad=trained) if parameter else value.requires_grad_(trained)
 
