@@ -18,8 +18,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from mpsim import Workload
+    from mpsim.workload.layers import Samples
 
 Work = Callable[[], object]
 
@@ -30,6 +35,125 @@ class Case(NamedTuple):
     work: str
     prepare: Callable[[int], Work]
     goals: dict[int, float]
+
+
+GPT3_FLOPS = {"attention": 8 * 2048 * 12288**2 + 4 * 2048**2 * 12288, "mlp": 16 * 2048 * 12288**2}
+
+
+def gpt3(layers: int = 96, spread: tuple[float, ...] = (1.0,)) -> Workload:
+    """Return a GPT-3 175B in halves of layers, by hand: 156 TFLOP/s, one all-reduce a half and pass among 8 ranks.
+
+    Times have a sample for each of `spread`.
+    """
+    from mpsim import Layer, Workload
+
+    halves = []
+    for i in range(2 * layers):
+        kind = "mlp" if i % 2 else "attention"
+        whole_s, weights = GPT3_FLOPS[kind] / 156e12, (8 if i % 2 else 4) * 12288**2
+        alone, shared = (
+            {"forward_s": whole_s / tp, "backward_s": 2 * whole_s / tp, "parameter_bytes": 2 * weights // tp,
+             "saved_bytes": 17 * 2048 * 12288 // tp}
+            for tp in (1, 8)
+        )  # fmt: skip
+        calls = [("all_reduce", 2 * 2048 * 12288)]
+        half = Layer.given(f"{kind}{i // 2}", **alone, optimizer_s=1e-4, shards={8: shared | {"collectives": calls}})
+        costs = tuple(replace(cost, samples=spread_out(cost.samples, spread)) for cost in half.costs)
+        halves.append(replace(half, costs=costs))
+    return Workload.chain("gpt3", halves, activation_bytes=2 * 2048 * 12288, sends="whole")
+
+
+def spread_out(samples: Samples, spread: tuple[float, ...]) -> Samples:
+    """Return samples with one for each factor."""
+    names = ("forward_s", "backward_input_s", "backward_weight_s")
+    return replace(samples, **{name: tuple(getattr(samples, name)[0] * one for one in spread) for name in names})
+
+
+def dgx(devices: int) -> str:
+    """Return nodes of eight devices, as text."""
+    return f"nodes:{devices // 8},per_node=8,inside=nvlink4,between=ib_ndr"
+
+
+def gpt3_step(devices: int) -> Work:
+    """Predict GPT-3's step, from the topology's text to the whole result: tp 8, pp 4, 8 micro-batches."""
+    from mpsim import Plan, parse_topology, simulate
+
+    workload, plan = gpt3(), Plan(dp=devices // 32, tp=8, pp=4, microbatches=8)
+    return lambda: simulate(workload, parse_topology(dgx(devices)), plan)
+
+
+def gpt3_plan(devices: int) -> Work:
+    """Predict one plan of GPT-3: dp 8, pp 8, tp 8, 64 micro-batches."""
+    from mpsim import Plan, parse_topology, simulate
+
+    workload, plan = gpt3(), Plan(dp=devices // 64, tp=8, pp=8, microbatches=64)
+    return lambda: simulate(workload, parse_topology(dgx(devices)), plan, spans=False)
+
+
+def pipeline(microbatches: int) -> Work:
+    """Lower 1F1B of 64 stages and replay it, on its links and on free ones."""
+    from mpsim import Layer, Plan, Workload, parse_topology
+    from mpsim.engine.replay import replay
+    from mpsim.lowering.emit import program_of
+    from mpsim.lowering.lower import lower
+
+    layers = [Layer.given(f"layer{i}", forward_s=2**-10, backward_s=2**-9) for i in range(64)]
+    workload = Workload.chain("chain", layers, activation_bytes=2**20)
+    topology = parse_topology("chain:64,bandwidth=16GB/s,latency=2us")
+
+    def run() -> object:
+        program = program_of(lower(workload, topology, Plan(pp=64, microbatches=microbatches)))
+        return replay(program, topology), replay(program, topology, free=True)
+
+    return run
+
+
+def bare_simpy(microbatches: int) -> Work:
+    """Run the same 1F1B in SimPy alone: an event for each operation and each message, and what waits for it."""
+    import simpy
+
+    from mpsim.plan.schedules import rows_for
+
+    rows = rows_for("1f1b", 64, microbatches)
+
+    def run() -> object:
+        env, there = simpy.Environment(), {}
+
+        def event(*key: object) -> simpy.Event:
+            return there.setdefault(key, env.event())
+
+        def rank(p: int) -> object:
+            for one in rows[p]:
+                near = p - 1 if one.kind == "F" else p + 1
+                if 0 <= near < 64:
+                    yield event(near, one.kind, one.microbatch)
+                yield env.timeout(2**-10 if one.kind == "F" else 2**-9)
+                done = event(p, one.kind, one.microbatch)
+                env.timeout(2**-16).callbacks.append(lambda _, done=done: done.succeed())
+
+        for p in range(64):
+            env.process(rank(p))
+        env.run()
+        return env.now
+
+    return run
+
+
+def trials(count: int) -> Work:
+    """Replay so many trials of a plan of 15,424 tasks, every layer's time drawn from three."""
+    from mpsim import Plan, parse_topology, simulate
+
+    workload = gpt3(24, (0.97, 1.0, 1.04))
+    plan = Plan(dp=2, pp=4, tp=8, microbatches=8, boundaries=(12, 24, 36))
+    return lambda: simulate(workload, parse_topology(dgx(64)), plan, trials=count, spans=False)
+
+
+def swept(devices: int) -> Work:
+    """Rank the plans of 96 layers on eight devices, by data, pipeline and tensor parallelism."""
+    from mpsim import parse_topology, sweep
+
+    workload, topology = gpt3(48), parse_topology(dgx(devices))
+    return lambda: sweep(workload, topology, batch=64, tensor=[1, 8])
 
 
 def all_reduces(arity: int) -> Work:
@@ -169,6 +293,12 @@ def command(*words: str) -> Callable[[int], Work]:
 _SIMULATE = ("simulate", "FILE", "chain:4,bandwidth=16GB/s,latency=2us", "--pp", "4", "--microbatches", "8", "--json")
 
 CASES = [
+    Case("step of GPT-3, tp 8, pp 4, on devices", gpt3_step, {64: 0.3, 256: 0.4, 1024: 0.6, 4096: 1.0, 32768: 3.0}),
+    Case("one plan of GPT-3, pp 8, tp 8, 64 micro-batches, on devices", gpt3_plan, {512: 1.0}),
+    Case("1F1B of 64 stages lowered and replayed twice, micro-batches", pipeline, {256: 0, 1024: 0}),
+    Case("the same in bare SimPy, once, micro-batches", bare_simpy, {256: 0, 1024: 0}),
+    Case("trials of 15,424 tasks", trials, {100: 0, 1000: 10.0}),
+    Case("sweep of the plans of 96 layers on devices", swept, {8: 3.0}),
     Case("all-reduces of 64 ranks at once, on fat trees of this arity (52: 512)", all_reduces, {26: 0, 52: 3.0}),
     Case("replay of dp 1/32, tp 8, pp 4 on a contended ring of devices", contended_ring, {1024: 0, 4096: 0}),
     Case("auto for 16 new groups of 64 ranks, among devices", automatic, {4096: 0, 32768: 0}),

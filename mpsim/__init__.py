@@ -12,6 +12,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mpsim import interrupts  # noqa: F401  First: what follows takes time, in which Ctrl-C is heard.
 from mpsim.errors import MpsimError
 
 if TYPE_CHECKING:

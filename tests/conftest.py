@@ -33,3 +33,9 @@ def timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     over, and have three times the samples.
     """
     monkeypatch.setattr("mpsim.workload.point.doubted", lambda check: False)
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test know what another one computed, nor write into the user's own cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))

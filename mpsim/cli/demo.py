@@ -58,7 +58,7 @@ def _traced_here(where: Path, cluster: str) -> list[list[str]]:
     return [
         ["trace", "mnist-mlp", "--batch", "1024,2048,4096,8192", "--tensor", "1,2,4", "-o", workload],
         # What a busy machine measured may contradict itself by a little: the answer says so, and the demo goes on.
-        ["sweep", workload, cluster, "--batch", "8192", "--unchecked", "-o", table],
+        ["sweep", workload, cluster, "--batch", "8192", "--unchecked", "-o", table, "--no-resume"],
         ["plot", table, "-o", picture],
         ["simulate", workload, cluster, *hybrid, "--unchecked", "--plot", str(where / "timeline.png")],
     ]
@@ -69,7 +69,7 @@ def _measured_on_a_gpu(where: Path, workload: str) -> list[list[str]]:
     table, picture = str(where / "gpt2.csv"), str(where / "gpt2-speedup.png")
     asked = ["--batch", "8", "--runtime", "torch-nccl"]
     return [
-        ["sweep", workload, "dgx_h200", *asked, "-o", table],
+        ["sweep", workload, "dgx_h200", *asked, "-o", table, "--no-resume"],
         ["plot", table, "-o", picture],
         ["simulate", workload, "dgx_h200", "--dp", "8", *asked],
     ]

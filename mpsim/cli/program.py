@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
+from mpsim import interrupts
 from mpsim.errors import MpsimError, did_you_mean, printable
 
 __all__ = ["cli", "main"]
@@ -99,11 +100,13 @@ class Commands(click.Group):
         except MemoryError:
             return _complain("out of memory: simulate fewer devices, micro-batches or trials")
         except (KeyboardInterrupt, click.Abort, EOFError):
-            return _complain("interrupted", 130)
+            return _complain(interrupts.words(), interrupts.exit_code())
         return 0
 
 
 def _complain(message: str, code: int = 2) -> int:
+    if interrupts.stopped():  # amid whatever then failed
+        message, code = interrupts.words(), interrupts.exit_code()
     print("mpsim: error:", MpsimError(message), file=sys.stderr)
     return code
 
@@ -150,4 +153,12 @@ def cli(context: click.Context) -> None:
 
 def main() -> NoReturn:
     """Run the command line with the process's arguments."""
-    cli.main()
+    interrupts.heed()
+    try:
+        cli.main()
+    except Exception:
+        if not interrupts.stopped():
+            raise
+        sys.exit(_complain(""))
+    finally:
+        interrupts.leave_alone()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import click
 
+from mpsim import interrupts
 from mpsim.cli.baseline import baseline_of, baseline_option
 from mpsim.cli.options import options_of
-from mpsim.cli.output import TABLES, json_option, output_option, print_json, say, tell
+from mpsim.cli.output import TABLES, check_kept, json_option, output_option, print_json, say, tell
 from mpsim.cli.planning import host_speed_option
 from mpsim.cli.progress import progress_bar
 from mpsim.cli.read import read_pair
@@ -22,9 +25,11 @@ from mpsim.errors import MpsimError
 from mpsim.plan.model import LAUNCHES
 from mpsim.plan.schedules import SCHEDULES
 from mpsim.simulation import simulate as simulate_plan
-from mpsim.sweeps import SweepInterrupted, SweepResult, save_sweep, table
+from mpsim.sweeps import SweepInterrupted, SweepResult, table
 from mpsim.sweeps import sweep as sweep_plans
+from mpsim.sweeps.executors import EXECUTORS, cluster_executor
 from mpsim.sweeps.file import check_suffix
+from mpsim.sweeps.journal import journal_path
 
 __all__ = ["sweep"]
 
@@ -47,6 +52,10 @@ class _Asked:
     trials: TrialOptions
     baseline: str
     processes: int | None
+    executor: str
+    address: str | None
+    resume: bool
+    cache: bool
     top: int
     progress: bool | None
     output: str | None
@@ -71,10 +80,14 @@ class _Asked:
 @trial_options
 @baseline_option
 @click.option("--processes", type=int, metavar="N", help="By default one for each processor.")
+@click.option("--executor", default="processes", show_default=True, metavar="|".join(EXECUTORS), help="Who computes.")
+@click.option("--address", metavar="ADDRESS", help="Of a cluster of Ray's or Dask's; by default one is started here.")
+@click.option("--resume/--no-resume", default=True, help="Go on with the rows in -o, the default; or begin it anew.")
+@click.option("--cache/--no-cache", default=True, help="Take rows known from other sweeps, and keep these; or neither.")
 @click.option("--top", type=int, default=10, show_default=True, metavar="N", help="Plans to list; 0: all.")
 @click.option("--progress/--no-progress", default=None, help="A bar on stderr; by default on a terminal.")
 @json_option
-@output_option("-o", "--output", what="Write a row for each plan (.csv or .parquet).", suffixes=TABLES)
+@output_option("-o", "--output", what="Write a row for each plan (.csv or .parquet), as they come.", suffixes=TABLES)
 def sweep(workload: str, topology: str, as_json: bool, **given: Any) -> None:
     """Predict every way of splitting WORKLOAD over up to --devices of TOPOLOGY, and rank them.
 
@@ -88,21 +101,22 @@ def sweep(workload: str, topology: str, as_json: bool, **given: Any) -> None:
         check_suffix(asked.output)
     if asked.top < 0:
         raise MpsimError(f"--top is {asked.top}, expected the number of plans to list, or 0 for all")
+    check_kept([asked.output] if asked.output else [], [workload, topology])
     run = _prepared(workload, topology, asked)
     try:
-        found = _finished(run(), asked.baseline)
+        found = run()
     except SweepInterrupted as stop:
-        raise _interrupted(_finished(stop.result, asked.baseline), asked.output) from None
+        raise _interrupted(stop.result, asked.output) from None
     _refuse_nothing(found)
     if asked.output:
-        save_sweep(asked.output, found)
         tell(f"wrote {asked.output}")
     if as_json:
         print_json(_as_dict(found))
     else:
         head = f"{found.rows[0]['workload']} | {found.rows[0]['topology']} | batch {asked.batch}\n"
         say(table(found, asked.top, head=head))
-        say(f"\n{found.planned} plans, {_count(found.processes, 'process', 'processes')}")
+        known = f", {found.known} of them known" if found.known else ""
+        say(f"\n{found.planned} plans{known}, {_count(found.processes, 'process', 'processes')}")
 
 
 def _prepared(workload_path: str, topology_text: str, given: _Asked) -> Callable[[], SweepResult]:
@@ -121,35 +135,38 @@ def _prepared(workload_path: str, topology_text: str, given: _Asked) -> Callable
     schedules = None if chosen is None else [name.strip() for name in chosen.split(",")]
 
     def run() -> SweepResult:
-        with progress_bar(given.progress, "plans") as progress:
+        with _executor(given) as executor, progress_bar(given.progress, "plans") as progress:
             return sweep_plans(
                 workload, topology, batch=batch, devices=given.devices, microbatches=given.microbatches,
                 schedules=schedules, tensor=given.tensor, bucket_bytes=given.bucket,
                 algorithm=given.algorithm, runtime=given.runtime, launch=given.launch,
-                recompute=given.recompute, baseline=baseline, processes=given.processes, progress=progress, **shared,
+                recompute=given.recompute, baseline=baseline, speedups=given.baseline != "none",
+                processes=given.processes, executor=executor, output=given.output, resume=given.resume,
+                cache=given.cache, progress=progress, **shared,
             )  # fmt: skip
 
     return run
 
 
-def _finished(found: SweepResult, baseline: str) -> SweepResult:
-    """Return the rows, without speedups where no baseline is wanted."""
-    if baseline != "none":
-        return found
-    empty = dict.fromkeys(("speedup", "baseline", "baseline_step_s"))
-    return replace(found, rows=tuple(row | empty for row in found.rows))
+def _executor(given: _Asked) -> AbstractContextManager[Executor | None]:
+    if given.executor != "processes":
+        if given.address and given.processes:
+            raise MpsimError(f"--processes is {given.processes}, a cluster at --address has its own: leave one out")
+        return cluster_executor(given.executor, given.address, given.processes)
+    if given.address:
+        raise MpsimError(f"--address {given.address!r} is a cluster's: give --executor ray or dask")
+    return nullcontext()
 
 
-def _interrupted(found: SweepResult, output: str | None) -> click.ClickException | click.exceptions.Exit:
-    """Save what is there and say so."""
-    said = f"mpsim: error: interrupted after {len(found.rows)} of {found.planned} plans"
+def _interrupted(found: SweepResult, output: str | None) -> click.exceptions.Exit:
+    """Say where the rows are."""
+    said = f"mpsim: error: {interrupts.words()} after {len(found.rows)} of {found.planned} plans"
     if output and found.rows:
-        save_sweep(output, found)
-        said += f"; their rows are in {output}"
+        said += f"; their rows are in {journal_path(output)}: the same command goes on with them"
     elif not output:
         said += "; with -o FILE their rows would have been kept"
     tell(said)
-    return click.exceptions.Exit(130)
+    return click.exceptions.Exit(interrupts.exit_code())
 
 
 def _refuse_nothing(found: SweepResult) -> None:
@@ -168,6 +185,7 @@ def _as_dict(found: SweepResult) -> dict[str, Any]:
         "plans": found.planned,
         "plans_not_run": sum(count for _, count in found.reasons),
         "plans_too_large": len(found.too_large),
+        "plans_known": found.known,
         "processes": found.processes,
         "caveats": list(found.caveats),
         "notes": list(found.notes),

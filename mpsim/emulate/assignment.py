@@ -6,13 +6,27 @@ import os
 import pickle
 from array import array
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mpsim.emulate.links import MeasuredPath
 from mpsim.emulate.pace import Pace
 from mpsim.lowering.instructions import Collective, Script
 
-__all__ = ["Assignment", "Memory", "Report", "Times", "groups_of"]
+__all__ = ["Assignment", "Memory", "Report", "Times", "groups_of", "own_environment"]
+
+
+def own_environment() -> dict[str, str]:
+    """Return this process's environment with what one that it starts needs: one thread, this very mpsim.
+
+    Examples
+    --------
+    >>> own_environment()["OMP_NUM_THREADS"]
+    '1'
+    """
+    root = str(Path(__file__).parents[2])
+    before = os.environ.get("PYTHONPATH", "")
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root}{os.pathsep}{before}" if before else root}
 
 
 class Memory:

@@ -16,7 +16,7 @@ from mpsim.emulate.parts import Part
 from mpsim.plan.partition import balance
 from mpsim.workload.clock import Clock, clock_for
 
-__all__ = ["measured_boundaries", "untouched"]
+__all__ = ["measured_boundaries", "measured_seconds", "untouched"]
 
 
 def measured_boundaries(
@@ -56,14 +56,30 @@ def measured_boundaries(
     >>> len(measured_boundaries(cut, model, {"input": torch.ones(8, 2000)}, 2))  # Most likely (1,).
     1
     """
+    before = np.cumsum([0.0, *measured_seconds(cut, model, feeds, device=device, repeats=repeats)])
+    return balance([before - before[:, None]] * stages)
+
+
+def measured_seconds(
+    cut: Cut, model: nn.Module, feeds: Mapping[str, Any], *, device: str | None = None, repeats: int = 3
+) -> list[float]:
+    """Return what each unit's forward and backward take; see `measured_boundaries`.
+
+    Examples
+    --------
+    >>> from mpsim.workload.example import Example
+    >>> from mpsim.emulate.capture.cut import capture
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    >>> cut = capture(Example(model=model, inputs=(torch.ones(3, 4),)))
+    >>> len(measured_seconds(cut, model, {"input": torch.ones(3, 4)}))
+    2
+    """
     part = Part(cut, model, range(len(cut.units)), device=device)
     kind = torch.device(device).type if device else _device_type(feeds)
     clock = clock_for(kind, torch.get_num_threads())
     with untouched(part):
         rounds = [_seconds(part, feeds, clock) for _ in range(repeats + 1)][1:]
-    seconds = [statistics.median(one) for one in zip(*rounds, strict=True)]
-    before = np.cumsum([0.0, *seconds])
-    return balance([before - before[:, None]] * stages)
+    return [statistics.median(one) for one in zip(*rounds, strict=True)]
 
 
 @contextlib.contextmanager

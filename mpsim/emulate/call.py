@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,12 @@ from torch.utils import _pytree as pytree
 
 from mpsim.emulate.batches import join
 from mpsim.emulate.capture.cut import Cut
+from mpsim.emulate.failures import DeviceLost, blaming
 from mpsim.emulate.parts import Part
 from mpsim.emulate.pipeline import Message, play
+from mpsim.emulate.processes import Away, passes_of
+from mpsim.emulate.seats import Seat
+from mpsim.emulate.seeds import new_key
 from mpsim.emulate.under_way import UnderWay
 from mpsim.plan.schedules import Operation
 
@@ -54,7 +58,7 @@ def _form(leaf: Any) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Split:
-    """A model captured for one shape of chunk, in parts.
+    """A model captured for one shape of chunk, in parts, each with its seat.
 
     Examples
     --------
@@ -64,6 +68,7 @@ class Split:
 
     cut: Cut
     parts: tuple[Part, ...]
+    seats: tuple[Seat, ...] = ()
 
 
 class Call:
@@ -79,6 +84,12 @@ class Call:
         Whose parameters the gradients are for.
     lock : threading.Lock
         Held during a backward: the parts' gradients belong to one call at a time.
+    recover : callable
+        ``recover(lost, call) -> splits``: what to go on with when a device is lost; None: nothing, it is raised.
+    step : int
+        Calls before this one.
+    repeats : bool
+        Whether what a forward moves is kept, so that it can be run again.
 
     Examples
     --------
@@ -93,8 +104,17 @@ class Call:
     torch.Size([6, 2])
     """
 
-    def __init__(self, splits: tuple[Split, ...], chunks: list[Chunk], model: nn.Module, lock: threading.Lock) -> None:
-        self.splits, self.chunks, self._lock = splits, chunks, lock
+    def __init__(
+        self,
+        splits: tuple[Split, ...],
+        chunks: list[Chunk],
+        model: nn.Module,
+        lock: threading.Lock,
+        recover: Recover | None = None,
+        step: int = 0,
+        repeats: bool = False,
+    ) -> None:
+        self.splits, self.chunks, self._lock, self._recover, self.step = splits, chunks, lock, recover, step
         self.cut = splits[0].cut
         self._feeds = [
             dict(zip(split.cut.feeds, [*chunk.leaves, None], strict=True))
@@ -102,8 +122,12 @@ class Call:
         ]
         self._trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self._fed = [(k, name) for k, feeds in enumerate(self._feeds) for name in feeds if _is_trained(feeds[name])]
-        self._under_way = {id(part): UnderWay(part) for split in splits for part in split.parts}
-        self._results: list[dict[str, Any]] = [{} for _ in chunks]
+        drawn = any(any(part.draws) for split in splits for part in split.parts)
+        self._key = new_key() if drawn else None
+        self._under_way: dict[int, UnderWay | Away] = {}
+        self._state = _moved_state(model, self.cut) if repeats else {}
+        self._before = _copied(self._state)
+        self._results: list[dict[str, Any]] = []
         self._fed_gradients: dict[tuple[int, str], Any] = {}
         self._adding = threading.Lock()
 
@@ -113,7 +137,13 @@ class Call:
 
     def forward(self) -> tuple[Any, ...]:
         """Return the outputs of every chunk, one chunk after another."""
-        play(self._rows("F"), self._forward)
+        while True:
+            try:
+                self._run_forward()
+                break
+            except DeviceLost as lost:
+                self._go_on(lost)
+                _put(self._state, self._before)
         made, self._results = self._results, []
         return tuple(
             values[name] for values, split in zip(made, self.splits, strict=True) for name in split.cut.outputs
@@ -123,19 +153,61 @@ class Call:
         """Return the gradients of `tensors`, given those of the outputs."""
         given = iter(gradients)
         wanted = [{name: next(given) for name in split.cut.outputs} for split in self.splits]
+        with self._lock:
+            while True:
+                try:
+                    summed = self._run_backward(wanted)
+                    break
+                except DeviceLost as lost:
+                    self._go_on(lost)
+                    self._forward_again()
+        fed = [self._fed_gradients.get(key) for key in self._fed]
+        return [*fed, *(summed.get(name) for name in self._trained)]
 
+    def _go_on(self, lost: DeviceLost) -> None:
+        """Take the splits over the devices that are left."""
+        if self._recover is None:
+            raise lost
+        self.splits = self._recover(lost, self)
+        self._fed_gradients.clear()
+
+    def _run_forward(self) -> None:
+        self._results = [{} for _ in self.chunks]
+        self._under_way.clear()
+        for part in (part for split in self.splits for part in split.parts):
+            with blaming(part):
+                self._under_way.setdefault(id(part), passes_of(part, self._key))
+        play(self._rows("F"), self._forward)
+
+    def _forward_again(self) -> None:
+        """Run the forward anew for the backward to go through; it moves nothing a second time."""
+        now = _copied(self._state)
+        while True:
+            try:
+                _put(self._state, self._before)
+                with torch.enable_grad():
+                    self._run_forward()
+                break
+            except DeviceLost as lost:
+                self._go_on(lost)
+            finally:
+                _put(self._state, now)
+        self._results = []
+
+    def _run_backward(self, wanted: Sequence[Message]) -> dict[str, Any]:
         def work(operation: Operation, received: Message) -> Message:
             own = wanted[operation.microbatch]
             return self._backward(operation, received, {name: one for name, one in own.items() if one is not None})
 
-        with self._lock:
-            parts = {id(part): part for split in self.splits for part in split.parts}.values()
-            for part in parts:
-                part.drop_gradients()
-            play(self._rows("B"), work)
-            summed = sum_gradients(tuple(parts), self._trained)
-        fed = [self._fed_gradients.get(key) for key in self._fed]
-        return [*fed, *(summed.get(name) for name in self._trained)]
+        parts = {id(part): part for split in self.splits for part in split.parts}.values()
+        for part in parts:
+            part.drop_gradients()
+        play(self._rows("B"), work)
+        for part in parts:
+            if isinstance(passes := self._under_way[id(part)], Away):
+                with blaming(part):
+                    passes.finish()
+        return sum_gradients(tuple(parts), self._trained)
 
     def _rows(self, kind: str) -> list[list[Operation]]:
         stages, chunks = len(self.splits[0].parts), range(len(self.chunks))
@@ -143,23 +215,45 @@ class Call:
 
     def _forward(self, operation: Operation, received: Message) -> Message:
         k = operation.microbatch
-        flight = self._at(operation).forward(k, received, self._feeds[k])
+        at = self._at(operation)
+        with blaming(at.part):
+            flight = at.forward(k, received, self._feeds[k])
         self._results[k].update(flight.results)
-        return flight.sends
+        return dict(flight.sends)
 
     def _backward(self, operation: Operation, received: Message, wanted: Message) -> Message:
         k, at = operation.microbatch, self._at(operation)
         mine = {name: one for name, one in wanted.items() if name in at.part.results}
-        flight = at.backward(k, received, mine)  # an output may be read by the next part as well
+        with blaming(at.part):
+            flight = at.backward(k, received, mine)  # an output may be read by the next part as well
         with self._adding:
             for name, value in flight.feed_gradients.items():
                 known = self._fed_gradients.get((k, name))
                 placed = value.to(self._feeds[k][name].device)
                 self._fed_gradients[k, name] = placed if known is None else known + placed
-        return flight.returned
+        return dict(flight.returned)
 
-    def _at(self, operation: Operation) -> UnderWay:
+    def _at(self, operation: Operation) -> UnderWay | Away:
         return self._under_way[id(self.splits[operation.microbatch].parts[operation.stage])]
+
+
+Recover = Callable[[DeviceLost, Call], tuple[Split, ...]]
+
+
+def _moved_state(model: nn.Module, cut: Cut) -> dict[str, Any]:
+    """Return what a forward moves of a model."""
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    return {name: own[name] for name in cut.moved}
+
+
+def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.detach().clone() for name, value in state.items()}
+
+
+def _put(state: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    with torch.no_grad():
+        for name, value in values.items():
+            state[name].copy_(value)
 
 
 def _is_trained(value: Any) -> bool:

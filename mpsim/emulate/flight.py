@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from mpsim.emulate.capture.cut import Unit
 from mpsim.emulate.capture.piece import Piece, backward, forward
+from mpsim.emulate.seeds import Seeds, seeded
 from mpsim.errors import MpsimError
 
 __all__ = ["Flight", "Section"]
@@ -27,6 +29,8 @@ class Section:
         One a layer.
     trained : tuple of tuple of torch.nn.Parameter
         Of each unit, those that get a gradient.
+    draws : tuple of bool
+        Which units draw random numbers.
     receives, sends, feeds, results : tuple of str
         As the part has them.
     loss : str
@@ -38,6 +42,7 @@ class Section:
     layers: range
     units: tuple[Unit, ...]
     trained: tuple[tuple[Any, ...], ...]
+    draws: tuple[bool, ...]
     receives: tuple[str, ...]
     sends: tuple[str, ...]
     feeds: tuple[str, ...]
@@ -77,8 +82,10 @@ class Flight:
     tensor([0.2500, 0.2500])
     """
 
-    def __init__(self, section: Section, received: Mapping[str, Any], feeds: Mapping[str, Any]) -> None:
-        self._section = section
+    def __init__(
+        self, section: Section, received: Mapping[str, Any], feeds: Mapping[str, Any], seeds: Seeds | None = None
+    ) -> None:
+        self._section, self._seeds = section, seeds
         self._values = {name: _placed(received[name], section.device) for name in section.receives}
         self._values |= {name: _placed(feeds[name], section.device) for name in section.feeds}
         self._pieces: dict[int, Piece] = {}
@@ -91,7 +98,8 @@ class Flight:
         """Run the layers ``first..last-1`` of the model, the next ones of this part."""
         layers = self._section.layers
         for layer in range(first, last):
-            piece = forward(self._section.units[layer - layers.start], self._values)
+            with self._drawing(layer):
+                piece = forward(self._section.units[layer - layers.start], self._values)
             if torch.is_grad_enabled():
                 self._pieces[layer] = piece
         if last == layers.stop:
@@ -153,6 +161,12 @@ class Flight:
         if layer not in self._pieces:
             raise MpsimError(f"layer {layer} has no forward to go back through: run it once, with gradients enabled")
         return self._pieces.pop(layer)
+
+    def _drawing(self, layer: int) -> contextlib.AbstractContextManager[None]:
+        section = self._section
+        if self._seeds is None or not section.draws[layer - section.layers.start]:
+            return contextlib.nullcontext()
+        return seeded(self._seeds.of(layer), section.device)
 
     def _trained(self, layer: int) -> list[Any]:
         return list(self._section.trained[layer - self._section.layers.start])

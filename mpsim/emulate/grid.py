@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import torch
@@ -12,14 +13,34 @@ from torch import nn
 
 from mpsim.emulate.call import sum_gradients
 from mpsim.emulate.capture.cut import Cut
+from mpsim.emulate.failures import blaming
 from mpsim.emulate.meeting import Meeting
 from mpsim.emulate.parts import Part, make_parts
 from mpsim.emulate.pipeline import Rows
 from mpsim.emulate.replica import Line
+from mpsim.emulate.seeds import new_key
 from mpsim.plan.model import Plan
 from mpsim.workload.partial_styles import packed_halves
 
-__all__ = ["Grid"]
+__all__ = ["Grid", "part_ranks"]
+
+
+def part_ranks(plan: Plan, home: Sequence[int]) -> tuple[int, ...]:
+    """Return the rank of each part, by replica, stage and tensor-parallel rank.
+
+    Parameters
+    ----------
+    plan : Plan
+        Its ``dp``, ``pp`` and ``tp``.
+    home : sequence of int
+        The pipeline rank of each stage.
+
+    Examples
+    --------
+    >>> part_ranks(Plan(dp=2, pp=2), (0, 1, 0))
+    (0, 1, 0, 2, 3, 2)
+    """
+    return tuple((d * plan.pp + p) * plan.tp + t for d in range(plan.dp) for p in home for t in range(plan.tp))
 
 
 class Grid:
@@ -86,8 +107,7 @@ class Grid:
     @property
     def ranks(self) -> tuple[int, ...]:
         """The rank of each of the parts."""
-        plan, stages = self._plan, range(len(self._home))
-        return tuple(self._rank(d, stage, t) for d in range(plan.dp) for stage in stages for t in range(plan.tp))
+        return part_ranks(self._plan, self._home)
 
     @property
     def lines(self) -> tuple[Line, ...]:
@@ -110,17 +130,25 @@ class Grid:
         """
         self._share_buffers()
         enabled = torch.is_grad_enabled()
+        key = new_key() if any(any(part.draws) for part in self.parts) else None
 
-        def run(line: Line, own: list[dict[str, Any]], meetings: list[Meeting]) -> None:
+        def run(line: Line, own: list[dict[str, Any]], meetings: list[Meeting], first: int) -> None:
             with torch.set_grad_enabled(enabled):
-                line.run(rows, own, meetings)
+                line.run(rows, own, meetings, key, first)
 
         jobs = []
-        for row, own in zip(self._lines, feeds, strict=True):
+        for d, (row, own) in enumerate(zip(self._lines, feeds, strict=True)):
             meetings = [Meeting(self._plan.tp) for _ in self._home]
-            jobs += [(line, own, meetings) for line in row]
+            jobs += [(line, own, meetings, d * len(own)) for line in row]
         with ThreadPoolExecutor(len(jobs)) as pool:
             done = [pool.submit(run, *job) for job in jobs]
+            try:
+                wait(done)
+            except BaseException:  # Ctrl-C: nobody may be at work when the next step begins
+                for line in self.lines:
+                    line.stop()
+                _settle(done)
+                raise
         _raise_first([one.exception() for one in done])
         losses = [float(loss) for row in self._lines for loss in row[0].losses.values()]
         return sum(losses) / len(losses)
@@ -146,9 +174,10 @@ class Grid:
         averages = {name: _mean([one[name] for one in sums]) for name in sums[0]}
         for line in lines:
             for part in line.parts:
-                for name in part.parameters.keys() & averages.keys():
-                    parameter = part.parameters[name]
-                    parameter.grad = averages[name].to(parameter.device, copy=True)
+                with blaming(part):
+                    for name in part.parameters.keys() & averages.keys():
+                        parameter = part.parameters[name]
+                        parameter.grad = averages[name].to(parameter.device, copy=True)
         return averages
 
     def bring_up_to_date(self, whole: Mapping[str, Any]) -> None:
@@ -170,6 +199,13 @@ class Grid:
                 for part, other in zip(line.parts, row[t].parts, strict=True):
                     for name, buffer in part.buffers.items():
                         _copy(other.buffers[name], buffer)
+
+
+def _settle(done: Sequence[Future[None]]) -> None:
+    """Wait until all have ended, however often that is interrupted."""
+    while not all(one.done() for one in done):
+        with contextlib.suppress(KeyboardInterrupt):
+            wait(done)
 
 
 def _held(parts: Sequence[Part]) -> dict[str, Any]:

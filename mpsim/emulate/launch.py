@@ -12,9 +12,8 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from mpsim.emulate.assignment import Assignment, Memory, Report, groups_of
+from mpsim.emulate.assignment import Assignment, Memory, Report, groups_of, own_environment
 from mpsim.emulate.fabric import Fabric
 from mpsim.emulate.progress import JOINING, MEASURING, PREPARING, READY, STARTING, Progress, Where, make_progress
 from mpsim.emulate.rank import LOST_A_PEER, REFUSED
@@ -161,14 +160,8 @@ def _start(fabric: Fabric, order: Launch, rank: int, store: Memory, page: Memory
 
 
 def _environment(interface: str) -> dict[str, str]:
-    """Return this process's environment with what a rank needs: its interface, one thread, this very mpsim."""
-    root = str(Path(__file__).parents[2])
-    before = os.environ.get("PYTHONPATH", "")
-    return os.environ | {
-        "GLOO_SOCKET_IFNAME": interface,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": f"{root}{os.pathsep}{before}" if before else root,
-    }
+    """Return this process's environment with what a rank needs."""
+    return own_environment() | {"GLOO_SOCKET_IFNAME": interface}
 
 
 def _watch(crew: _Crew, fabric: Fabric) -> None:

@@ -12,6 +12,7 @@ Batch normalisation in training mode normalises over what it is given, hence ove
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,9 @@ from torch.utils import _pytree as pytree
 
 from mpsim.emulate.capture.cut import Cut, Unit
 from mpsim.emulate.capture.piece import forward
+from mpsim.emulate.failures import blaming
 from mpsim.emulate.flight import Flight, Section
+from mpsim.emulate.seeds import Seeds, make_seeded
 from mpsim.errors import MpsimError
 from mpsim.plan.partition import stage_slices
 
@@ -62,6 +65,10 @@ class Part:
         Those of the cut's feeds that it reads.
     results : tuple of str
         Those of the model's outputs and the loss that it makes.
+    draws : tuple of bool
+        Which of its units draw random numbers.
+    worker : mpsim.emulate.processes.Worker or None
+        The process that runs it, if it is not this one.
 
     Examples
     --------
@@ -89,10 +96,12 @@ class Part:
         copy: bool = False,
     ) -> None:
         self.cut, self.layers, self.device = cut, layers, device
+        self.worker: Any = None
         self.parameters: dict[str, Any] = {}
         self.buffers: dict[str, Any] = {}
         images = _Images(self, model, state or {}, copy)
         self.units = tuple(_own_unit(cut.units[i], images, device) for i in layers)
+        self.draws = tuple(make_seeded(unit.module) for unit in self.units)
         self.receives = _crossing(cut, layers.start)
         self.sends = _crossing(cut, layers.stop)
         made = {name for unit in self.units for name in unit.outputs}
@@ -121,7 +130,7 @@ class Part:
             tensor.data = tensor.data.to(device)
         self.device = device
 
-    def start(self, received: Mapping[str, Any], feeds: Mapping[str, Any]) -> Flight:
+    def start(self, received: Mapping[str, Any], feeds: Mapping[str, Any], seeds: Seeds | None = None) -> Flight:
         """Return a micro-batch that is about to enter the part, kept for a backward where gradients are enabled.
 
         Parameters
@@ -130,8 +139,10 @@ class Part:
             Every name of `receives`. One that requires a gradient gets one in the backward.
         feeds : mapping of str to torch.Tensor
             At least the names of `feeds`.
+        seeds : Seeds
+            Of its random numbers; None: as PyTorch's generators have them.
         """
-        return Flight(self.section(), received, feeds)
+        return Flight(self.section(), received, feeds, seeds)
 
     def section(self) -> Section:
         """Return what a micro-batch that enters now needs to know of the part."""
@@ -140,6 +151,7 @@ class Part:
             layers=self.layers,
             units=self.units,
             trained=tuple(tuple(one for one in parameters if one.requires_grad) for parameters in held),
+            draws=self.draws,
             receives=self.receives,
             sends=self.sends,
             feeds=self.feeds,
@@ -168,13 +180,16 @@ def make_parts(
     ------
     MpsimError
         Boundaries that leave a part empty.
+    DeviceLost
+        A device that is named has no memory for its part.
     """
     slices = stage_slices(boundaries, len(cut.units))
     places = devices or [None] * len(slices)
-    return tuple(
-        Part(cut, model, layers, device=place, state=state, copy=copy)
-        for layers, place in zip(slices, places, strict=True)
-    )
+    parts = []
+    for layers, place in zip(slices, places, strict=True):
+        with blaming(place) if place is not None else contextlib.nullcontext():
+            parts.append(Part(cut, model, layers, device=place, state=state, copy=copy))
+    return tuple(parts)
 
 
 def refuse_shared_state(cut: Cut, slices: Sequence[range], apart: bool, chunks: int) -> None:

@@ -64,10 +64,19 @@ def play(rows: Rows, work: Callable[[Operation, Message], Message]) -> None:
     for thread in threads:
         thread.start()
     run(rows[0])
-    for thread in threads:
-        thread.join()
+    _join(threads, posts)
     if posts.error is not None:
         raise posts.error
+
+
+def _join(threads: Sequence[threading.Thread], posts: _Posts) -> None:
+    """Wait for all threads; Ctrl-C ends them as a failure does, and none is at work when it is raised."""
+    while any(thread.is_alive() for thread in threads):
+        try:
+            for thread in threads:
+                thread.join()
+        except KeyboardInterrupt as error:
+            posts.fail(error)
 
 
 def _stages(rows: Rows) -> int:

@@ -10,7 +10,6 @@ import ctypes
 import gc
 import os
 import pickle
-import signal
 import statistics
 import sys
 import time
@@ -23,6 +22,7 @@ from mpsim.emulate.links import MeasuredPath
 from mpsim.emulate.pace import Pace
 from mpsim.emulate.progress import JOINING, MEASURING, PREPARING, READY, Progress
 from mpsim.errors import MpsimError
+from mpsim.processes import end_with
 
 __all__ = ["LOST_A_PEER", "REFUSED", "main"]
 
@@ -30,7 +30,7 @@ __all__ = ["LOST_A_PEER", "REFUSED", "main"]
 LOST_A_PEER = 75
 # That of one that refuses its job; it says why in one line.
 REFUSED = 2
-_SET_DEATH_SIGNAL, _SET_TIMER_SLACK = 1, 29  # prctl(2)
+_SET_TIMER_SLACK = 29  # prctl(2)
 
 
 def main(descriptor: int) -> int:
@@ -55,11 +55,8 @@ def main(descriptor: int) -> int:
 
 def _live_no_longer_than(launcher: int) -> None:
     """Die with the launcher, however it dies; sleep to the microsecond rather than to the fifty."""
-    libc = ctypes.CDLL(None)
-    libc.prctl(_SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
-    libc.prctl(_SET_TIMER_SLACK, 1, 0, 0, 0)
-    if os.getppid() != launcher:
-        os._exit(1)
+    end_with(launcher)
+    ctypes.CDLL(None).prctl(_SET_TIMER_SLACK, 1, 0, 0, 0)
 
 
 def _run(job: Assignment, progress: Progress) -> Report:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,13 +13,26 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from mpsim.emulate.balancing import measured_boundaries
+from mpsim.emulate.balancing import measured_seconds
 from mpsim.emulate.batches import batch_size, chunk_sizes, cut_leaf
 from mpsim.emulate.call import Call, Chunk, Split, run
 from mpsim.emulate.capture.check import checked_capture
 from mpsim.emulate.capture.cut import Cut
 from mpsim.emulate.device import Device
+from mpsim.emulate.failures import (
+    DeviceFailure,
+    DeviceFull,
+    DeviceLost,
+    blaming,
+    check_on_failure,
+    devices_in_words,
+    told,
+    warn,
+)
 from mpsim.emulate.parts import Part, make_parts, refuse_shared_state
+from mpsim.emulate.processes import Crew, refuse_processes
+from mpsim.emulate.resplit import balanced
+from mpsim.emulate.seats import Seat, fewer, seats_for
 from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan
 from mpsim.units import format_bytes
@@ -41,8 +55,8 @@ class ModelSplitter:
     parameters are moved to where they are used.
     What depends on the whole batch is computed on each chunk: batch normalisation in training normalises over a chunk,
     as in GPipe, and what a forward moves is moved by each chunk. An output that holds no entry for each sample is
-    averaged over the chunks if it is one number, such as a loss. Random numbers (dropout) are drawn in another order
-    than the model draws them.
+    averaged over the chunks if it is one number, such as a loss. Random numbers (dropout) are others than the model's:
+    each layer draws those of a chunk by itself, so that they are the same wherever it stands.
 
     Parameters
     ----------
@@ -61,6 +75,19 @@ class ModelSplitter:
         A batch, to split the model now and not at the first one.
     depth : int or "auto"
         How many modules deep the units lie; see :class:`mpsim.workload.layering.Layering`.
+    on_failure : str
+        ``"raise"``, or ``"resplit"``: a device that runs out of memory, its declared one included, or whose process is
+        gone is dropped with a warning, the model is split again over the others, and the batch is run again from the
+        statistics and random numbers that it began with; in a backward, forward and backward are. The chunks stay as
+        they were. Other errors are raised as ever.
+    processes : bool
+        Whether each device is a process, which runs the passes of its part (on a CPU, with one thread) and can be
+        lost; the weights stay in this one.
+
+    Attributes
+    ----------
+    failures : tuple of DeviceFailure
+        Each with its device, the batch (counted from 0) and reason.
 
     Raises
     ------
@@ -90,18 +117,29 @@ class ModelSplitter:
         chunks: int | None = None,
         example: Any = None,
         depth: int | str = "auto",
+        on_failure: str = "raise",
+        processes: bool = False,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise MpsimError(f"model is a {type(model).__name__}: give a torch.nn.Module")
         self.model, self.depth = model, depth
-        self.num_devices = _number(num_devices, plan, devices)
+        number = _number(num_devices, plan, devices)
         self.chunks = chunks if chunks is not None or plan is None else plan.microbatches
         if self.chunks is not None and self.chunks < 1:
             raise MpsimError(f"chunks is {self.chunks}, expected 1 or more")
-        self._holders = [device for device in devices or () if isinstance(device, Device)]
-        self.devices = _devices(devices, self.num_devices)
+        self.on_failure = check_on_failure(on_failure)
+        self.failures: tuple[DeviceFailure, ...] = ()
+        self._pieces = number  # of a batch, whoever is left
+        self._left = seats_for(devices, number, processes)
+        self._seats = list(self._left)
+        if processes:
+            refuse_processes([seat.name for seat in self._left], self.devices, 1)
+        self._crew = Crew() if processes else None
         self._boundaries = plan.boundaries if plan is not None else None
         self._whole = copy.deepcopy(model) if self.devices[0] is not None else model
+        self._seconds: list[float] = []
+        self._allocated: Split | None = None
+        self._step = 0
         self._splits: dict[Any, Split] = {}
         self._held: list[Any] = []
         self._latest: Split | None = None
@@ -130,13 +168,32 @@ class ModelSplitter:
             The batch does not divide into chunks, or the model cannot be captured for it.
         """
         chunks = self._chunks(inputs, keywords)
-        call = Call(tuple(self._split(chunk, len(chunks)) for chunk in chunks), chunks, self.model, self._lock)
-        for split in dict.fromkeys(call.splits):
+        splits = tuple(self._split(chunk, len(chunks)) for chunk in chunks)
+        splits = tuple(self._current(split) for split in splits)  # a later chunk's may have lost a device
+        for split in dict.fromkeys(splits):
             _refresh(self.model, split.parts)
+        repeats = self.on_failure == "resplit"
+        call = Call(splits, chunks, self.model, self._lock, self._recover, self._step, repeats)
+        self._step += 1
         whole = dict(zip(call.cut.feeds, pytree.tree_leaves((inputs, keywords, None)), strict=True))
         made = run(call)
         leaves = [made.get(name, whole.get(name)) if name else constant for name, constant in call.cut.leaves]
         return call.cut.form.rebuild(leaves)
+
+    @property
+    def num_devices(self) -> int:
+        """How many devices have a part."""
+        return len(self._seats)
+
+    @property
+    def devices(self) -> list[str | None]:
+        """Where the parts run; None for where the model is."""
+        return [seat.place for seat in self._seats]
+
+    @property
+    def processes(self) -> dict[str, int]:
+        """The process of each device by its name, where devices are processes."""
+        return self._crew.processes if self._crew is not None else {}
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -153,7 +210,8 @@ class ModelSplitter:
         if self._latest is None:
             return f"ModelSplitter of {name} over {self.num_devices} devices, not split yet: run a batch"
         head = f"ModelSplitter of {name} over {self.num_devices} devices, boundaries {list(self.boundaries)}"
-        return "\n".join([head, *(_line(i, part) for i, part in enumerate(self.parts))])
+        lines = [*(_line(i, part) for i, part in enumerate(self.parts)), *(f"dropped {one}" for one in self.failures)]
+        return "\n".join([head, *lines])
 
     def _known(self) -> Split:
         if self._latest is None:
@@ -163,7 +221,7 @@ class ModelSplitter:
     def _chunks(self, inputs: tuple[Any, ...], keywords: Mapping[str, Any]) -> list[Chunk]:
         leaves, structure = pytree.tree_flatten((tuple(inputs), dict(keywords)))
         samples = batch_size(leaves)
-        sizes = chunk_sizes(samples, self.chunks, self.num_devices)
+        sizes = chunk_sizes(samples, self.chunks, self._pieces)
         columns = [cut_leaf(leaf, samples, sizes) for leaf in leaves]
         made = []
         for i, size in enumerate(sizes):
@@ -174,6 +232,8 @@ class ModelSplitter:
     def _split(self, chunk: Chunk, chunks: int) -> Split:
         """Return the split for a chunk's shape and the model's present mode, capturing it if it is new."""
         if self._storage() != self._held:
+            for split in self._splits.values():
+                _withdraw(split.parts)
             self._splits.clear()  # weights were replaced: parts would go on with the old ones
         trained = tuple(item.requires_grad for item in self.model.parameters())
         modes = tuple(module.training for module in self.model.modules())
@@ -200,13 +260,128 @@ class ModelSplitter:
             what = ", ".join(cut.form.dropped)
             warnings.warn(f"{type(self.model).__name__} returns a {what}: in parts it returns None there", stacklevel=4)
         self._check_units(cut)
-        boundaries = self._cut_at(cut, example)
-        parts = make_parts(cut, self._whole, boundaries, self.devices, state=_state_of(self.model))
+        self._measured(cut, chunk)
+        while True:
+            try:
+                return self._place(cut)
+            except DeviceLost as lost:
+                self._go_on_without(_seat_of(lost.who, self._seats, ()), lost, self._step)
+
+    def _place(self, cut: Cut) -> Split:
+        """Give each device its part; the first split of all takes up their memory."""
+        if self._boundaries is None:
+            rooms = [seat.room if self.on_failure == "resplit" else math.inf for seat in self._seats]
+            self._boundaries = balanced(cut, _state_of(self.model), self._seconds, rooms)
+        parts = make_parts(cut, self._whole, self._boundaries, self.devices, state=_state_of(self.model))
         _hand_over(self.model, parts)
-        if self._latest is None:
-            for device, part in zip(self._holders, parts, strict=False):
-                device.allocate(part)
-        return Split(cut=cut, parts=parts)
+        made = Split(cut=cut, parts=parts, seats=tuple(self._seats))
+        if self._allocated is None:
+            self._allocate(made)
+        for seat, part in zip(self._seats, parts, strict=True):
+            if self._crew is not None:
+                with blaming(seat):
+                    self._crew.of(seat.name).hold(part)
+        return made
+
+    def _allocate(self, split: Split) -> None:
+        self._allocated = split
+        for seat, part in zip(self._seats, split.parts, strict=True):
+            try:
+                if seat.device is not None:
+                    with blaming(seat):
+                        seat.device.allocate(part)
+            except (MpsimError, DeviceLost) as error:
+                self._release()
+                if self.on_failure == "raise" or isinstance(error, DeviceLost):
+                    raise
+                raise DeviceFull(seat, str(error)) from error
+
+    def _release(self) -> None:
+        for seat, part in zip(self._allocated.seats, self._allocated.parts, strict=True) if self._allocated else ():
+            if seat.device is not None and any(part is held for held in seat.device.parts):
+                seat.device.release(part)
+        self._allocated = None
+
+    def _recover(self, lost: DeviceLost, call: Call) -> tuple[Split, ...]:
+        """Return the splits that a call goes on with when a device is lost."""
+        failed: DeviceLost | None = lost
+        while failed is not None:
+            seat = _seat_of(failed.who, self._seats, call.splits)
+            if seat in self._left:  # and not lost to another call before
+                self._measured(call.cut, call.chunks[0])
+                self._go_on_without(seat, failed, call.step)
+            try:
+                found, failed = tuple(map(self._current, call.splits)), None
+            except DeviceLost as another:
+                failed = another
+        apart = len(set(self.devices)) > 1
+        for split in found:
+            refuse_shared_state(split.cut, [part.layers for part in split.parts], apart, len(call.chunks))
+        return found
+
+    def _current(self, split: Split) -> Split:
+        """Return a split over the devices that are left."""
+        if all(seat in self._seats for seat in split.seats):
+            return split
+        known = next((one for one in self._splits.values() if one.cut is split.cut), None)
+        return known or self._place(split.cut)
+
+    def _go_on_without(self, seat: Seat, lost: DeviceLost, step: int) -> None:
+        """Drop a device, and whichever is lost meanwhile, and split over the others what was split."""
+        before = len(self.failures)
+        failed: DeviceLost | None = lost
+        while failed is not None:
+            self._drop(seat, failed, step)
+            failed = self._on_fewer()
+            seat = _seat_of(failed.who, self._seats, ()) if failed is not None else seat
+        self._held = self._storage()
+        gone = "; ".join(map(str, self.failures[before:]))
+        warn(
+            f"{gone}; {type(self.model).__name__} is split again over {devices_in_words(len(self._seats))}, boundaries"
+            f" {list(self._boundaries or ())}, and the step is repeated"
+        )
+
+    def _drop(self, seat: Seat, lost: DeviceLost, step: int) -> None:
+        if self.on_failure == "raise":
+            raise told(lost, seat.name, step) from None
+        self._release()
+        self.failures += (DeviceFailure(device=seat.name, step=step, reason=lost.reason),)
+        self._left = [one for one in self._left if one is not seat]
+        if self._crew is not None:
+            self._crew.end(seat.name)
+
+    def _on_fewer(self) -> DeviceLost | None:
+        """Split again over the devices that are left; return what is lost in the attempt."""
+        failed, reason = self.failures[-1], "no device is left"
+        for split in self._splits.values():
+            _withdraw(split.parts)
+        for seats in fewer(self._left):
+            self._seats, self._boundaries = seats, None
+            try:
+                made = {key: self._place(split.cut) for key, split in self._splits.items()}
+            except DeviceFull as error:
+                if reason == "no device is left":
+                    left = devices_in_words(len(self._left))
+                    reason = f"{type(self.model).__name__} does not fit the {left} left: {error}"
+            except DeviceLost as lost:
+                return lost
+            else:
+                self._splits = made
+                self._latest = next((one for one in made.values() if self._same(one)), self._latest)
+                return None
+        raise MpsimError(f"{failed}; {reason}; the model has the weights that it had before the step")
+
+    def _same(self, split: Split) -> bool:
+        return self._latest is not None and split.cut is self._latest.cut
+
+    def _measured(self, cut: Cut, chunk: Chunk) -> None:
+        """Time the units, once, where they are needed for cutting."""
+        if self._seconds or (self._boundaries is not None and self.on_failure == "raise"):
+            return
+        example = Example(model=self._whole, inputs=chunk.inputs, keywords=chunk.keywords)
+        feeds = dict(zip(cut.feeds, flat_inputs(example), strict=True))
+        feeds.pop("", None)
+        self._seconds = measured_seconds(cut, self._whole, feeds, device=self.devices[0])
 
     def _check_units(self, cut: Cut) -> None:
         if len(cut.units) < self.num_devices:
@@ -215,12 +390,21 @@ class ModelSplitter:
                 " asked for: ask for fewer, or give depth= to look deeper into its modules"
             )
 
-    def _cut_at(self, cut: Cut, example: Example) -> tuple[int, ...]:
-        if self._boundaries is None:
-            feeds = dict(zip(cut.feeds, flat_inputs(example), strict=True))
-            feeds.pop("", None)
-            self._boundaries = measured_boundaries(cut, self._whole, feeds, self.num_devices, device=self.devices[0])
-        return self._boundaries
+
+def _seat_of(who: Any, seats: Sequence[Seat], splits: Sequence[Split]) -> Seat:
+    """Return a seat by itself, by its place, or by the part that it has in one of some splits."""
+    if isinstance(who, Seat):
+        return who
+    if isinstance(who, str):
+        return next(seat for seat in seats if seat.place == who)
+    return next(split.seats[i] for split in splits for i, part in enumerate(split.parts) if part is who)
+
+
+def _withdraw(parts: Sequence[Part]) -> None:
+    """Take parts away from their processes."""
+    for part in parts:
+        if part.worker is not None:
+            part.worker.drop(part)
 
 
 def _line(index: int, part: Part) -> str:
@@ -246,14 +430,6 @@ def _number(num_devices: int | None, plan: Plan | None, devices: Sequence[Any] |
     if number < 1:
         raise MpsimError(f"num_devices is {number}, expected 1 or more")
     return number
-
-
-def _devices(devices: Sequence[Any] | None, number: int) -> list[str | None]:
-    """Return where each part runs; None for where the model is."""
-    if devices is not None:
-        return [device.place if isinstance(device, Device) else str(torch.device(device)) for device in devices]
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return [f"cuda:{i % count}" for i in range(number)] if count > 1 else [None] * number
 
 
 def _state_of(model: nn.Module) -> dict[str, Any]:

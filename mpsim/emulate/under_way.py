@@ -9,6 +9,7 @@ import torch
 
 from mpsim.emulate.flight import Flight
 from mpsim.emulate.parts import Part
+from mpsim.emulate.seeds import Seeds
 from mpsim.errors import MpsimError
 
 __all__ = ["UnderWay"]
@@ -16,6 +17,14 @@ __all__ = ["UnderWay"]
 
 class UnderWay:
     """Runs passes of one part, in runs of its layers as they are asked for.
+
+    Parameters
+    ----------
+    part : Part
+    key : int or None
+        Of the step's random numbers; None: as PyTorch's generators have them.
+    first : int
+        What the micro-batches of other replicas come to, before the first one here.
 
     Examples
     --------
@@ -32,8 +41,8 @@ class UnderWay:
     tensor([0.2500, 0.2500])
     """
 
-    def __init__(self, part: Part) -> None:
-        self.part = part
+    def __init__(self, part: Part, key: int | None = None, first: int = 0) -> None:
+        self.part, self._key, self._first = part, key, first
         self._flights: dict[int, Flight] = {}
 
     def forward(
@@ -57,7 +66,8 @@ class UnderWay:
         own = self.part.layers
         layers = layers or own
         if layers.start == own.start:
-            self._flights[microbatch] = self.part.start(received, feeds)
+            seeds = None if self._key is None else Seeds(self._key, self._first + microbatch)
+            self._flights[microbatch] = self.part.start(received, feeds, seeds)
         flight = self._flights[microbatch]
         flight.forward(layers.start, layers.stop)
         if layers.stop == own.stop and not torch.is_grad_enabled():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from math import inf
+from typing import NamedTuple
 
 from mpsim.engine.replay import replay
 from mpsim.lowering.balancing import Scales, boundaries_worth_trying
@@ -15,11 +16,19 @@ from mpsim.lowering.stages import scales_of
 from mpsim.program.account import account_devices
 from mpsim.program.model import Program, Timing
 
-__all__ = ["fastest_cut"]
+__all__ = ["Played", "fastest_cut", "fastest_played"]
 
 _Boundaries = tuple[int, ...]
 # Of a search: some hundredths of a second, tenths where a program is large.
 _MOST_REPLAYS, _MOST_TASKS = 48, 15_000
+
+
+class Played(NamedTuple):
+    """A plan that is lowered; its program, folded, and replay at the median where the search for its cut had them."""
+
+    lowering: Lowering
+    program: Program | None = None
+    timing: Timing | None = None
 
 
 def fastest_cut(lowering: Lowering) -> Lowering:
@@ -44,8 +53,13 @@ def fastest_cut(lowering: Lowering) -> Lowering:
     >>> balanced.boundaries, fastest_cut(balanced).boundaries
     ((2,), (1,))
     """
+    return fastest_played(lowering).lowering
+
+
+def fastest_played(lowering: Lowering) -> Played:
+    """Return what `fastest_cut` does, and the replay that found it to be the fastest."""
     if lowering.plan.boundaries is not None or lowering.shape.stages in (1, len(lowering.workload.layers)):
-        return lowering  # there is no other
+        return Played(lowering)  # there is no other
     return _Search(lowering).fastest()
 
 
@@ -60,17 +74,25 @@ class _Search:
         self._seen: set[_Boundaries] = set()
         self._left = _MOST_TASKS
         self._best, self._score = lowering.boundaries, (True, inf)
+        self._whole = self._played = Played(lowering)
 
-    def fastest(self) -> Lowering:
+    def fastest(self) -> Played:
         """Return the plan with the fastest cut found."""
         whole = self._lowering
-        if 2 * len(program_of(whole, folded=True).tasks) > _MOST_TASKS:
-            return whole
+        self._whole = self._played = Played(whole, program_of(whole, folded=True))
+        if 2 * len(_program(self._whole).tasks) > _MOST_TASKS:
+            return self._whole
         self._try([self._best])
         self._try(boundaries_worth_trying(self._scales))
         while self._try(_neighbours(self._best, len(whole.workload.layers))):
             pass
-        return whole if self._best == whole.boundaries else cut_at(whole, self._best)
+        return self._played
+
+    def _cut(self, boundaries: _Boundaries) -> Played:
+        if boundaries == self._lowering.boundaries:
+            return self._whole
+        cut = cut_at(self._lowering, boundaries)
+        return Played(cut, program_of(cut, folded=True))
 
     def _try(self, cuts: Iterable[_Boundaries]) -> bool:
         """Try the cuts that were not yet, the most promising first; return whether one of them is better than all."""
@@ -79,7 +101,8 @@ class _Search:
         for cut in sorted(least, key=lambda cut: (round_step(least[cut]), cut)):
             if (False, round_step(least[cut])) >= self._score:
                 break
-            program = program_of(cut_at(self._lowering, cut), folded=True)
+            made = self._cut(cut)
+            program = _program(made)
             self._left -= len(program.tasks)
             if self._left < 0 or len(self._seen) == _MOST_REPLAYS:
                 break
@@ -90,7 +113,13 @@ class _Search:
                 score = self._bounded and overflows(self._lowering, program, timing), step_s
                 if score < self._score:
                     self._score, self._best = score, cut
+                    self._played = made._replace(timing=timing)
         return self._best != before
+
+
+def _program(played: Played) -> Program:
+    assert played.program is not None
+    return played.program
 
 
 def least_step_s(lowering: Lowering, scales: Scales) -> Callable[[_Boundaries], float]:

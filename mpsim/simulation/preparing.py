@@ -9,11 +9,11 @@ from mpsim.lowering.devices import scaled_by_type
 from mpsim.lowering.lower import lower
 from mpsim.lowering.model import Lowering
 from mpsim.plan.model import Plan, check_size
-from mpsim.simulation.cutting import fastest_cut
+from mpsim.simulation.cutting import Played, fastest_played
 from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
 
-__all__ = ["prepare"]
+__all__ = ["prepare", "prepare_played"]
 
 
 def prepare(
@@ -43,8 +43,26 @@ def prepare(
     >>> prepare(work, chain(2, link="50B/s@0"), Plan(pp=2)).boundaries
     (1,)
     """
+    return prepare_played(
+        workload, topology, plan, by_type=by_type, rescale=rescale, speed=speed, unchecked=unchecked,
+        host_speed=host_speed,
+    ).lowering  # fmt: skip
+
+
+def prepare_played(
+    workload: Workload,
+    topology: Topology,
+    plan: Plan,
+    *,
+    by_type: Mapping[str, Workload] | None = None,
+    rescale: str | None = None,
+    speed: float | None = None,
+    unchecked: bool = False,
+    host_speed: float = 1.0,
+) -> Played:
+    """Return what `prepare` does, with what the search for its cut replayed of it."""
     check_size(plan)
     by_type = scaled_by_type(workload, topology, by_type, rescale=rescale, speed=speed)
     lowering = lower(workload, topology, plan, by_type=by_type, host_speed=host_speed)
     check_point(lowering, unchecked=unchecked)
-    return fastest_cut(lowering)
+    return fastest_played(lowering)

@@ -23,13 +23,14 @@ from mpsim.result.model import Result, Spans
 from mpsim.result.statistics import check_baseline, middle
 from mpsim.scaling import Scaling
 from mpsim.simulation.baseline import one_device
-from mpsim.simulation.preparing import prepare
+from mpsim.simulation.cutting import Played
+from mpsim.simulation.preparing import prepare_played
 from mpsim.simulation.steady import steady_s
 from mpsim.simulation.trials import ProgramOf, drawn_steps, trial_steps
 from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
 
-__all__ = ["Label", "play", "simulate", "simulate_lowering"]
+__all__ = ["Label", "play", "simulate", "simulate_lowering", "simulate_played"]
 
 
 # A result of so many has a row for each, and a picture a line.
@@ -124,11 +125,11 @@ def simulate(
     39.0
     """
     drawn = Trials(count=trials, rng=rng, variability=variability or Variability(), processes=processes)
-    lowering = prepare(
+    played = prepare_played(
         workload, topology, plan, by_type=by_type, rescale=rescale, speed=speed, unchecked=unchecked,
         host_speed=host_speed,
     )  # fmt: skip
-    return simulate_lowering(lowering, drawn, unchecked=unchecked, baseline=baseline, spans=spans, fold=fold)
+    return simulate_played(played, drawn, unchecked=unchecked, baseline=baseline, spans=spans, fold=fold)
 
 
 def simulate_lowering(
@@ -156,6 +157,20 @@ def simulate_lowering(
     MpsimError
         A baseline of another batch, or a step without an end.
     """
+    return simulate_played(Played(lowering), trials, unchecked=unchecked, baseline=baseline, spans=spans, fold=fold)
+
+
+def simulate_played(
+    played: Played,
+    trials: Trials,
+    *,
+    unchecked: bool = False,
+    baseline: Result | None = None,
+    spans: bool = True,
+    fold: bool | None = None,
+) -> Result:
+    """Predict what `simulate_lowering` does, without replaying anew what was replayed already."""
+    lowering = played.lowering
     workload, plan, place = lowering.workload, lowering.plan, lowering.place
     batch = global_batch(workload, plan)
     check_baseline(baseline, batch)
@@ -184,6 +199,7 @@ def simulate_lowering(
         baseline_step_s=seconds,
         steady=partial(steady_s, lowering, pipelines=spans),
         redrawn=partial(Redrawn, lowering) if Redrawn.applies(lowering) else None,
+        played=played if folded or (played.program and not played.program.stands_for) else None,
     )
 
 
@@ -206,19 +222,23 @@ def play(
     baseline_step_s: float = 0.0,
     steady: Callable[[Program, Timing], float | None] | None = None,
     redrawn: Callable[[], Redrawn] | None = None,
+    played: Played | None = None,
 ) -> Result:
     """Replay the trials of a program and account for the middle one.
 
-    `steady` tells what steps in a row take, and `redrawn` is the program with its times drawn for many trials at once.
+    `steady` tells what steps in a row take, `redrawn` is the program with its times drawn for many trials at once, and
+    `played` what was replayed of it at the median.
     """
     draw, steps = None, []
     if trials.differ(random=random):
         trials = trials.seeded()
         steps = drawn_steps(redrawn(), topology, trials) if redrawn else trial_steps(program_of, topology, trials)
         draw = trials.draw(middle(steps))
-    program = program_of(draw)
+    known = played if played is not None and draw is None else None
+    program = (known and known.program) or program_of(draw)
     with collector_paused():
-        timing, free = replay(program, topology), replay(program, topology, free=True)
+        timing = (known and known.timing) or replay(program, topology)
+        free = replay(program, topology, free=True)
         _check_finite(timing.step_s)
         uses = account_devices(program, topology, place, timing, free)
         steady_s = timing.step_s if steady is None else steady(program, timing)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -14,6 +13,7 @@ from mpsim.engine.straight import Straight
 from mpsim.errors import MpsimError
 from mpsim.lowering.draws import Draw, Trials
 from mpsim.lowering.redraw import Redrawn
+from mpsim.processes import worker_pool
 from mpsim.program.model import Program
 from mpsim.topology.model import Topology
 
@@ -43,7 +43,7 @@ def drawn_steps(redrawn: Redrawn, topology: Topology, trials: Trials) -> list[fl
         found = [one(part) for part in parts]
     else:
         _check_pickles(one, trials.processes)
-        with ProcessPoolExecutor(min(trials.processes, len(parts))) as pool:
+        with worker_pool(min(trials.processes, len(parts))) as pool:
             found = list(pool.map(one, parts))
     return [step_s for steps in found for step_s in steps]
 
@@ -84,7 +84,7 @@ def trial_steps(program_of: ProgramOf, topology: Topology, trials: Trials) -> li
     if processes == 1:
         return [one(trial) for trial in range(trials.count)]
     _check_pickles(one, processes)
-    with ProcessPoolExecutor(processes) as pool:
+    with worker_pool(processes) as pool:
         return list(pool.map(one, range(trials.count), chunksize=max(1, trials.count // (4 * processes))))
 
 

@@ -12,13 +12,13 @@ from mpsim.lowering.emit import program_of
 from mpsim.lowering.lower import lower
 from mpsim.lowering.model import Lowering
 from mpsim.plan.model import Plan, check_size
-from mpsim.simulation.cutting import fastest_cut, overflows, round_step
-from mpsim.simulation.preparing import prepare
+from mpsim.simulation.cutting import Played, fastest_played, overflows, round_step
+from mpsim.simulation.preparing import prepare_played
 from mpsim.sweeps.placing import placements
 from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
 
-__all__ = ["best_placed"]
+__all__ = ["best_placed", "best_played"]
 
 # All replays of a plan's placements together, and how many of them are cut with care.
 _MOST_TASKS = 30_000
@@ -57,9 +57,22 @@ def best_placed(
     >>> best_placed(work, unlike, Plan(), {}).plan.devices
     (1,)
     """
+    return best_played(workload, topology, plan, by_type, host_speed=host_speed, unchecked=unchecked).lowering
+
+
+def best_played(
+    workload: Workload,
+    topology: Topology,
+    plan: Plan,
+    by_type: Mapping[str, Workload],
+    *,
+    host_speed: float = 1.0,
+    unchecked: bool = False,
+) -> Played:
+    """Return what `best_placed` does, with what was replayed of it to find it."""
     places = placements(topology, plan.dp, plan.pp, plan.cp * plan.tp) if plan.ranks <= len(topology.devices) else [()]
     if len(places) == 1:
-        return prepare(workload, topology, plan, by_type=by_type, host_speed=host_speed, unchecked=unchecked)
+        return prepare_played(workload, topology, plan, by_type=by_type, host_speed=host_speed, unchecked=unchecked)
     check_size(plan)
     left, found, errors = _MOST_TASKS, [], []
     for place in places:
@@ -76,14 +89,27 @@ def best_placed(
     if not found:
         raise errors[0]
     found.sort(key=lambda one: one[0])
-    finalists = [(_score(cut)[0], cut) for cut in (fastest_cut(lowering) for _, lowering in found[:_FINALISTS])]
-    best = min(finalists, key=lambda one: one[0])[1]
-    check_point(best, unchecked=unchecked)
+    finalists = [_replayed(fastest_played(lowering)) for _, lowering in found[:_FINALISTS]]
+    best = min(finalists, key=_score_of)
+    check_point(best.lowering, unchecked=unchecked)
     return best
 
 
 def _score(lowering: Lowering) -> tuple[_Score, int]:
     """Return what to judge a plan by, and the tasks of its program."""
-    program = program_of(lowering, folded=True)
-    timing = replay(program, lowering.topology)
-    return (overflows(lowering, program, timing), round_step(timing.step_s)), len(program.tasks)
+    played = _replayed(Played(lowering))
+    assert played.program is not None
+    return _score_of(played), len(played.program.tasks)
+
+
+def _replayed(played: Played) -> Played:
+    """Return a plan with its program and its replay."""
+    program = played.program or program_of(played.lowering, folded=True)
+    timing = played.timing or replay(program, played.lowering.topology)
+    return played._replace(program=program, timing=timing)
+
+
+def _score_of(played: Played) -> _Score:
+    assert played.program is not None
+    assert played.timing is not None
+    return overflows(played.lowering, played.program, played.timing), round_step(played.timing.step_s)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mpsim.errors import MpsimError
 from mpsim.files import in_cell, of_cell, read_bytes, read_text, write_text, writing
-from mpsim.sweeps.model import COLUMNS, COUNTS, FIRST, FLAGS, TEXTS, Row, SweepResult
+from mpsim.sweeps.model import COLUMNS, COUNTS, FIRST, FLAGS, TEXTS, Row, SweepResult, finish
 
-__all__ = ["SUFFIXES", "check_suffix", "load_sweep", "save_sweep"]
+__all__ = ["SUFFIXES", "check_columns", "check_suffix", "csv_line", "load_sweep", "row_of", "save_sweep"]
 
 SUFFIXES = (".csv", ".parquet")
 
@@ -70,10 +71,20 @@ def save_sweep(path: str | Path, result: SweepResult) -> None:
 
 
 def _to_csv(result: SweepResult) -> str:
+    return csv_line(COLUMNS) + "".join(csv_line([row[name] for name in COLUMNS]) for row in result.rows)
+
+
+def csv_line(cells: Sequence[Any]) -> str:
+    """Return a line of a sweep's table.
+
+    Examples
+    --------
+    >>> csv_line(["a", 1.0, None, "b,c"])
+    'a,1.0,,"b,c"\\n'
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({n: in_cell(v) if isinstance(v, str) else v for n, v in row.items()} for row in result.rows)
+    cells = [in_cell(cell) if isinstance(cell, str) else cell for cell in cells]
+    csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue()
 
 
@@ -84,7 +95,7 @@ def _to_parquet(result: SweepResult) -> bytes:
 
 
 def load_sweep(path: str | Path) -> SweepResult:
-    """Read the rows of a sweep from CSV or Parquet.
+    """Read the rows of a sweep from CSV or Parquet; those of one that was stopped are ranked as far as they go.
 
     Raises
     ------
@@ -101,6 +112,8 @@ def load_sweep(path: str | Path) -> SweepResult:
     if not Path(path).is_file():
         raise MpsimError(f"no file {str(path)!r}: a sweep's table is written by mpsim sweep -o")
     rows = _read_parquet(path) if Path(path).suffix.lower() == ".parquet" else _read_csv(path)
+    if not any(row["rank"] for row in rows):
+        return finish(rows, len(rows), 1)
     return SweepResult(rows=tuple(rows), planned=len(rows))
 
 
@@ -108,18 +121,26 @@ def _read_csv(path: str | Path) -> list[Row]:
     try:
         text = read_text(path, most=_MOST_BYTES)
         reader = csv.DictReader(io.StringIO(text, newline=""))
-        _check_columns(path, reader.fieldnames or ())
+        check_columns(path, reader.fieldnames or ())
         if not text.endswith("\n"):
-            raise MpsimError(f"{path} ends within a line: it was cut; sweep again")
-        return [_typed(path, number, row) for number, row in enumerate(reader, 2)]
+            raise MpsimError(f"{path} ends within a line: it was cut; the same sweep again with -o goes on with it")
+        return [row_of(path, number, row) for number, row in enumerate(reader, 2)]
     except csv.Error as error:
         raise MpsimError(f"cannot read {str(path)!r} as CSV: {error}") from None
 
 
-def _check_columns(path: str | Path, names: Any) -> None:
+def check_columns(path: str | Path, names: Any, hint: str = "") -> None:
+    """Refuse what is not a sweep's table; `hint` says what to do.
+
+    Raises
+    ------
+    MpsimError
+        A column is missing.
+    """
     missing = [name for name in FIRST if name not in names]
     if missing:
-        raise MpsimError(f"{path} has no column {missing[0]!r}: it is not a table that mpsim sweep -o wrote")
+        more = f"; {hint}" if hint else ""
+        raise MpsimError(f"{path} has no column {missing[0]!r}: it is not a table that mpsim sweep -o wrote{more}")
     lost = [name for name in COLUMNS if name not in names]
     other = [name for name in names if name not in COLUMNS]
     if lost and other:
@@ -128,7 +149,14 @@ def _check_columns(path: str | Path, names: Any) -> None:
         raise MpsimError(f"{path} has the column {twice!r} twice: keep one of them")
 
 
-def _typed(path: str | Path, line: int, cells: dict[str, Any]) -> Row:
+def row_of(path: str | Path, line: int, cells: dict[str, Any]) -> Row:
+    """Return the row of a line's cells, by their columns.
+
+    Raises
+    ------
+    MpsimError
+        Too few cells or too many, or one that is not what its column holds.
+    """
     if None in cells or None in cells.values():
         raise MpsimError(f"{path}, line {line}: not as many cells as columns: the file was cut or edited")
     return {name: _cell(f"{path}, line {line}, {name}", name, cells.get(name, "")) for name in COLUMNS}
@@ -142,8 +170,9 @@ def _cell(where: str, name: str, text: str) -> Any:
     try:
         if name in FLAGS:
             return {"True": True, "False": False}[text]
-        return _number(name, int(text) if name in COUNTS else float(text))
-    except (KeyError, ValueError):
+        whole = name in COUNTS or text.isdecimal()  # Bytes stay whole numbers: a row is written again as it was.
+        return _number(name, int(text) if whole else float(text))
+    except (KeyError, OverflowError, ValueError):
         raise MpsimError(f"{where}: {text!r} is not what this column holds: the file was edited") from None
 
 
@@ -162,7 +191,7 @@ def _frame(path: str | Path, data: bytes) -> Any:
     from pyarrow import parquet
 
     file = parquet.ParquetFile(io.BytesIO(data))
-    _check_columns(path, file.schema_arrow.names)
+    check_columns(path, file.schema_arrow.names)
     if file.metadata.num_rows > _MOST_ROWS:
         raise MpsimError(f"{path} has {file.metadata.num_rows:,} rows, {_MOST_ROWS:,} at most are read")
     return file.read(columns=[name for name in COLUMNS if name in file.schema_arrow.names]).to_pandas()

@@ -25,7 +25,8 @@ FIRST = (
     "fits", "tie", "fidelity", "runtime", "algorithm", "reason",
 )  # fmt: skip
 _EMPTY = summary_row(Result(workload="", topology="", plan="", step_s=1.0, trial_step_s=(1.0,), free_step_s=1.0))
-COLUMNS = (*FIRST, *(name for name in _EMPTY if name not in FIRST))
+# Which sweep a row answers, and which of its plans: see `mpsim.sweeps.question`.
+COLUMNS = (*FIRST, *(name for name in _EMPTY if name not in FIRST), "question")
 
 
 def _columns_of(kind: type, *others: str) -> tuple[str, ...]:
@@ -33,7 +34,7 @@ def _columns_of(kind: type, *others: str) -> tuple[str, ...]:
     return tuple(name for name in COLUMNS if name in others or type(_EMPTY.get(name)) is kind)
 
 
-TEXTS = _columns_of(str, "strategy", "schedule", "algorithm", "reason", "baseline", "caveats")
+TEXTS = _columns_of(str, "strategy", "schedule", "algorithm", "reason", "baseline", "caveats", "question")
 FLAGS = _columns_of(bool, "fits", "tie")
 COUNTS = _columns_of(int, "rank", "dp", "pp", "tp", "microbatches", "microbatch_size")
 
@@ -52,6 +53,8 @@ class SweepResult:
         Plans in the grid; more than there are rows if the sweep was interrupted.
     processes : int
         That were used; the rows do not depend on it.
+    known : int
+        Rows that were there already, in the sweep's file or in the cache.
     notes : tuple of str
         What the traces have to say in words; not in a table's file.
 
@@ -64,6 +67,7 @@ class SweepResult:
     rows: tuple[Row, ...]
     planned: int
     processes: int = field(default=1, compare=False)
+    known: int = field(default=0, compare=False)
     notes: tuple[str, ...] = ()
 
     @property

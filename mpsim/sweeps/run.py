@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 
 from mpsim.collectives.mapping import check_algorithm
 from mpsim.errors import MpsimError
@@ -21,33 +19,22 @@ from mpsim.plan.model import MIB, Plan
 from mpsim.plan.recompute import parse_recompute
 from mpsim.plan.schedules import Schedule, resolve_schedule
 from mpsim.plan.sharding import Sharding
-from mpsim.result.frames import summary_row
 from mpsim.result.model import Result
 from mpsim.result.statistics import check_baseline
-from mpsim.simulation.run import simulate_lowering
-from mpsim.sweeps.choosing import best_placed
+from mpsim.sweeps.cache import Cache, cache_folder
+from mpsim.sweeps.executors import submitting
+from mpsim.sweeps.file import check_suffix, save_sweep
 from mpsim.sweeps.grid import Candidate, candidates
-from mpsim.sweeps.model import COLUMNS, Row, SweepInterrupted, SweepResult, finish
+from mpsim.sweeps.journal import Journal, journal_path, open_journal
+from mpsim.sweeps.model import Row, SweepInterrupted, SweepResult, finish
+from mpsim.sweeps.question import ask, cell_text, digest
+from mpsim.sweeps.row import Job, row_here
 from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
 
 __all__ = ["sweep"]
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    """What all plans of a sweep share; sent to each process once."""
-
-    workload: Workload
-    topology: Topology
-    base: Plan
-    trials: Trials
-    by_type: Mapping[str, Workload]
-    unchecked: bool
-    host_speed: float
-    baseline: Result | None
 
 
 def sweep(
@@ -73,7 +60,12 @@ def sweep(
     speed: float | None = None,
     unchecked: bool = False,
     baseline: Result | None = None,
+    speedups: bool = True,
     processes: int | None = None,
+    executor: Executor | None = None,
+    output: str | Path | None = None,
+    resume: bool = True,
+    cache: bool | str | Path = False,
     progress: Progress | None = None,
 ) -> SweepResult:
     """Simulate every plan that uses up to so many devices, and rank them.
@@ -95,8 +87,19 @@ def sweep(
         As in `simulate`; all plans meet the same draws.
     baseline : Result, optional
         What speedups compare with; None: the fastest way to run the batch on one of the topology's devices.
+    speedups : bool
+        Whether rows have speedups at all.
     processes : int, optional
         None: as many as there are processors. The rows do not depend on it.
+    executor : concurrent.futures.Executor, optional
+        Computes the rows instead of processes of this call's own; its workers need mpsim, and no torch.
+    output : path, optional
+        The file, ``.csv`` or ``.parquet``, to keep the rows in: each is there once it is done, whatever happens to
+        this process, and the ranked table takes their place in the end. No file where no plan can be run.
+    resume : bool
+        Go on with the rows of the same sweep that `output` has; otherwise what it has is lost.
+    cache : bool or path
+        Take rows from a folder, and keep them there for other sweeps: True for the user's cache folder.
     progress : callable, optional
         Called with the number of plans done and their total.
 
@@ -108,7 +111,7 @@ def sweep(
     Raises
     ------
     MpsimError
-        What is asked for makes no sense for any plan.
+        What is asked for makes no sense for any plan; or `output` cannot be written, or answers another question.
     SweepInterrupted
         Ctrl-C; it holds the rows that were ready.
 
@@ -122,6 +125,8 @@ def sweep(
     ('dp=4 pp=1 tp=1 micro-batches=2', 24.0, 4.0)
     """
     n_devices = _checked_devices(devices, topology)
+    if output is not None:
+        check_suffix(output)
     drawn = Trials(count=trials, rng=seed_of(rng), variability=variability or Variability())
     for name, value in (("batch", batch), ("processes", processes), *_each(microbatches, tensor)):
         if value is not None and value < 1:
@@ -137,7 +142,7 @@ def sweep(
     grid = candidates(workload, n_devices, batch, microbatches=microbatches, schedules=schedules, tensor=tensor)
     if not grid:
         raise MpsimError(f"tensor sizes {list(tensor or ())} need more than the {n_devices} devices there are")
-    job = _Job(
+    job = Job(
         workload=workload,
         topology=topology,
         base=Plan(
@@ -156,8 +161,56 @@ def sweep(
     )
     workers = min(processes or os.cpu_count() or 1, len(grid))
     check_processes(workers)
-    found = _run(job, grid, workers, progress or (lambda done, total: None))
+    with _kept(job, grid, output=output, resume=resume, cache=cache, speedups=speedups) as (journal, known):
+        table = _Table(grid=grid, progress=progress or (lambda done, total: None), journal=journal, cache=known)
+        try:
+            table.begin()
+            _fill(table, job, workers, executor)
+        except KeyboardInterrupt:
+            raise SweepInterrupted(table.finished(workers, speedups=speedups)) from None
+    found = table.finished(workers, speedups=speedups)
+    if output is not None:
+        _save(found, Path(output))
     return replace(found, notes=costs.remarks(topology.devices))
+
+
+def _save(found: SweepResult, output: Path) -> None:
+    """Write the table in the place of the rows as they came; of a sweep without a plan that can be run nothing."""
+    some = any(row["reason"] is None for row in found.rows)
+    if some:
+        save_sweep(output.resolve(), found)  # where rows were appended, through a link too
+    if journal_path(output) != output or not some:
+        journal_path(output).unlink(missing_ok=True)
+
+
+@contextmanager
+def _kept(
+    job: Job, grid: list[Candidate], *, output: str | Path | None, resume: bool, cache: bool | str | Path,
+    speedups: bool,
+) -> Iterator[tuple[Journal | None, Cache | None]]:  # fmt: skip
+    """Open what rows are kept in."""
+    folder = None if cache is False else _folder(cache)
+    if output is None and folder is None:
+        yield None, None
+        return
+    baseline = None if job.baseline is None else (job.baseline.plan, job.baseline.step_s)
+    others = [getattr(job, one.name) for one in fields(job) if one.name not in ("workload", "topology", "baseline")]
+    asked = ask(workload=job.workload, topology=job.topology, options=(others, baseline), grid=grid)
+    with ExitStack() as stack:
+        journal = known = None
+        if output is not None:
+            whole = replace(asked, options=digest((asked.options, speedups)))
+            journal = stack.enter_context(open_journal(output, whole, len(grid), resume=resume))
+        if folder is not None:
+            known = stack.enter_context(closing(Cache(folder, asked)))
+        yield journal, known
+
+
+def _folder(cache: bool | str | Path) -> Path | None:
+    try:
+        return cache_folder() if isinstance(cache, bool) else Path(cache)
+    except RuntimeError:
+        return None  # nobody's
 
 
 def _each(microbatches: Sequence[int] | None, tensor: Sequence[int] | None) -> Iterator[tuple[str, int]]:
@@ -172,104 +225,74 @@ def _checked_devices(devices: int | None, topology: Topology) -> int:
     return devices or have
 
 
-def _run(job: _Job, grid: list[Candidate], processes: int, progress: Progress) -> SweepResult:
-    rows: dict[int, Row] = {}
-    run = _run_here if processes == 1 else _run_in_pool
+@dataclass(slots=True, kw_only=True)
+class _Table:
+    """The rows of a sweep as they come, and where they are kept."""
+
+    grid: Sequence[Candidate]
+    progress: Progress
+    journal: Journal | None
+    cache: Cache | None
+    rows: dict[int, Row] = field(default_factory=dict)
+    known: int = 0
+
+    def begin(self) -> None:
+        """Take over what is known."""
+        if self.journal is not None:
+            self.rows |= self.journal.rows
+        if self.cache is not None:
+            for number in self.missing:
+                if (row := self.cache.get(cell_text(self.grid[number]))) is not None:
+                    self._keep(number, row)
+        self.known = len(self.rows)
+        if self.rows:
+            self.progress(len(self.rows), len(self.grid))
+
+    @property
+    def missing(self) -> list[int]:
+        """The numbers of the plans without a row."""
+        return [number for number in range(len(self.grid)) if number not in self.rows]
+
+    def add(self, number: int, row: Row) -> None:
+        """Keep a row that was computed."""
+        if self.cache is not None:
+            self.cache.put(cell_text(self.grid[number]), row)
+        self._keep(number, row)
+        self.progress(len(self.rows), len(self.grid))
+
+    def _keep(self, number: int, row: Row) -> None:
+        self.rows[number] = row if self.journal is None else self.journal.append(number, row)
+
+    def finished(self, processes: int, *, speedups: bool) -> SweepResult:
+        """Return the rows there are, ranked."""
+        rows = [self.rows[i] for i in sorted(self.rows)]
+        found = replace(finish(rows, len(self.grid), processes), known=self.known)
+        if speedups:
+            return found
+        empty = dict.fromkeys(("speedup", "baseline", "baseline_step_s"))
+        return replace(found, rows=tuple(row | empty for row in found.rows))
+
+
+def _fill(table: _Table, job: Job, processes: int, executor: Executor | None) -> None:
+    """Compute the rows that are missing."""
+    if executor is None and processes == 1:
+        for number in table.missing:
+            table.add(number, row_here(job, table.grid[number]))
+        return
+    futures: dict[Future[Row], int] = {}
     try:
-        run(job, grid, processes, rows, progress)
-    except KeyboardInterrupt:
-        raise SweepInterrupted(finish([rows[i] for i in sorted(rows)], len(grid), processes)) from None
-    return finish([rows[i] for i in range(len(grid))], len(grid), processes)
-
-
-def _run_here(job: _Job, grid: list[Candidate], processes: int, rows: dict[int, Row], progress: Progress) -> None:
-    for i, candidate in enumerate(grid):
-        rows[i] = _row(job, candidate)
-        progress(len(rows), len(grid))
-
-
-def _run_in_pool(job: _Job, grid: list[Candidate], processes: int, rows: dict[int, Row], progress: Progress) -> None:
-    # Forked workers need no `if __name__ == "__main__"` in the caller's script, and know its own schedules.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=(job,))
-    futures: list[Future[Row]] = []
-    try:
-        futures.extend(pool.submit(_row_there, candidate) for candidate in grid)
-        for i, future in enumerate(futures):
-            rows[i] = future.result()
-            progress(len(rows), len(grid))
-        pool.shutdown()
-    except BrokenProcessPool:
+        with submitting(job, processes, executor) as submit:
+            futures.update((submit(table.grid[number]), number) for number in table.missing)
+            for future in as_completed(futures):
+                table.add(futures[future], future.result())
+    except BrokenExecutor:
         raise MpsimError(
-            f"a worker process died after {len(rows)} of {len(grid)} plans (out of memory?): lower the number of"
-            f" processes, {processes}, or the number of trials"
+            f"a worker process died after {len(table.rows)} of {len(table.grid)} plans (out of memory?): lower the"
+            f" number of processes, {processes}, or the number of trials"
         ) from None
-    except BaseException:
-        _stop(pool)
-        rows |= {i: f.result() for i, f in enumerate(futures) if f.done() and not f.cancelled() and not f.exception()}
-        raise
-
-
-def _stop(pool: ProcessPoolExecutor) -> None:
-    """End a pool now: what its workers are at may take minutes, and nobody waits for it any more."""
-    workers = list((pool._processes or {}).values())  # public as terminate_workers from Python 3.14 on
-    pool.shutdown(wait=False, cancel_futures=True)
-    for worker in workers:
-        worker.terminate()
-
-
-_shared: list[_Job] = []
-
-
-def _start(job: _Job) -> None:
-    """Keep what all plans share, and leave Ctrl-C, which a terminal sends to all processes, to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _shared[:] = [job]
-
-
-def _row_there(candidate: Candidate) -> Row:
-    return _row(_shared[0], candidate)
-
-
-def _row(job: _Job, candidate: Candidate) -> Row:
-    """Return the row of one plan, or why it cannot be run."""
-    row: Row = dict.fromkeys(COLUMNS) | _coordinates(job, candidate)
-    try:
-        lowering = best_placed(
-            job.workload,
-            job.topology,
-            candidate.plan(job.base),
-            job.by_type,
-            host_speed=job.host_speed,
-            unchecked=job.unchecked,
-        )
-        result = simulate_lowering(
-            lowering, job.trials, unchecked=job.unchecked, baseline=job.baseline, spans=False, fold=True
-        )
-    except MpsimError as error:
-        return row | {"reason": str(error)}
-    return row | summary_row(result)
-
-
-def _coordinates(job: _Job, candidate: Candidate) -> Row:
-    """Return what is known of a plan before it is run."""
-    batch, parts = job.base.batch, candidate.dp * candidate.microbatches
-    # The text and the strategy do not depend on the batch, the one thing for which there may be no such plan.
-    plan = candidate.plan(Plan())
-    return {
-        "workload": job.workload.name,
-        "topology": job.topology.name,
-        "plan": plan.text,
-        "strategy": plan.strategy,
-        "n_devices": candidate.ranks,
-        "dp": candidate.dp,
-        "pp": candidate.pp,
-        "tp": candidate.tp,
-        "global_batch": batch,
-        "microbatches": candidate.microbatches,
-        "microbatch_size": None if batch % parts else batch // parts,
-        "schedule": plan.schedule_name if candidate.pp > 1 else None,
-        "runtime": job.base.runtime,
-        "algorithm": job.base.algorithm,
-        "trials": job.trials.count,
-    }
+    finally:  # of a sweep that is left early, too
+        for future, number in futures.items():
+            if executor is not None:  # those of its own processes have ended with them
+                future.cancel()
+            if number not in table.rows and future.done() and not future.cancelled() and not future.exception():
+                table.add(number, future.result())

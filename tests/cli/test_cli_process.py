@@ -89,7 +89,8 @@ def test_ctrl_c_keeps_the_rows_that_are_done(tmp_path, processes) -> None:
     assert code == 130
     (line,) = [line for line in said.replace("\r", "\n").splitlines() if line.startswith("mpsim:")]
     kept = load_sweep(tmp_path / "t.csv")
-    assert line == f"mpsim: error: interrupted after {len(kept.rows)} of 53 plans; their rows are in t.csv"
+    where = "their rows are in t.csv: the same command goes on with them"
+    assert line == f"mpsim: error: interrupted after {len(kept.rows)} of 53 plans; {where}"
     assert 3 <= len(kept.rows) < 53
     assert [item.name for item in tmp_path.iterdir()] == ["t.csv"]
 

@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from statistics import mean
 
@@ -16,6 +15,7 @@ from mpsim.lowering.emit import program_of
 from mpsim.lowering.lower import lower
 from mpsim.plan.model import Plan
 from mpsim.plan.schedules import Operation
+from mpsim.processes import worker_pool
 from mpsim.simulation import simulate, simulate_collectives
 from mpsim.simulation.trials import trial_steps
 from mpsim.topology.builders import chain, fully_connected
@@ -276,11 +276,10 @@ def test_a_slow_type_has_its_own_samples():
 def test_no_process_is_started_without_a_trial_for_it(monkeypatch):
     started = []
 
-    class Pool(ProcessPoolExecutor):
-        def __init__(self, processes: int) -> None:
-            started.append(processes)
-            super().__init__(processes)
+    def pool(processes: int):
+        started.append(processes)
+        return worker_pool(processes)
 
-    monkeypatch.setitem(trial_steps.__globals__, "ProcessPoolExecutor", Pool)
+    monkeypatch.setitem(trial_steps.__globals__, "worker_pool", pool)
     assert steps(trials=2, processes=100_000) == steps(trials=2)
     assert started == [2]

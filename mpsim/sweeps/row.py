@@ -1,0 +1,127 @@
+"""One row of a sweep, wherever it is computed: in this process, in another, or on a cluster."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mpsim.collectives.algorithms import ALGORITHMS
+from mpsim.errors import MpsimError
+from mpsim.lowering.draws import Trials
+from mpsim.plan.model import Plan
+from mpsim.plan.runtimes import RUNTIMES
+from mpsim.plan.schedules import SCHEDULES
+from mpsim.result.frames import summary_row
+from mpsim.result.model import Result
+from mpsim.simulation.run import simulate_played
+from mpsim.sweeps.choosing import best_played
+from mpsim.sweeps.grid import Candidate
+from mpsim.sweeps.model import COLUMNS, Row
+from mpsim.sweeps.question import code_digest
+from mpsim.topology.model import Topology
+from mpsim.workload.model import Workload
+
+__all__ = ["Job", "packed", "row_here", "row_there"]
+
+_REGISTRIES: tuple[dict[Any, Any], ...] = (SCHEDULES, ALGORITHMS, RUNTIMES)
+_KNOWN = tuple(dict(registry) for registry in _REGISTRIES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What all plans of a sweep share; sent to each process once."""
+
+    workload: Workload
+    topology: Topology
+    base: Plan
+    trials: Trials
+    by_type: Mapping[str, Workload]
+    unchecked: bool
+    host_speed: float
+    baseline: Result | None
+
+
+def row_here(job: Job, candidate: Candidate) -> Row:
+    """Return the row of one plan, or why it cannot be run."""
+    row: Row = dict.fromkeys(COLUMNS) | _coordinates(job, candidate)
+    try:
+        played = best_played(
+            job.workload,
+            job.topology,
+            candidate.plan(job.base),
+            job.by_type,
+            host_speed=job.host_speed,
+            unchecked=job.unchecked,
+        )
+        result = simulate_played(
+            played, job.trials, unchecked=job.unchecked, baseline=job.baseline, spans=False, fold=True
+        )
+    except MpsimError as error:
+        return row | {"reason": str(error)}
+    return row | summary_row(result)
+
+
+def packed(job: Job) -> bytes:
+    """Return a job as bytes for workers that share nothing with this process, with what its user registered.
+
+    Raises
+    ------
+    MpsimError
+        A schedule or algorithm of the user's own that cannot be sent.
+    """
+    pairs = zip(_REGISTRIES, _KNOWN, strict=True)
+    own = [[pair for pair in registry.items() if pair[1] is not known.get(pair[0])] for registry, known in pairs]
+    try:
+        # In two shells: what another mpsim made may not even be read.
+        return pickle.dumps((code_digest(), pickle.dumps((own, job))))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise MpsimError(f"what was registered cannot be sent ({error}): define it at the top of a module") from None
+
+
+_unpacked: dict[str, Job] = {}
+
+
+def row_there(name: str, data: bytes, candidate: Candidate) -> Row:
+    """Return a row in a worker that knows the job by its name once it was given its bytes, as `packed` makes them.
+
+    Raises
+    ------
+    MpsimError
+        The worker has another mpsim, or computes with other libraries, than whoever asks.
+    """
+    if name not in _unpacked:
+        code, inner = pickle.loads(data)
+        if code != code_digest():
+            raise MpsimError("a worker has another mpsim, Python, numpy or simpy than this process: install the same")
+        own, job = pickle.loads(inner)
+        for registry, pairs in zip(_REGISTRIES, own, strict=True):
+            registry.update(pairs)
+        _unpacked.clear()
+        _unpacked[name] = job
+    return row_here(_unpacked[name], candidate)
+
+
+def _coordinates(job: Job, candidate: Candidate) -> Row:
+    """Return what is known of a plan before it is run."""
+    batch, parts = job.base.batch, candidate.dp * candidate.microbatches
+    # The text and the strategy do not depend on the batch, the one thing for which there may be no such plan.
+    plan = candidate.plan(Plan())
+    return {
+        "workload": job.workload.name,
+        "topology": job.topology.name,
+        "plan": plan.text,
+        "strategy": plan.strategy,
+        "n_devices": candidate.ranks,
+        "dp": candidate.dp,
+        "pp": candidate.pp,
+        "tp": candidate.tp,
+        "global_batch": batch,
+        "microbatches": candidate.microbatches,
+        "microbatch_size": None if batch % parts else batch // parts,
+        "schedule": plan.schedule_name if candidate.pp > 1 else None,
+        "runtime": job.base.runtime,
+        "algorithm": job.base.algorithm,
+        "trials": job.trials.count,
+    }
