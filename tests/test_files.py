@@ -28,10 +28,10 @@ from mpsim.workload.layers import Layer
 WORK = chained([layer("a", parameters={"w": 3}), layer("b")], 8)
 
 
-def test_what_is_no_file_is_not_waited_for(tmp_path):
+def test_what_is_no_file_is_not_waited_for(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "fifo")
     with socket.socket(socket.AF_UNIX) as listening:
-        os.chdir(tmp_path)  # a socket's whole path may be too long
+        monkeypatch.chdir(tmp_path)  # a socket's whole path may be too long
         listening.bind("socket")
         for name, kind in (
             ("fifo", "a pipe"),

@@ -21,7 +21,7 @@ from mpsim.sweeps.executors import cluster_executor
 from mpsim.sweeps.journal import whole_records
 from mpsim.sweeps.question import Question, digest
 
-HAND = "tests/data/hand.workload.json"
+HAND = str(Path(__file__).parents[1] / "data" / "hand.workload.json")
 ASKED = {"batch": 8, "trials": 2, "processes": 1}
 
 

@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from mpsim.result.frames import summary_row
 from mpsim.sweeps import SweepInterrupted, SweepResult, load_sweep, save_sweep, sweep, table
 from mpsim.sweeps.model import COLUMNS, finish
 
-HAND = "tests/data/hand.workload.json"
+HAND = str(Path(__file__).parents[1] / "data" / "hand.workload.json")
 
 
 @pytest.fixture(scope="module")
