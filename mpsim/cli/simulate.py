@@ -54,7 +54,7 @@ class _Asked(Asked):
 @baseline_option
 @click.option("--processes", type=int, default=1, show_default=True, metavar="N", help="That share the trials.")
 @click.option(
-    "--fold/--no-fold", default=None, help="Simulate one of the devices that do the same; by default from 65 on."
+    "--fold/--no-fold", default=None, help="Simulate one of the devices that do the same; by default from 17 on."
 )
 @json_option
 @output_option("-o", "--output", what="Write the result, spans included.", suffixes=DOCUMENTS)

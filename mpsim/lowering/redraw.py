@@ -38,7 +38,7 @@ class Redrawn:
     >>> from mpsim.topology.spec import parse_topology
     >>> from mpsim.workload.model import Layer, Workload
     >>> work = Workload.chain("one", [Layer.given("a", forward_s=1.0, backward_s=2.0)])
-    >>> redrawn = Redrawn(lower(work, parse_topology("chain:1"), Plan()))
+    >>> redrawn = Redrawn(lower(work, parse_topology("chain:1,link=nvlink4"), Plan()))
     >>> redrawn.durations([Draw(seed=0, trial=trial) for trial in range(2)]).tolist()
     [[1.0, 1.0], [2.0, 2.0]]
     """

@@ -21,6 +21,7 @@ from mpsim.program.account import account_devices, account_traffic, spans_of
 from mpsim.program.model import Program, Timing
 from mpsim.result.model import Result, Spans
 from mpsim.result.statistics import check_baseline, middle
+from mpsim.result.text import MOST_DEVICES
 from mpsim.scaling import Scaling
 from mpsim.simulation.baseline import one_device
 from mpsim.simulation.cutting import Played
@@ -31,10 +32,6 @@ from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
 
 __all__ = ["Label", "play", "simulate", "simulate_lowering", "simulate_played"]
-
-
-# A result of so many has a row for each, and a picture a line.
-_WHOLE_RANKS = 64
 
 
 class Label(NamedTuple):
@@ -101,7 +98,7 @@ def simulate(
         Keep what ran when, and find out what steps in a row take; without it a result is small, and soon there.
     fold : bool, optional
         Simulate one of the ranks that do the same at the same moments; the result has it once, with a `count`. By
-        default from 65 ranks on. The numbers are those of the whole, to the last bit.
+        default from 17 ranks on, whose table no longer has a row for each. The numbers are those of the whole, to the last bit.
 
     Returns
     -------
@@ -175,7 +172,7 @@ def simulate_played(
     batch = global_batch(workload, plan)
     check_baseline(baseline, batch)
     name, seconds = (baseline.plan, baseline.step_s) if baseline else one_device(lowering, batch, unchecked=unchecked)
-    folded = lowering.grid.size > _WHOLE_RANKS if fold is None else fold
+    folded = lowering.grid.size > MOST_DEVICES if fold is None else fold
     return play(
         partial(program_of, lowering, folded=folded),
         lowering.topology,
@@ -220,13 +217,13 @@ def play(
     label: Label,
     global_batch: int = 0,
     baseline_step_s: float = 0.0,
-    steady: Callable[[Program, Timing], float | None] | None = None,
+    steady: Callable[[Program, Timing, bool], float | None] | None = None,
     redrawn: Callable[[], Redrawn] | None = None,
     played: Played | None = None,
 ) -> Result:
     """Replay the trials of a program and account for the middle one.
 
-    `steady` tells what steps in a row take, `redrawn` is the program with its times drawn for many trials at once, and
+    `steady` tells what steps in a row take, of a program at its median or not, `redrawn` is the program with its times drawn for many trials at once, and
     `played` what was replayed of it at the median.
     """
     draw, steps = None, []
@@ -241,7 +238,7 @@ def play(
         free = replay(program, topology, free=True)
         _check_finite(timing.step_s)
         uses = account_devices(program, topology, place, timing, free)
-        steady_s = timing.step_s if steady is None else steady(program, timing)
+        steady_s = timing.step_s if steady is None else steady(program, timing, draw is None)
         ran = spans_of(program, place, timing) if spans else Spans()
     traffic = account_traffic(program)
     return Result(

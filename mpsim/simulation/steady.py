@@ -20,7 +20,9 @@ _STEPS = 4
 _MOST_TASKS = 60_000
 
 
-def steady_s(lowering: Lowering, program: Program, timing: Timing, *, pipelines: bool = True) -> float | None:
+def steady_s(
+    lowering: Lowering, program: Program, timing: Timing, median: bool = False, *, pipelines: bool = True
+) -> float | None:
     """Return the time between the ends of steps that follow one another; None where the program is too large.
 
     Ranks that neither wait for one another's stages nor for a host take as long as for a single step. Where stages
@@ -31,6 +33,8 @@ def steady_s(lowering: Lowering, program: Program, timing: Timing, *, pipelines:
     ----------
     lowering, program, timing
         A plan, and one step of it.
+    median : bool
+        Whether the step is that of the plan at its median: then one of the ranks that do the same is enough.
     pipelines : bool
         Whether to replay pipelines whose hosts take no time; otherwise theirs is not known.
 
@@ -51,7 +55,11 @@ def steady_s(lowering: Lowering, program: Program, timing: Timing, *, pipelines:
         return _asynchronous_s(lowering, program, timing) if pipelines else None
     if len(lowering.rows) == 1 and not lowering.launches:
         return timing.step_s
-    if len(program.tasks) > _MOST_TASKS or not (pipelines or lowering.launches):
+    if not (pipelines or lowering.launches):
+        return None
+    if median and not program.stands_for:
+        program = program_of(lowering, folded=True)
+    if len(program.tasks) > _MOST_TASKS:
         return None
     steps, firsts = in_a_row(program, _STEPS)
     end_s = replay(steps, lowering.topology).end_s

@@ -138,7 +138,7 @@ def test_of_a_result_every_number_is_that_of_the_whole():
     assert [device.label for device in folded.devices] == ["n0.d0 × 4", "n0.d1 × 4", "n0.d2 × 4", "n0.d3 × 4"]
     assert summary_row(whole) == summary_row(folded)
     few = [len(result.devices) for result in (simulate(chained(LAYERS, 64), topology, PLAN), whole)]
-    assert few == [16, 16]  # 64 devices have a row each
+    assert few == [16, 16]  # as many as a table has rows for
     assert "DOES NOT FIT" not in summary(folded)
 
 
