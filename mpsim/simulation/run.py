@@ -98,7 +98,8 @@ def simulate(
         Keep what ran when, and find out what steps in a row take; without it a result is small, and soon there.
     fold : bool, optional
         Simulate one of the ranks that do the same at the same moments; the result has it once, with a `count`. By
-        default from 17 ranks on, whose table no longer has a row for each. The numbers are those of the whole, to the last bit.
+        default from 17 ranks on, whose table no longer has a row for each. The numbers are those of the whole, to the
+        last bit.
 
     Returns
     -------
@@ -223,8 +224,8 @@ def play(
 ) -> Result:
     """Replay the trials of a program and account for the middle one.
 
-    `steady` tells what steps in a row take, of a program at its median or not, `redrawn` is the program with its times drawn for many trials at once, and
-    `played` what was replayed of it at the median.
+    `steady` tells what steps in a row take, of a program at its median or not, `redrawn` is the program with its times
+    drawn for many trials at once, and `played` what was replayed of it at the median.
     """
     draw, steps = None, []
     if trials.differ(random=random):
