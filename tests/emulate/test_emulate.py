@@ -35,7 +35,7 @@ emulate(Workload.chain("slow", layers, activation_bytes=64), parse_topology("cha
 
 
 def work(seconds=1e-3, layers="abcd"):
-    layers = [Layer.given(name, forward_s=seconds, backward_s=2 * seconds, parameter_bytes=1003) for name in layers]
+    layers = [Layer.given(name, forward_s=seconds, backward_s=2 * seconds, parameter_bytes=1004) for name in layers]
     return Workload.chain("few", layers, activation_bytes=5001)
 
 

@@ -217,7 +217,7 @@ def test_a_model_that_other_processes_cannot_load_is_refused():
     lowering = lower(given(), FOUR, Plan())
     with pytest.raises(MpsimError, match="cannot be sent to another process"):
         recipes(lowering, lambda: None, "auto")
-    with pytest.raises(MpsimError, match="unknown model 'few'"):
+    with pytest.raises(MpsimError, match="what else a file names is not run: give --model"):
         recipes(lowering, None, "auto")
 
 
