@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[1]
 def main() -> None:
     """Compare as many plans as asked for, and print how many were folded, wholly and in part."""
     sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "simulation")]
-    from test_folding import alike, compared
+    from folded_cases import compared
+    from test_folding import alike
 
     plans = int(sys.argv[1]) if len(sys.argv) > 1 else 500
     counts = {"equal": 0, "folded": 0, "in part": 0}

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 from cases import layer, on_axis, tensor
+from folded_cases import clusters, compared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_cases import graphs
@@ -350,6 +351,13 @@ def test_of_any_split_all_is_exchanged_and_nothing_locks(case):
         assert device.compute_s + device.exposed_communication_s + device.idle_s == result.step_s
         assert device.memory.gradients_bytes > 0
     assert 0 < result.free_step_s <= result.step_s
+
+
+@settings(max_examples=15)
+@given(st.data(), mixtures(), st.sampled_from(["ideal", "torch-nccl", "deepspeed"]))
+def test_of_any_split_ranks_that_do_the_same_are_one(data, case, runtime):
+    workload, _, plan = case
+    compared(workload, data.draw(clusters(plan.ranks)), replace(plan, runtime=runtime))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from cases import chained, layer, on_axis
+from folded_cases import compared
 
 from mpsim import Plan, parse_topology, simulate
 from mpsim.errors import MpsimError
@@ -126,6 +127,7 @@ def test_beside_everything_else(sharding, runtime):
     assert found.step_s >= other.step_s
     # Of stages that run again whole nothing is left but what came as a message.
     assert (sharding.get("recompute") != "stages") == ("offload" in found.spans.kind)
+    assert compared(chained(layers, 64), topology, plan) == (4 if runtime == "torch-gloo" else 2)
 
 
 def test_hosts_change_nothing_else():
