@@ -11,6 +11,8 @@ from mpsim.lowering.instructions import Drop, Hold
 from mpsim.lowering.lower import lower
 from mpsim.lowering.passes import instructions_of
 from mpsim.plan.model import Plan, load_plan, save_plan
+from mpsim.plan.schedule_file import rows_schedule
+from mpsim.plan.schedules import Operation
 from mpsim.plan.sharding import Sharding
 from mpsim.simulation import simulate
 from mpsim.topology.builders import fully_connected
@@ -244,6 +246,16 @@ def test_the_cut_knows_that_the_update_is_shared():
     topology = fully_connected(4, link=Wire(100.0))
     steps = [simulate(workload, topology, replace(plan, boundaries=(at,))).step_s for at in (1, 2, 3)]
     assert simulate(workload, topology, plan).step_s == min(steps)
+
+
+@pytest.mark.parametrize("runtime", ["ideal", "torch-nccl"])
+def test_a_split_backward_waits_behind_a_first_layer_without_parameters(runtime):
+    """0F0 at 0 to 2, 0I0 to 4, 0W0 to 6: nothing stood behind the last computation, and what waits there was lost."""
+    rows = rows_schedule([[Operation(0, kind, 0) for kind in "FIW"]])
+    workload = chained([layer("a"), layer("b", parameters={"w": 64})], 0)
+    found = simulate(workload, fully_connected(2, link=FREE), replace(FSDP, schedule=rows, runtime=runtime))
+    assert found.step_s == 6.0
+    assert "reduce_scatter" in found.spans.kind
 
 
 def test_what_cannot_be():
