@@ -130,6 +130,16 @@ class Network:
             self._change([flow])
         return False
 
+    def adopt(self, task: int, traffic: Traffic, since: float, end: float) -> None:
+        """Take over a transfer whose bytes move alone from one moment to another if nothing meets it, at time 0."""
+        demand = Demand(traffic, self._capacity)
+        flow = _Flow(task, demand.shares, demand.size, 0.0)
+        flow.rate, flow.since = demand.rate, since
+        for link, _ in flow.shares:
+            self._on_link.setdefault(link, {})[flow] = None
+        flow.event = simpy.Timeout(self._env, end, flow)
+        flow.event.callbacks.append(self._finish)
+
     def _finish(self, event: simpy.Event) -> None:
         flow: _Flow = event._value
         if flow.event is not event:

@@ -7,6 +7,7 @@ the same program and topology give the same bits.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import simpy
 
@@ -18,7 +19,36 @@ from mpsim.garbage import collector_paused
 from mpsim.program.model import Program, Task, Timing, Traffic
 from mpsim.topology.model import Topology
 
-__all__ = ["order_of", "replay"]
+__all__ = ["Begun", "order_of", "replay"]
+
+
+class Begun(NamedTuple):
+    """A replay up to a moment before which no two transfers met.
+
+    Attributes
+    ----------
+    time_s : float
+        The moment: what ended before it has ended, what began before it has begun.
+    start_s, moves_s, end_s : sequence of float
+        When each task began, its first byte moved, and it ended or would if nothing met; of those not begun no matter.
+    waiting : sequence of int
+        For how many others each task waits that have not ended.
+    under_way : sequence of int
+        Those that have begun and not ended.
+    left : int
+        How many have not ended.
+    followers : list of list of int
+        The tasks that wait for each.
+    """
+
+    time_s: float
+    start_s: Sequence[float]
+    moves_s: Sequence[float]
+    end_s: Sequence[float]
+    waiting: Sequence[int]
+    under_way: Sequence[int]
+    left: int
+    followers: list[list[int]]
 
 
 def replay(
@@ -29,6 +59,7 @@ def replay(
     observer: Observer | None = None,
     durations: Sequence[float] | None = None,
     late: Sequence[float] | None = None,
+    begun: Begun | None = None,
 ) -> Timing:
     """Replay a program on a topology.
 
@@ -46,6 +77,8 @@ def replay(
         What each task takes, if it is a computation, in place of what the program says.
     late : sequence of float, optional
         What each task takes longer than its latency, if it is a transfer.
+    begun : Begun, optional
+        What is known of the replay up to a moment; of a program that `mpsim.engine.straight.Straight.applies` to.
 
     Returns
     -------
@@ -74,11 +107,14 @@ def replay(
                 f" {len(topology.devices)}: 0 to {len(topology.devices) - 1}"
             )
     with collector_paused():
-        run = _Run(program, topology, free, observer, durations, late)
-        run.play()
+        run = _Run(program, topology, free, observer, durations, late, begun and begun.followers)
+        run.play(begun)
     if run.done < len(program.tasks):
         raise MpsimError(_deadlock(program, topology, run))
-    return Timing(start_s=tuple(run.start_s), end_s=tuple(run.end_s))
+    timing = Timing(start_s=tuple(run.start_s), end_s=tuple(run.end_s))
+    # It and its network know one another: apart, nothing of a thousand replays is left for the collector to find.
+    run.__dict__.clear()
+    return timing
 
 
 class _Run:
@@ -92,6 +128,7 @@ class _Run:
         observer: Observer | None,
         durations: Sequence[float] | None,
         late: Sequence[float] | None,
+        followers: list[list[int]] | None,
     ) -> None:
         self.tasks = program.tasks
         self.free = free
@@ -101,18 +138,40 @@ class _Run:
         self.network = Network(self.env, capacity, self._finish, self._rid, observer)
         self.queues = Queues(program.streams)
         self.beside = Interference(self.env, topology.devices, program.streams, self._finish)
-        self.waiting, self.followers = _order(program.tasks, len(program.streams), self.queues)
         # Of each transfer, the tasks that go on as soon as its sender is rid of it.
-        self.early = _early(program.tasks, self.waiting)
+        self.early: dict[int, list[int]] = {}
+        self.waiting: list[int] = []
+        if followers is not None:
+            self.followers = followers
+        else:
+            self.waiting, self.followers = _order(program.tasks, len(program.streams), self.queues)
+            self.early = _early(program.tasks, self.waiting)
         self.start_s = [0.0] * len(self.tasks)
         self.end_s = [0.0] * len(self.tasks)
         self.done = 0
 
-    def play(self) -> None:
+    def play(self, begun: Begun | None) -> None:
         """Start what waits for nothing, and run until nothing happens any more."""
+        if begun is not None:
+            self._go_on(begun)
+            return
         for i in [i for i, count in enumerate(self.waiting) if count == 0]:
             if self._ready(i):
                 self._finish(i)
+        self.env.run()
+
+    def _go_on(self, begun: Begun) -> None:
+        """Take over what is under way at a moment, with its events, and run on."""
+        self.start_s, self.end_s, self.waiting = list(begun.start_s), list(begun.end_s), list(begun.waiting)
+        self.done = len(self.tasks) - begun.left
+        for i in begun.under_way:
+            traffic = self.tasks[i].traffic
+            if traffic is None or begun.moves_s[i] == self.end_s[i]:
+                simpy.Timeout(self.env, self.end_s[i], i).callbacks.append(self._on_end)
+            elif begun.moves_s[i] < begun.time_s:
+                self.network.adopt(i, traffic, begun.moves_s[i], self.end_s[i])
+            else:
+                simpy.Timeout(self.env, begun.moves_s[i], i).callbacks.append(self._on_latency)
         self.env.run()
 
     def _ready(self, i: int) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from mpsim.engine.replay import replay
 from mpsim.engine.straight import Straight
 from mpsim.errors import MpsimError
+from mpsim.garbage import collector_paused
 from mpsim.lowering.draws import Draw, Trials
 from mpsim.lowering.redraw import Redrawn
 from mpsim.processes import worker_pool
@@ -21,13 +22,13 @@ __all__ = ["ProgramOf", "drawn_steps", "trial_steps"]
 
 ProgramOf = Callable[[Draw | None], Program]
 # Drawn at once at most: tasks by trials.
-_MOST_NUMBERS = 2**23
+_MOST_NUMBERS = 2**22
 
 
 def drawn_steps(redrawn: Redrawn, topology: Topology, trials: Trials) -> list[float]:
     """Return the step of each trial, in order of trial number, of a program that is lowered once.
 
-    Trials in which transfers leave one another alone are had many at once, the others replayed one by one.
+    Until transfers meet on a link trials are had many at once; from there on each is replayed by itself.
 
     Parameters
     ----------
@@ -51,13 +52,23 @@ def drawn_steps(redrawn: Redrawn, topology: Topology, trials: Trials) -> list[fl
 def _drawn_steps(redrawn: Redrawn, topology: Topology, trials: Trials, which: Sequence[int]) -> list[float]:
     """Return the step of some trials, by their numbers."""
     draws = [trials.draw(trial) for trial in which]
+    with collector_paused():
+        return _played_steps(redrawn, topology, draws)
+
+
+def _played_steps(redrawn: Redrawn, topology: Topology, draws: Sequence[Draw]) -> list[float]:
     durations, late = redrawn.durations(draws), redrawn.late(draws)
-    found = np.full(len(which), np.nan)
-    if Straight.applies(redrawn.program, topology):
-        found = Straight(redrawn.program, topology).step_s(durations, late)
+    straight = Straight(redrawn.program, topology) if Straight.applies(redrawn.program, topology) else None
+    played = straight.play(durations, late) if straight else None
+    found = np.full(len(draws), np.nan) if played is None else played.step_s
     for i in np.flatnonzero(np.isnan(found)).tolist():
-        own = None if late is None else late[:, i].tolist()
-        found[i] = replay(redrawn.program, topology, durations=durations[:, i].tolist(), late=own).step_s
+        found[i] = replay(
+            redrawn.program,
+            topology,
+            durations=durations[:, i].tolist(),
+            late=None if late is None else late[:, i].tolist(),
+            begun=played and played.begun(i),
+        ).step_s
     steps: list[float] = found.tolist()
     return steps
 

@@ -53,7 +53,7 @@ def compared(workload, topology, plan, variability) -> int:
         assert replay(redrawn.program, topology, durations=durations[:, trial].tolist(), late=own).step_s == step_s
     if not Straight.applies(redrawn.program, topology):
         return 0
-    found = Straight(redrawn.program, topology).step_s(durations, late)
+    found = Straight(redrawn.program, topology).play(durations, late).step_s
     had = [(a, b) for a, b in zip(found.tolist(), alone, strict=True) if a == a]
     assert all(a == b for a, b in had)
     return len(had)
@@ -88,7 +88,7 @@ def test_where_transfers_meet_the_trial_is_replayed():
     lowering = lower(chained(layers, 600), topology, Plan(dp=2, pp=2, microbatches=2, devices=(0, 2, 1, 3)))
     trials = Trials(count=40, rng=1)
     redrawn, draws = Redrawn(lowering), [trials.draw(trial) for trial in range(40)]
-    known = ~np.isnan(Straight(redrawn.program, topology).step_s(redrawn.durations(draws), None))
+    known = ~np.isnan(Straight(redrawn.program, topology).play(redrawn.durations(draws), None).step_s)
     assert 0 < known.sum() < 40
     one_by_one = trial_steps(partial(program_of, lowering), topology, trials)
     assert drawn_steps(redrawn, topology, trials) == one_by_one
