@@ -50,9 +50,17 @@ def there(names):
     return [name for name in names if Path("/run/netns", name).exists()]
 
 
+def runs(pid):
+    """Whether a process has not ended; one that nobody has reaped yet, as the machine's first should, has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def wait_until_gone(names, pids=()):
     deadline_s = time.monotonic() + PATIENCE_S
-    while there(names) or any(Path(f"/proc/{pid}").exists() for pid in pids):
+    while there(names) or any(runs(pid) for pid in pids):
         assert time.monotonic() < deadline_s, f"left behind: {there(names)}, of processes {pids}"
         time.sleep(0.05)
 
