@@ -132,5 +132,6 @@ def _collectives(sizes: tuple[int, ...], inputs: tuple[str, ...], given: _Asked)
         rng=trials.rng,
         variability=trials.variability,
         processes=trials.processes,
+        fold=given.fold,
     )
     return Answer(result=result, notes=notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from mpsim.collectives.traffic import collective
@@ -13,8 +14,9 @@ from mpsim.lowering.emit import emit
 from mpsim.plan.runtimes import resolve_runtime
 from mpsim.program.model import Program, Stream, Task
 from mpsim.result.model import Result
+from mpsim.result.text import MOST_DEVICES
 from mpsim.simulation.run import Label, play
-from mpsim.topology.model import Topology
+from mpsim.topology.model import Device, Topology
 from mpsim.topology.routes import Routes
 
 __all__ = ["simulate_collectives"]
@@ -32,6 +34,7 @@ def simulate_collectives(
     rng: Seed = 0,
     variability: Variability | None = None,
     processes: int = 1,
+    fold: bool | None = None,
 ) -> Result:
     """Replay a list of collectives, in order, trial after trial.
 
@@ -49,6 +52,9 @@ def simulate_collectives(
         How many of the topology's devices take part, the first ones; None: all.
     trials, rng, variability, processes
         As in `simulate`; without link jitter nothing is random.
+    fold : bool, optional
+        Let the first device stand for all, where they are alike: each takes part in each collective, which is one
+        event. By default from 17 devices on.
 
     Raises
     ------
@@ -71,7 +77,8 @@ def simulate_collectives(
         posted = collective_scripts(sizes, kind, range(count))
         program = emit(Routes(topology), posted, runtime, algorithm)
     else:
-        program = _program(tuple(sizes), topology, kind, algorithm, count)
+        folded = count > MOST_DEVICES if fold is None else fold
+        program = _program(tuple(sizes), topology, kind, algorithm, count, folded and _alike(topology.devices[:count]))
     return play(
         partial(_draw, program),
         topology,
@@ -87,16 +94,28 @@ def simulate_collectives(
     )
 
 
-def _program(sizes: tuple[int, ...], topology: Topology, kind: str, algorithm: str, count: int) -> Program:
-    routes, streams = Routes(topology), tuple(range(count))
+def _program(
+    sizes: tuple[int, ...], topology: Topology, kind: str, algorithm: str, count: int, folded: bool
+) -> Program:
+    routes, ranks = Routes(topology), range(count)
+    streams = ranks[:1] if folded else ranks
     tasks = [
-        Task(f"{kind} {i}", kind, streams, traffic=collective(routes, kind, streams, size, algorithm=algorithm))
+        Task(f"{kind} {i}", kind, tuple(streams), traffic=collective(routes, kind, ranks, size, algorithm=algorithm))
         for i, size in enumerate(sizes)
     ]
-    return Program(streams=tuple(Stream(device=d, name="collectives") for d in streams), tasks=tuple(tasks))
+    return Program(
+        streams=tuple(Stream(device=device, name="collectives") for device in streams),
+        tasks=tuple(tasks),
+        stands_for={0: count} if folded else {},
+    )
+
+
+def _alike(devices: Sequence[Device]) -> bool:
+    """Whether devices differ in nothing that a result without computations says of them."""
+    return len({(device.type, device.memory_bytes) for device in devices}) == 1
 
 
 def _draw(program: Program, draw: Draw | None) -> Program:
     if draw is None:
         return program
-    return Program(streams=program.streams, tasks=delayed(program.tasks, draw))
+    return replace(program, tasks=delayed(program.tasks, draw))

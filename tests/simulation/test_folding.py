@@ -14,8 +14,8 @@ from mpsim.plan.model import Plan
 from mpsim.plan.sharding import Sharding
 from mpsim.result.frames import summary_row
 from mpsim.result.text import summary
-from mpsim.simulation.run import simulate
-from mpsim.topology.builders import nodes, switch
+from mpsim.simulation import simulate, simulate_collectives
+from mpsim.topology.builders import nodes, ring, switch
 
 RUNTIMES = ["ideal", "ideal", "blocking", "torch-nccl", "deepspeed"]
 
@@ -79,6 +79,15 @@ def test_a_slow_device_unfolds_its_own_replica_alone():
     counts = [device.count for device in simulate(chained(LAYERS, 64), slow, PLAN, fold=True).devices]
     assert sum(counts) == 16
     assert counts.count(1) >= 2
+
+
+@pytest.mark.parametrize("variability", [Variability(), Variability(link_jitter_s=0.5)])
+def test_collectives_occupy_all_devices_alike(variability):
+    of = {"trials": 3, "variability": variability}
+    whole, folded = (simulate_collectives([640, 64], ring(32, link="100B/s@1s"), fold=f, **of) for f in (False, None))
+    assert ([one.label for one in folded.devices], len(whole.devices)) == (["d0 × 32"], 32)
+    assert summary_row(whole) == summary_row(folded)
+    assert {replace(use, name="") for use in whole.devices} == {replace(folded.devices[0], name="", count=1)}
 
 
 def test_trials_that_draw_are_not_folded():
