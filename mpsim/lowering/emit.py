@@ -34,11 +34,11 @@ from mpsim.topology.routes import Routes
 __all__ = ["emit", "program_of"]
 
 
-def program_of(lowering: Lowering, draw: Draw | None = None, *, folded: bool = False) -> Program:
+def program_of(lowering: Lowering, draw: Draw | None = None, *, folded: bool = False, memory: bool = True) -> Program:
     """Return the program of a plan with every time at its median, or as a trial draws it.
 
     Folded it has of ranks that do the same at the same moments one that stands for all (`mpsim.lowering.alike`);
-    where a trial draws, all ranks differ.
+    where a trial draws, all ranks differ. Without `memory` it tells times alone.
 
     Examples
     --------
@@ -54,7 +54,7 @@ def program_of(lowering: Lowering, draw: Draw | None = None, *, folded: bool = F
     """
     with collector_paused():
         plan = lowering.plan
-        written = [instructions_of(lowering, p) for p in range(plan.pp)]
+        written = [instructions_of(lowering, p, memory=memory) for p in range(plan.pp)]
         folding = fold(lowering, written) if folded and draw is None else Unfolded(lowering.place)
         ranks = scripts(lowering, draw, written, folding)
         player = _Player(
@@ -70,8 +70,8 @@ def program_of(lowering: Lowering, draw: Draw | None = None, *, folded: bool = F
         return Program(
             streams=player.board.streams(),
             tasks=tuple(player.board.tasks) if draw is None else delayed(player.board.tasks, draw),
-            residents=tuple(residents),
-            allocations=tuple(player.allocations),
+            residents=tuple(residents) if memory else (),
+            allocations=tuple(player.allocations) if memory else (),
             stands_for=folding.stands_for,
         )
 

@@ -74,25 +74,25 @@ class _Search:
         self._seen: set[_Boundaries] = set()
         self._left = _MOST_TASKS
         self._best, self._score = lowering.boundaries, (True, inf)
-        self._whole = self._played = Played(lowering)
+        self._played = Played(lowering)
 
     def fastest(self) -> Played:
         """Return the plan with the fastest cut found."""
         whole = self._lowering
-        self._whole = self._played = Played(whole, program_of(whole, folded=True))
-        if 2 * len(_program(self._whole).tasks) > _MOST_TASKS:
-            return self._whole
+        self._program = program_of(whole, folded=True, memory=False)
+        if 2 * len(self._program.tasks) > _MOST_TASKS:
+            return self._played
         self._try([self._best])
         self._try(boundaries_worth_trying(self._scales))
         while self._try(_neighbours(self._best, len(whole.workload.layers))):
             pass
         return self._played
 
-    def _cut(self, boundaries: _Boundaries) -> Played:
+    def _cut(self, boundaries: _Boundaries) -> tuple[Lowering, Program]:
         if boundaries == self._lowering.boundaries:
-            return self._whole
+            return self._lowering, self._program
         cut = cut_at(self._lowering, boundaries)
-        return Played(cut, program_of(cut, folded=True))
+        return cut, program_of(cut, folded=True, memory=False)
 
     def _try(self, cuts: Iterable[_Boundaries]) -> bool:
         """Try the cuts that were not yet, the most promising first; return whether one of them is better than all."""
@@ -101,8 +101,7 @@ class _Search:
         for cut in sorted(least, key=lambda cut: (round_step(least[cut]), cut)):
             if (False, round_step(least[cut])) >= self._score:
                 break
-            made = self._cut(cut)
-            program = _program(made)
+            made, program = self._cut(cut)
             self._left -= len(program.tasks)
             if self._left < 0 or len(self._seen) == _MOST_REPLAYS:
                 break
@@ -110,16 +109,13 @@ class _Search:
             timing = replay(program, self._lowering.topology)
             step_s = round_step(timing.step_s)
             if (False, step_s) < self._score:
-                score = self._bounded and overflows(self._lowering, program, timing), step_s
+                # What it keeps is worked out of the few that are faster alone.
+                held = program_of(made, folded=True) if self._bounded else None
+                score = held is not None and overflows(self._lowering, held, timing), step_s
                 if score < self._score:
                     self._score, self._best = score, cut
-                    self._played = made._replace(timing=timing)
+                    self._played = Played(made, held, timing)
         return self._best != before
-
-
-def _program(played: Played) -> Program:
-    assert played.program is not None
-    return played.program
 
 
 def least_step_s(lowering: Lowering, scales: Scales) -> Callable[[_Boundaries], float]:

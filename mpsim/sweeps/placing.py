@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice, permutations
 
-from mpsim.topology.model import Topology
+from mpsim.topology.model import Link, Topology
+from mpsim.topology.routes import Routes
 
 __all__ = ["placements"]
 
@@ -24,9 +25,9 @@ _ROUNDS = 3
 def placements(topology: Topology, dp: int, pp: int, tp: int) -> list[tuple[int, ...]]:
     """Return the placements worth trying, as `Plan.devices` has them; the first is ``()``, the topology's order.
 
-    Where all devices and all links are alike there is no other. Otherwise the devices fall into kinds (see `kinds`),
-    and tensor-parallel groups are made of devices that follow one another within a kind. Which kind each stage of
-    each replica gets is tried
+    Where all devices and all links between them are alike there is no other. Otherwise devices fall into kinds (see
+    `kinds`), and tensor-parallel groups are made of devices that follow one another within a kind. Which kind each
+    stage of each replica gets is tried
 
     - in full where there are no more than 64 ways, replicas counting as alike;
     - in any case kind by kind: used and laid in every order of the kinds (of more than three: fastest first, slowest
@@ -93,9 +94,23 @@ def _numbered(colours: dict[str, object]) -> dict[str, int]:
 
 
 def _alike(topology: Topology) -> bool:
-    devices = {replace(device, name="") for device in topology.devices}
-    links = {(link.bandwidth_bytes_per_s, link.latency_s, link.type) for link in topology.links}
-    return len(devices) == 1 and len(links) <= 1
+    """Whether devices are alike, and so are the links between them: a node's network cards lead to no other device."""
+    if len({replace(device, name="", host="") for device in topology.devices}) > 1:
+        return False
+    if len(_wires(topology.links)) <= 1:
+        return True
+    return 1 < len(topology.devices) <= _FEW and len(_wires(_between(topology))) == 1
+
+
+def _wires(links: Iterable[Link]) -> set[tuple[float, float, str]]:
+    return {(link.bandwidth_bytes_per_s, link.latency_s, link.type) for link in links}
+
+
+def _between(topology: Topology) -> list[Link]:
+    """Return the links on the way from any device to any other."""
+    routes = Routes(topology)
+    pairs = permutations(range(len(topology.devices)), 2)
+    return [topology.links[i] for i in {link for pair in pairs for link in routes.path(*pair)}]
 
 
 def _blocks(kind_of: Sequence[int], tp: int) -> _Blocks:

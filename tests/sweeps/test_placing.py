@@ -138,3 +138,9 @@ def test_a_type_without_costs_of_that_shard_is_passed_over():
     assert plan.devices == (2, 3)
     with pytest.raises(mpsim.MpsimError, match="was measured at tp 1"):
         best_placed(old, topology, Plan(tp=2), {"new": old})
+
+
+def test_cards_that_lead_to_no_other_device_make_none_unlike():
+    """One node's devices are joined by its switch; each has a card beside, on a link of another kind."""
+    assert placements(nodes(1, per_node=8, inside="nvlink4", between="ib_ndr"), dp=2, pp=4, tp=1) == [()]
+    assert len(placements(nodes(2, per_node=4, inside="nvlink4", between="ib_ndr"), dp=2, pp=4, tp=1)) > 1

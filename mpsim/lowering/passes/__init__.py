@@ -46,8 +46,10 @@ PASSES: tuple[Pass, ...] = (
 )
 
 
-def instructions_of(lowering: Lowering, rank: int) -> Instructions:
+def instructions_of(lowering: Lowering, rank: int, *, memory: bool = True) -> Instructions:
     """Return what a pipeline rank of a plan does, whichever replica and tensor-parallel rank it is of.
+
+    Without `memory` what it keeps is left out, of which no time hangs.
 
     Examples
     --------
@@ -62,6 +64,6 @@ def instructions_of(lowering: Lowering, rank: int) -> Instructions:
     0F0[0:1] · send 0F0>1 · wait · hold transients · 0B0[0:1] · drop · update[0:1]
     """
     found = start(lowering, rank)
-    for one in PASSES:
+    for one in PASSES if memory else PASSES[:-1]:
         found = one(found, lowering)
     return found
