@@ -196,6 +196,9 @@ def _spans(found: Sequence[tuple[_Span, tuple[int, ...]]]) -> Spans:
     )
 
 
+_MOST_DEVICES = 10**9
+
+
 def _use(reader: _Reader, device: int, spans: Spans, step_s: float) -> DeviceUse:
     """Return where a device's step went: when it computed, and when a transfer of its was under way besides."""
     computed, active = [], []
@@ -206,14 +209,23 @@ def _use(reader: _Reader, device: int, spans: Spans, step_s: float) -> DeviceUse
             if not is_transfer(spans, i):
                 computed.append(interval)
     compute_s, active_s = _covered(computed), _covered(active)
+    name, count = _labelled(reader.names[reader.devices[device]])
     return DeviceUse(
-        name=reader.names[reader.devices[device]],
+        name=name,
+        count=count,
         compute_s=compute_s,
         exposed_communication_s=active_s - compute_s,
         idle_s=max(0.0, step_s - active_s),
         bubble_s=None,
         memory=_memory(reader.memory[reader.devices[device]]),
     )
+
+
+def _labelled(label: str) -> tuple[str, int]:
+    """Return a device's name, and how many it stands for, of what `DeviceUse.label` says."""
+    name, times, count = label.rpartition(" × ")
+    number = count.replace(",", "")
+    return (name, int(number)) if times and number.isdecimal() and 1 < int(number) < _MOST_DEVICES else (label, 1)
 
 
 def _memory(counters: Mapping[str, Mapping[float, int]]) -> MemoryUse:

@@ -138,7 +138,7 @@ def _args(result: Result, index: int) -> dict[str, Any]:
         args |= {"bytes": spans.bytes[index], "n_devices": len(devices)}
         # A collective over a thousand devices would write a million names.
         if len(devices) <= 8:
-            args["devices"] = ", ".join(result.devices[device].name for device in devices)
+            args["devices"] = ", ".join(result.devices[device].label for device in devices)
     return args
 
 

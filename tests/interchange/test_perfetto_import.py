@@ -31,6 +31,15 @@ def spans_of(result):
     return sorted(rows, key=repr)
 
 
+def test_devices_that_stand_for_others_come_back_so(tmp_path):
+    work = Workload.chain("one", [Layer.given("a", forward_s=0.5, backward_s=1.0, parameter_bytes=4096)])
+    result = simulate(work, parse_topology("switch:2000,link=1024B/s@250ms"), Plan(dp=2000))
+    save_perfetto(tmp_path / "t.json", result)
+    read, _ = load_perfetto(tmp_path / "t.json")
+    assert [(use.label, use.count) for use in read.devices] == [("d0 × 2,000", 2000)]
+    assert spans_of(read) == spans_of(result)
+
+
 @pytest.mark.parametrize("plan", [Plan(pp=4, microbatches=4), Plan(pp=2, dp=2, microbatches=2), Plan(dp=4)])
 def test_a_trace_read_back_is_the_result_that_it_was(tmp_path, plan):
     result = result_of(plan)

@@ -192,7 +192,7 @@ def _open_memory(table: Table, inputs: Inputs) -> Predictor:
         job = _Job(row, _recompute_of(row.text("experiment")))
         if not row.text("memory_total_GiB"):
             raise MpsimError("has no memory in all")
-        peak = sum(use.memory.peak_bytes for use in job.run(1.0).devices)
+        peak = sum(use.count * use.memory.peak_bytes for use in job.run(1.0).devices)
         measured = row.number("memory_total_GiB") * _GIB
         yield Outcome(case=_case(row), what="memory", unit="bytes", measured=measured, predicted=peak)
 
