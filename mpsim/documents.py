@@ -223,7 +223,7 @@ def _tuple_decoder(arguments: tuple[Any, ...]) -> _Decoder:
         found: list[Any] = []
         try:
             for one, item in zip(kinds, data, strict=False):
-                found.append(one(item))  # noqa: PERF401: how many there are says which one does not fit
+                found.append(one(item))  # how many there are says which one does not fit
         except _Misfit as misfit:
             misfit.way.append(f"[{len(found)}]")
             raise

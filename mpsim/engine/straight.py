@@ -82,8 +82,12 @@ class Straight:
             any(stream.slots for stream in program.streams)
             or any(topology.devices[stream.device].overlap_slowdown > 1 for stream in program.streams)
             or any(task.after_buffered for task in program.tasks)
-            or len(order_of(program.tasks, len(program.streams), Queues(()))[1]) < len(program.tasks)
         )
+
+    @property
+    def ends(self) -> bool:
+        """Whether every task gets its turn: none waits for one that waits for it."""
+        return len(self._order) == len(self._tasks)
 
     def play(self, durations: _Seconds, late: _Seconds | None) -> Played:
         """Return the replays, up to where transfers meet.

@@ -55,6 +55,7 @@ class Folding(Unfolded):
         self._device = {place[rank]: place[own] for rank, own in enumerate(stand_in)}
         self._counts = {place[rank]: count for rank, count in counts.items()}
         self._alike = Counter(links)
+        self._members: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     @property
     def stands_for(self) -> Mapping[int, int]:
@@ -67,7 +68,9 @@ class Folding(Unfolded):
 
     def members(self, group: tuple[int, ...]) -> tuple[int, ...]:
         """Return the simulated devices of a group."""
-        return tuple(dict.fromkeys(self._device[device] for device in group))
+        if group not in self._members:
+            self._members[group] = tuple(dict.fromkeys(self._device[device] for device in group))
+        return self._members[group]
 
     def traffic(self, traffic: Traffic, group: Sequence[int]) -> Traffic:
         """Return what a transfer among a group puts on links with all that are alike.

@@ -59,7 +59,7 @@ def _drawn_steps(redrawn: Redrawn, topology: Topology, trials: Trials, which: Se
 def _played_steps(redrawn: Redrawn, topology: Topology, draws: Sequence[Draw]) -> list[float]:
     durations, late = redrawn.durations(draws), redrawn.late(draws)
     straight = Straight(redrawn.program, topology) if Straight.applies(redrawn.program, topology) else None
-    played = straight.play(durations, late) if straight else None
+    played = straight.play(durations, late) if straight and straight.ends else None
     found = np.full(len(draws), np.nan) if played is None else played.step_s
     for i in np.flatnonzero(np.isnan(found)).tolist():
         found[i] = replay(
