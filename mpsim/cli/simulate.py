@@ -23,8 +23,8 @@ from mpsim.lowering.stages import global_batch
 from mpsim.plan.model import save_plan
 from mpsim.simulation import simulate_collectives
 from mpsim.simulation.launching import launch_bound
-from mpsim.simulation.preparing import prepare
-from mpsim.simulation.run import simulate_lowering
+from mpsim.simulation.preparing import prepare_played
+from mpsim.simulation.run import simulate_played
 from mpsim.topology.spec import parse_topology
 
 __all__ = ["simulate"]
@@ -92,12 +92,12 @@ def _plan(inputs: tuple[str, ...], given: _Asked) -> Answer:
     batch = global_batch(workload, plan)
     trials = trials_of(given.trials, batch, workload.dataset_samples, given.processes)
     lowered = partial(
-        prepare, workload, topology, by_type=by_type, unchecked=given.unchecked, host_speed=given.host_speed
+        prepare_played, workload, topology, by_type=by_type, unchecked=given.unchecked, host_speed=given.host_speed
     )
-    run = partial(simulate_lowering, trials=trials, unchecked=given.unchecked, fold=given.fold)
-    lowering = lowered(plan)
+    run = partial(simulate_played, trials=trials, unchecked=given.unchecked, fold=given.fold)
+    played = lowered(plan)
     baseline = baseline_of(given.baseline, workload, batch, plan.ranks, lambda one: run(lowered(one), spans=False))
-    result = run(lowering, baseline=baseline)
+    result = run(played, baseline=baseline)
     if given.files.save_plan:
         save_plan(given.files.save_plan, plan, made_now(""))
     notes = []
@@ -109,8 +109,8 @@ def _plan(inputs: tuple[str, ...], given: _Asked) -> Answer:
     return Answer(
         result=without_baseline(result) if given.baseline == "none" else result,
         notes=tuple(notes),
-        stages=stage_layers(lowering),
-        coordinates=coordinates(lowering),
+        stages=stage_layers(played.lowering),
+        coordinates=coordinates(played.lowering),
     )
 
 

@@ -27,7 +27,7 @@ def prepare(
     unchecked: bool = False,
     host_speed: float = 1.0,
 ) -> Lowering:
-    """Return a plan as `mpsim.simulation.run.simulate_lowering` takes it; the arguments are those of `simulate`.
+    """Return a plan lowered, its stages cut; the arguments are those of `simulate`.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def prepare_played(
     unchecked: bool = False,
     host_speed: float = 1.0,
 ) -> Played:
-    """Return what `prepare` does, with what the search for its cut replayed of it."""
+    """Return what `prepare` does, with what the search for its cut replayed, as `simulate_played` takes it."""
     check_size(plan)
     by_type = scaled_by_type(workload, topology, by_type, rescale=rescale, speed=speed)
     lowering = lower(workload, topology, plan, by_type=by_type, host_speed=host_speed)

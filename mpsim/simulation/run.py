@@ -13,7 +13,6 @@ from mpsim.garbage import collector_paused
 from mpsim.lowering.caveats import borrowed, caveats, measured_on, scalings
 from mpsim.lowering.draws import Seed, Trials, Variability
 from mpsim.lowering.emit import program_of
-from mpsim.lowering.model import Lowering
 from mpsim.lowering.redraw import Redrawn
 from mpsim.lowering.stages import global_batch
 from mpsim.plan.model import Plan
@@ -31,7 +30,7 @@ from mpsim.simulation.trials import ProgramOf, drawn_steps, trial_steps
 from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
 
-__all__ = ["Label", "play", "simulate", "simulate_lowering", "simulate_played"]
+__all__ = ["Label", "play", "simulate", "simulate_played"]
 
 
 class Label(NamedTuple):
@@ -130,8 +129,8 @@ def simulate(
     return simulate_played(played, drawn, unchecked=unchecked, baseline=baseline, spans=spans, fold=fold)
 
 
-def simulate_lowering(
-    lowering: Lowering,
+def simulate_played(
+    played: Played,
     trials: Trials,
     *,
     unchecked: bool = False,
@@ -139,12 +138,12 @@ def simulate_lowering(
     spans: bool = True,
     fold: bool | None = None,
 ) -> Result:
-    """Predict a step of a plan that is lowered, as `mpsim.simulation.preparing.prepare` does it.
+    """Predict a step of a plan that is lowered, as `mpsim.simulation.preparing.prepare_played` does it.
 
     Parameters
     ----------
-    lowering : Lowering
-        A plan with its stages cut.
+    played : Played
+        A plan with its stages cut, and what was replayed of it, which is not replayed anew.
     trials : Trials
         How many steps, and what differs between them.
     unchecked, baseline, spans, fold
@@ -155,19 +154,6 @@ def simulate_lowering(
     MpsimError
         A baseline of another batch, or a step without an end.
     """
-    return simulate_played(Played(lowering), trials, unchecked=unchecked, baseline=baseline, spans=spans, fold=fold)
-
-
-def simulate_played(
-    played: Played,
-    trials: Trials,
-    *,
-    unchecked: bool = False,
-    baseline: Result | None = None,
-    spans: bool = True,
-    fold: bool | None = None,
-) -> Result:
-    """Predict what `simulate_lowering` does, without replaying anew what was replayed already."""
     lowering = played.lowering
     workload, plan, place = lowering.workload, lowering.plan, lowering.place
     batch = global_batch(workload, plan)

@@ -18,7 +18,7 @@ from mpsim.sweeps.placing import placements
 from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
 
-__all__ = ["best_placed", "best_played"]
+__all__ = ["best_played"]
 
 # All replays of a plan's placements together, and how many of them are cut with care.
 _MOST_TASKS = 30_000
@@ -27,7 +27,7 @@ _FINALISTS = 3
 _Score = tuple[bool, float]
 
 
-def best_placed(
+def best_played(
     workload: Workload,
     topology: Topology,
     plan: Plan,
@@ -35,8 +35,8 @@ def best_placed(
     *,
     host_speed: float = 1.0,
     unchecked: bool = False,
-) -> Lowering:
-    """Return the plan, lowered, on the devices on which it fits and its step is the shortest, of `placements`.
+) -> Played:
+    """Return the plan on the devices on which it fits and its step is the shortest, of `placements`, and its replay.
 
     Each is replayed once, its stages balanced, until 30,000 tasks were replayed; the best three are cut anew where
     their step is the shortest. Of equal ones the topology's order counts, then the first.
@@ -54,22 +54,9 @@ def best_placed(
     >>> from mpsim.workload.model import Layer
     >>> work = Workload.chain("one", [Layer.given("a", forward_s=1.0, backward_s=2.0)])
     >>> unlike = chain(2, link="1GB/s@0", devices=[Device(name=""), Device(name="", speed=4.0)])
-    >>> best_placed(work, unlike, Plan(), {}).plan.devices
+    >>> best_played(work, unlike, Plan(), {}).lowering.plan.devices
     (1,)
     """
-    return best_played(workload, topology, plan, by_type, host_speed=host_speed, unchecked=unchecked).lowering
-
-
-def best_played(
-    workload: Workload,
-    topology: Topology,
-    plan: Plan,
-    by_type: Mapping[str, Workload],
-    *,
-    host_speed: float = 1.0,
-    unchecked: bool = False,
-) -> Played:
-    """Return what `best_placed` does, with what was replayed of it to find it."""
     places = placements(topology, plan.dp, plan.pp, plan.cp * plan.tp) if plan.ranks <= len(topology.devices) else [()]
     if len(places) == 1:
         return prepare_played(workload, topology, plan, by_type=by_type, host_speed=host_speed, unchecked=unchecked)

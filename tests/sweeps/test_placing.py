@@ -12,7 +12,7 @@ import mpsim
 from mpsim.plan.model import Plan
 from mpsim.simulation import simulate
 from mpsim.sweeps import sweep
-from mpsim.sweeps.choosing import best_placed
+from mpsim.sweeps.choosing import best_played
 from mpsim.sweeps.placing import kinds, placements
 from mpsim.topology.builders import chain, fully_connected, nodes, ring, switch
 from mpsim.topology.model import Device
@@ -55,23 +55,23 @@ def test_a_link_decides_as_a_device_does():
         for link in topology.links
     )
     work = chained([layer(name, parameters={name: 50}) for name in "ab"], 50)
-    assert best_placed(work, replace(topology, links=slow), Plan(dp=2), {}).plan.devices == (1, 2)
+    assert best_played(work, replace(topology, links=slow), Plan(dp=2), {}).lowering.plan.devices == (1, 2)
 
 
 def test_on_nodes_that_are_alike_the_larger_traffic_stays_inside():
     """Gradients of 400 bytes and activations of 1: replicas of a stage belong in a node, not stages of a replica."""
     topology = nodes(2, per_node=2, inside="nvlink4", between="eth_10g")
     work = chained([layer(name, parameters={name: 4 * 10**8}) for name in "ab"], 1000)
-    assert best_placed(work, topology, Plan(dp=2, pp=2), {}).plan.devices == (0, 2, 1, 3)
+    assert best_played(work, topology, Plan(dp=2, pp=2), {}).lowering.plan.devices == (0, 2, 1, 3)
     work = chained([layer(name, parameters={name: 1000}) for name in "ab"], 4 * 10**8)
-    assert best_placed(work, topology, Plan(dp=2, pp=2), {}).plan.devices == ()
+    assert best_played(work, topology, Plan(dp=2, pp=2), {}).lowering.plan.devices == ()
 
 
 def test_what_fits_comes_before_what_is_faster():
     """The fast device holds 250 bytes, the model 400."""
     work = chained([layer("a", parameters={"a": 200})], 0)
     devices = [Device(name="", memory_bytes=1000), Device(name="", speed=4.0, memory_bytes=250)]
-    assert best_placed(work, switch(2, link=FREE, devices=devices), Plan(), {}).plan.devices == ()
+    assert best_played(work, switch(2, link=FREE, devices=devices), Plan(), {}).lowering.plan.devices == ()
     found = sweep(work, switch(2, link=FREE, devices=devices), batch=1, processes=1)
     assert (found.best["plan"], found.best["fits"]) == ("dp=1 pp=1 tp=1 micro-batches=1", True)
 
@@ -108,7 +108,7 @@ def test_no_placement_of_a_small_plan_is_better(values, shape, microbatches):
         simulate(work, topology, replace(plan, devices=place)).step_s
         for place in permutations(range(len(values)), dp * pp)
     ]
-    ours = simulate(work, topology, best_placed(work, topology, plan, {}).plan).step_s
+    ours = simulate(work, topology, best_played(work, topology, plan, {}).lowering.plan).step_s
     assert ours <= min(every) * (1 + 1e-9)
 
 
@@ -134,10 +134,10 @@ def test_a_type_without_costs_of_that_shard_is_passed_over():
     new = chained([layer(name, {1: (1.0, 1.0, 1.0), 2: (0.5, 0.5, 0.5)}, tensor_parallel=(1, 2)) for name in "ab"], 0)
     devices = [Device(name="", type="old")] * 2 + [Device(name="", type="new")] * 2
     topology = switch(4, link=FREE, devices=devices)
-    plan = best_placed(new, topology, Plan(tp=2), {"old": old}).plan
+    plan = best_played(new, topology, Plan(tp=2), {"old": old}).lowering.plan
     assert plan.devices == (2, 3)
     with pytest.raises(mpsim.MpsimError, match="was measured at tp 1"):
-        best_placed(old, topology, Plan(tp=2), {"new": old})
+        best_played(old, topology, Plan(tp=2), {"new": old})
 
 
 def test_cards_that_lead_to_no_other_device_make_none_unlike():
