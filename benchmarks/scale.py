@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from mpsim import Workload
+    from mpsim import Plan, Workload
     from mpsim.workload.layers import Samples
 
 Work = Callable[[], object]
@@ -179,19 +179,26 @@ def all_reduces(arity: int) -> Work:
     return run
 
 
+def hybrid(count: int, devices: int) -> tuple[Workload, Plan]:
+    """Return so many layers that eight ranks share, and a plan of dp 1/32, tp 8, pp 4."""
+    from mpsim import Layer, Plan, Workload
+
+    times = {"forward_s": 2**-10, "backward_s": 2**-9}
+    shards = {8: {**times, "parameter_bytes": 2**23, "collectives": [("all_reduce", 2**22)]}}
+    layers = [Layer.given(f"layer{i}", **times, parameter_bytes=2**26, shards=shards) for i in range(count)]
+    workload = Workload.chain("chain", layers, activation_bytes=2**20, sends="whole")
+    return workload, Plan(dp=devices // 32, tp=8, pp=4, microbatches=8, schedule="1f1b")
+
+
 def contended_ring(devices: int) -> Work:
     """Replay the gradients of 32 groups all round a ring, among the messages of what tp and pp share on it."""
-    from mpsim import Layer, Plan, Workload, parse_topology
+    from mpsim import parse_topology
     from mpsim.engine.replay import replay
     from mpsim.lowering.emit import program_of
     from mpsim.lowering.lower import lower
 
-    times = {"forward_s": 2**-10, "backward_s": 2**-9}
-    shards = {8: {**times, "parameter_bytes": 2**23, "collectives": [("all_reduce", 2**22)]}}
-    layers = [Layer.given(f"layer{i}", **times, parameter_bytes=2**26, shards=shards) for i in range(8)]
-    workload = Workload.chain("chain", layers, activation_bytes=2**20, sends="whole")
+    workload, plan = hybrid(8, devices)
     topology = parse_topology(f"ring:{devices},bandwidth=16GB/s,latency=0us")
-    plan = Plan(dp=devices // 32, tp=8, pp=4, microbatches=8, schedule="1f1b")
     program = program_of(lower(workload, topology, plan))
     return lambda: replay(program, topology)
 
@@ -209,15 +216,11 @@ def boundaries(layers: int) -> Work:
 
 def balanced(devices: int) -> Work:
     """Cut 96 layers into 4 stages of devices / 4, ranks of each weighed with what they exchange."""
-    from mpsim import Layer, Plan, Workload, parse_topology
+    from mpsim import parse_topology
     from mpsim.lowering.lower import lower
 
-    times = {"forward_s": 2**-10, "backward_s": 2**-9}
-    shards = {8: {**times, "parameter_bytes": 2**23, "collectives": [("all_reduce", 2**22)]}}
-    layers = [Layer.given(f"layer{i}", **times, parameter_bytes=2**26, shards=shards) for i in range(96)]
-    workload = Workload.chain("chain", layers, activation_bytes=2**20, sends="whole")
-    topology = parse_topology(f"nodes:{devices // 8},per_node=8,inside=nvlink4,between=ib_ndr")
-    plan = Plan(dp=devices // 32, tp=8, pp=4, microbatches=8, schedule="1f1b")
+    workload, plan = hybrid(96, devices)
+    topology = parse_topology(dgx(devices))
     return lambda: lower(workload, topology, plan)
 
 
