@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import accumulate, combinations, pairwise
-from math import ceil, comb, inf
+from math import comb, inf
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from mpsim.topology.routes import Routes
 from mpsim.workload.costs import median_s
 from mpsim.workload.layers import ShardCollective
 
-__all__ = ["Scales", "balanced_boundaries", "boundaries_worth_trying"]
+__all__ = ["Clock", "Line", "Scales", "balanced_boundaries", "boundaries_worth_trying", "lines_by_stage"]
 
 _Seconds = tuple[float, ...]
 # So many cuts are all tried. Of more, those that are best if communication weighs so much (0: computation hides it;
@@ -82,17 +82,14 @@ class Scales:
         cuts: Sequence[Crossing],
         shape: Shape,
     ) -> None:
-        self.layers, self.stages, self._microbatches = len(costs.workload.layers), shape.stages, plan.microbatches
+        self.layers, self.stages = len(costs.workload.layers), shape.stages
         what = parse_recompute(plan.sharding.recompute)
-        self._clock = _Clock(costs, routes, plan.algorithm, partly=what.what == "selective")
-        ranks = _by_stage(place, plan, shape)
+        self._clock = Clock(costs, routes, plan.algorithm, partly=what.what == "selective")
+        ranks = lines_by_stage(place, plan, shape)
         again = recomputed_layers(costs.workload, costs.of(""), what) if what.what else frozenset()
         part = (plan.microbatches - 1) / plan.microbatches if what.except_last else 1.0
         work = [[self._clock.running_total(line, again, part) for line in replicas] for replicas in ranks]
         self._work = [tuple(dict.fromkeys(totals)) for totals in work]
-        # On the way of one micro-batch a second forward need not count: its gradient may take as long to come.
-        passing = [[self._clock.running_total(line) for line in replicas] for replicas in ranks] if again else work
-        self._replicas = list(dict.fromkeys(zip(zip(*work, strict=True), zip(*passing, strict=True), strict=True)))
         flat = [[device for line in replicas for device in line.devices] for replicas in ranks]
         # By the layer before which the cut is; nobody cuts before the first or behind the last.
         forward, backward = ([0, *(getattr(cut, f"{way}_bytes") for cut in cuts), 0] for way in ("forward", "backward"))
@@ -101,42 +98,7 @@ class Scales:
         sent = [self._clock.sending(zip(a, b, strict=True), forward) if a != b else none for a, b in pairs]
         returned = [self._clock.sending(zip(b, a, strict=True), backward) if a != b else none for a, b in pairs]
         self._forward, self._backward = [*sent, none], [none, *returned]
-        shares = plan.replicas if plan.sharding.zero else 1
-        self._update = tuple(s / shares for s in min(self._clock.updating(device) for device in flat[0]))
         self._reduced = [self._clock.reducing(_alike(replicas, plan.tp), plan) for replicas in ranks]
-
-    def least_step_s(self, boundaries: tuple[int, ...], in_flight: Sequence[int]) -> float:
-        """Return what a step with these stages takes at least, if no backward pass is split.
-
-        A stage runs all micro-batches, and takes no more at a time through the stages behind it than are `in_flight`
-        there; the first of them to come and the last to go have passed all stages before it, there and back, and then
-        the first stage updates. Only where the links between two stages are unlike may a step take a little less.
-        """
-        edges = (0, *boundaries, self.layers)
-        sent_s = [self._forward[i][at] + self._backward[i + 1][at] for i, at in enumerate(boundaries)]
-        return self._update[edges[1]] + max(
-            self._passing_s(totals, passing, edges, sent_s, in_flight) for totals, passing in self._replicas
-        )
-
-    def _passing_s(
-        self,
-        totals: Sequence[_Seconds],
-        passing: Sequence[_Seconds],
-        edges: Sequence[int],
-        sent_s: Sequence[float],
-        in_flight: Sequence[int],
-    ) -> float:
-        """Return the seconds of the forwards and backwards of one replica."""
-        own_s, once_s = (
-            [total[last] - total[first] for total, first, last in zip(each, edges, edges[1:], strict=False)]
-            for each in (totals, passing)
-        )
-        before_s = list(accumulate((own + sent for own, sent in zip(once_s, sent_s, strict=False)), initial=0.0))
-        whole_s = before_s[-1] + once_s[-1]
-        return max(
-            before + max(self._microbatches * own, ceil(self._microbatches / most) * (whole_s - before))
-            for before, own, most in zip(before_s, own_s, in_flight, strict=True)
-        )
 
     def costs(self, weight: float) -> list[Table]:
         """Return each stage's seconds with the layers ``first..last-1`` at ``[first, last]``; sending has a weight.
@@ -157,7 +119,7 @@ class Scales:
         ]
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
     """The devices of one replica that share the layers of a stage, and of the first of them those along each axis."""
 
     devices: tuple[int, ...]
@@ -166,24 +128,24 @@ class _Line(NamedTuple):
     ep: tuple[int, ...]
 
 
-def _alike(replicas: Sequence[_Line], tp: int) -> list[tuple[int, ...]]:
+def _alike(replicas: Sequence[Line], tp: int) -> list[tuple[int, ...]]:
     """Return the devices that hold the same part of a stage, for each part."""
     return [tuple(device for line in replicas for device in line.devices[t::tp]) for t in range(tp)]
 
 
-def _by_stage(place: tuple[int, ...], plan: Plan, shape: Shape) -> list[list[_Line]]:
+def lines_by_stage(place: tuple[int, ...], plan: Plan, shape: Shape) -> list[list[Line]]:
     """Return the devices that share the layers of each stage: of every replica, and of every copy in it."""
     grid = plan.grid
     homes = [shape.home[stage :: shape.stages] for stage in range(shape.stages)]
 
-    def line(rank: int) -> _Line:
+    def line(rank: int) -> Line:
         groups = [grid.group(rank, *axes) for axes in (("cp", "tp"), ("tp",), ("cp",), ("ep",))]
-        return _Line(*(tuple(place[one] for one in group) for group in groups))
+        return Line(*(tuple(place[one] for one in group) for group in groups))
 
     return [[line(grid.rank(dp=d, pp=home)) for d in range(plan.dp) for home in copies] for copies in homes]
 
 
-class _Clock:
+class Clock:
     """Times the layers of ranks that share them, and messages and collectives on an idle network, each kind once."""
 
     def __init__(self, costs: Costs, routes: Routes, algorithm: str, partly: bool) -> None:
@@ -193,16 +155,16 @@ class _Clock:
         self.partly = partly  # whether what runs again is the attention core of a layer alone
         self._compute: dict[str, list[tuple[float, float, float]]] = {}
         self._exchanged: dict[str, list[tuple[str, int, str]]] = {}
-        self._updates: dict[tuple[str, float], _Seconds] = {}
         self._totals: dict[object, _Seconds] = {}
+        self._passed: dict[object, list[tuple[float, float, float, float]]] = {}
         self._collected: dict[tuple[str, int, tuple[int, ...]], float] = {}
 
-    def running_total(self, line: _Line, again: frozenset[int] = frozenset(), part: float = 1.0) -> _Seconds:
+    def running_total(self, line: Line, again: frozenset[int] = frozenset(), part: float = 1.0) -> _Seconds:
         """Return the seconds of the layers before each one, and of all; `part` of micro-batches compute some again."""
         devices = [self._routes.topology.devices[device] for device in line.devices]
         paces = list(dict.fromkeys((node.type, node.speed) for node in devices))
         # Thousands of lines are alike: what they wait for is told by how long their exchanges take.
-        waits = [self._collective(kind, count, getattr(line, axis)) for kind, count, axis in self._calls(paces[0][0])]
+        waits = [self.collective(kind, count, getattr(line, axis)) for kind, count, axis in self._calls(paces[0][0])]
         key = (*paces, *waits, again, part)
         if key not in self._totals:
             n = len(self._costs.workload.layers)
@@ -217,15 +179,6 @@ class _Clock:
             passes = (call for call in calls if call.bytes and call.phase in ("forward", "backward"))
             self._exchanged[device_type] = list(dict.fromkeys((call.kind, call.bytes, call.axis) for call in passes))
         return self._exchanged[device_type]
-
-    def updating(self, device: int) -> _Seconds:
-        """Return the seconds of the updates of the layers before each one, and of all."""
-        node = self._routes.topology.devices[device]
-        key = (node.type, node.speed)
-        if key not in self._updates:
-            each_s = (median_s(cost.samples)[3] / node.speed for cost in self._costs.of(node.type))
-            self._updates[key] = tuple(accumulate(each_s, initial=0.0))
-        return self._updates[key]
 
     def sending(self, pairs: Iterable[tuple[int, int]], counts: Sequence[int]) -> _Seconds:
         """Return the seconds that the slowest of these pairs takes for each of so many bytes."""
@@ -247,14 +200,45 @@ class _Clock:
         whole = sum(counts)
         if plan.replicas == 1 or not whole:
             return (0.0,) * (len(counts) + 1)
-        slowest = max(self._collective("all_reduce", whole, group) for group in groups)
+        slowest = max(self.collective("all_reduce", whole, group) for group in groups)
         return tuple(slowest * count / whole / plan.microbatches for count in accumulate(counts, initial=0))
 
-    def _layer_s(self, i: int, line: _Line, paces: Sequence[tuple[str, float]], again: float) -> float:
-        """Return the seconds of a layer's passes on the slowest rank, its second forward in a part of micro-batches."""
-        calls = self._costs.of(paces[0][0])[i].collectives
+    def passes(self, line: Line, *, waiting: bool = True) -> list[tuple[float, float, float, float]]:
+        """Return what each layer takes on the rank of a line that is slowest in all.
+
+        Forward, backward, forward again, and the part of backward for weights; without `waiting` what ranks exchange
+        is left out.
+        """
+        devices = [self._routes.topology.devices[device] for device in line.devices]
+        paces = list(dict.fromkeys((node.type, node.speed) for node in devices))
+        waits = [self.collective(kind, count, getattr(line, axis)) for kind, count, axis in self._calls(paces[0][0])]
+        key = ("passes", waiting, *paces, *waits)
+        if key not in self._passed:
+            n = len(self._costs.workload.layers)
+            found = [[self._layer_passes(i, line, pace, waiting) for i in range(n)] for pace in paces]
+            self._passed[key] = max(found, key=lambda layers: sum(one[0] + one[1] for one in layers))
+        return self._passed[key]
+
+    def _layer_passes(
+        self, i: int, line: Line, pace: tuple[str, float], waiting: bool
+    ) -> tuple[float, float, float, float]:
+        """Return the seconds of each pass of a layer on a rank of a type and a speed."""
+        kind, speed = pace
+        calls: Sequence[Sequence[ShardCollective]] = self._exchanges(kind, i) if waiting else ((), (), ())
+        forward_s, backward_s, again_s = (
+            self._pass_s(seconds / speed, own, line) for seconds, own in zip(self._seconds(kind)[i], calls, strict=True)
+        )
+        return forward_s, backward_s, again_s, median_s(self._costs.of(kind)[i].samples)[2] / speed
+
+    def _exchanges(self, device_type: str, i: int) -> tuple[Sequence[ShardCollective], ...]:
+        """Return what the ranks of a layer exchange in its forward, its backward, and where its forward runs again."""
+        calls = self._costs.of(device_type)[i].collectives
         forward, backward = ([call for call in calls if call.phase == phase] for phase in ("forward", "backward"))
-        repeated = [call for call in forward if call.axis == "cp" or not self.partly]
+        return forward, backward, [call for call in forward if call.axis == "cp" or not self.partly]
+
+    def _layer_s(self, i: int, line: Line, paces: Sequence[tuple[str, float]], again: float) -> float:
+        """Return the seconds of a layer's passes on the slowest rank, its second forward in a part of micro-batches."""
+        forward, backward, repeated = self._exchanges(paces[0][0], i)
         slowest_s = 0.0
         for kind, speed in paces:
             forward_s, backward_s, again_s = (each / speed for each in self._seconds(kind)[i])
@@ -263,12 +247,12 @@ class _Clock:
             slowest_s = max(slowest_s, own_s)
         return slowest_s
 
-    def _pass_s(self, seconds: float, calls: Iterable[ShardCollective], line: _Line) -> float:
+    def _pass_s(self, seconds: float, calls: Iterable[ShardCollective], line: Line) -> float:
         """Return how long a computation takes with what its ranks exchange: before, behind, or going on beside it."""
         awaited_s = beside_s = 0.0
         for call in calls:
             if call.bytes:
-                sent_s = self._collective(call.kind, call.bytes, getattr(line, call.axis))
+                sent_s = self.collective(call.kind, call.bytes, getattr(line, call.axis))
                 awaited_s += sent_s if call.when != "beside" else 0.0
                 beside_s += sent_s if call.when == "beside" else 0.0
         return max(seconds, beside_s) + awaited_s
@@ -284,7 +268,8 @@ class _Clock:
             ]
         return self._compute[device_type]
 
-    def _collective(self, kind: str, count: int, group: tuple[int, ...]) -> float:
+    def collective(self, kind: str, count: int, group: tuple[int, ...]) -> float:
+        """Return the seconds of a collective of some devices on an idle network."""
         key = (kind, count, group)
         if key not in self._collected:
             traffic = collective(self._routes, kind, group, count, algorithm=algorithm_of(kind, self._algorithm))

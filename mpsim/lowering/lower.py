@@ -43,6 +43,7 @@ def lower(
     *,
     by_type: Mapping[str, Workload] | None = None,
     host_speed: float = 1.0,
+    routes: Routes | None = None,
 ) -> Lowering:
     """Cut a workload into a plan's stages and check that the plan can be run.
 
@@ -54,6 +55,8 @@ def lower(
         The same model traced on other types of device.
     host_speed : float
         How many times as fast hosts launch as those of the traces.
+    routes : Routes, optional
+        Of the topology, with what other plans have found out of them.
 
     Raises
     ------
@@ -66,7 +69,8 @@ def lower(
     costs = Costs(workload, by_type or {}, microbatch_size(workload, plan), plan.split)
     check_devices(costs, (topology.devices[device] for device in place))
     topology = for_costs(topology, costs)
-    routes = Routes(topology)
+    if routes is None or routes.topology is not topology:
+        routes = Routes(topology)
     rows = plan.rows()
     asynchronous = any(operation.kind == "U" for row in rows for operation in row)
     if plan.sharding.zero and asynchronous:

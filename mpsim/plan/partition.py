@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mpsim.errors import MpsimError
 
-__all__ = ["Table", "balance", "cheapest", "check_boundaries", "stage_slices"]
+__all__ = ["Table", "balance", "cheapest", "check_boundaries", "least_most", "stage_slices"]
 
 Table = NDArray[np.float64]
 _MOST = 1e300
@@ -73,6 +73,18 @@ def cheapest(costs: Sequence[Table], room: float) -> tuple[int, ...]:
     costs = _checked(costs)
     most = _least_most(costs)
     return _cheapest(_each(costs, lambda cost: np.where(cost <= most * room, _scaled(cost, most), np.inf)))
+
+
+def least_most(costs: Sequence[Table]) -> float:
+    """Return what the costliest stage costs in the partition in which that is least.
+
+    Examples
+    --------
+    >>> total = np.cumsum([0, 9, 1, 1, 1, 1])
+    >>> least_most([total - total[:, None]] * 3)
+    9.0
+    """
+    return _least_most(_checked(costs))
 
 
 def _checked(costs: Sequence[Table]) -> list[Table]:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import accumulate
 from math import inf
 from typing import NamedTuple
 
 from mpsim.engine.replay import replay
-from mpsim.lowering.balancing import Scales, boundaries_worth_trying
+from mpsim.lowering.balancing import boundaries_worth_trying
 from mpsim.lowering.emit import program_of
+from mpsim.lowering.instructions import Compute
 from mpsim.lowering.lower import cut_at
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.stages import scales_of
+from mpsim.plan.automatic import Fitted
+from mpsim.plan.schedules import resolve_schedule
 from mpsim.program.account import account_devices
 from mpsim.program.model import Program, Timing
+from mpsim.simulation.timetable import Timetable
 
-__all__ = ["Played", "fastest_cut", "fastest_played"]
+__all__ = ["Played", "fastest_cut", "fastest_played", "is_cut"]
 
 _Boundaries = tuple[int, ...]
 # Of a search: some hundredths of a second, tenths where a program is large.
@@ -58,9 +61,42 @@ def fastest_cut(lowering: Lowering) -> Lowering:
 
 def fastest_played(lowering: Lowering) -> Played:
     """Return what `fastest_cut` does, and the replay that found it to be the fastest."""
+    return Played(lowering) if is_cut(lowering) else _Search(lowering).fastest()
+
+
+def is_cut(lowering: Lowering) -> bool:
+    """Return whether a plan stays cut as it is: there is no other cut, or its program is too large to try any.
+
+    Examples
+    --------
+    >>> from mpsim.plan.model import Plan
+    >>> from mpsim.lowering.lower import lower
+    >>> from mpsim.topology.builders import chain
+    >>> from mpsim.workload.model import Layer, Workload
+    >>> work = Workload.chain("three", [Layer.given(name, forward_s=0.5, backward_s=0.5) for name in "abc"])
+    >>> [is_cut(lower(work, chain(3, link="50B/s@0"), Plan(pp=pp))) for pp in (1, 2, 3)]
+    [True, False, True]
+    """
     if lowering.plan.boundaries is not None or lowering.shape.stages in (1, len(lowering.workload.layers)):
-        return Played(lowering)  # there is no other
-    return _Search(lowering).fastest()
+        return True
+    return 2 * _fewest_tasks(lowering) > _MOST_TASKS
+
+
+def _fewest_tasks(lowering: Lowering) -> int:
+    """Return how many tasks one line of ranks has at least: computations, and what those that share layers exchange."""
+    sizes: dict[tuple[int, str, bool], int] = {}
+    count = 0
+    for stage, kind, microbatch, *_ in (one for row in lowering.rows for one in row):
+        closes = (stage, kind, microbatch) in lowering.closing
+        if (stage, kind, closes) not in sizes:
+            layers = lowering.stages[stage].layers
+            whole = Compute(stage, kind, microbatch, layers.start, layers.stop)
+            inside = [end for end in lowering.ends(whole) if layers.start <= end < layers.stop]
+            phase = "forward" if kind == "F" else "backward" if kind in "BI" else ""
+            calls = [one for own in lowering.stages[stage].exchanges.get(phase, {}).values() for one in own]
+            sizes[stage, kind, closes] = max(len(inside), 1) + sum(one.bytes > 0 for one in calls)
+        count += sizes[stage, kind, closes]
+    return count
 
 
 class _Search:
@@ -69,7 +105,7 @@ class _Search:
     def __init__(self, lowering: Lowering) -> None:
         self._lowering = lowering
         self._scales = scales_of(lowering.costs, lowering.routes, lowering.plan, lowering.place, lowering.shape)
-        self._least_s = least_step_s(lowering, self._scales)
+        self._least_s = least_step_s(lowering)
         self._bounded = any(lowering.topology.devices[device].memory_bytes for device in lowering.place)
         self._seen: set[_Boundaries] = set()
         self._left = _MOST_TASKS
@@ -118,17 +154,15 @@ class _Search:
         return self._best != before
 
 
-def least_step_s(lowering: Lowering, scales: Scales) -> Callable[[_Boundaries], float]:
+def least_step_s(lowering: Lowering) -> Callable[[_Boundaries], float]:
     """Return what tells of boundaries how long a step takes at least.
 
-    Of split backward passes, and of several stages a rank, it knows nothing.
+    Where stages update amid the step, and of rows that are made for a cut, it knows nothing.
     """
-    kinds = {operation.kind for row in lowering.rows for operation in row}
-    if kinds != {"F", "B"} or lowering.shape.stages != len(lowering.rows):
+    if lowering.asynchronous or isinstance(resolve_schedule(lowering.plan.schedule), Fitted):
         return lambda boundaries: 0.0
-    # How many micro-batches each stage has at most taken forward and not yet back.
-    in_flight = [max(accumulate(1 if operation.kind == "F" else -1 for operation in row)) for row in lowering.rows]
-    return lambda boundaries: scales.least_step_s(boundaries, in_flight)
+    table = Timetable(lowering)
+    return lambda boundaries: max(table.ended(boundaries).row_s)
 
 
 def round_step(step_s: float) -> float:

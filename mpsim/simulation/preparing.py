@@ -11,6 +11,7 @@ from mpsim.lowering.model import Lowering
 from mpsim.plan.model import Plan, check_size
 from mpsim.simulation.cutting import Played, fastest_played
 from mpsim.topology.model import Topology
+from mpsim.topology.routes import Routes
 from mpsim.workload.model import Workload
 
 __all__ = ["prepare", "prepare_played"]
@@ -59,10 +60,14 @@ def prepare_played(
     speed: float | None = None,
     unchecked: bool = False,
     host_speed: float = 1.0,
+    routes: Routes | None = None,
 ) -> Played:
-    """Return what `prepare` does, with what the search for its cut replayed, as `simulate_played` takes it."""
+    """Return what `prepare` does, with what the search for its cut replayed, as `simulate_played` takes it.
+
+    `routes` are the topology's, with what other plans have found out of them.
+    """
     check_size(plan)
     by_type = scaled_by_type(workload, topology, by_type, rescale=rescale, speed=speed)
-    lowering = lower(workload, topology, plan, by_type=by_type, host_speed=host_speed)
+    lowering = lower(workload, topology, plan, by_type=by_type, host_speed=host_speed, routes=routes)
     check_point(lowering, unchecked=unchecked)
     return fastest_played(lowering)

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from random_cases import Case, cases
 
 from mpsim.lowering.lower import lower
-from mpsim.lowering.stages import scales_of
 from mpsim.plan.model import Plan
 from mpsim.plan.sharding import Sharding
 from mpsim.simulation import simulate
@@ -74,8 +73,7 @@ def test_no_step_is_shorter_than_is_said_where_exchanges_go_on_beside_layers(rec
     work = Workload.chain("four", layers, activation_bytes=0)
     plan = Plan(pp=2, cp=2, microbatches=4, sharding=Sharding(recompute=recompute))
     lowering = lower(work, fully_connected(4, link=Wire(64.0)), plan)
-    scales = scales_of(lowering.costs, lowering.routes, plan, lowering.place, lowering.shape)
-    least_s = least_step_s(lowering, scales)
+    least_s = least_step_s(lowering)
     steps = every_step(Case(work, lowering.topology, plan))
     assert all(least_s(cut) <= step_s for cut, step_s in steps.items())
     assert recompute or least_s((2,)) == steps[2,] == 30.0
@@ -91,7 +89,7 @@ def test_boundaries_that_are_named_stay():
 @settings(max_examples=60)
 @given(cases())
 def test_no_cut_of_a_small_model_is_faster(case):
-    """All its cuts are weighed; where links between two stages are unlike, one that is faster may be left out."""
+    """All its cuts are weighed, and none that is left out is faster."""
     steps = every_step(case)
     ours = simulate(case.workload, case.topology, replace(case.plan, boundaries=None)).step_s
     assert ours <= min(steps.values()) * (1 + 1e-9)

@@ -1,0 +1,481 @@
+"""Bounds: what a step of a plan takes at least, and what its devices hold at least, before anything is replayed.
+
+A step is no shorter than
+
+- the work of a rank: all micro-batches through its layers, with what it waits for of the ranks that share them, each
+  exchange as on an idle network; of `n` pipeline ranks one has at least an `n`-th of it, however layers are cut;
+- that, the stages before a rank passed once forward and once back, where each rank has one stage: of all cuts the one
+  of which the slowest rank is fastest (dynamic programming);
+- the collectives of one kind of a rank's replicas, which are one after another, and of gradients cannot begin before
+  the backward that makes them.
+
+A rank holds at least what it holds throughout, with the gradients it has made, or with the activations of as many
+micro-batches as its schedule has under way; the fullest of some ranks holds no less than their mean.
+
+That a collective of fewer bytes takes no less for each byte is taken for granted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpsim.lowering.balancing import Clock, Line
+from mpsim.lowering.costs import Costs
+from mpsim.lowering.model import Lowering
+from mpsim.lowering.recomputation import recomputed, recomputed_layers
+from mpsim.lowering.stages import microbatch_size
+from mpsim.lowering.units import communicated, path_of
+from mpsim.plan.model import Plan
+from mpsim.plan.partition import least_most
+from mpsim.plan.recompute import Recompute, parse_recompute
+from mpsim.plan.shape import Shape
+from mpsim.plan.sharding import Sharding
+from mpsim.program.allocator import workspace_bytes
+from mpsim.search.facts import Facts, facts_of
+from mpsim.search.held import held_at_least
+from mpsim.simulation.timetable import Timetable, lines_of
+from mpsim.topology.routes import Routes
+from mpsim.workload.costs import median_s
+from mpsim.workload.model import DTYPE_BYTES, Workload
+from mpsim.workload.split import Split
+
+__all__ = ["Bounds", "Least"]
+
+_Row = NDArray[np.float64]
+
+
+class Least(NamedTuple):
+    """What a plan takes at least: the step, in seconds, and the memory of its fullest device; whether that overflows.
+
+    `close` tells whether the bound looked at every cut.
+    """
+
+    step_s: float
+    memory_bytes: float
+    overflows: bool
+    close: bool
+
+
+class _Held(NamedTuple):
+    """Bytes by layer, on a rank of a split: what it holds, makes and sends. Tied parameters are their first layer's."""
+
+    parameters: _Row
+    masters: _Row
+    optimizer: _Row
+    gradients: _Row
+    buffers: _Row
+    gathered: _Row
+    reduced: _Row
+    blocks: _Row  # gathered again for backward
+
+
+class _Family:
+    """What plans have in common that share a split and a micro-batch size."""
+
+    def __init__(self, workload: Workload, by_type: Mapping[str, Workload], routes: Routes, plan: Plan) -> None:
+        self.workload, self.split = workload, plan.split
+        self.microbatch = microbatch_size(workload, plan)
+        self.costs = Costs(workload, by_type, self.microbatch, plan.split)
+        self._routes, self._algorithm = routes, plan.algorithm
+        self._clocks: dict[bool, Clock] = {}
+        self._kept: dict[Recompute, _Row] = {}
+        self._again: dict[Recompute, _Row] = {}
+        self._fastest: dict[frozenset[tuple[str, float]], _Row] = {}
+        self._launching: dict[frozenset[str], _Row | None] = {}
+
+    def clock(self, partly: bool) -> Clock:
+        if partly not in self._clocks:
+            self._clocks[partly] = Clock(self.costs, self._routes, self._algorithm, partly)
+        return self._clocks[partly]
+
+    def again(self, what: Recompute) -> _Row:
+        """Return 1 for each layer that is computed again, 0 for others."""
+        if what not in self._again:
+            own = recomputed_layers(self.workload, self.costs.of(""), what) if what.what else frozenset()
+            self._again[what] = np.array([float(i in own) for i in range(len(self.workload.layers))])
+        return self._again[what]
+
+    def kept(self, what: Recompute) -> _Row:
+        """Return what each layer keeps of a micro-batch for its backward."""
+        if what not in self._kept:
+            costs, everywhere = self.costs.of(""), range(len(self.workload.layers))
+            found = recomputed(self.workload, everywhere, costs, self.microbatch, self.split, what)
+            # Of a stage that is computed again whole only what it reads is kept, which hangs on the cut.
+            none = what.what == "stages"
+            kept = [0] * len(costs) if none else found.kept if found else [cost.saved_bytes for cost in costs]
+            self._kept[what] = np.array(kept, dtype=float)
+        return self._kept[what]
+
+    def fastest(self, paces: frozenset[tuple[str, float]]) -> _Row:
+        """Return the median seconds of each layer on the fastest of some types and speeds: a row for each of `TIMES`.
+
+        Updates are of the whole, not of a share.
+        """
+        if paces not in self._fastest:
+            each = [np.array([median_s(cost.samples) for cost in self.costs.of(kind)]).T / s for kind, s in paces]
+            self._fastest[paces] = np.min(each, axis=0)
+        return self._fastest[paces]
+
+    def launching(self, kinds: frozenset[str]) -> _Row | None:
+        """Return likewise what hosts take to launch that; None where no trace says it."""
+        if kinds not in self._launching:
+            hosts = [[cost.host for cost in self.costs.of(kind)] for kind in kinds]
+            known = all(host is not None for own in hosts for host in own)
+            each = [np.array([median_s(host) for host in own if host is not None]).T for own in hosts]
+            self._launching[kinds] = np.min(each, axis=0) if known else None
+        return self._launching[kinds]
+
+    def inside(self) -> tuple[_Row, _Row]:
+        """Return what each layer takes for a while in its forward, and in its backward."""
+        costs = self.costs.of("")
+        forward = np.array([float(cost.forward_transient_bytes) for cost in costs])
+        return forward, np.array([float(cost.backward_transient_bytes) for cost in costs])
+
+
+class Bounds:
+    """Bounds of the plans of a workload on a topology.
+
+    Parameters
+    ----------
+    workload : Workload
+    routes : Routes
+        Of the topology.
+    by_type : mapping of str to Workload
+        Costs of other types of device.
+    host_speed : float
+        How many times as fast hosts launch as those of the traces.
+
+    Examples
+    --------
+    >>> from mpsim.topology.builders import chain
+    >>> from mpsim.workload.model import Layer
+    >>> layers = [Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "abcd"]
+    >>> bounds = Bounds(Workload.chain("four", layers), Routes(chain(4, link="1GB/s@0")), {})
+    >>> bounds.close(Plan(pp=4, microbatches=8)).step_s
+    33.0
+    """
+
+    def __init__(
+        self, workload: Workload, routes: Routes, by_type: Mapping[str, Workload], host_speed: float = 1.0
+    ) -> None:
+        self._workload, self._routes, self._by_type = workload, routes, by_type
+        self.host_speed = host_speed
+        self._families: dict[tuple[int, Split, str], _Family] = {}
+        self._sizes: dict[Split, _Held] = {}
+        self._lines: dict[tuple[object, ...], list[Line]] = {}
+
+    def rough(self, plan: Plan) -> Least:
+        """Return a bound that is soon there."""
+        return self._least(plan, close=False)
+
+    def close(self, plan: Plan) -> Least:
+        """Return a bound that looks at every cut, where it can."""
+        return self._least(plan, close=True)
+
+    def _least(self, plan: Plan, *, close: bool) -> Least:
+        place = plan.place(len(self._routes.topology.devices))
+        facts = facts_of(plan.schedule, plan.pp, plan.microbatches, plan.chunks)  # type: ignore[arg-type]
+        if plan.boundaries is not None or facts.asynchronous:
+            return Least(0.0, 0.0, False, close)
+        of = _One(self, plan, facts, place)
+        if close and facts.plain:
+            return Least(of.step_by_cuts(), *of.memory_by_cuts(), True)
+        return Least(of.step_in_mean(), *of.memory_in_mean(), close)
+
+    def work_s(self, plan: Plan) -> float:
+        """Return what any plan with these sizes of axes takes at least, whatever its schedule, ZeRO, recomputation."""
+        place = plan.place(len(self._routes.topology.devices))
+        facts = facts_of(plan.schedule, plan.pp, plan.microbatches, plan.chunks)  # type: ignore[arg-type]
+        return _One(self, plan, facts._replace(overlaps=True), place).work_s
+
+    def lowered(self, lowering: Lowering) -> Least:
+        """Return the bound of a plan that stays cut as it is lowered."""
+        plan, place = lowering.plan, lowering.place
+        facts = facts_of(plan.schedule, plan.pp, plan.microbatches, plan.chunks)  # type: ignore[arg-type]
+        if facts.asynchronous:
+            return Least(0.0, 0.0, False, True)
+        one = _One(self, plan, facts, place)
+        ended = Timetable(lowering, one.clock).ended(lowering.boundaries)
+        ends = zip(ended.row_s, ended.closing_s, strict=True)
+        step_s = max(one.ended_s(lowering, p, *own) for p, own in enumerate(ends))
+        held = [held_at_least(lowering, p) for p in range(plan.pp)]
+        overflows = any(0 < room < own for room, own in zip(one.capacities, held, strict=True))
+        return Least(max(step_s, one.step_in_mean()), float(max(held)), overflows, True)
+
+    def family(self, plan: Plan) -> _Family:
+        """Return what a plan has in common with others."""
+        key = (microbatch_size(self._workload, plan), plan.split, plan.algorithm)
+        if key not in self._families:
+            self._families[key] = _Family(self._workload, self._by_type, self._routes, plan)
+        return self._families[key]
+
+    def lines(self, plan: Plan, place: tuple[int, ...], shape: Shape) -> list[Line]:
+        """Return the devices of the first replica by pipeline rank."""
+        key = (plan.dp, plan.pp, plan.split, place, shape.stages, shape.home)
+        if key not in self._lines:
+            self._lines[key] = lines_of(place, plan, shape)
+        return self._lines[key]
+
+    def held(self, split: Split) -> _Held:
+        """Return what layers hold on a rank of a split."""
+        if split not in self._sizes:
+            self._sizes[split] = _held(self._workload, split)
+        return self._sizes[split]
+
+    @property
+    def routes(self) -> Routes:
+        """Of the topology."""
+        return self._routes
+
+
+class _One:
+    """The bounds of one plan."""
+
+    def __init__(self, bounds: Bounds, plan: Plan, facts: Facts, place: tuple[int, ...]) -> None:
+        self._plan, self._facts = plan, facts
+        self._family, self._held = bounds.family(plan), bounds.held(plan.split)
+        self._what = parse_recompute(plan.sharding.recompute)
+        self.clock = self._family.clock(self._what.what == "selective")
+        lines = bounds.lines(plan, place, facts.shape)
+        waiting = not facts.overlaps
+        self._passes = [np.array(self.clock.passes(line, waiting=waiting)).T for line in lines]
+        grid = plan.grid
+        ranks = [grid.rank(pp=p) for p in range(plan.pp)]
+        self._replicas = [tuple(place[one] for one in grid.group(rank, "dp", "cp")) for rank in ranks]
+        devices = bounds.routes.topology.devices
+        self.capacities = [min(devices[device].memory_bytes for device in line.devices) for line in lines]
+        paces = frozenset((devices[device].type, devices[device].speed) for device in place)
+        fastest = self._family.fastest(paces)
+        self._update_s = fastest[3]
+        again = self._family.again(self._what)
+        part = (plan.microbatches - 1) / plan.microbatches if self._what.except_last else 1.0
+        self._forward = [passes[0] for passes in self._passes]
+        self._backward = [passes[1] for passes in self._passes]
+        # Of a rank's micro-batches all but one add to gradients that are there.
+        added = fastest[4] * (plan.microbatches - 1) / plan.microbatches if facts.shape.directions == 1 else 0.0
+        self._own = [passes[0] + passes[1] + part * again * passes[2] + added for passes in self._passes]
+        host = None if plan.launch == "graphs" else self._family.launching(frozenset(kind for kind, _ in paces))
+        self._host = None if host is None else host[0] + host[1] + host[2]
+        self._host_speed = bounds.host_speed
+
+    @property
+    def work_s(self) -> float:
+        """The work of a rank, of the mean one."""
+        own = np.min(self._forward, axis=0) + np.min(self._backward, axis=0)
+        return float(self._plan.microbatches * own.sum() / self._plan.pp)
+
+    # The step.
+
+    def step_in_mean(self) -> float:
+        """Return the bound that is any cut's: the slowest rank takes no less than the mean."""
+        pp, count, facts = self._plan.pp, self._plan.microbatches, self._facts
+        forward, backward, own = (np.min(each, axis=0) for each in (self._forward, self._backward, self._own))
+        fill = sum(_least_sum(forward, n) for n in facts.before) + sum(_least_sum(backward, n) for n in facts.behind)
+        work = count * own.sum() / pp
+        through = self._with_replicas(work, backward.sum() / pp, forward.sum() / pp, np.s_[:], 1 / pp)
+        launched = 0.0 if self._host is None else count * self._host.sum() / pp / self._host_speed
+        return float(max(work + fill / pp, through, forward.sum() + backward.sum(), launched))
+
+    def step_by_cuts(self) -> float:
+        """Return the bound of the best cut, where each rank has one stage."""
+        count = self._plan.microbatches
+        least_f, least_b = _before(np.min(self._forward, axis=0)), _before(np.min(self._backward, axis=0))
+        tables: dict[tuple[int, ...], _Row] = {}
+        found = []
+        for p in range(self._plan.pp):
+            key = (id(self._forward[p]), id(self._backward[p]), p if self._plan.replicas > 1 else 0)
+            if key not in tables:
+                own, backward, forward = (_tables(each[p]) for each in (self._own, self._backward, self._forward))
+                begin = least_f[:, None]
+                alone = begin + count * own + least_b[:, None]
+                reduced = begin + self._with_replicas(count * own, backward, forward, None, 1.0, p)
+                tables[key] = np.maximum(alone, reduced)
+                if self._host is not None:
+                    tables[key] = np.maximum(tables[key], count * _tables(self._host) / self._host_speed)
+            found.append(tables[key])
+        return least_most(found)
+
+    def _with_replicas(
+        self, work: _Row, backward: _Row, forward: _Row, cut: object, part: float, p: int | None = None
+    ) -> _Row:
+        """Return what a rank takes with the collectives of its replicas, and its update.
+
+        `work` is all that it computes, `backward` and `forward` what one micro-batch takes; each a number, or a table
+        by first layer and last.
+        """
+        plan, held, count = self._plan, self._held, self._plan.microbatches
+        sharding = plan.sharding
+        sums = (lambda row: row.sum() * part) if cut is not None else _tables
+        shares = plan.replicas if sharding.zero else 1
+        update = sums(self._update_s) / shares
+        if plan.replicas == 1:
+            return work + update
+        rate = {kind: self._rate(kind, p) for kind in ("all_reduce", "reduce_scatter", "all_gather")}
+        if sharding.zero == 3:
+            again = held.blocks if sharding.reshard_after_forward == "blocks" and not sharding.keep_gathered else None
+            gathers = 1 if sharding.keep_gathered else count
+            gathered = rate["all_gather"] * gathers * sums(held.gathered)
+            if again is not None:
+                gathered = gathered + rate["all_gather"] * count * sums(again)
+            times = 1 if sharding.accumulate else count
+            scattered = rate["reduce_scatter"] * times * sums(held.reduced)
+            return np.maximum(np.maximum(work, gathered), scattered) + update
+        if not self._facts.plain:  # gradients of one of a rank's stages may be there long before another's
+            backward = work - forward
+        if sharding.zero == 0:
+            return work - backward + np.maximum(backward, rate["all_reduce"] * sums(held.reduced)) + update
+        reduced = rate["reduce_scatter"] * sums(held.reduced)
+        spread = update + rate["all_gather"] * sums(held.gathered)
+        if sharding.zero == 2 and not sharding.accumulate:
+            return np.maximum(np.maximum(work, forward + count * reduced), work - backward + reduced) + spread
+        return work - backward + np.maximum(backward, reduced) + spread
+
+    def _rate(self, kind: str, p: int | None) -> float:
+        """Return the seconds for each byte that replicas take for what is as large as it can be, at least."""
+        held = self._held
+        whole = held.gathered if kind == "all_gather" else held.reduced
+        most = int(whole.sum())
+        if self._plan.sharding.zero < 3:
+            most = min(most, int(2 * (self._plan.bucket_bytes + held.gradients.max(initial=0) + held.gathered.max())))
+        if not most:
+            return 0.0
+        groups = dict.fromkeys(self._replicas if p is None else [self._replicas[p]])
+        return min(self.clock.collective(kind, most, group) for group in groups) / most
+
+    def ended_s(self, lowering: Lowering, p: int, end_s: float, closing_s: float) -> float:
+        """Return when a rank has updated, given when it is done with its row and its last backwards began."""
+        plan, held = self._plan, self._held
+        sharding = plan.sharding
+        layers = np.array([i for s in lowering.shape.held_by(p) for i in lowering.stages[s].layers])
+        update = self._update_s[layers].sum() / (plan.replicas if sharding.zero else 1)
+        if plan.replicas == 1 or lowering.shape.directions > 1:
+            return float(end_s + update)
+        rate = {kind: self._rate(kind, p) for kind in ("all_reduce", "reduce_scatter", "all_gather")}
+        if sharding.zero == 3:
+            return float(end_s + update)
+        reduced = rate["reduce_scatter" if sharding.zero else "all_reduce"] * held.reduced[layers].sum()
+        gathered = rate["all_gather"] * held.gathered[layers].sum() if sharding.zero else 0.0
+        return float(max(end_s, closing_s + reduced) + update + gathered)
+
+    # Memory.
+
+    def memory_in_mean(self) -> tuple[float, bool]:
+        """Return the bytes that the fullest rank holds at least, however layers are cut, and whether it overflows."""
+        facts, pp = self._facts, self._plan.pp
+        held, made, kept = self._by_layer()
+        copies = facts.shape.directions
+        once, again = min(facts.held), min(facts.again)
+        sums = held.sum() * copies, made.sum() * copies, kept.sum() * copies
+        most = max(sums[0] + sums[1], sums[0] + once * sums[2], sums[0] + bool(again) * (sums[1] + again * sums[2]))
+        own = most / pp + self._workspace
+        room = sum(self.capacities) if all(self.capacities) else np.inf
+        return float(own), bool(most + pp * self._workspace > room)
+
+    def memory_by_cuts(self) -> tuple[float, bool]:
+        """Return the same of the best cut, where each rank has one stage."""
+        state, made, kept = self._by_layer()
+        held, gradients, whole = _tables(state), _tables(made), _tables(kept)
+        ahead, back = self._within(kept)
+        tables = []
+        for p in range(self._plan.pp):
+            once, again = self._facts.held[p], self._facts.again[p]
+            # At its end all gradients are there; in a pass what the micro-batches before keep, and what it has made.
+            most = np.maximum(held + gradients, held + (once - 1) * whole + np.maximum(ahead, back))
+            if again:
+                most = np.maximum(most, held + gradients + (again - 1) * whole + ahead)
+            tables.append(most + self._workspace)
+        room = self.capacities
+        overflows = all(room) and least_most([table / own for table, own in zip(tables, room, strict=True)]) > 1
+        return least_most(tables), bool(overflows)
+
+    def _within(self, kept: _Row) -> tuple[_Row, _Row]:
+        """Return what a micro-batch takes at most in its forward, and in its backward, but for gradients.
+
+        Layers ``first..last-1`` at ``[first, last]``: in each what those before it keep, and what it takes itself.
+        """
+        forward, backward = self._family.inside()
+        upto = np.cumsum(kept)
+        before = _before(kept)
+        found = []
+        for inside in (forward, np.zeros_like(backward) if self._what.what else backward):
+            top = upto + inside
+            rows = [np.maximum.accumulate(top[first:]) - before[first] for first in range(len(top))]
+            table = np.zeros((len(top) + 1, len(top) + 1))
+            for first, row in enumerate(rows):
+                table[first, first + 1 :] = row
+            found.append(table)
+        return found[0], found[1]
+
+    @property
+    def _workspace(self) -> int:
+        return workspace_bytes(self._family.workload)
+
+    def _by_layer(self) -> tuple[_Row, _Row, _Row]:
+        """Return by layer what a rank holds throughout, its gradients, and what it keeps of a micro-batch."""
+        held, plan = self._held, self._plan
+        zero = plan.sharding.zero if plan.replicas > 1 else 0
+        shares = [plan.replicas if zero >= first else 1 for first in (3, 1, 2)]
+        if zero == 2 and plan.sharding.accumulate:
+            shares[2] = 1
+        state = held.parameters / shares[0] + (held.masters + held.optimizer) / shares[1] + held.buffers
+        kept = self._family.kept(self._what)
+        if plan.sharding.offload or self._what.except_last:
+            kept = np.zeros_like(kept)
+        return state, held.gradients / shares[2], kept
+
+
+def _before(row: _Row) -> _Row:
+    """Return the sum of what stands before each layer, and of all."""
+    return np.concatenate([[0.0], np.cumsum(row)])
+
+
+def _tables(row: _Row) -> _Row:
+    """Return the sums of the layers ``first..last-1`` at ``[first, last]``."""
+    total = _before(row)
+    found: _Row = total - total[:, None]
+    return found
+
+
+def _least_sum(row: _Row, count: int) -> float:
+    """Return the sum of the least so many."""
+    return float(np.sort(row)[:count].sum())
+
+
+def _held(workload: Workload, split: Split) -> _Held:
+    seen: set[str] = set()
+    trained: set[str] = set()
+    rows: dict[str, list[float]] = {name: [] for name in _Held._fields}
+    updated = {one.parameter for layer in workload.layers for one in layer.shard(split).gradients}
+    numbered = any(path_of(layer.name, "blocks") for layer in workload.layers)
+    for layer in workload.layers:
+        shard = layer.shard(split)
+        new = [one for one in shard.parameters if one.name not in seen]
+        made = [one for one in shard.gradients if one.parameter not in trained]
+        seen |= {one.name for one in new}
+        trained |= {one.parameter for one in made}
+        experts = {one.parameter for one in made if one.expert}
+        size = {one.name: one.bytes // DTYPE_BYTES[one.dtype] for one in shard.parameters}
+        master = DTYPE_BYTES[workload.precision.master] if workload.precision.master else 0
+        sent = {
+            one.name: size[one.name] * DTYPE_BYTES[communicated(one.dtype, workload.precision, Sharding(zero=3))]
+            for one in new if one.name not in experts
+        }  # fmt: skip
+        rows["parameters"].append(sum(one.bytes for one in new))
+        rows["masters"].append(
+            sum(
+                master * size[one.name] for one in new if one.name in updated and one.dtype != workload.precision.master
+            )
+            if master
+            else 0
+        )
+        rows["optimizer"].append(shard.optimizer_bytes)
+        rows["gradients"].append(sum(one.bytes for one in made))
+        rows["buffers"].append(shard.buffer_bytes)
+        rows["gathered"].append(sum(sent.values()))
+        rows["reduced"].append(sum(min(one.bytes, sent.get(one.parameter, 0)) for one in made if not one.expert))
+        rows["blocks"].append(sum(sent.values()) if path_of(layer.name, "blocks", numbered) else 0)
+    return _Held(**{name: np.array(row, dtype=float) for name, row in rows.items()})

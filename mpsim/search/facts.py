@@ -1,0 +1,102 @@
+"""What the rows of a schedule say of every plan that runs them, whatever its stages take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
+
+from mpsim.plan.schedules import Operation, Schedule, rows_for
+from mpsim.plan.shape import Shape, shape_of
+
+__all__ = ["Facts", "facts_of"]
+
+_MOST_CELLS = 4_000
+
+
+class Facts(NamedTuple):
+    """Of a schedule at a number of ranks and micro-batches.
+
+    Attributes
+    ----------
+    shape : Shape
+        Its pipeline.
+    plain : bool
+        Whether each rank has one stage, and no backward is in two parts: then stage `p` cannot begin before one
+        micro-batch passed the stages before it, and what it returns last has to pass them too.
+    before, behind : tuple of int
+        Of each rank how many stages its first micro-batch has passed, and its last has yet to pass.
+    held : tuple of int
+        Of each stage the micro-batches that its rank holds when it holds most.
+    again : tuple of int
+        Likewise, where one backward is over: then there are gradients too.
+    overlaps : bool
+        Whether one operation computes while another exchanges.
+    asynchronous : bool
+        Whether stages update amid the step.
+    """
+
+    shape: Shape
+    plain: bool
+    before: tuple[int, ...]
+    behind: tuple[int, ...]
+    held: tuple[int, ...]
+    again: tuple[int, ...]
+    overlaps: bool
+    asynchronous: bool
+
+
+def facts_of(schedule: str | Schedule, ranks: int, microbatches: int, chunks: int) -> Facts:
+    """Return the facts of a schedule; of many micro-batches those of fewer, which hold no more.
+
+    Raises
+    ------
+    MpsimError
+        There are no such rows.
+
+    Examples
+    --------
+    >>> facts_of("1f1b", 4, 8, 0).held, facts_of("1f1b", 4, 8, 0).before
+    ((4, 3, 2, 1), (0, 1, 2, 3))
+    """
+    if ranks * microbatches * max(chunks, 1) > _MOST_CELLS:
+        microbatches = min(microbatches, 3 * ranks + microbatches % ranks)
+    return _facts(schedule, ranks, microbatches, chunks)
+
+
+@cache
+def _facts(schedule: str | Schedule, ranks: int, microbatches: int, chunks: int) -> Facts:
+    rows = rows_for(schedule, ranks, microbatches, chunks or None)
+    shape = shape_of(rows)
+    kinds = {one.kind for row in rows for one in row}
+    held, again = _most_held(rows, shape)
+    alone = shape.directions == 1
+    return Facts(
+        shape=shape,
+        plain=kinds == {"F", "B"} and shape.stages == ranks and alone,
+        before=tuple(row[0].stage if alone else 0 for row in rows),
+        behind=tuple(row[-1].stage if alone and row[-1].kind in "BI" else 0 for row in rows),
+        held=held,
+        again=again,
+        overlaps=any(one.overlaps for row in rows for one in row),
+        asynchronous="U" in kinds,
+    )
+
+
+def _most_held(rows: Sequence[Sequence[Operation]], shape: Shape) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return what each stage holds when its rank holds most, and when it does so with a backward behind it."""
+    found = [[0] * len(shape.home), [0] * len(shape.home)]
+    for row in rows:
+        now = dict.fromkeys((one.stage for one in row), 0)
+        most = [0, 0]
+        over = False
+        for one in row:
+            now[one.stage] += {"F": 1, "B": -1, "W": -1}.get(one.kind, 0)
+            total = sum(now.values())
+            for which, counts in enumerate((True, over)):
+                if counts and total > most[which]:
+                    most[which] = total
+                    for stage, count in now.items():
+                        found[which][stage] = count
+            over = over or one.kind in "BW"
+    return tuple(found[0]), tuple(found[1])

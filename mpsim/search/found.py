@@ -1,0 +1,80 @@
+"""What a search found: the best plans, what became of the others, and how near the nearest came to fitting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mpsim.plan.model import Plan
+from mpsim.sweeps.model import Row, SweepResult
+
+__all__ = ["Found", "FoundInterrupted", "Unfit"]
+
+
+class Unfit(NamedTuple):
+    """A plan that does not fit, and what its fullest device holds at least."""
+
+    plan: Plan
+    bytes: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """The answer of a search.
+
+    Attributes
+    ----------
+    sweep : SweepResult
+        Rows of the plans of the answer, ranked: of each number of devices the fastest, and the fastest of all.
+    planned : int
+        Plans in the space.
+    counts : mapping of str to int
+        How many were ``simulated``, are ``bounded`` (can be no part of the answer), ``too large`` for a memory
+        (known before any replay), and ``impossible``.
+    reasons : mapping of str to int
+        Why plans, or combinations of axes, are impossible.
+    impossible : int
+        Combinations of axes that make no plan, and are not among those planned.
+    unfit : Unfit or None
+        The plan that comes nearest to fitting, of those that do not.
+    complete : bool
+        Whether every plan was decided; otherwise this is the best so far.
+    plans : mapping of str to Plan
+        The plans of the rows, by their text.
+    """
+
+    sweep: SweepResult
+    planned: int
+    counts: Mapping[str, int]
+    reasons: Mapping[str, int]
+    impossible: int = 0
+    unfit: Unfit | None = None
+    complete: bool = True
+    plans: Mapping[str, Plan] = field(default_factory=dict, compare=False)
+
+    @property
+    def best(self) -> Row | None:
+        """The fastest plan that is not known to overflow a memory; None if there is none."""
+        return self.sweep.best
+
+    @property
+    def simulated(self) -> int:
+        """Plans that were simulated."""
+        return self.counts.get("simulated", 0)
+
+    @property
+    def by_devices(self) -> list[Row]:
+        """The fastest plan of each number of devices, the fewest first."""
+        found: dict[int, Row] = {}
+        for row in self.sweep.ranked:
+            found.setdefault(row["n_devices"], row)
+        return [found[count] for count in sorted(found)]
+
+
+class FoundInterrupted(KeyboardInterrupt):
+    """A search that was interrupted; `found` has the best so far."""
+
+    def __init__(self, found: Found) -> None:
+        super().__init__(f"interrupted after {sum(found.counts.values())} of {found.planned} plans")
+        self.found = found

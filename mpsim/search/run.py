@@ -1,0 +1,401 @@
+"""Find the best plan: bound all, simulate those that may be better than the best so far, and no other."""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from mpsim.errors import MpsimError
+from mpsim.lowering.draws import Trials, check_processes
+from mpsim.lowering.lower import lower
+from mpsim.plan.model import Plan, check_size
+from mpsim.processes import worker_pool
+from mpsim.search.bounds import Least
+from mpsim.search.found import Found, FoundInterrupted, Unfit
+from mpsim.search.space import Axes, Family, families, variants
+from mpsim.search.study import Study
+from mpsim.simulation.cutting import is_cut, round_step
+from mpsim.sweeps.file import check_suffix, save_sweep
+from mpsim.sweeps.journal import Journal, journal_path, open_journal
+from mpsim.sweeps.model import Row, finish
+from mpsim.sweeps.question import Question, code_digest, digest
+
+__all__ = ["best"]
+
+Progress = Callable[[int, int], None]
+_MOST_VARIANTS = 10_000
+_TOP = 10
+_EVERYTHING, _PLAIN = Axes(), Plan()
+
+
+def best(
+    study: Study,
+    *,
+    batch: int,
+    axes: Axes = _EVERYTHING,
+    base: Plan = _PLAIN,
+    top: int = _TOP,
+    trials: Trials | None = None,
+    prune: bool = True,
+    processes: int | None = None,
+    output: str | Path | None = None,
+    resume: bool = True,
+    progress: Progress | None = None,
+) -> Found:
+    """Return the best plans of a study: of each number of devices the fastest that fits, and the fastest of all.
+
+    Every plan of the space is bounded from below, in step and in memory. Plans are simulated in the order of their
+    bounds, until no other can be among those that are asked for: the answer is that of simulating every plan.
+
+    Parameters
+    ----------
+    study : Study
+        A workload on a topology.
+    batch : int
+        Samples in one step over all replicas: the same for every plan.
+    axes : Axes
+        What is tried.
+    base : Plan
+        All else that plans have: runtime, algorithm, buckets.
+    top : int
+        So many of the fastest plans are found, whatever their number of devices.
+    trials : Trials, optional
+        Of the plans found; the search itself is at the median.
+    prune : bool
+        False: simulate every plan, to check the answer.
+    processes : int, optional
+        None: as many as there are processors. The answer does not depend on it.
+    output : path, optional
+        The file, ``.csv`` or ``.parquet``, to keep the rows in: each is there once it is simulated, and those of the
+        answer take their place in the end.
+    resume : bool
+        Go on with the rows of the same search that `output` has.
+    progress : callable, optional
+        Called with the number of plans decided and of all.
+
+    Raises
+    ------
+    MpsimError
+        No plan can be run.
+    FoundInterrupted
+        Ctrl-C; it holds the best so far.
+
+    Examples
+    --------
+    >>> from mpsim.topology.builders import chain
+    >>> from mpsim.workload.model import Layer, Workload
+    >>> layers = [Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "abcd"]
+    >>> study = Study(Workload.chain("four", layers, activation_bytes=10**9), chain(4, link="1GB/s@0"))
+    >>> found = best(study, batch=8, processes=1)
+    >>> found.best["plan"], found.best["step_s"], found.simulated < found.planned
+    ('dp=4 pp=1 tp=1 micro-batches=2', 24.0, True)
+    """
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise MpsimError(f"batch is {batch!r}, expected 1 or more samples")
+    if output is not None:
+        check_suffix(output)
+    made, left = families(study.workload, len(study.topology.devices), batch, axes)
+    base = replace(base, batch=batch)
+    if not made:
+        raise MpsimError(_none(left))
+    workers = processes or os.cpu_count() or 1
+    check_processes(workers)
+    with _journal(study, batch, axes, base, output, len(made), resume=resume) as journal:
+        search = _Search(study, made, base, axes, top=top, prune=prune, journal=journal, progress=progress)
+        try:
+            search.run(workers)
+        except KeyboardInterrupt:
+            raise FoundInterrupted(search.found(left, workers, complete=False)) from None
+        found = search.found(left, workers, complete=True, trials=trials)
+    if output is not None and found.sweep.rows:
+        save_sweep(Path(output).resolve(), found.sweep)
+        if journal_path(output) != Path(output):
+            journal_path(output).unlink(missing_ok=True)
+    return found
+
+
+def _none(left: Counter[str]) -> str:
+    if left:
+        reason, count = left.most_common(1)[0]
+        return f"no plan can be: {reason} ({count} times): change the batch, or trace other micro-batches"
+    return "no plan can be: no sizes of the axes that are asked for make up a number of devices that is: allow others"
+
+
+@contextmanager
+def _journal(
+    study: Study, batch: int, axes: Axes, base: Plan, output: str | Path | None, size: int, *, resume: bool
+) -> Iterator[Journal | None]:
+    """Open what rows are kept in."""
+    if output is None:
+        yield None
+        return
+    options = (study.by_type, study.unchecked, study.host_speed, batch)
+    question = Question(
+        code=code_digest(),
+        workload=digest(study.workload),
+        topology=digest(study.topology),
+        options=digest(options),
+        grid=digest((axes, base)),
+    )
+    with open_journal(output, question, size * _MOST_VARIANTS, resume=resume) as journal:
+        yield journal
+
+
+@dataclass(order=True, slots=True)
+class _Node:
+    """A family that is not expanded yet, or a plan, with its bound: what is decided next has the least."""
+
+    least_s: float
+    number: int
+    family: Family = field(compare=False)
+    plan: Plan | None = field(default=None, compare=False)
+    tier: int = field(default=0, compare=False)
+
+
+class _Search:
+    """The plans of a space, from bounds to rows."""
+
+    def __init__(
+        self,
+        study: Study,
+        made: Sequence[Family],
+        base: Plan,
+        axes: Axes,
+        *,
+        top: int,
+        prune: bool,
+        journal: Journal | None,
+        progress: Progress | None,
+    ) -> None:
+        self._study, self._base, self._axes = study, base, axes
+        self._top, self._prune, self._journal = top, prune, journal
+        self._progress = progress or (lambda done, total: None)
+        self._counts = Counter[str]()
+        self._reasons = Counter[str]()
+        self._unfit: Unfit | None = None
+        self.rows: dict[int, Row] = {}
+        self._steps: dict[int, list[tuple[float, int]]] = {}
+        self._numbers: dict[Family, int] = {family: i * _MOST_VARIANTS for i, family in enumerate(made)}
+        self._made = made
+        self._total = sum(self._size(family) for family in made)
+        self._decided = 0
+
+    # The space.
+
+    def _size(self, family: Family) -> int:
+        return len(self._variants(family))
+
+    def _variants(self, family: Family) -> list[Plan]:
+        plans = variants(self._study.workload, family, self._base, self._axes)
+        return [
+            plan if not place else replace(plan, devices=place) for plan in plans for place in self._study.places(plan)
+        ]
+
+    def run(self, workers: int) -> None:
+        """Decide every plan."""
+        # Of many devices first: what they reach bounds the others of the table.
+        heap = [_Node(0.0, self._numbers[family], family) for family in self._made]
+        heapq.heapify(heap)
+        self._progress(0, self._total)
+        futures: dict[Future[Row], _Node] = {}
+        try:
+            with worker_pool(workers, _start, self._study) if workers > 1 else nullcontext() as pool:
+                while heap or futures:
+                    while heap and len(futures) < workers:
+                        node = self._next(heap)
+                        if node is None:
+                            break
+                        assert node.plan is not None
+                        if pool is None:
+                            self._keep(node, self._study.quick_row(node.plan))
+                        else:
+                            futures[pool.submit(_quick, node.plan)] = node
+                    done, _ = wait(futures, return_when=FIRST_COMPLETED) if futures else (set(), None)
+                    for future in done:
+                        self._keep(futures.pop(future), future.result())
+        except BrokenExecutor:
+            raise MpsimError(
+                f"a worker process died after {len(self.rows)} plans (out of memory?): lower the number of processes,"
+                f" {workers}"
+            ) from None
+
+    def _next(self, heap: list[_Node]) -> _Node | None:
+        """Return the next plan to simulate: bounds become closer as their turn comes, and what they rule out goes."""
+        while heap:
+            node = heapq.heappop(heap)
+            if node.plan is None:
+                self._expand(node, heap)
+            elif self._ruled_out(node.family.ranks, node.least_s):
+                self._decide("bounded")
+            elif node.tier < len(_TIERS) and self._prune:
+                self._closer(node, heap)
+            elif node.number in self.rows:
+                continue
+            elif self._journal is not None and node.number in self._journal.rows:
+                self._keep(node, self._journal.rows[node.number], known=True)
+            else:
+                return node
+        return None
+
+    def _expand(self, node: _Node, heap: list[_Node]) -> None:
+        """Bound the plans of a family."""
+        family = node.family
+        if node.tier == 0 and self._prune:
+            least_s = self._lightest(family)
+            if least_s is not None:
+                heapq.heappush(heap, _Node(round_step(least_s), node.number, family, None, 1))
+                return
+        plans = self._variants(family)
+        if node.tier == 1 and self._ruled_out(family.ranks, node.least_s):
+            self._decide("bounded", len(plans))
+            return
+        if len(plans) >= _MOST_VARIANTS:
+            raise MpsimError(f"{len(plans)} plans have one dp, pp and tp: ask for fewer schedules or recomputations")
+        for number, plan in enumerate(plans, node.number):
+            self._push(_Node(0.0, number, family, plan), heap)
+
+    def _lightest(self, family: Family) -> float | None:
+        """Return what any plan of a family takes at least: the work of its ranks; None where that is not known."""
+        plan = family.plan(self._base)
+        if family.pp > 1:
+            plan = replace(plan, schedule="gpipe")
+        try:
+            return min(self._study.bounds.work_s(replace(plan, devices=place)) for place in self._study.places(plan))
+        except MpsimError:
+            return None
+
+    def _push(self, node: _Node, heap: list[_Node]) -> None:
+        """Put a plan where its bound belongs, if it can be and fits."""
+        if not self._prune:
+            heapq.heappush(heap, node)
+            return
+        self._closer(node, heap)
+
+    def _closer(self, node: _Node, heap: list[_Node]) -> None:
+        """Bound a plan more closely."""
+        assert node.plan is not None
+        try:
+            check_size(node.plan)
+            least = _TIERS[node.tier](self._study, node.plan)
+        except MpsimError as error:
+            self._reasons[str(error)] += 1
+            self._decide("impossible")
+            return
+        if least is not None and least.overflows:
+            self._too_large(node, least)
+            return
+        found = 0.0 if least is None else round_step(least.step_s * (1 - 1e-11))
+        heapq.heappush(heap, replace(node, least_s=max(node.least_s, found), tier=node.tier + 1))
+
+    def _too_large(self, node: _Node, least: Least) -> None:
+        assert node.plan is not None
+        own = Unfit(plan=node.plan, bytes=least.memory_bytes)
+        if self._unfit is None or own.bytes < self._unfit.bytes:
+            self._unfit = own
+        self._decide("too large")
+
+    # What is found.
+
+    def _ruled_out(self, n_devices: int, least_s: float) -> bool:
+        """Whether a plan of so many devices that takes no less can be no part of the answer."""
+        if not self._prune:
+            return False
+        own = self._steps.get(n_devices)
+        if not own or least_s <= own[0][0]:
+            return False
+        every = sorted(step for steps in self._steps.values() for step in steps)
+        return len(every) >= self._top and least_s > every[self._top - 1][0] if self._top else True
+
+    def _keep(self, node: _Node, row: Row, *, known: bool = False) -> None:
+        if self._journal is not None and not known:
+            row = self._journal.append(node.number, row)
+        self.rows[node.number] = row
+        if row["reason"]:
+            self._reasons[row["reason"]] += 1
+            self._decide("impossible")
+            return
+        self._decide("simulated")
+        if row["fits"] is False:
+            assert node.plan is not None
+            own = Unfit(plan=node.plan, bytes=float(row["highest_peak_memory_bytes"]))
+            if self._unfit is None or own.bytes < self._unfit.bytes:
+                self._unfit = own
+            return
+        steps = self._steps.setdefault(row["n_devices"], [])
+        steps.append((round_step(row["step_s"]), node.number))
+        steps.sort()
+
+    def _decide(self, what: str, count: int = 1) -> None:
+        self._counts[what] += count
+        self._decided += count
+        self._progress(self._decided, self._total)
+
+    def found(self, left: Counter[str], workers: int, *, complete: bool, trials: Trials | None = None) -> Found:
+        """Return the answer: of each number of devices the fastest, and the fastest of all."""
+        every = sorted((*step, n) for n, steps in self._steps.items() for step in steps)
+        numbers = {number for *_, number, _ in every[: self._top]}
+        numbers |= {steps[0][1] for steps in self._steps.values()}
+        chosen = [self.plan_of(number) for number in sorted(numbers)]
+        rows = self._whole(chosen, trials or Trials(), workers) if complete else [self.rows[n] for n in sorted(numbers)]
+        plans = {plan.text: plan for plan in chosen}
+        sweep = finish(rows, len(rows), workers)
+        return Found(
+            sweep=replace(sweep, notes=self._study.notes),
+            planned=self._total,
+            counts=dict(self._counts),
+            reasons=dict(self._reasons + left),
+            impossible=sum(left.values()),
+            unfit=self._unfit,
+            complete=complete,
+            plans=plans,
+        )
+
+    def _whole(self, plans: Sequence[Plan], trials: Trials, workers: int) -> list[Row]:
+        """Return the whole rows of the plans of the answer."""
+        if workers == 1 or len(plans) < 2:
+            return [self._study.row(plan, trials) for plan in plans]
+        with worker_pool(min(workers, len(plans)), _start, self._study) as pool:
+            return list(pool.map(_whole, plans, [trials] * len(plans)))
+
+    def plan_of(self, number: int) -> Plan:
+        """Return the plan of a number."""
+        return self._variants(self._made[number // _MOST_VARIANTS])[number % _MOST_VARIANTS]
+
+
+def _rough(study: Study, plan: Plan) -> Least | None:
+    return study.bounds.rough(plan)
+
+
+def _close(study: Study, plan: Plan) -> Least | None:
+    return study.bounds.close(plan)
+
+
+def _lowered(study: Study, plan: Plan) -> Least | None:
+    """Bound a plan by its stages, where no other cut will be tried."""
+    lowering = lower(
+        study.workload, study.topology, plan, by_type=study.by_type, host_speed=study.host_speed, routes=study.routes
+    )
+    return study.bounds.lowered(lowering) if is_cut(lowering) else None
+
+
+_TIERS: tuple[Callable[[Study, Plan], Least | None], ...] = (_rough, _close, _lowered)
+
+_shared: list[Study] = []
+
+
+def _start(study: Study) -> None:
+    _shared[:] = [study]
+
+
+def _quick(plan: Plan) -> Row:
+    return _shared[0].quick_row(plan)
+
+
+def _whole(plan: Plan, trials: Trials) -> Row:
+    return _shared[0].row(plan, trials)

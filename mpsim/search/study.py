@@ -1,0 +1,150 @@
+"""A study: a workload and a topology, and what all plans of the one on the other share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from mpsim.engine.replay import replay
+from mpsim.errors import MpsimError
+from mpsim.garbage import collector_paused
+from mpsim.lowering.costs import Costs
+from mpsim.lowering.devices import check_devices, for_costs, scaled_by_type
+from mpsim.lowering.draws import Trials
+from mpsim.lowering.emit import program_of
+from mpsim.plan.model import Plan
+from mpsim.program.account import account_devices
+from mpsim.result.frames import summary_row
+from mpsim.result.model import Result
+from mpsim.search.bounds import Bounds
+from mpsim.simulation.cutting import Played
+from mpsim.simulation.preparing import prepare_played
+from mpsim.simulation.run import simulate_played
+from mpsim.sweeps.model import COLUMNS, Row
+from mpsim.sweeps.placing import placements
+from mpsim.topology.model import Topology
+from mpsim.topology.routes import Routes
+from mpsim.workload.model import Workload
+
+__all__ = ["Study"]
+
+
+class Study:
+    """A workload on a topology: its plans are bounded and simulated with what they share found out once.
+
+    Parameters
+    ----------
+    workload, topology
+        What is split, over what.
+    by_type, rescale, speed, unchecked, host_speed
+        As in `mpsim.simulate`.
+
+    Raises
+    ------
+    MpsimError
+        A device that the costs were not measured on.
+
+    Examples
+    --------
+    >>> from mpsim.topology.builders import chain
+    >>> from mpsim.workload.model import Layer
+    >>> layers = [Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "abcd"]
+    >>> study = Study(Workload.chain("four", layers), chain(4, link="1GB/s@0"))
+    >>> study.row(Plan(pp=4, batch=8, microbatches=8))["step_s"], study.bounds.close(Plan(pp=4, microbatches=8)).step_s
+    (33.0, 33.0)
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        topology: Topology,
+        *,
+        by_type: Mapping[str, Workload] | None = None,
+        rescale: str | None = None,
+        speed: float | None = None,
+        unchecked: bool = False,
+        host_speed: float = 1.0,
+    ) -> None:
+        self.workload = workload
+        self.by_type = scaled_by_type(workload, topology, by_type, rescale=rescale, speed=speed)
+        costs = Costs(workload, self.by_type, workload.microbatch, 1)
+        check_devices(costs, topology.devices)
+        self.topology = for_costs(topology, costs)
+        self.routes = Routes(self.topology)
+        self.unchecked, self.host_speed = unchecked, host_speed
+        self.notes = costs.remarks(topology.devices)
+        self._places: dict[tuple[int, int, int], list[tuple[int, ...]]] = {}
+
+    @cached_property
+    def bounds(self) -> Bounds:
+        """What plans take at least."""
+        return Bounds(self.workload, self.routes, self.by_type, self.host_speed)
+
+    def places(self, plan: Plan) -> list[tuple[int, ...]]:
+        """Return the placements of a plan that are tried, as `Plan.devices` has them."""
+        shape = (plan.dp, plan.pp, plan.cp * plan.tp)
+        if shape not in self._places:
+            self._places[shape] = placements(self.topology, *shape)
+        return self._places[shape]
+
+    def result(self, plan: Plan, trials: Trials | None = None, **options: Any) -> Result:
+        """Predict a plan, its stages cut where its step is the shortest; `options` are those of `simulate_played`.
+
+        Raises
+        ------
+        MpsimError
+            A plan that cannot be run.
+        """
+        return simulate_played(self._played(plan), trials or Trials(), unchecked=self.unchecked, **options)
+
+    def _played(self, plan: Plan) -> Played:
+        return prepare_played(
+            self.workload, self.topology, plan, by_type=self.by_type, unchecked=self.unchecked,
+            host_speed=self.host_speed, routes=self.routes,
+        )  # fmt: skip
+
+    def quick_row(self, plan: Plan) -> Row:
+        """Return the row of a plan with its step and whether it fits, and no more; or why it cannot be run."""
+        row = dict.fromkeys(COLUMNS) | self._coordinates(plan, Trials())
+        try:
+            played = self._played(plan)
+            with collector_paused():
+                program = played.program or program_of(played.lowering, folded=True)
+                timing = played.timing or replay(program, self.topology)
+                uses = account_devices(program, self.topology, played.lowering.place, timing, None)
+        except MpsimError as error:
+            return row | {"reason": str(error)}
+        verdicts = {use.fits for use in uses}
+        return row | {
+            "step_s": timing.step_s,
+            "highest_peak_memory_bytes": max(use.memory.peak_bytes for use in uses),
+            "fits": False if False in verdicts else None if None in verdicts else True,
+        }
+
+    def row(self, plan: Plan, trials: Trials | None = None) -> Row:
+        """Return the row of a plan in a sweep's table, or why it cannot be run."""
+        row = dict.fromkeys(COLUMNS) | self._coordinates(plan, trials or Trials())
+        try:
+            return row | summary_row(self.result(plan, trials, spans=False, fold=True)) | {"plan": plan.text}
+        except MpsimError as error:
+            return row | {"reason": str(error)}
+
+    def _coordinates(self, plan: Plan, trials: Trials) -> Row:
+        return {
+            "workload": self.workload.name,
+            "topology": self.topology.name,
+            "plan": plan.text,
+            "strategy": plan.strategy,
+            "n_devices": plan.ranks,
+            "dp": plan.dp,
+            "pp": plan.pp,
+            "tp": plan.tp,
+            "global_batch": plan.batch,
+            "microbatches": plan.microbatches,
+            "microbatch_size": plan.batch // (plan.dp * plan.microbatches),
+            "schedule": plan.schedule_name if plan.pp > 1 else None,
+            "runtime": plan.runtime,
+            "algorithm": plan.algorithm,
+            "trials": trials.count,
+        }

@@ -1,0 +1,182 @@
+"""When each pass of a plan runs at the earliest: its rows with every exchange as on an idle network.
+
+The step has the same waits, and passes and exchanges that take no less, so that nothing in it begins sooner. Bounds of
+a search come from it, whatever the cut: it needs no program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from mpsim.collectives.traffic import idle_s, message_traffic
+from mpsim.lowering.balancing import Clock, Line, lines_by_stage
+from mpsim.lowering.crossings import crossings
+from mpsim.lowering.launch import NO_LAUNCH, Launch
+from mpsim.lowering.model import Lowering
+from mpsim.lowering.recomputation import recomputed_layers
+from mpsim.lowering.stages import microbatch_size
+from mpsim.lowering.times import RankTimes, medians
+from mpsim.plan.model import Plan
+from mpsim.plan.recompute import parse_recompute
+from mpsim.plan.shape import Shape
+
+__all__ = ["Ended", "Timetable", "lines_of"]
+
+_Sums = tuple[float, ...]
+
+
+class Ended(NamedTuple):
+    """When each pipeline rank is done with its row at the earliest, and when its first last backward begins."""
+
+    row_s: list[float]
+    closing_s: list[float]
+
+
+def lines_of(place: tuple[int, ...], plan: Plan, shape: Shape) -> list[Line]:
+    """Return the devices of each pipeline rank of the first replica that share its layers."""
+    found = lines_by_stage(place, plan, shape)
+    copies = len(shape.home) // shape.stages
+    firsts = [shape.home.index(rank) for rank in range(plan.pp)]
+    return [found[first % shape.stages][first // shape.stages % copies] for first in firsts]
+
+
+class Timetable:
+    """Runs the rows of a plan on the first of its replicas, cut anywhere.
+
+    Parameters
+    ----------
+    lowering : Lowering
+        The plan; its rows must not hang on its cut.
+    clock : Clock, optional
+        Of its costs, with what other plans have found out of it.
+    routes : Routes, optional
+        Of its topology, likewise.
+
+    Examples
+    --------
+    >>> from mpsim.lowering.lower import lower
+    >>> from mpsim.topology.builders import chain
+    >>> from mpsim.workload.model import Layer, Workload
+    >>> layers = [Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "abcd"]
+    >>> plan = Plan(pp=2, microbatches=2)
+    >>> table = Timetable(lower(Workload.chain("four", layers), chain(2, link="1GB/s@0"), plan))
+    >>> table.ended((2,)).row_s, table.ended((1,)).row_s
+    ([18.0, 14.0], [21.0, 19.0])
+    """
+
+    def __init__(self, lowering: Lowering, clock: Clock | None = None) -> None:
+        plan, shape = lowering.plan, lowering.shape
+        self._lowering, self._rows, self._shape = lowering, lowering.rows, shape
+        what = parse_recompute(plan.sharding.recompute)
+        clock = clock or Clock(lowering.costs, lowering.routes, plan.algorithm, what.what == "selective")
+        lines = lines_of(lowering.place, plan, shape)
+        overlaps = any(one.overlaps for row in lowering.rows for one in row)
+        workload = lowering.workload
+        again = recomputed_layers(workload, lowering.costs.of(""), what) if what.what else frozenset()
+        made: dict[int, tuple[_Sums, ...]] = {}
+        self._sums = []
+        for line in lines:
+            passes = clock.passes(line, waiting=not overlaps)
+            if id(passes) not in made:
+                made[id(passes)] = _sums(passes, again)
+            self._sums.append(made[id(passes)])
+        nodes = [lowering.topology.devices[line.devices[0]] for line in lines]
+        known = {(node.type, node.speed): node for node in nodes} if lowering.launches else {}
+        hosts = {
+            pace: medians(lowering.costs.of(node.type), node.speed, lowering.host_speed) for pace, node in known.items()
+        }
+        self._hosts = [hosts.get((node.type, node.speed)) for node in nodes]
+        self._launches: dict[tuple[RankTimes, str, int, int], Launch] = {}
+        cuts = crossings(workload, microbatch_size(workload, plan), plan.split)
+        self._sent = [[0, *(getattr(cut, f"{way}_bytes") for cut in cuts), 0] for way in ("forward", "backward")]
+        self._hops = [
+            (lines[here].devices[0], lines[there].devices[0]) if (number + 1) % shape.stages else (0, 0)
+            for number, (here, there) in enumerate(zip(shape.home, [*shape.home[1:], 0], strict=True))
+        ]
+        self._message: dict[tuple[int, int, int], float] = {}
+
+    def ended(self, boundaries: Sequence[int]) -> Ended:
+        """Return when ranks are done, of stages with these first layers but the first."""
+        edges = (0, *boundaries, len(self._lowering.workload.layers))
+        shape, rows = self._shape, self._rows
+        seconds = [self._stage(number, edges) for number in range(len(shape.home))]
+        sent, returned = self._messages(edges)
+        keeping, closes = self._lowering.keeping, self._lowering.closing
+        done: dict[tuple[int, bool, int], float] = {}
+        waiting: dict[tuple[int, bool, int], int] = {}
+        at, now, closing = [0] * len(rows), [0.0] * len(rows), [float("inf")] * len(rows)
+        issued = [0.0] * len(rows)
+        ready = list(range(len(rows)))
+        while ready:
+            rank = ready.pop()
+            row = rows[rank]
+            for one in row[at[rank] :]:
+                stage, kind, microbatch = one.stage, one.kind, one.microbatch
+                begin = now[rank]
+                launch = self._launch(stage, kind, edges)
+                if kind in "BI" and (stage, microbatch) not in keeping:
+                    begin += seconds[stage]["R"]
+                source = shape.source(stage, kind)
+                if source is not None:
+                    key = (source, kind == "F", microbatch)
+                    if key not in done:
+                        waiting[key] = rank
+                        break
+                    begin = max(begin, done[key] + (sent[source] if kind == "F" else returned[stage]))
+                begin = max(begin, issued[rank] + launch.lead_s)
+                issued[rank] += launch.lead_s + launch.rest_s
+                if (stage, kind, microbatch) in closes:
+                    closing[rank] = min(closing[rank], begin)
+                now[rank] = begin + seconds[stage][kind]
+                at[rank] += 1
+                if kind in "FBI":
+                    key = (stage, kind == "F", microbatch)
+                    done[key] = now[rank]
+                    if key in waiting:
+                        ready.append(waiting.pop(key))
+        return Ended(now, closing)
+
+    def _stage(self, number: int, edges: Sequence[int]) -> dict[str, float]:
+        """Return the seconds of a stage's passes, by kind."""
+        first, last = edges[number % self._shape.stages], edges[number % self._shape.stages + 1]
+        forward, backward, again, weights = (
+            total[last] - total[first] for total in self._sums[self._shape.home[number]]
+        )
+        return {"F": forward, "B": backward, "I": backward - weights, "W": weights, "R": again, "U": 0.0}
+
+    def _launch(self, number: int, kind: str, edges: Sequence[int]) -> Launch:
+        """Return what a host takes to launch a pass of a stage."""
+        times = self._hosts[self._shape.home[number]]
+        if times is None or kind == "U":
+            return NO_LAUNCH
+        first, last = edges[number % self._shape.stages], edges[number % self._shape.stages + 1]
+        key = (times, kind, first, last)
+        if key not in self._launches:
+            self._launches[key] = times.launch(kind, 0, first, last)
+        return self._launches[key]
+
+    def _messages(self, edges: Sequence[int]) -> tuple[list[float], list[float]]:
+        """Return the seconds of what each stage sends on, and of what it returns the gradient of."""
+        sent, returned = [0.0] * len(self._hops), [0.0] * len(self._hops)
+        for number, (here, there) in enumerate(self._hops):
+            if here != there:
+                at = edges[number % self._shape.stages + 1]
+                sent[number] = self._message_s(here, there, self._sent[0][at])
+                returned[number] = self._message_s(there, here, self._sent[1][at])
+        return sent, returned
+
+    def _message_s(self, here: int, there: int, count: int) -> float:
+        key = (here, there, count)
+        if key not in self._message:
+            routes = self._lowering.routes
+            self._message[key] = idle_s(routes, message_traffic(routes, here, there, count))
+        return self._message[key]
+
+
+def _sums(passes: Sequence[tuple[float, float, float, float]], again: frozenset[int]) -> tuple[_Sums, ...]:
+    """Return the seconds of the layers before each one, and of all, of each kind of pass."""
+    forward, backward, repeated, weights = zip(*passes, strict=True)
+    repeated = tuple(seconds if i in again else 0.0 for i, seconds in enumerate(repeated))
+    return tuple(tuple(accumulate(column, initial=0.0)) for column in (forward, backward, repeated, weights))
