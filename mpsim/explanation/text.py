@@ -1,0 +1,233 @@
+"""An explanation as text for a terminal, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from mpsim.explanation.compare import Beside
+from mpsim.explanation.model import FullLink, Part, PathStep, WhatIf
+from mpsim.result.text import format_percent
+from mpsim.units import format_duration
+
+__all__ = ["comparison_text", "links_text", "parts_text", "path_text", "what_ifs_text"]
+
+_MOST_LEGS, _MOST_PASSES, _MOST_KINDS, _MOST_LINKS, _MOST_SPANS = 16, 4, 6, 6, 3
+_LAUNCH = "launch"
+_WORTH_SAYING = 0.01  # of the step
+_Row = tuple[str, ...]
+
+
+def parts_text(parts: Sequence[Part], step_s: float) -> str:
+    """Return where the step goes, a line for each part.
+
+    Examples
+    --------
+    >>> print(parts_text([Part(name="compute", seconds=0.75), Part(name="bubble", seconds=0.25)], 1.0))
+    where the step goes            time  of step
+    computing                    750 ms   75.0 %
+    idle: the schedule's bubble  250 ms   25.0 %
+    all of it                       1 s  100.0 %
+    """
+    rows = [(part.label, format_duration(part.seconds), format_percent(part.seconds / step_s)) for part in parts]
+    rows.append(("all of it", format_duration(step_s), format_percent(1.0)))
+    return _aligned("where the step goes", ("time", "of step"), rows, right=(1, 2))
+
+
+def comparison_text(rows: Sequence[Beside], a_s: float, b_s: float) -> str:
+    """Return the parts of two steps side by side, a line for each part.
+
+    Examples
+    --------
+    >>> print(comparison_text([Beside("computing", 2.0, 1.0)], 2.0, 1.0))
+    where the step goes    A    B  B - A
+    computing            2 s  1 s   -1 s
+    all of it            2 s  1 s   -1 s
+    """
+    cells = [(row.label, row.a_s, row.b_s) for row in (*rows, Beside("all of it", a_s, b_s))]
+    lines = [(label, format_duration(a), format_duration(b), format_duration(b - a)) for label, a, b in cells]
+    return _aligned("where the step goes", ("A", "B", "B - A"), lines, right=(1, 2, 3))
+
+
+def path_text(path: Sequence[PathStep], step_s: float) -> str:
+    """Return the critical path: what it is made of, and its legs; of many the first and the last ones."""
+    if not path:
+        return ""
+    legs = _legs(path)
+    shown = [_leg(one) for one in legs]
+    if len(legs) > _MOST_LEGS:
+        half = _MOST_LEGS // 2
+        shown = [*shown[:half], ("…", "", f"{len(legs) - 2 * half:,} more", ""), *shown[-half:]]
+    table = _aligned("critical path", ("takes", "where", "what"), shown, right=(1,))
+    return f"{_made_of(path, legs, step_s)}\n\n{table}"
+
+
+def _made_of(path: Sequence[PathStep], legs: Sequence[Sequence[PathStep]], step_s: float) -> str:
+    """Say of what the path is made, where it goes on longest, and what held it up on the way."""
+    sums: dict[str, float] = {}
+    for one in path:
+        name = f"{one.what} over {one.link}" if one.link else one.what
+        sums[name] = sums.get(name, 0.0) + one.takes_s
+    order = sorted(sums.items(), key=lambda item: -item[1])
+    told = ", ".join(f"{name} {format_percent(seconds / step_s)}" for name, seconds in order[:_MOST_KINDS])
+    others = " and others" * (len(order) > _MOST_KINDS)
+    lines = [f"The step waits for one task after another, {len(path):,} in all: {told}{others}."]
+    longest = max(legs, key=lambda leg: leg[-1].end_s - leg[0].start_s)
+    takes_s = longest[-1].end_s - longest[0].start_s
+    if len(legs) > 1:
+        _, _, where, what = _leg(longest)
+        lines.append(f"Longest in one place: {where}, {format_percent(takes_s / step_s)} of the step: {what}.")
+    latency, shared = (
+        format_percent(sum(each) / step_s) for each in zip(*((p.latency_s, p.shared_s) for p in path), strict=True)
+    )
+    if any(one.link for one in path):
+        lines.append(
+            f"Of it {latency} of the step is latency of transfers, {shared} that they share links with others."
+        )
+    return "\n".join(lines)
+
+
+def _legs(path: Sequence[PathStep]) -> list[list[PathStep]]:
+    """Return the path in legs: what one device does, the collectives in between with it, and what moves between two.
+
+    What a device does is told apart by pass where it does few of them one after another.
+    """
+    legs: list[list[PathStep]] = []
+    for place, group in groupby(range(len(path)), key=_places(path).__getitem__):
+        leg = [path[i] for i in group]
+        parts = _passes(leg) if len(place) == 1 else [leg]
+        legs += parts if len(parts) <= _MOST_PASSES else [leg]
+    return legs
+
+
+def _places(path: Sequence[PathStep]) -> list[tuple[str, ...]]:
+    """Return to what leg each task belongs: a device's, where it works before and after; else that of its kind."""
+    alone = [one.devices if len(one.devices) == 1 else None for one in path]
+    before, behind = list(alone), list(alone)
+    for i in range(1, len(path)):
+        before[i] = before[i] or before[i - 1]
+        behind[-1 - i] = behind[-1 - i] or behind[-i]
+    return [
+        first
+        if first is not None and first == last and one.microbatch >= 0
+        else (one.what, one.link)
+        if len(one.devices) > 1
+        else one.devices
+        for one, first, last in zip(path, before, behind, strict=True)
+    ]
+
+
+def _passes(leg: Sequence[PathStep]) -> list[list[PathStep]]:
+    """Return a device's leg cut where it goes over from one pass to another; what is in between goes with the next."""
+    parts: list[list[PathStep]] = []
+    kind, between = "", list[PathStep]()
+    for one in leg:
+        if len(one.devices) > 1 or one.what == _LAUNCH:
+            between.append(one)
+            continue
+        if one.what != kind or not parts:
+            kind = one.what
+            parts.append([])
+        parts[-1] += [*between, one]
+        between = []
+    if not parts:
+        return [between]
+    parts[-1] += between
+    return parts
+
+
+def _leg(leg: Sequence[PathStep]) -> _Row:
+    """Return a leg as a row: since when, how long, where, what."""
+    counts: dict[str, list[PathStep]] = {}
+    for one in leg:
+        counts.setdefault(one.what, []).append(one)
+    what = ", ".join(_times(what, steps) for what, steps in counts.items())
+    devices = next((one.devices for one in leg if len(one.devices) == 1), leg[0].devices)
+    arrow = " → " if leg[0].what.endswith("send") else " … "
+    where = devices[0] if len(devices) == 1 else arrow.join((devices[0], devices[-1]))
+    stages = sorted({one.stage for one in leg if one.stage >= 0 and len(one.devices) == 1})
+    where += f" (stage {', '.join(map(str, stages))})" if stages else ""
+    return format_duration(leg[0].start_s), format_duration(leg[-1].end_s - leg[0].start_s), where, what
+
+
+def _times(what: str, steps: Sequence[PathStep]) -> str:
+    """Return what is done, how often, and from which to which name."""
+    names = [name for name, _ in groupby(one.name for one in steps)]
+    between = names[0] if len(set(names)) == 1 else f"{names[0]} to {names[-1]}"
+    link = f" over {steps[0].link}" if steps[0].link else ""
+    count = f"{len(steps)} × " if len(steps) > 1 else ""
+    return f"{count}{what} {between}{link}"
+
+
+def links_text(links: Sequence[FullLink], step_s: float) -> str:
+    """Return which links are full and when, the longest first; none that are so for less than 1 % of the step.
+
+    Examples
+    --------
+    >>> full = FullLink(source="d0", target="d1", kind="eth_10g", full_s=0.5, shared_s=0.0, when=((0.25, 0.75),),
+    ...                 users=(("pp send", 0.5),))
+    >>> print(links_text([full], 1.0))
+    full links  kind     of the step  with     from
+    d0 → d1     eth_10g  50.0 %       pp send  250 ms for 500 ms
+    """
+    told = [one for one in links if one.full_s >= _WORTH_SAYING * step_s]
+    if not told:
+        most = f": {links[0].kind} for {format_percent(links[0].full_s / step_s)} at most" if links else ""
+        return f"no link is full for 1 % of the step{most}"
+    rows = [_full(one, step_s) for one in told[:_MOST_LINKS]]
+    more = [f"and {len(told) - _MOST_LINKS:,} more that are full for less"] if len(told) > _MOST_LINKS else []
+    return "\n".join([_aligned("full links", ("kind", "of the step", "with", "from"), rows), *more])
+
+
+def _full(one: FullLink, step_s: float) -> _Row:
+    name = f"{one.source} → {one.target}" + (f" and {one.count - 1} alike" if one.count > 1 else "")
+    longest = sorted(sorted(one.when, key=lambda span: span[0] - span[1])[:_MOST_SPANS])
+    when = ", ".join(f"{format_duration(since)} for {format_duration(until - since)}" for since, until in longest)
+    when += f" and {len(one.when) - len(longest):,} times more" if len(one.when) > len(longest) else ""
+    full = format_percent(one.full_s / step_s)
+    if one.shared_s >= _WORTH_SAYING * step_s:
+        full += f", {format_percent(one.shared_s / step_s)} by several"
+    return name, one.kind, full, ", ".join(user for user, _ in one.users), when
+
+
+def what_ifs_text(what_ifs: Sequence[WhatIf]) -> str:
+    """Return what each change would give, and which cannot be run.
+
+    Examples
+    --------
+    >>> faster = WhatIf(name="no latency", step_s=0.75, global_batch=8, gain_fraction=0.25)
+    >>> print(what_ifs_text([faster, WhatIf(name="CUDA graphs", reason="the trace has one clock")]))
+    what if     step    a sample takes
+    no latency  750 ms  25.0 % less
+    <BLANKLINE>
+    not run: CUDA graphs: the trace has one clock
+    """
+    rows = []
+    for one in what_ifs:
+        if one.step_s is not None and one.gain_fraction is not None:
+            details = [one.detail, "does not fit" * (one.fits is False)]
+            rows.append(
+                (one.name, format_duration(one.step_s), _gain(one.gain_fraction), ", ".join(filter(None, details)))
+            )
+    lines = [f"not run: {one.name}: {one.reason}" for one in what_ifs if one.step_s is None]
+    table = _aligned("what if", ("step", "a sample takes", ""), rows) if rows else ""
+    return "\n\n".join(filter(None, (table, "\n".join(lines))))
+
+
+def _gain(fraction: float) -> str:
+    if abs(fraction) < 5e-4:
+        return "as long"
+    return f"{format_percent(abs(fraction))} {'less' if fraction > 0 else 'more'}"
+
+
+def _aligned(name: str, head: Sequence[str], rows: Sequence[_Row], right: Sequence[int] = ()) -> str:
+    """Align columns under their headings; of those to the right these are too."""
+    table = [(name, *head), *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = (
+        "  ".join(
+            cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in table
+    )
+    return "\n".join(line.rstrip() for line in lines)

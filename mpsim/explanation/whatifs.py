@@ -1,0 +1,155 @@
+"""What-ifs: the step simulated again with one thing changed, the most gained first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from mpsim.engine.replay import replay
+from mpsim.errors import MpsimError
+from mpsim.explanation import changes
+from mpsim.explanation.balanced import balanced_durations
+from mpsim.explanation.changes import Changed
+from mpsim.explanation.model import WhatIf
+from mpsim.lowering.emit import program_of
+from mpsim.lowering.model import Lowering
+from mpsim.lowering.stages import global_batch
+from mpsim.program.account import account_devices
+from mpsim.program.model import Program
+from mpsim.result.text import MOST_DEVICES
+from mpsim.simulation.preparing import prepare_played
+from mpsim.workload.model import Workload
+
+__all__ = ["Setting", "simulate_changes"]
+
+_Make = Callable[[], Changed]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """All that a step depends on beside topology and plan, as `mpsim.simulate` takes it."""
+
+    by_type: Mapping[str, Workload]
+    unchecked: bool
+    host_speed: float
+    fold: bool | None
+
+
+def simulate_changes(lowering: Lowering, program: Program, step_s: float, setting: Setting) -> tuple[WhatIf, ...]:
+    """Return what a step would take if one thing were otherwise, the most gained first, then what cannot be run.
+
+    Parameters
+    ----------
+    lowering, program, step_s
+        The step as it is.
+    setting : Setting
+        What else it depends on.
+    """
+    asked = _Asked(lowering, program, step_s, setting)
+    found = [asked.simulated(name, make) for name, make in _questions(lowering, program)]
+    found += [asked.alike(), asked.next_schedule()]
+    return tuple(sorted(found, key=lambda one: (one.gain_fraction is None, -(one.gain_fraction or 0.0))))
+
+
+def _questions(lowering: Lowering, program: Program) -> Iterator[tuple[str, _Make]]:
+    used = {link for task in program.tasks if task.traffic is not None for link in task.traffic.links}
+    for kind in changes.kinds_in_use(lowering, used):
+        yield f"{kind} twice as fast", partial(changes.faster_links, lowering, kind)
+    if used:
+        yield "no latency", partial(changes.no_latency, lowering)
+    yield "CUDA graphs", partial(changes.cuda_graphs, lowering)
+    yield "one more node", partial(changes.one_more_node, lowering)
+    yield "stages cut anew", partial(changes.best_cut, lowering)
+    yield "twice the micro-batches", partial(changes.more_microbatches, lowering, larger_batch=False)
+    yield "twice the batch", partial(changes.more_microbatches, lowering, larger_batch=True)
+
+
+class _Asked:
+    """One step, and what is asked of it."""
+
+    def __init__(self, lowering: Lowering, program: Program, step_s: float, setting: Setting) -> None:
+        self._lowering, self._program, self._step_s, self._setting = lowering, program, step_s, setting
+        self._batch = global_batch(lowering.workload, lowering.plan)
+
+    def simulated(self, name: str, make: _Make) -> WhatIf:
+        """Return a what-if, or why it cannot be run."""
+        try:
+            return self._run(name, make())
+        except MpsimError as error:
+            return WhatIf(name=name, reason=str(error))
+
+    def _run(self, name: str, changed: Changed) -> WhatIf:
+        setting, workload = self._setting, self._lowering.workload
+        played = prepare_played(
+            workload, changed.topology, changed.plan, by_type=setting.by_type, unchecked=setting.unchecked,
+            host_speed=setting.host_speed,
+        )  # fmt: skip
+        lowering = played.lowering
+        folded = lowering.grid.size > MOST_DEVICES if setting.fold is None else setting.fold
+        usable = played.program is not None and (folded or not played.program.stands_for)
+        program = played.program if usable and played.program else program_of(lowering, folded=folded)
+        timing = (usable and played.timing) or replay(program, lowering.topology)
+        uses = account_devices(program, lowering.topology, lowering.place, timing, None)
+        fits = None if any(use.fits is None for use in uses) else all(use.fits for use in uses)
+        batch = global_batch(workload, changed.plan)
+        return WhatIf(
+            name=name,
+            detail=changed.detail,
+            step_s=timing.step_s,
+            global_batch=batch,
+            gain_fraction=self._gain(timing.step_s, batch),
+            fits=fits,
+            topology=changed.topology,
+            plan=changed.plan,
+        )
+
+    def _gain(self, step_s: float, batch: int) -> float:
+        """Return by how much less time a sample takes."""
+        return 1.0 - (step_s * self._batch) / (self._step_s * batch)
+
+    def alike(self) -> WhatIf:
+        """Return what the step would take if all stages took equally long, which no cut of its layers may do."""
+        name, lowering = "stages that take equally long", self._lowering
+        if lowering.shape.stages == 1 and not self._unlike():
+            return WhatIf(name=name, reason="the plan has one stage, on devices that are alike")
+        step_s = replay(self._program, lowering.topology, durations=balanced_durations(self._program)).step_s
+        return WhatIf(
+            name=name,
+            detail="if a cut could make them; memory not asked",
+            step_s=step_s,
+            global_batch=self._batch,
+            gain_fraction=self._gain(step_s, self._batch),
+        )
+
+    def _unlike(self) -> bool:
+        nodes = (self._lowering.topology.devices[device] for device in self._lowering.place)
+        return len({(node.type, node.speed) for node in nodes}) > 1
+
+    def next_schedule(self) -> WhatIf:
+        """Return the best of all other schedules, those that fit before the others."""
+        name = "next-best schedule"
+        try:
+            plans = changes.other_schedules(self._lowering)
+        except MpsimError as error:
+            return WhatIf(name=name, reason=str(error))
+        tried = [self.simulated(str(one.plan.schedule), partial(_same, one)) for one in plans]
+        ran = [one for one in tried if one.step_s is not None]
+        if not ran:
+            why = tried[0].reason if tried else "no other schedule has rows for it"
+            return WhatIf(name=name, reason=why)
+        best = min(ran, key=lambda one: (one.fits is False, one.step_s))
+        return WhatIf(
+            name=f"{name}: {best.name}",
+            detail=f"of {len(ran)} that run",
+            step_s=best.step_s,
+            global_batch=best.global_batch,
+            gain_fraction=best.gain_fraction,
+            fits=best.fits,
+            topology=best.topology,
+            plan=best.plan,
+        )
+
+
+def _same(changed: Changed) -> Changed:
+    return changed
