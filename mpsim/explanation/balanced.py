@@ -28,7 +28,8 @@ def balanced_durations(program: Program) -> list[float]:
     """Return what each task takes where a pass of a micro-batch takes equally long on all stages and devices.
 
     That is the mean of the passes of its kind: all devices together compute as long as before. Tasks of one pass keep
-    their proportion to one another, later micro-batches theirs to the first; what hosts launch stays as it is.
+    their proportion to one another, later micro-batches theirs to the first. Each host launches for as long as the mean
+    of all hosts.
 
     Examples
     --------
@@ -44,7 +45,7 @@ def balanced_durations(program: Program) -> list[float]:
     for place, task in zip(places, program.tasks, strict=True):
         if place is not None:
             seconds[place] = seconds.get(place, 0.0) + task.duration_s
-            parts.setdefault(place, set()).add(task.microbatch)
+            parts.setdefault(place, set()).add(task.microbatch if place[2] >= 0 else -1)
     sums: dict[str, list[float]] = {}
     for place, total in seconds.items():
         of_kind, count = sums.setdefault(place[0], [0.0, 0.0]), program.stands_for.get(place[1], 1)
@@ -59,6 +60,8 @@ def balanced_durations(program: Program) -> list[float]:
 
 
 def _place(program: Program, task: Task) -> _Place | None:
-    """Return the kind of a computation, its device and its stage; None of a launch and of a transfer."""
+    """Return the kind of a computation, its device and its stage, which is all one to a host; None of a transfer."""
+    if task.traffic is not None:
+        return None
     stream = program.streams[task.streams[0]]
-    return None if task.traffic is not None or stream.host else (task.kind, stream.device, task.stage)
+    return task.kind, stream.device, -1 if stream.host else task.stage

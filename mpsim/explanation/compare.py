@@ -30,7 +30,7 @@ def side_by_side(a: Sequence[Part], b: Sequence[Part]) -> tuple[Beside, ...]:
     Examples
     --------
     >>> side_by_side([Part(name="compute", seconds=2.0)], [Part(name="bubble", seconds=1.0)])
-    (Beside(label='computing', a_s=2.0, b_s=0.0), Beside(label="idle: the schedule's bubble", a_s=0.0, b_s=1.0))
+    (Beside(label='computing', a_s=2.0, b_s=0.0), Beside(label='pipeline bubble', a_s=0.0, b_s=1.0))
     """
     order = list(PARTS)
     keys = dict.fromkeys((part.name, part.label) for part in (*a, *b))

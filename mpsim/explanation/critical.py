@@ -73,6 +73,7 @@ def path_steps(program: Program, topology: Topology, timing: Timing, kinds: Kind
             PathStep(
                 name=task.name,
                 what=what,
+                moves=task.traffic is not None,
                 devices=names.of(task),
                 stage=task.stage,
                 microbatch=task.microbatch,
@@ -93,14 +94,19 @@ class _Names:
     def __init__(self, program: Program, topology: Topology) -> None:
         self._topology = topology
         self._device = [stream.device for stream in program.streams]
+        self._count = program.stands_for
         self._known: dict[tuple[int, ...], tuple[str, ...]] = {}
 
     def of(self, task: Task) -> tuple[str, ...]:
         """Return them, those of a message's sender first."""
         if task.streams not in self._known:
             devices = dict.fromkeys(self._device[stream] for stream in task.streams)
-            self._known[task.streams] = tuple(self._topology.devices[device].name for device in devices)
+            self._known[task.streams] = tuple(map(self._name, devices))
         return self._known[task.streams]
+
+    def _name(self, device: int) -> str:
+        name, count = self._topology.devices[device].name, self._count.get(device, 1)
+        return name if count == 1 else f"{name} × {count:,}"
 
 
 def _of_transfer(task: Task, takes_s: float, capacity: list[float]) -> tuple[float, float]:

@@ -13,13 +13,13 @@ __all__ = ["PARTS", "FullLink", "Part", "PathStep", "WhatIf"]
 PARTS = {
     "compute": "computing",
     "recompute": "forwards run again",
-    "slowed": "computing longer beside transfers",
+    "slowed": "computing slowed by transfers",
     "communication": "exposed communication",
     "launch": "exposed launch",
-    "bubble": "idle: the schedule's bubble",
-    "imbalance": "idle: stages are not alike",
-    "behind launches": "idle: others wait for their launches",
-    "behind communication": "idle: others wait for transfers",
+    "bubble": "pipeline bubble",
+    "imbalance": "imbalance of stages",
+    "behind launches": "idle behind others' launches",
+    "behind communication": "idle behind others' transfers",
 }
 
 
@@ -66,8 +66,10 @@ class PathStep:
     ----------
     name, what : str
         Such as ``0F3``, and ``forward``, ``launch``, ``pp send`` or ``tp all_reduce``.
+    moves : bool
+        Whether it is a transfer.
     devices : tuple of str
-        Where it runs; of a transfer those that take part.
+        Where it runs; of a transfer those that take part; each with how many it stands for.
     stage, microbatch : int
         -1 where they have no meaning.
     start_s, end_s : float
@@ -84,6 +86,7 @@ class PathStep:
 
     name: str
     what: str
+    moves: bool = False
     devices: tuple[str, ...]
     stage: int = -1
     microbatch: int = -1

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from mpsim.explanation.compare import Beside, side_by_side, why
 from mpsim.explanation.model import FullLink, Part, PathStep, WhatIf
-from mpsim.explanation.text import comparison_text, links_text, parts_text, path_text, what_ifs_text
+from mpsim.explanation.text import comparison_text, facts_text, links_text, parts_text, path_text, what_ifs_text
 from mpsim.result.frames import result_to_dict
 from mpsim.result.model import Result
 from mpsim.result.text import caution, short_notes
-from mpsim.units import format_duration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,19 +62,25 @@ class Explanation:
     def __str__(self) -> str:
         result = self.result
         caveats = dict.fromkeys((*result.caveats, *(self.against.result.caveats if self.against else ())))
-        head = f"{result.workload} | {result.plan} | {result.topology}"
-        if self.against:
-            head = f"{result.workload} | {result.topology}\nA: {result.plan}\nB: {self.against.result.plan}"
-        blocks = [caution(tuple(caveats)) + head]
-        blocks.append(f"step            {format_duration(result.step_s)}, every time at its median")
-        if self.against:
-            steps = (result.step_s, self.against.result.step_s)
-            blocks = [blocks[0], self.why, comparison_text(self.beside, *steps)]
-        else:
-            blocks.append(parts_text(self.parts, result.step_s))
+        blocks = [caution(tuple(caveats)) + self._head, *self._account()]
         blocks += [path_text(self.path, result.step_s), links_text(self.links, result.step_s)]
         blocks += [what_ifs_text(self.what_ifs), "\n".join(short_notes(result.notes))]
         return "\n\n".join(filter(None, blocks))
+
+    @property
+    def _head(self) -> str:
+        result = self.result
+        if self.against is None:
+            return f"{result.workload} | {result.plan} | {result.topology}"
+        return f"{result.workload} | {result.topology}\nA: {result.plan}\nB: {self.against.result.plan}"
+
+    def _account(self) -> list[str]:
+        step_s = self.result.step_s
+        if self.against is None:
+            facts = facts_text(self.parts, self.what_ifs, step_s, self.result.global_batch)
+            return [facts, parts_text(self.parts, step_s)]
+        table = comparison_text(self.beside, step_s, self.against.result.step_s)
+        return [self.why, table, "What follows is of A."]
 
     def to_frame(self) -> pd.DataFrame:
         """Return the critical path, a row for each task."""
@@ -88,7 +93,7 @@ class Explanation:
         return [
             {
                 "start_s": one.start_s, "end_s": one.end_s, "takes_s": one.takes_s, "name": one.name, "what": one.what,
-                "devices": " ".join(one.devices), "stage": one.stage if one.stage >= 0 else None,
+                "devices": ", ".join(one.devices), "stage": one.stage if one.stage >= 0 else None,
                 "microbatch": one.microbatch if one.microbatch >= 0 else None, "link": one.link or None,
                 "latency_s": one.latency_s, "shared_s": one.shared_s, "because": one.because,
             }

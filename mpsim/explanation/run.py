@@ -75,7 +75,7 @@ def explain(
     >>> work = Workload.chain("two", layers, activation_bytes=500)
     >>> found = explain(work, parse_topology("chain:2,link=1kB/s@0"), Plan(pp=2, microbatches=2))
     >>> [(part.label, part.seconds) for part in found.parts]
-    [('computing', 6.0), ('exposed pp send over 1 kB/s links', 1.25), ("idle: the schedule's bubble", 2.75)]
+    [('computing', 6.0), ('exposed pp send over 1 kB/s links', 1.25), ('pipeline bubble', 2.75)]
     >>> [one.name for one in found.path]
     ['0F0', '0F0>1', '1F0', '1B0', '1F1', '1B1', '1B1>0', '0B1']
     """

@@ -10,12 +10,33 @@ from mpsim.explanation.model import FullLink, Part, PathStep, WhatIf
 from mpsim.result.text import format_percent
 from mpsim.units import format_duration
 
-__all__ = ["comparison_text", "links_text", "parts_text", "path_text", "what_ifs_text"]
+__all__ = ["comparison_text", "facts_text", "links_text", "parts_text", "path_text", "what_ifs_text"]
 
 _MOST_LEGS, _MOST_PASSES, _MOST_KINDS, _MOST_LINKS, _MOST_SPANS = 16, 4, 6, 6, 3
 _LAUNCH = "launch"
 _WORTH_SAYING = 0.01  # of the step
 _Row = tuple[str, ...]
+
+
+def facts_text(parts: Sequence[Part], what_ifs: Sequence[WhatIf], step_s: float, batch: int) -> str:
+    """Return how long the step takes, where most is lost, and what would give most on the same devices and batch.
+
+    Examples
+    --------
+    >>> print(facts_text([Part(name="compute", seconds=0.75), Part(name="bubble", seconds=0.25)], [], 1.0, 8))
+    step            1 s, every time at its median
+    most lost to    pipeline bubble, 25.0 % of it
+    """
+    facts = [("step", f"{format_duration(step_s)}, every time at its median")]
+    lost = max((part for part in parts if part.name != "compute"), key=lambda part: part.seconds, default=None)
+    if lost is not None:
+        facts.append(("most lost to", f"{lost.label}, {format_percent(lost.seconds / step_s)} of it"))
+    for one in what_ifs:
+        ours = one.plan is not None and one.global_batch == batch and "node" not in one.name and one.fits is not False
+        if ours and one.gain_fraction is not None and one.gain_fraction > _WORTH_SAYING:
+            facts.append(("best change", f"{one.name}, a sample takes {_gain(one.gain_fraction)}"))
+            break
+    return "\n".join(f"{name:<16}{text}" for name, text in facts)
 
 
 def parts_text(parts: Sequence[Part], step_s: float) -> str:
@@ -24,10 +45,10 @@ def parts_text(parts: Sequence[Part], step_s: float) -> str:
     Examples
     --------
     >>> print(parts_text([Part(name="compute", seconds=0.75), Part(name="bubble", seconds=0.25)], 1.0))
-    where the step goes            time  of step
-    computing                    750 ms   75.0 %
-    idle: the schedule's bubble  250 ms   25.0 %
-    all of it                       1 s  100.0 %
+    where the step goes    time  of step
+    computing            750 ms   75.0 %
+    pipeline bubble      250 ms   25.0 %
+    all of it               1 s  100.0 %
     """
     rows = [(part.label, format_duration(part.seconds), format_percent(part.seconds / step_s)) for part in parts]
     rows.append(("all of it", format_duration(step_s), format_percent(1.0)))
@@ -74,17 +95,17 @@ def _made_of(path: Sequence[PathStep], legs: Sequence[Sequence[PathStep]], step_
     lines = [f"The step waits for one task after another, {len(path):,} in all: {told}{others}."]
     longest = max(legs, key=lambda leg: leg[-1].end_s - leg[0].start_s)
     takes_s = longest[-1].end_s - longest[0].start_s
-    if len(legs) > 1:
+    if takes_s < step_s:
         _, _, where, what = _leg(longest)
         lines.append(f"Longest in one place: {where}, {format_percent(takes_s / step_s)} of the step: {what}.")
-    latency, shared = (
-        format_percent(sum(each) / step_s) for each in zip(*((p.latency_s, p.shared_s) for p in path), strict=True)
-    )
-    if any(one.link for one in path):
-        lines.append(
-            f"Of it {latency} of the step is latency of transfers, {shared} that they share links with others."
-        )
-    return "\n".join(lines)
+    waits = {
+        "latency of transfers, which no bandwidth shortens": sum(one.latency_s for one in path),
+        "transfers that share their links with others": sum(one.shared_s for one in path),
+    }
+    said = [
+        f"{format_percent(seconds / step_s)} is {name}" for name, seconds in waits.items() if seconds > 1e-3 * step_s
+    ]
+    return "\n".join([*lines, *([f"Of the step {' and '.join(said)}."] if said else [])])
 
 
 def _legs(path: Sequence[PathStep]) -> list[list[PathStep]]:
@@ -93,16 +114,16 @@ def _legs(path: Sequence[PathStep]) -> list[list[PathStep]]:
     What a device does is told apart by pass where it does few of them one after another.
     """
     legs: list[list[PathStep]] = []
-    for place, group in groupby(range(len(path)), key=_places(path).__getitem__):
+    for _, group in groupby(range(len(path)), key=_places(path).__getitem__):
         leg = [path[i] for i in group]
-        parts = _passes(leg) if len(place) == 1 else [leg]
+        parts = [leg] if leg[0].moves and len({one.what for one in leg}) == 1 else _passes(leg)
         legs += parts if len(parts) <= _MOST_PASSES else [leg]
     return legs
 
 
 def _places(path: Sequence[PathStep]) -> list[tuple[str, ...]]:
     """Return to what leg each task belongs: a device's, where it works before and after; else that of its kind."""
-    alone = [one.devices if len(one.devices) == 1 else None for one in path]
+    alone = [one.devices if not one.moves else None for one in path]
     before, behind = list(alone), list(alone)
     for i in range(1, len(path)):
         before[i] = before[i] or before[i - 1]
@@ -111,7 +132,7 @@ def _places(path: Sequence[PathStep]) -> list[tuple[str, ...]]:
         first
         if first is not None and first == last and one.microbatch >= 0
         else (one.what, one.link)
-        if len(one.devices) > 1
+        if one.moves
         else one.devices
         for one, first, last in zip(path, before, behind, strict=True)
     ]
@@ -122,7 +143,7 @@ def _passes(leg: Sequence[PathStep]) -> list[list[PathStep]]:
     parts: list[list[PathStep]] = []
     kind, between = "", list[PathStep]()
     for one in leg:
-        if len(one.devices) > 1 or one.what == _LAUNCH:
+        if one.moves or one.what == _LAUNCH:
             between.append(one)
             continue
         if one.what != kind or not parts:
@@ -142,10 +163,12 @@ def _leg(leg: Sequence[PathStep]) -> _Row:
     for one in leg:
         counts.setdefault(one.what, []).append(one)
     what = ", ".join(_times(what, steps) for what, steps in counts.items())
-    devices = next((one.devices for one in leg if len(one.devices) == 1), leg[0].devices)
+    devices = next((one.devices for one in leg if not one.moves), leg[0].devices)
     arrow = " → " if leg[0].what.endswith("send") else " … "
     where = devices[0] if len(devices) == 1 else arrow.join((devices[0], devices[-1]))
-    stages = sorted({one.stage for one in leg if one.stage >= 0 and len(one.devices) == 1})
+    works = [one for one in leg if not one.moves]
+    works = [one for one in works if one.what != _LAUNCH] or works
+    stages = sorted({one.stage for one in works if one.stage >= 0})
     where += f" (stage {', '.join(map(str, stages))})" if stages else ""
     return format_duration(leg[0].start_s), format_duration(leg[-1].end_s - leg[0].start_s), where, what
 
@@ -153,7 +176,8 @@ def _leg(leg: Sequence[PathStep]) -> _Row:
 def _times(what: str, steps: Sequence[PathStep]) -> str:
     """Return what is done, how often, and from which to which name."""
     names = [name for name, _ in groupby(one.name for one in steps)]
-    between = names[0] if len(set(names)) == 1 else f"{names[0]} to {names[-1]}"
+    own = list(dict.fromkeys(names))
+    between = " and ".join(own) if len(own) < 3 else f"{names[0]} to {names[-1]}"
     link = f" over {steps[0].link}" if steps[0].link else ""
     count = f"{len(steps)} × " if len(steps) > 1 else ""
     return f"{count}{what} {between}{link}"
@@ -183,7 +207,8 @@ def _full(one: FullLink, step_s: float) -> _Row:
     name = f"{one.source} → {one.target}" + (f" and {one.count - 1} alike" if one.count > 1 else "")
     longest = sorted(sorted(one.when, key=lambda span: span[0] - span[1])[:_MOST_SPANS])
     when = ", ".join(f"{format_duration(since)} for {format_duration(until - since)}" for since, until in longest)
-    when += f" and {len(one.when) - len(longest):,} times more" if len(one.when) > len(longest) else ""
+    more = len(one.when) - len(longest)
+    when += f" and {'once' if more == 1 else f'{more:,} times'} more" if more else ""
     full = format_percent(one.full_s / step_s)
     if one.shared_s >= _WORTH_SAYING * step_s:
         full += f", {format_percent(one.shared_s / step_s)} by several"

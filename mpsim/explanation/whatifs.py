@@ -141,7 +141,7 @@ class _Asked:
         best = min(ran, key=lambda one: (one.fits is False, one.step_s))
         return WhatIf(
             name=f"{name}: {best.name}",
-            detail=f"of {len(ran)} that run",
+            detail=f"the best of {len(ran)} others that run",
             step_s=best.step_s,
             global_batch=best.global_batch,
             gain_fraction=best.gain_fraction,
