@@ -26,6 +26,8 @@ from mpsim.workload.model import Workload
 
 __all__ = ["explain"]
 
+_EXAMPLE = "as in '--dp 4 --tp 2'"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
@@ -117,11 +119,14 @@ def _options(text: str) -> PlanOptions:
     try:
         given = command.make_context("--against", shlex.split(text)).params
     except click.UsageError as error:
-        raise MpsimError(f"{text!r}: {error.format_message()} It takes a plan's file, or its options") from None
+        why = error.format_message().rstrip(".")
+        raise MpsimError(
+            f"{text!r}: {why[:1].lower()}{why[1:]}: name a plan's file, or its options, {_EXAMPLE}"
+        ) from None
     except ValueError as error:
-        raise MpsimError(f"{text!r}: {error}: write its options as for a shell, as in '--dp 4 --tp 2'") from None
+        raise MpsimError(f"{text!r}: {error}: write its options as for a shell, {_EXAMPLE}") from None
     if not any(value not in (None, False) for value in given.values()):
-        raise MpsimError(f"{text!r} has no options of a plan: name a file, or write them, as in '--dp 4 --tp 2'")
+        raise MpsimError(f"{text!r} has no options of a plan: name a file, or write them, {_EXAMPLE}")
     return PlanOptions(**given, devices=None)
 
 

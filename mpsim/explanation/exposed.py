@@ -43,6 +43,10 @@ class Busy:
         self.again_s: list[float] = []
         self.slowed_s: list[float] = []
 
+    def move(self, start: float, end: float, task: int) -> None:
+        """Let the device take part in a transfer."""
+        self.moves.append(_Move(start, end, task))
+
 
 def busy_of(program: Program, timing: Timing) -> dict[int, Busy]:
     """Return what each device of a program does, by its index in the topology.
@@ -63,7 +67,7 @@ def busy_of(program: Program, timing: Timing) -> dict[int, Busy]:
             continue
         if task.traffic is not None:
             for device in dict.fromkeys(stream.device for stream in streams):
-                found[device].moves.append(_Move(start, end, i))
+                found[device].move(start, end, i)
             continue
         own = found[streams[0].device]
         own.computing.append((start, end))
@@ -84,9 +88,10 @@ def exposed_transfers(busy: Busy) -> dict[int, float]:
     --------
     >>> busy = Busy()
     >>> busy.computing = [(0.0, 1.0), (4.0, 5.0)]
-    >>> busy.moves = [_Move(0.5, 2.0, 7), _Move(1.0, 4.0, 8), _Move(1.0, 9.0, 9)]
+    >>> for task, (start, end) in enumerate([(0.5, 2.0), (1.0, 4.0), (1.0, 9.0)]):
+    ...     busy.move(start, end, task)
     >>> exposed_transfers(busy)
-    {8: 3.0, 9: 4.0}
+    {1: 3.0, 2: 4.0}
     """
     edges: dict[int, list[float]] = {}
     moves, at = sorted(busy.moves), 0

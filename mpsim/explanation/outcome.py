@@ -78,7 +78,7 @@ class Explanation:
         step_s = self.result.step_s
         if self.against is None:
             facts = facts_text(self.parts, self.what_ifs, step_s, self.result.global_batch)
-            return [facts, parts_text(self.parts, step_s)]
+            return [facts, parts_text(self.parts, step_s) if self.parts else ""]
         table = comparison_text(self.beside, step_s, self.against.result.step_s)
         return [self.why, table, "What follows is of A."]
 

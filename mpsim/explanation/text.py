@@ -80,10 +80,10 @@ def path_text(path: Sequence[PathStep], step_s: float) -> str:
         half = _MOST_LEGS // 2
         shown = [*shown[:half], ("…", "", f"{len(legs) - 2 * half:,} more", ""), *shown[-half:]]
     table = _aligned("critical path", ("takes", "where", "what"), shown, right=(1,))
-    return f"{_made_of(path, legs, step_s)}\n\n{table}"
+    return f"{_made_of(path, step_s)}\n\n{table}"
 
 
-def _made_of(path: Sequence[PathStep], legs: Sequence[Sequence[PathStep]], step_s: float) -> str:
+def _made_of(path: Sequence[PathStep], step_s: float) -> str:
     """Say of what the path is made, where it goes on longest, and what held it up on the way."""
     sums: dict[str, float] = {}
     for one in path:
@@ -93,7 +93,7 @@ def _made_of(path: Sequence[PathStep], legs: Sequence[Sequence[PathStep]], step_
     told = ", ".join(f"{name} {format_percent(seconds / step_s)}" for name, seconds in order[:_MOST_KINDS])
     others = " and others" * (len(order) > _MOST_KINDS)
     lines = [f"The step waits for one task after another, {len(path):,} in all: {told}{others}."]
-    longest = max(legs, key=lambda leg: leg[-1].end_s - leg[0].start_s)
+    longest = max(_stays(path), key=lambda leg: leg[-1].end_s - leg[0].start_s)
     takes_s = longest[-1].end_s - longest[0].start_s
     if takes_s < step_s:
         _, _, where, what = _leg(longest)
@@ -109,20 +109,22 @@ def _made_of(path: Sequence[PathStep], legs: Sequence[Sequence[PathStep]], step_
 
 
 def _legs(path: Sequence[PathStep]) -> list[list[PathStep]]:
-    """Return the path in legs: what one device does, the collectives in between with it, and what moves between two.
-
-    What a device does is told apart by pass where it does few of them one after another.
-    """
+    """Return the path in legs: its stays, told apart by pass where there are few of them one after another."""
     legs: list[list[PathStep]] = []
-    for _, group in groupby(range(len(path)), key=_places(path).__getitem__):
-        leg = [path[i] for i in group]
-        parts = [leg] if leg[0].moves and len({one.what for one in leg}) == 1 else _passes(leg)
-        legs += parts if len(parts) <= _MOST_PASSES else [leg]
+    for stay in _stays(path):
+        parts = [stay] if all(one.moves for one in stay) else _passes(stay)
+        legs += parts if len(parts) <= _MOST_PASSES else [stay]
     return legs
 
 
+def _stays(path: Sequence[PathStep]) -> list[list[PathStep]]:
+    """Return what the path has of one device without a break, collectives in between included, and what moves then."""
+    groups = groupby(range(len(path)), key=_places(path).__getitem__)
+    return [[path[i] for i in group] for _, group in groups]
+
+
 def _places(path: Sequence[PathStep]) -> list[tuple[str, ...]]:
-    """Return to what leg each task belongs: a device's, where it works before and after; else that of its kind."""
+    """Return to what stay each task belongs: a device's, where it works before and after; else that of its kind."""
     alone = [one.devices if not one.moves else None for one in path]
     before, behind = list(alone), list(alone)
     for i in range(1, len(path)):
@@ -138,11 +140,11 @@ def _places(path: Sequence[PathStep]) -> list[tuple[str, ...]]:
     ]
 
 
-def _passes(leg: Sequence[PathStep]) -> list[list[PathStep]]:
-    """Return a device's leg cut where it goes over from one pass to another; what is in between goes with the next."""
+def _passes(stay: Sequence[PathStep]) -> list[list[PathStep]]:
+    """Return a device's stay cut where it goes over from one pass to another; what is in between goes with the next."""
     parts: list[list[PathStep]] = []
     kind, between = "", list[PathStep]()
-    for one in leg:
+    for one in stay:
         if one.moves or one.what == _LAUNCH:
             between.append(one)
             continue

@@ -106,7 +106,7 @@ class _Asked:
 
     def _gain(self, step_s: float, batch: int) -> float:
         """Return by how much less time a sample takes."""
-        return 1.0 - (step_s * self._batch) / (self._step_s * batch)
+        return 1.0 - (step_s * self._batch) / (self._step_s * batch) if self._step_s else 0.0
 
     def alike(self) -> WhatIf:
         """Return what the step would take if all stages took equally long, which no cut of its layers may do."""
