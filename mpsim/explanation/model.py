@@ -17,7 +17,7 @@ PARTS = {
     "communication": "exposed communication",
     "launch": "exposed launch",
     "bubble": "pipeline bubble",
-    "imbalance": "imbalance of stages",
+    "imbalance": "imbalance of stages and devices",
     "behind launches": "idle behind others' launches",
     "behind communication": "idle behind others' transfers",
 }

@@ -13,14 +13,12 @@ from mpsim.explanation.critical import path_steps
 from mpsim.explanation.kinds import Kinds
 from mpsim.explanation.links import Watched
 from mpsim.explanation.outcome import Explanation
-from mpsim.explanation.whatifs import Setting, simulate_changes
+from mpsim.explanation.whatifs import Setting, programmed, simulate_changes
 from mpsim.lowering.devices import scaled_by_type
 from mpsim.lowering.draws import Trials
-from mpsim.lowering.emit import program_of
 from mpsim.lowering.stages import global_batch
 from mpsim.plan.model import Plan
 from mpsim.program.model import Program
-from mpsim.result.text import MOST_DEVICES
 from mpsim.simulation.cutting import Played
 from mpsim.simulation.preparing import prepare_played
 from mpsim.simulation.run import simulate_played
@@ -100,8 +98,7 @@ def _explained(workload: Workload, topology: Topology, plan: Plan, setting: Sett
         workload, topology, plan, by_type=setting.by_type, unchecked=setting.unchecked, host_speed=setting.host_speed
     )
     lowering, where = played.lowering, played.lowering.topology
-    folded = lowering.grid.size > MOST_DEVICES if setting.fold is None else setting.fold
-    program = program_of(lowering, folded=folded)
+    program, _ = programmed(played, setting.fold)
     watched, kinds = Watched(program, where), Kinds(program, where)
     timing = replay(program, where, observer=watched.see, releases=True)
     result = simulate_played(

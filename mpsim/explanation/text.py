@@ -124,20 +124,17 @@ def _stays(path: Sequence[PathStep]) -> list[list[PathStep]]:
 
 
 def _places(path: Sequence[PathStep]) -> list[tuple[str, ...]]:
-    """Return to what stay each task belongs: a device's, where it works before and after; else that of its kind."""
-    alone = [one.devices if not one.moves else None for one in path]
+    """Return to what stay each task belongs: a device's, where it works before and after; else that of its axis."""
+    alone = [None if one.moves else one.devices for one in path]
     before, behind = list(alone), list(alone)
     for i in range(1, len(path)):
         before[i] = before[i] or before[i - 1]
         behind[-1 - i] = behind[-1 - i] or behind[-i]
-    return [
-        first
-        if first is not None and first == last and one.microbatch >= 0
-        else (one.what, one.link)
-        if one.moves
-        else one.devices
-        for one, first, last in zip(path, before, behind, strict=True)
-    ]
+    found = []
+    for one, own, first, last in zip(path, alone, before, behind, strict=True):
+        within = first if first == last and one.microbatch >= 0 else None
+        found.append(own or within or ("", one.what.partition(" ")[0]))
+    return found
 
 
 def _passes(stay: Sequence[PathStep]) -> list[list[PathStep]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from mpsim.engine.replay import replay
@@ -15,13 +15,16 @@ from mpsim.explanation.model import WhatIf
 from mpsim.lowering.emit import program_of
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.stages import global_batch
+from mpsim.plan.model import Plan
+from mpsim.plan.shape import shape_of
 from mpsim.program.account import account_devices
-from mpsim.program.model import Program
+from mpsim.program.model import Program, Timing
 from mpsim.result.text import MOST_DEVICES
+from mpsim.simulation.cutting import Played
 from mpsim.simulation.preparing import prepare_played
 from mpsim.workload.model import Workload
 
-__all__ = ["Setting", "simulate_changes"]
+__all__ = ["Setting", "programmed", "simulate_changes"]
 
 _Make = Callable[[], Changed]
 
@@ -34,6 +37,16 @@ class Setting:
     unchecked: bool
     host_speed: float
     fold: bool | None
+
+
+def programmed(played: Played, fold: bool | None) -> tuple[Program, Timing | None]:
+    """Return the program of a plan, folded as asked, and its replay, where the search for its cut has had it."""
+    lowering, program = played.lowering, played.program
+    folded = lowering.grid.size > MOST_DEVICES if fold is None else fold
+    if program is not None and (folded or not program.stands_for):
+        return program, played.timing
+    known = played.timing if folded else None
+    return program_of(lowering, folded=folded), known
 
 
 def simulate_changes(lowering: Lowering, program: Program, step_s: float, setting: Setting) -> tuple[WhatIf, ...]:
@@ -80,19 +93,29 @@ class _Asked:
             return WhatIf(name=name, reason=str(error))
 
     def _run(self, name: str, changed: Changed) -> WhatIf:
+        """Simulate a change; of a plan that leaves its stages open also cut as it is now, where that is faster.
+
+        A search for a cut does not look at all of them: what it finds for faster links may be the slower one.
+        """
+        found = self._cut(name, changed, changed.plan)
+        now = self._lowering
+        if changed.plan.boundaries is None and now.shape.stages > 1 and _stages(changed.plan) == now.shape.stages:
+            kept = self._cut(name, changed, replace(changed.plan, boundaries=now.boundaries))
+            return min(found, kept, key=lambda one: (one.fits is False, one.step_s))
+        return found
+
+    def _cut(self, name: str, changed: Changed, plan: Plan) -> WhatIf:
         setting, workload = self._setting, self._lowering.workload
         played = prepare_played(
-            workload, changed.topology, changed.plan, by_type=setting.by_type, unchecked=setting.unchecked,
+            workload, changed.topology, plan, by_type=setting.by_type, unchecked=setting.unchecked,
             host_speed=setting.host_speed,
         )  # fmt: skip
         lowering = played.lowering
-        folded = lowering.grid.size > MOST_DEVICES if setting.fold is None else setting.fold
-        usable = played.program is not None and (folded or not played.program.stands_for)
-        program = played.program if usable and played.program else program_of(lowering, folded=folded)
-        timing = (usable and played.timing) or replay(program, lowering.topology)
+        program, timing = programmed(played, setting.fold)
+        timing = timing or replay(program, lowering.topology)
         uses = account_devices(program, lowering.topology, lowering.place, timing, None)
         fits = None if any(use.fits is None for use in uses) else all(use.fits for use in uses)
-        batch = global_batch(workload, changed.plan)
+        batch = global_batch(workload, plan)
         return WhatIf(
             name=name,
             detail=changed.detail,
@@ -101,7 +124,7 @@ class _Asked:
             gain_fraction=self._gain(timing.step_s, batch),
             fits=fits,
             topology=changed.topology,
-            plan=changed.plan,
+            plan=plan,
         )
 
     def _gain(self, step_s: float, batch: int) -> float:
@@ -110,13 +133,15 @@ class _Asked:
 
     def alike(self) -> WhatIf:
         """Return what the step would take if all stages took equally long, which no cut of its layers may do."""
-        name, lowering = "stages that take equally long", self._lowering
-        if lowering.shape.stages == 1 and not self._unlike():
+        lowering = self._lowering
+        several = lowering.shape.stages > 1
+        name = f"{'stages' if several else 'devices'} that take equally long"
+        if not several and not self._unlike():
             return WhatIf(name=name, reason="the plan has one stage, on devices that are alike")
         step_s = replay(self._program, lowering.topology, durations=balanced_durations(self._program)).step_s
         return WhatIf(
             name=name,
-            detail="if a cut could make them; memory not asked",
+            detail="if a cut could make them; memory not asked" if several else "",
             step_s=step_s,
             global_batch=self._batch,
             gain_fraction=self._gain(step_s, self._batch),
@@ -149,6 +174,10 @@ class _Asked:
             topology=best.topology,
             plan=best.plan,
         )
+
+
+def _stages(plan: Plan) -> int:
+    return shape_of(plan.rows()).stages
 
 
 def _same(changed: Changed) -> Changed:

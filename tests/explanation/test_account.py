@@ -25,7 +25,7 @@ def test_what_the_schedule_leaves_idle_is_the_bubble():
 def test_what_unlike_stages_add_to_it_is_imbalance():
     """Stages of 3 and 6 s take 15 s, a device computes 9 of them on average; of 4.5 s each they would take 13.5."""
     one = found(work((1.0, 2.0), (2.0, 4.0)), parse_topology(FREE), Plan(pp=2, microbatches=2))
-    assert parts(one) == {"computing": 9.0, "pipeline bubble": 4.5, "imbalance of stages": 1.5}
+    assert parts(one) == {"computing": 9.0, "pipeline bubble": 4.5, "imbalance of stages and devices": 1.5}
 
 
 def test_unlike_devices_are_imbalance_too():
@@ -35,7 +35,7 @@ def test_unlike_devices_are_imbalance_too():
     assert parts(one) == {
         "computing": 4.5,
         "exposed dp all_reduce over 1 kB/s links": 1.0,
-        "imbalance of stages": 1.5,
+        "imbalance of stages and devices": 1.5,
     }
 
 

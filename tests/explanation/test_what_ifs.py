@@ -7,6 +7,7 @@ from hand_explained import SLOW, launched, work
 
 from mpsim import Plan, explain, parse_topology, simulate
 from mpsim.plan.schedules import parse_rows
+from mpsim.topology.edit import replace_device
 from mpsim.topology.model import Topology
 
 NODES = "nodes:2,per_node=2,inside=4kB/s@1ms,between=1kB/s@10ms"
@@ -98,6 +99,14 @@ def test_stages_that_take_equally_long_are_layers_that_do():
     assert found.step_s == simulate(launched((2.0, 0.5), (2.0, 0.5)), parse_topology(SLOW), plan).step_s
 
 
+def test_devices_that_take_equally_long_are_alike():
+    pair = parse_topology(SLOW)
+    unlike = replace_device(replace_device(pair, "d0", speed=0.5), "d1", speed=0.25)
+    found = asked(work((1.0, 2.0), parameter_bytes=1000), unlike, Plan(dp=2))["devices that take equally long"]
+    # 6 and 12 s of computing, 9 in the mean; 1 s of reduction.
+    assert found.step_s == 10.0
+
+
 def test_graphs_launch_for_nothing():
     found = asked(launched((2.0, 0.5)), SLOW, Plan())["CUDA graphs"]
     assert (found.step_s, found.plan.launch) == (1.5, "graphs")
@@ -142,7 +151,7 @@ def test_measured_costs_of_faster_links_move_bytes_as_much_faster():
         (SLOW, Plan(pp=2, schedule="pipedream", microbatches=2), "next-best schedule", "updates amid the step"),
         (SLOW, Plan(dp=2), "next-best schedule", "the plan has one pipeline rank"),
         (SLOW, Plan(dp=2), "twice the micro-batches", "a micro-batch of 1 samples has no halves"),
-        (SLOW, Plan(dp=2), ALIKE, "the plan has one stage, on devices that are alike"),
+        (SLOW, Plan(dp=2), "devices that take equally long", "the plan has one stage, on devices that are alike"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_run_says_why(topology, plan, name, reason):

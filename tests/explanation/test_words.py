@@ -26,7 +26,7 @@ where the step goes                  time  of step
 computing                             9 s   56.2 %
 exposed pp send over 1 kB/s links  1.25 s    7.8 %
 pipeline bubble                     4.5 s   28.1 %
-imbalance of stages                1.25 s    7.8 %
+imbalance of stages and devices    1.25 s    7.8 %
 all of it                            16 s  100.0 %
 
 The step waits for one task after another, 8 in all: backward 62.5 %, forward 31.2 %, pp send over 1 kB/s links 6.2 %.
@@ -52,10 +52,10 @@ def test_one_plan_against_another():
         UNLIKE, parse_topology(FREE), Plan(pp=2, microbatches=2), against=Plan(dp=2, batch=2), what_ifs=False
     )
     assert found.why == (
-        "B takes 6 s less than A (40.0 %): 4.5 s less pipeline bubble and 1.5 s less imbalance of stages."
+        "B takes 6 s less than A (40.0 %): 4.5 s less pipeline bubble and 1.5 s less imbalance of stages and devices."
     )
     assert [tuple(row) for row in found.beside] == [
-        ("computing", 9.0, 9.0), ("pipeline bubble", 4.5, 0.0), ("imbalance of stages", 1.5, 0.0),
+        ("computing", 9.0, 9.0), ("pipeline bubble", 4.5, 0.0), ("imbalance of stages and devices", 1.5, 0.0),
     ]  # fmt: skip
     assert found.why in str(found)
     assert "\nWhat follows is of A.\n" in str(found)
