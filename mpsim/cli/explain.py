@@ -13,6 +13,7 @@ from mpsim.cli.answer import available
 from mpsim.cli.options import options_of
 from mpsim.cli.output import check_apart, json_option, output_option, print_json, say, tell
 from mpsim.cli.planning import PlanOptions, host_speed_option, plan_of, plan_options
+from mpsim.cli.progress import progress_bar
 from mpsim.cli.read import read_pair
 from mpsim.cli.scaling import ScalingOptions, by_type_of, scaling_options, unchecked_option
 from mpsim.errors import MpsimError, at
@@ -38,6 +39,7 @@ class _Asked:
     fold: bool | None
     against: str | None
     what_ifs: bool
+    progress: bool | None
     output: str | None
 
 
@@ -52,6 +54,7 @@ class _Asked:
     help="Say why it is faster or slower than another plan: a file, or its options in quotes, as in '--dp 4 --tp 2'.",
 )
 @click.option("--what-ifs/--no-what-ifs", default=True, help="Simulate it again with one thing changed at a time.")
+@click.option("--progress/--no-progress", default=None, help="A bar on stderr; by default on a terminal.")
 @scaling_options
 @unchecked_option
 @host_speed_option
@@ -79,17 +82,19 @@ def explain(workload: str, topology: str, as_json: bool, **given: Any) -> None:
     devices = available(asked.plan.devices, len(where.devices))
     plan = plan_of(asked.plan, work, devices)
     other = None if asked.against is None else _against(asked.against, work, plan, devices)
-    found = explained(
-        work,
-        where,
-        plan,
-        against=other,
-        what_ifs=asked.what_ifs,
-        by_type=by_type_of(asked.scaling, work, where),
-        unchecked=asked.unchecked,
-        host_speed=asked.host_speed,
-        fold=asked.fold,
-    )
+    with progress_bar(asked.progress if asked.what_ifs else False, "what-ifs") as progress:
+        found = explained(
+            work,
+            where,
+            plan,
+            against=other,
+            what_ifs=asked.what_ifs,
+            by_type=by_type_of(asked.scaling, work, where),
+            unchecked=asked.unchecked,
+            host_speed=asked.host_speed,
+            fold=asked.fold,
+            progress=progress,
+        )
     if asked.output:
         _write(asked.output, found)
     if as_json:

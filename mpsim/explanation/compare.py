@@ -11,7 +11,8 @@ from mpsim.units import format_duration
 
 __all__ = ["Beside", "side_by_side", "why"]
 
-# A cause is told while those before it explain less than this of the difference; against it, if it is as much as that.
+# A cause is told while those before it explain less than this of the difference and of what speaks against it; what
+# does, if it is as much as that of the difference.
 _ENOUGH, _AGAINST, _MOST = 0.8, 0.1, 3
 _SAME = 1e-3
 
@@ -53,14 +54,20 @@ def why(rows: Sequence[Beside], a_s: float, b_s: float, names: tuple[str, str] =
     gained = abs(b_s - a_s)
     if gained <= _SAME * max(a_s, b_s):
         return f"{names[0]} and {names[1]} take equally long{_but(rows, max(a_s, b_s))}."
+    against = [one for one in reversed(saved) if -one[0] >= _AGAINST * gained][: _MOST - 1]
+    due = _ENOUGH * (gained - sum(seconds for seconds, _ in against))
     causes: list[tuple[float, str]] = []
-    while saved and saved[0][0] > 0 and len(causes) < _MOST and sum(one for one, _ in causes) < _ENOUGH * gained:
+    while saved and saved[0][0] > 0 and len(causes) < _MOST and sum(one for one, _ in causes) < due:
         causes.append(saved.pop(0))
-    against = saved[-1] if saved and -saved[-1][0] >= _AGAINST * gained else None
-    text = " and ".join(f"{format_duration(seconds)} less {label}" for seconds, label in causes)
-    text += f", though {format_duration(-against[0])} more {against[1]}" if against else ""
+    text = _listed("less", causes)
+    text += f", though {_listed('more', against)}" if against else ""
     fraction = format_percent(gained / max(a_s, b_s))
     return f"{names[faster]} takes {format_duration(gained)} less than {names[slower]} ({fraction}): {text}."
+
+
+def _listed(word: str, causes: Sequence[tuple[float, str]]) -> str:
+    each = [f"{format_duration(abs(seconds))} {word} {label}" for seconds, label in causes]
+    return " and ".join(filter(None, (", ".join(each[:-1]), *each[-1:])))
 
 
 def _but(rows: Sequence[Beside], whole_s: float) -> str:

@@ -13,7 +13,7 @@ from mpsim.explanation.critical import path_steps
 from mpsim.explanation.kinds import Kinds
 from mpsim.explanation.links import Watched
 from mpsim.explanation.outcome import Explanation
-from mpsim.explanation.whatifs import Setting, programmed, simulate_changes
+from mpsim.explanation.whatifs import Progress, Setting, programmed, simulate_changes
 from mpsim.lowering.devices import scaled_by_type
 from mpsim.lowering.draws import Trials
 from mpsim.lowering.stages import global_batch
@@ -41,6 +41,7 @@ def explain(
     unchecked: bool = False,
     host_speed: float = 1.0,
     fold: bool | None = None,
+    progress: Progress | None = None,
 ) -> Explanation:
     """Say where a step of a plan goes, what it waits for, and what would make it shorter.
 
@@ -54,6 +55,8 @@ def explain(
         Simulate the step again with one thing changed at a time, which takes as long as so many simulations.
     by_type, rescale, speed, unchecked, host_speed, fold
         As in `mpsim.simulate`.
+    progress : callable, optional
+        Called with how many what-ifs are done, and how many there are.
 
     Returns
     -------
@@ -81,10 +84,11 @@ def explain(
     setting = Setting(by_type=types, unchecked=unchecked, host_speed=host_speed, fold=fold)
     if against is not None:
         _check_batches(workload, plan, against)
-    found = _explained(workload, topology, plan, setting, what_ifs)
+    told = (progress or (lambda done, total: None)) if what_ifs else None
+    found = _explained(workload, topology, plan, setting, told)
     if against is None:
         return found
-    return replace(found, against=_explained(workload, topology, against, setting, False))
+    return replace(found, against=_explained(workload, topology, against, setting, None))
 
 
 def _check_batches(workload: Workload, plan: Plan, other: Plan) -> None:
@@ -93,7 +97,9 @@ def _check_batches(workload: Workload, plan: Plan, other: Plan) -> None:
         raise MpsimError(f"the plan's batch is {a}, that of the one it is held against {b}: give both the same one")
 
 
-def _explained(workload: Workload, topology: Topology, plan: Plan, setting: Setting, what_ifs: bool) -> Explanation:
+def _explained(
+    workload: Workload, topology: Topology, plan: Plan, setting: Setting, progress: Progress | None
+) -> Explanation:
     played = prepare_played(
         workload, topology, plan, by_type=setting.by_type, unchecked=setting.unchecked, host_speed=setting.host_speed
     )
@@ -115,7 +121,7 @@ def _explained(workload: Workload, topology: Topology, plan: Plan, setting: Sett
         parts=parts_of_step(program, timing, kinds, devices, result.devices, idle),
         path=path_steps(program, where, timing, kinds),
         links=watched.full(kinds),
-        what_ifs=simulate_changes(lowering, program, result.step_s, setting) if what_ifs else (),
+        what_ifs=simulate_changes(lowering, program, result.step_s, setting, progress) if progress else (),
     )
 
 

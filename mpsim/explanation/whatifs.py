@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -24,8 +24,9 @@ from mpsim.simulation.cutting import Played
 from mpsim.simulation.preparing import prepare_played
 from mpsim.workload.model import Workload
 
-__all__ = ["Setting", "programmed", "simulate_changes"]
+__all__ = ["Progress", "Setting", "programmed", "simulate_changes"]
 
+Progress = Callable[[int, int], None]
 _Make = Callable[[], Changed]
 
 
@@ -49,7 +50,9 @@ def programmed(played: Played, fold: bool | None) -> tuple[Program, Timing | Non
     return program_of(lowering, folded=folded), known
 
 
-def simulate_changes(lowering: Lowering, program: Program, step_s: float, setting: Setting) -> tuple[WhatIf, ...]:
+def simulate_changes(
+    lowering: Lowering, program: Program, step_s: float, setting: Setting, progress: Progress
+) -> tuple[WhatIf, ...]:
     """Return what a step would take if one thing were otherwise, the most gained first, then what cannot be run.
 
     Parameters
@@ -58,11 +61,43 @@ def simulate_changes(lowering: Lowering, program: Program, step_s: float, settin
         The step as it is.
     setting : Setting
         What else it depends on.
+    progress : callable
+        Told how many are done of how many.
     """
     asked = _Asked(lowering, program, step_s, setting)
-    found = [asked.simulated(name, make) for name, make in _questions(lowering, program)]
-    found += [asked.alike(), asked.next_schedule()]
-    return tuple(sorted(found, key=lambda one: (one.gain_fraction is None, -(one.gain_fraction or 0.0))))
+    questions = [partial(asked.simulated, *one) for one in _questions(lowering, program)]
+    schedules, reason = _schedules(lowering)
+    tried = [partial(asked.simulated, str(one.plan.schedule), partial(_same, one)) for one in schedules]
+    asks: list[Callable[[], WhatIf]] = [*questions, *tried, asked.alike]
+    found = []
+    for done, ask in enumerate(asks, start=1):
+        found.append(ask())
+        progress(done, len(asks))
+    others = _next_best(found[len(questions) : -1], reason)
+    return tuple(
+        sorted(
+            [*found[: len(questions)], found[-1], others],
+            key=lambda one: (one.gain_fraction is None, -(one.gain_fraction or 0.0)),
+        )
+    )
+
+
+def _schedules(lowering: Lowering) -> tuple[list[Changed], str]:
+    """Return the plan under all other schedules, or why there are none."""
+    try:
+        return changes.other_schedules(lowering), "no other schedule has rows for it"
+    except MpsimError as error:
+        return [], str(error)
+
+
+def _next_best(tried: Sequence[WhatIf], reason: str) -> WhatIf:
+    """Return the fastest of other schedules, those that fit before the others."""
+    name = "next-best schedule"
+    ran = [one for one in tried if one.step_s is not None]
+    if not ran:
+        return WhatIf(name=name, reason=tried[0].reason if tried else reason)
+    best = min(ran, key=lambda one: (one.fits is False, one.step_s))
+    return replace(best, name=f"{name}: {best.name}", detail=f"the best of {len(ran)} others that run")
 
 
 def _questions(lowering: Lowering, program: Program) -> Iterator[tuple[str, _Make]]:
@@ -150,30 +185,6 @@ class _Asked:
     def _unlike(self) -> bool:
         nodes = (self._lowering.topology.devices[device] for device in self._lowering.place)
         return len({(node.type, node.speed) for node in nodes}) > 1
-
-    def next_schedule(self) -> WhatIf:
-        """Return the best of all other schedules, those that fit before the others."""
-        name = "next-best schedule"
-        try:
-            plans = changes.other_schedules(self._lowering)
-        except MpsimError as error:
-            return WhatIf(name=name, reason=str(error))
-        tried = [self.simulated(str(one.plan.schedule), partial(_same, one)) for one in plans]
-        ran = [one for one in tried if one.step_s is not None]
-        if not ran:
-            why = tried[0].reason if tried else "no other schedule has rows for it"
-            return WhatIf(name=name, reason=why)
-        best = min(ran, key=lambda one: (one.fits is False, one.step_s))
-        return WhatIf(
-            name=f"{name}: {best.name}",
-            detail=f"the best of {len(ran)} others that run",
-            step_s=best.step_s,
-            global_batch=best.global_batch,
-            gain_fraction=best.gain_fraction,
-            fits=best.fits,
-            topology=best.topology,
-            plan=best.plan,
-        )
 
 
 def _stages(plan: Plan) -> int:

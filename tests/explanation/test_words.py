@@ -69,6 +69,10 @@ def test_one_plan_against_another():
             [Beside("x", 2.0, 1.0), Beside("y", 0.0, 0.5)],
             "B takes 500 ms less than A (25.0 %): 1 s less x, though 500 ms more y.",
         ),
+        (
+            [Beside("x", 3.0, 0.0), Beside("y", 0.0, 1.25), Beside("z", 0.0, 1.0), Beside("w", 1.0, 0.75)],
+            "B takes 500 ms less than A (25.0 %): 3 s less x, though 1.25 s more y and 1 s more z.",
+        ),
         ([Beside("x", 1.0, 2.0), Beside("y", 1.0, 0.0)], "A and B take equally long: A has 1 s less x and 1 s more y."),
         ([Beside("x", 1.0, 1.0)], "A and B take equally long."),
         ([], "A and B take equally long."),
