@@ -121,6 +121,15 @@ def best_cut(lowering: Lowering) -> Changed:
     ------
     MpsimError
         It does so already, or has one stage.
+
+    Examples
+    --------
+    >>> from mpsim.lowering.lower import lower
+    >>> from mpsim.topology.spec import parse_topology
+    >>> from mpsim.workload.model import Layer, Workload
+    >>> work = Workload.chain("w", [Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "ab"])
+    >>> best_cut(lower(work, parse_topology("chain:2,link=1GB/s@0"), Plan(pp=2, boundaries=(1,)))).plan.text
+    'dp=1 pp=2 tp=1 micro-batches=1 naive'
     """
     if lowering.shape.stages == 1:
         raise MpsimError("the plan has one stage")
@@ -136,6 +145,16 @@ def more_microbatches(lowering: Lowering, *, larger_batch: bool) -> Changed:
     ------
     MpsimError
         The rows of its schedule are given, or a micro-batch does not divide.
+
+    Examples
+    --------
+    >>> from mpsim.lowering.lower import lower
+    >>> from mpsim.topology.spec import parse_topology
+    >>> from mpsim.workload.model import Layer, Workload
+    >>> work = Workload.chain("w", [Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "ab"])
+    >>> plan = Plan(dp=2, microbatches=4)
+    >>> more_microbatches(lower(work, parse_topology("chain:2,link=1GB/s@0"), plan), larger_batch=True).detail
+    '8 micro-batches of 1, batch 16'
     """
     plan, batch = lowering.plan, global_batch(lowering.workload, lowering.plan)
     _refuse_rows(plan)
@@ -157,6 +176,15 @@ def one_more_node(lowering: Lowering) -> Changed:
     ------
     MpsimError
         The topology is of no builder, or one of several sizes; the plan leaves devices free, or does not grow so.
+
+    Examples
+    --------
+    >>> from mpsim.lowering.lower import lower
+    >>> from mpsim.topology.spec import parse_topology
+    >>> from mpsim.workload.model import Layer, Workload
+    >>> work = Workload.chain("w", [Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "ab"])
+    >>> one_more_node(lower(work, parse_topology("switch:2,link=1GB/s@0"), Plan(dp=2))).detail
+    'of 33.3 % at best: switch:3,link=1GB/s@0, dp=3, batch 3'
     """
     plan, old = lowering.plan, lowering.topology
     new = _grown(old)
@@ -207,6 +235,16 @@ def other_schedules(lowering: Lowering) -> list[Changed]:
     ------
     MpsimError
         It has one pipeline rank, its rows are given, or its own updates amid the step.
+
+    Examples
+    --------
+    >>> from mpsim.lowering.lower import lower
+    >>> from mpsim.topology.spec import parse_topology
+    >>> from mpsim.workload.model import Layer, Workload
+    >>> work = Workload.chain("w", [Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "ab"])
+    >>> plan = Plan(pp=2, microbatches=2)
+    >>> other_schedules(lower(work, parse_topology("chain:2,link=1GB/s@0"), plan))[1].plan.schedule
+    'gpipe'
     """
     plan = lowering.plan
     if plan.pp == 1:
@@ -245,6 +283,15 @@ def kinds_in_use(lowering: Lowering, links: Collection[int]) -> list[str]:
     """Return the kinds of links among some of a topology, by their indices.
 
     Free ones are as fast as can be, and a card's wire to its device is changed with what it is for.
+
+    Examples
+    --------
+    >>> from mpsim.lowering.lower import lower
+    >>> from mpsim.topology.spec import parse_topology
+    >>> from mpsim.workload.model import Layer, Workload
+    >>> work = Workload.chain("w", [Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "ab"])
+    >>> kinds_in_use(lower(work, parse_topology("chain:2,link=1GB/s@0"), Plan(pp=2)), [0])
+    ['1 GB/s links']
     """
     found = [lowering.topology.links[link] for link in sorted(links)]
     named = {link.bandwidth_bytes_per_s for link in found if link.type != "host"}

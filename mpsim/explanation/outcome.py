@@ -38,6 +38,23 @@ class Explanation:
         The most gained first, then those that cannot be run.
     against : Explanation or None
         Another plan's, of the same batch.
+
+    Examples
+    --------
+    >>> result = Result(workload="mlp", topology="pair", plan="pp=2", step_s=2.0, trial_step_s=(2.0,), free_step_s=1.5)
+    >>> parts = (Part(name="compute", seconds=1.5), Part(name="bubble", seconds=0.5))
+    >>> print(Explanation(result=result, parts=parts, path=(), links=()))
+    mlp | pp=2 | pair
+    <BLANKLINE>
+    step            2 s, every time at its median
+    most lost to    pipeline bubble, 25.0 % of it
+    <BLANKLINE>
+    where the step goes    time  of step
+    computing             1.5 s   75.0 %
+    pipeline bubble      500 ms   25.0 %
+    all of it               2 s  100.0 %
+    <BLANKLINE>
+    no link is full for 1 % of the step
     """
 
     result: Result
