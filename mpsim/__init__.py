@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mpsim.calibration.compute import calibrate_compute
     from mpsim.emulate.splitter import ModelSplitter
     from mpsim.emulate.trainer import ParallelTrainer
+    from mpsim.explanation import Explanation, explain
     from mpsim.failures import Checkpoints, Event, Failures, Goodput, Recovery, Stragglers, goodput
     from mpsim.lowering.draws import Variability
     from mpsim.plan.model import Plan, load_plan, save_plan
@@ -44,6 +45,7 @@ __all__ = [
     "Checkpoints",
     "Device",
     "Event",
+    "Explanation",
     "Failures",
     "Goodput",
     "Job",
@@ -62,6 +64,7 @@ __all__ = [
     "calibrate",
     "calibrate_compute",
     "draw",
+    "explain",
     "goodput",
     "load_plan",
     "load_result",
@@ -91,6 +94,7 @@ _FROM = {
     "calibration.compute": ("calibrate_compute",),
     "emulate.splitter": ("ModelSplitter",),
     "emulate.trainer": ("ParallelTrainer",),
+    "explanation": ("Explanation", "explain"),
     "failures": ("Checkpoints", "Event", "Failures", "Goodput", "Recovery", "Stragglers", "goodput"),
     "lowering.draws": ("Variability",),
     "plan.model": ("Plan", "load_plan", "save_plan"),

@@ -22,6 +22,7 @@ COMMANDS = {
     "trace": "Measure a PyTorch model's training step, layer by layer, into a workload file.",
     "show": "Show a workload, topology, plan or result, a model of the zoo, or the catalog.",
     "simulate": "Predict one way of splitting a workload over a topology.",
+    "explain": "Say where a plan's step goes, what it waits for, and what would make it shorter.",
     "goodput": "Predict how much of a run's time is useful where devices fail, and how often to save it.",
     "jobs": "Predict several jobs that train at once and share a cluster's links.",
     "emulate": "Run one way of splitting for real: a process a device, every byte sent.",

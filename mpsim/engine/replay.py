@@ -60,6 +60,7 @@ def replay(
     durations: Sequence[float] | None = None,
     late: Sequence[float] | None = None,
     begun: Begun | None = None,
+    releases: bool = False,
 ) -> Timing:
     """Replay a program on a topology.
 
@@ -79,6 +80,8 @@ def replay(
         What each task takes longer than its latency, if it is a transfer.
     begun : Begun, optional
         What is known of the replay up to a moment; of a program that `mpsim.engine.straight.Straight.applies` to.
+    releases : bool
+        Say which task let each one start (`Timing.released_by`), of a replay from the beginning.
 
     Returns
     -------
@@ -108,10 +111,11 @@ def replay(
             )
     with collector_paused():
         run = _Run(program, topology, free, observer, durations, late, begun and begun.followers)
+        run.released_by = [-1] * len(program.tasks) if releases else []
         run.play(begun)
     if run.done < len(program.tasks):
         raise MpsimError(_deadlock(program, topology, run))
-    timing = Timing(start_s=tuple(run.start_s), end_s=tuple(run.end_s))
+    timing = Timing(start_s=tuple(run.start_s), end_s=tuple(run.end_s), released_by=tuple(run.released_by))
     # It and its network know one another: apart, nothing of a thousand replays is left for the collector to find.
     run.__dict__.clear()
     return timing
@@ -148,6 +152,8 @@ class _Run:
             self.early = _early(program.tasks, self.waiting)
         self.start_s = [0.0] * len(self.tasks)
         self.end_s = [0.0] * len(self.tasks)
+        # Empty unless asked for.
+        self.released_by: list[int] = []
         self.done = 0
 
     def play(self, begun: Begun | None) -> None:
@@ -222,24 +228,33 @@ class _Run:
         """Start what waited for nothing but that a transfer's sender be rid of it."""
         for k in self.early.pop(i, ()):
             self.waiting[k] -= 1
-            if not self.waiting[k] and self._ready(k):
-                self._finish(k)
+            if not self.waiting[k]:
+                if self.released_by:
+                    self.released_by[k] = i
+                if self._ready(k):
+                    self._finish(k)
 
     def _finish(self, i: int) -> None:
         """End a task, start whatever waited for it alone, and so on while those end at once."""
         now = self.env.now
         ended = [i]
-        waiting, start = self.waiting, self._ready if self.queues.free else self._start
+        waiting, start, released_by = self.waiting, self._ready if self.queues.free else self._start, self.released_by
         for j in ended:
             self.end_s[j] = now
             if self.beside.slowdown:
                 self.beside.end(j)
             if self.queues.free:
-                ended += [k for k in self.queues.leave(self.tasks[j]) if self._start(k)]
+                left = self.queues.leave(self.tasks[j])
+                for k in left if released_by else ():
+                    released_by[k] = j
+                ended += [k for k in left if self._start(k)]
             for k in (*self.followers[j], *self.early.pop(j)) if j in self.early else self.followers[j]:
                 waiting[k] -= 1
-                if not waiting[k] and start(k):
-                    ended.append(k)
+                if not waiting[k]:
+                    if released_by:
+                        released_by[k] = j
+                    if start(k):
+                        ended.append(k)
         self.done += len(ended)
 
 

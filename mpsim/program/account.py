@@ -16,7 +16,7 @@ from mpsim.result.model import HOLDERS, Count, DeviceUse, MemoryUse, Spans, Time
 from mpsim.sums import sum_of
 from mpsim.topology.model import Topology
 
-__all__ = ["account_devices", "account_traffic", "spans_of"]
+__all__ = ["account_devices", "account_traffic", "parts_of", "spans_of"]
 
 _Intervals = list[tuple[float, float]]
 _NONE: _Intervals = []
@@ -29,7 +29,7 @@ def account_devices(
 ) -> tuple[DeviceUse, ...]:
     """Return where the step of each device in `place` went; `free` is the replay on free links, of a real run None."""
     step_s = timing.step_s
-    parts = _parts_of(program, timing)
+    parts = parts_of(program, timing)
     place = program.stands_for or place
     bubbles = {} if free is None else _bubbles(program, place, free)
     memory = _memory(program, place, timing)
@@ -54,8 +54,18 @@ def account_devices(
     return tuple(uses)
 
 
-def _parts_of(program: Program, timing: Timing) -> Callable[[int], tuple[float, float, float]]:
-    """Return, of a device, for how long it computes; or communicates; or waits for nothing but a launch."""
+def parts_of(program: Program, timing: Timing) -> Callable[[int], tuple[float, float, float]]:
+    """Return, of a device, for how long it computes; or communicates; or waits for nothing but a launch.
+
+    Each of the three has those before it in it.
+
+    Examples
+    --------
+    >>> from mpsim.program.model import Stream, Task
+    >>> program = Program(streams=(Stream(device=0, name="compute"),), tasks=(Task("a", "forward", (0,), (), 1.0),))
+    >>> parts_of(program, Timing(start_s=(0.0,), end_s=(1.0,)))(0)
+    (1.0, 1.0, 1.0)
+    """
     busy, moving = _intervals(program, timing)
     step_s = timing.step_s
     waits = _launch_waits(program, timing, busy, moving) if any(stream.host for stream in program.streams) else {}
@@ -100,7 +110,7 @@ def _launch_waits(
 
 def _bubbles(program: Program, place: Iterable[int], free: Timing) -> dict[int, float]:
     """Return what of the step on free links each device neither computes nor waits for a launch."""
-    parts, step_s = _parts_of(program, free), free.step_s
+    parts, step_s = parts_of(program, free), free.step_s
     return {
         device: step_s - compute_s - (engaged_s - active_s)
         for device in place

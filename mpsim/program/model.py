@@ -224,10 +224,18 @@ class Program:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """When each task of a program started and ended, in seconds, in the program's order: replayed or measured."""
+    """When each task of a program started and ended, in seconds, in the program's order: replayed or measured.
+
+    Attributes
+    ----------
+    released_by : tuple of int
+        The task that let each one start, where it was asked for: the last to end of those that it waits for, the one
+        that left its stream, or the transfer whose sender got rid of it; -1 of what waits for nothing.
+    """
 
     start_s: tuple[float, ...]
     end_s: tuple[float, ...]
+    released_by: tuple[int, ...] = ()
 
     @property
     def step_s(self) -> float:

@@ -16,7 +16,10 @@ from mpsim.plan.model import Plan, save_plan
 from mpsim.plan.sharding import Sharding
 
 SCALING = {"costs": ("T4=a.json",), "rescale": None, "speed": 2.0}
-COMMANDS = ["calibrate", "emulate", "export", "goodput", "import_", "simulate", "sweep", "trace", "validate.emulated"]
+COMMANDS = [
+    "calibrate", "emulate", "explain", "export", "goodput", "import_", "simulate", "sweep", "trace",
+    "validate.emulated",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,6 +60,7 @@ PLAUSIBLE: dict[str, list[str]] = {
     "bucket": ["1 KiB", "25 MiB", "inf B", "1e308 B", "1 bit"],
     "place": ["0,1", "1,0", "0,0", "3,2,1,0"],
     "plan": ["plan.json"],
+    "against": ["plan.json", "--dp 2", "--pp 2 --microbatches 2", "--plan plan.json", "--dp", "x --pp"],
     "costs": ["H100-SXM5-80GB=hand.json", "x=small.json"],
     "rescale": ["roofline"],
     "baseline": ["one", "naive", "none", "result.json"],
@@ -156,6 +157,10 @@ BASES: dict[str, list[_Base]] = {
         lambda rng: ["small.json", "box.json", "--plan", "plan.json"],
         lambda rng: ["small.json", "box.json", "--schedule", "rows.csv"],
         lambda rng: [_topology(rng), "--collectives", "1024,1 MiB"],
+    ],
+    "explain": [
+        lambda rng: [rng.choice(WORKLOADS), _topology(rng), "--no-what-ifs"],
+        lambda rng: ["small.json", "box.json", "--pp", "2", "--microbatches", "2", "--against", "--dp 2"],
     ],
     "sweep": [lambda rng: [rng.choice(WORKLOADS), _topology(rng), "--batch", rng.choice(("2", "8")), "--processes", "1",
                            "--microbatches", "2", "--schedules", "gpipe"]],
