@@ -65,7 +65,7 @@ class _Asked:
 
 
 @click.command(epilog="Plans that cannot be run are rows too, with the reason instead of numbers.")
-@click.argument("workloads", nargs=-1, required=True, metavar="WORKLOAD...")
+@click.argument("workloads", nargs=-1, metavar="WORKLOAD...")
 @click.argument("topology")
 @click.option("--batch", type=NUMBERS, required=True, metavar="B,B,…", help="Samples in a step; each is ranked alone.")
 @click.option("--devices", type=int, metavar="N", help="Up to so many of the topology's; by default all.")
@@ -104,6 +104,8 @@ def sweep(workloads: tuple[str, ...], topology: str, as_json: bool, **given: Any
       mpsim sweep seq-2048.json seq-4096.json dgx_h100 --batch 8,16,32 -o llama.csv
     """
     asked = options_of(_Asked, given)
+    if not workloads:
+        raise MpsimError(f"WORKLOAD or TOPOLOGY is missing, {topology!r} alone is given: see mpsim sweep --help")
     if asked.output:
         check_suffix(asked.output)
     if asked.top < 0:

@@ -75,7 +75,7 @@ def sweep(
     ----------
     workload : Workload or sequence of Workload
         What is split. Of several, such as one model with sequences of several lengths, and of several batches, each
-        has its own ranks, speedups and baseline; `mpsim.sweeps.scaling` lays them side by side.
+        has its own ranks, speedups and baseline; `mpsim.sweeps.scaling_rows` lays them side by side.
     topology : Topology
         Over what.
     batch : int or sequence of int

@@ -20,7 +20,7 @@ SCALING_COLUMNS = (
 # What tells series apart, in words.
 _TOLD = {
     "workload": "{}", "topology": "{}", "runtime": "{}", "algorithm": "{}", "launch": "launch {}",
-    "trials": "{} trials",
+    "trials": "trials {}",
 }  # fmt: skip
 
 
