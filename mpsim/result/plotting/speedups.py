@@ -118,9 +118,12 @@ def _rows(results: Any) -> list[Mapping[str, Any]]:
 
 def _refuse_unlike(rows: Sequence[Mapping[str, Any]]) -> None:
     """Refuse rows whose steps do not compare."""
-    for column, words in (("global_batch", "global batches"), ("workload", "workloads")):
-        values = {row[column] for row in rows if row.get("speedup") and row.get(column)}
-        found = [str(value) for value in sorted(values)]
+    held = [row for row in rows if _number(row.get("speedup"))]
+    batches = sorted({number for row in held if (number := _number(row.get("global_batch")))})
+    for words, found in (
+        ("global batches", [f"{batch:g}" for batch in batches]),
+        ("workloads", _texts(held, "workload")),
+    ):
         if len(found) > 1:
             raise MpsimError(
                 f"speedups of {len(found)} {words} ({', '.join(found[:3])}{', …' * (len(found) > 3)}) do not compare:"
