@@ -29,26 +29,29 @@ _KINDS = {
     "cdf": ("cdf", True),
     "speedup": ("speedup", True),
 }
+_SWEEP_KINDS = ("speedup", "scaling")
 
 
 @click.command()
 @click.argument("files", nargs=-1, metavar="FILE...")
-@click.option("--kind", metavar="KIND", help=f"{', '.join(_KINDS)}; by default what suits the files.")
+@click.option("--kind", metavar="KIND", help=f"{', '.join(_KINDS)}, scaling; by default what suits the files.")
 @output_option("-o", "--output", what="The picture (.png, .svg or .pdf).", suffixes=PICTURES, required=True)
 @click.option("--schedule", metavar="NAME|CSV", help=f"{', '.join(SCHEDULES)}, or a file of rows: needs no FILE.")
 @click.option("--stages", type=int, metavar="N", help="Of --schedule: pipeline ranks; a file's own by default.")
 @click.option("--microbatches", type=int, metavar="M", help="Of --schedule; a file's own by default.")
 @click.option("--chunks", type=int, metavar="V", help="Of --schedule: stages a rank; by default as it has by itself.")
 def plot(files: tuple[str, ...], kind: str | None, output: str, **asked: Any) -> None:
-    """Draw the results of mpsim simulate -o, the table of mpsim sweep -o, a topology, or a schedule.
+    """Draw the results of mpsim simulate -o, the tables of mpsim sweep -o, a topology, or a schedule.
 
-    By default one result is drawn as a timeline, several as a breakdown of their steps, a sweep as speedups, a topology
-    as its graph. A schedule is drawn by unit times: forward 1, backward 2, or 1 for inputs and 1 for weights.
+    By default one result is drawn as a timeline, several as a breakdown of their steps, a sweep as speedups, several or
+    one of several batches as strong and weak scaling, a topology as its graph. A schedule is drawn by unit times:
+    forward 1, backward 2, or 1 for inputs and 1 for weights.
 
     \b
       mpsim plot result.json -o timeline.png
       mpsim plot gpipe.json 1f1b.json --kind breakdown -o both.svg
       mpsim plot sweep.csv -o speedup.png
+      mpsim plot h100.csv a100.csv -o both.png
       mpsim plot dgx_h100:2 -o cluster.png
       mpsim plot --schedule zb-v --stages 4 --microbatches 8 -o zb-v.png
     """
@@ -59,8 +62,8 @@ def plot(files: tuple[str, ...], kind: str | None, output: str, **asked: Any) ->
         tell(f"wrote {output}")
         return
     _refuse_missing(files, asked)
-    if kind is not None and kind not in _KINDS:
-        raise unknown("kind of picture", kind, _KINDS)
+    if kind is not None and kind not in (*_KINDS, *_SWEEP_KINDS):
+        raise unknown("kind of picture", kind, (*_KINDS, *_SWEEP_KINDS))
     if any(_is_topology(path) for path in files):
         _draw_topology(files, kind, output)
         tell(f"wrote {output}")
@@ -74,11 +77,20 @@ def plot(files: tuple[str, ...], kind: str | None, output: str, **asked: Any) ->
         if noun not in ("result", "sweep"):
             raise MpsimError(f"{path} is a {noun}: give results of mpsim simulate -o, or a table of mpsim sweep -o")
     if "sweep" in nouns.values():
-        _draw_sweep(files, kind, output)
+        _refuse_mixed(nouns)
+        _draw_sweeps(files, kind, output)
+    elif kind == "scaling":
+        raise MpsimError("scaling is of the tables of mpsim sweep -o, not of results: draw several as speedup")
     else:
         results = [load_result(path) for path in files]
         draw(results, kind or ("timeline" if len(results) == 1 else "breakdown"), output)
     tell(f"wrote {output}")
+
+
+def _refuse_mixed(nouns: dict[str, str]) -> None:
+    results = [path for path, noun in nouns.items() if noun != "sweep"]
+    if results:
+        raise MpsimError(f"{results[0]} is a {nouns[results[0]]} among sweeps: draw sweeps with sweeps")
 
 
 def _refuse_missing(files: Sequence[str], asked: dict[str, Any]) -> None:
@@ -123,14 +135,23 @@ def _draw_goodput(path: str, kind: str | None, output: str) -> None:
     save_picture(lambda _: found.plot(), output)
 
 
-def _draw_sweep(files: Sequence[str], kind: str | None, output: str) -> None:
-    if kind not in (None, "speedup"):
-        raise MpsimError(f"a sweep's table is drawn as speedup, it has nothing for {kind}: simulate one plan with -o")
-    if len(files) > 1:
-        raise MpsimError(f"{len(files)} files, a sweep among them: draw one sweep at a time")
-    from mpsim.sweeps import load_sweep
+def _draw_sweeps(files: Sequence[str], kind: str | None, output: str) -> None:
+    """Draw one sweep of one batch as its speedups, and what has several batches, workloads or tables as scaling."""
+    if kind not in (None, *_SWEEP_KINDS):
+        raise MpsimError(
+            f"a sweep's table is drawn as {' or '.join(_SWEEP_KINDS)}, it has nothing for {kind}: simulate one plan"
+            " with -o"
+        )
+    from mpsim.cli.read import read_sweeps
+    from mpsim.sweeps import scaling_rows
 
-    save_picture(lambda plotting: plotting.speedup(load_sweep(files[0]).to_frame()), output)
+    found = read_sweeps(files)
+    if kind == "speedup" and len(found) > 1:
+        raise MpsimError(f"{len(found)} tables have speedups over baselines of their own: draw them as --kind scaling")
+    if kind == "scaling" or (kind is None and sum(len(one.groups) for one in found) > 1):
+        save_picture(lambda plotting: plotting.scaling(scaling_rows(found, files)), output)
+    else:
+        save_picture(lambda plotting: plotting.speedup(found[0].to_frame()), output)
 
 
 def draw(results: Sequence[Result], kind: str, output: str) -> None:

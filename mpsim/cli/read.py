@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mpsim.errors import MpsimError
 from mpsim.topology.model import Topology
@@ -11,7 +12,10 @@ from mpsim.topology.spec import parse_topology
 from mpsim.workload.file import load_workload
 from mpsim.workload.model import Workload
 
-__all__ = ["costs_by_type", "read_pair", "read_workload"]
+if TYPE_CHECKING:
+    from mpsim.sweeps import SweepResult
+
+__all__ = ["costs_by_type", "read_pair", "read_sweeps", "read_workload"]
 
 
 def read_workload(path: str) -> Workload:
@@ -67,3 +71,19 @@ def costs_by_type(texts: Iterable[str], topology: Topology) -> dict[str, Workloa
             raise MpsimError(f"--costs: topology {topology.name!r} has no device of type {kind!r}{hint}")
         found[kind] = read_workload(path)
     return found
+
+
+def read_sweeps(paths: Sequence[str]) -> list[SweepResult]:
+    """Return the sweeps of tables.
+
+    Raises
+    ------
+    MpsimError
+        As `mpsim.sweeps.load_sweep`, or one is given twice.
+    """
+    from mpsim.sweeps import load_sweep
+
+    files = [Path(path).resolve() for path in paths]
+    if twice := next((path for path, file in zip(paths, files, strict=True) if files.count(file) > 1), None):
+        raise MpsimError(f"{twice} is given twice: leave one out")
+    return [load_sweep(path) for path in paths]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ class _Shown(NamedTuple):
 @click.option("--tensor", type=int, metavar="N", help="Of a workload: one of so many tensor-parallel ranks.")
 @click.option("--split", metavar="SPLIT", help="Of a workload: one of the ranks of a split, such as tp=2,sequence.")
 @click.option("--top", type=int, metavar="N", help="Of a sweep: so many plans; by default all.")
+@click.option("--scaling", is_flag=True, help="Of sweeps, all together: what more devices bring, strong and weak.")
 @click.option("--schedule", is_flag=True, help="Of a plan: what each pipeline rank runs, in order.")
 @json_option
 def show(
@@ -37,6 +38,7 @@ def show(
     tensor: int | None,
     split: str | None,
     top: int | None,
+    scaling: bool,
     schedule: bool,
     as_json: bool,
 ) -> None:
@@ -49,14 +51,17 @@ def show(
       mpsim show presets
       mpsim show dgx_h100:2
       mpsim show H100-SXM5-80GB
+      mpsim show h100.csv a100.csv --scaling
     """
     for name, value, least in (("microbatch", microbatch, 1), ("tensor", tensor, 1), ("top", top, 0)):
         if value is not None and value < least:
             raise MpsimError(f"--{name} is {value}, expected {least} or more")
     if tensor is not None and split is not None:
         raise MpsimError(f"--tensor {tensor} is --split tp={tensor}, --split {split} was given too: leave one out")
+    if scaling and (top is not None or schedule or microbatch is not None or (split or tensor) is not None):
+        raise MpsimError("--scaling shows tables of mpsim sweep -o as one: leave the other options out")
     of = split_text(split) if split is not None else None if tensor is None else Split(tp=tensor)
-    found = [_find(thing, microbatch, of, top, schedule) for thing in things]
+    found = [_scaling(things)] if scaling else [_find(thing, microbatch, of, top, schedule) for thing in things]
     if as_json:
         plain = [one.plain() for one in found]
         print_json(plain[0] if len(plain) == 1 else {"shown": plain})
@@ -162,6 +167,18 @@ def _sweep(path: str, top: int) -> _Shown:
 
     found = load_sweep(path)
     return _Shown(lambda: table(found, top), lambda: {"rows": list(found.rows)})
+
+
+def _scaling(paths: Sequence[str]) -> _Shown:
+    from mpsim.cli.identify import noun_of
+    from mpsim.cli.read import read_sweeps
+    from mpsim.sweeps import scaling_rows, scaling_text
+
+    for path in paths:
+        if Path(path).is_file() and noun_of(path) != "sweep":
+            raise MpsimError(f"--scaling shows tables of mpsim sweep -o, {path} is a {noun_of(path)}: leave one out")
+    rows = scaling_rows(read_sweeps(paths), paths)
+    return _Shown(lambda: scaling_text(rows), lambda: {"scaling": rows})
 
 
 def _catalog() -> _Shown:

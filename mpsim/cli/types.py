@@ -15,7 +15,8 @@ __all__ = ["BANDWIDTH", "BYTES", "NUMBERS", "SECONDS", "Sizes", "depth_of"]
 
 _DEEPEST = 1000  # As deep as Python's own modules may lie in each other.
 _MOST_BYTES = 2**63 - 1
-_DIGITS = len(str(_MOST_BYTES))  # What is longer is no size, and past 4,300 digits no int.
+_DIGITS = len(str(_MOST_BYTES))  # What is longer is no size,
+_LONGEST = 4300  # and what is longer than this no int of Python's.
 
 
 class _Quantity(click.ParamType):  # type: ignore[type-arg]
@@ -40,7 +41,7 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
         if isinstance(value, tuple):
             return value
         parts = [part.strip() for part in value.split(",")]
-        if not all(_is_whole(part) for part in parts):
+        if not all(part.isascii() and part.isdecimal() and len(part) <= _LONGEST for part in parts):
             raise MpsimError(f"{_option(param)} {value[:40]!r} is not whole numbers with commas between: write 1,2,4")
         return tuple(map(int, parts))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
@@ -33,31 +33,31 @@ class Cluster(Executor):
 
 @contextmanager
 def submitting(
-    job: Job, processes: int, executor: Executor | None = None
-) -> Iterator[Callable[[Candidate], Future[Row]]]:
-    """Yield what starts to compute the row of a plan."""
+    jobs: Sequence[Job], processes: int, executor: Executor | None = None
+) -> Iterator[Callable[[int, Candidate], Future[Row]]]:
+    """Yield what starts to compute the row of a plan of the job with a number."""
     if executor is None:
-        with worker_pool(processes, _start, job) as pool:
-            yield lambda candidate: pool.submit(_row_of_process, candidate)
+        with worker_pool(processes, _start, jobs) as pool:
+            yield lambda number, candidate: pool.submit(_row_of_process, number, candidate)
     elif isinstance(executor, ThreadPoolExecutor):
-        yield lambda candidate: executor.submit(row_here, job, candidate)
+        yield lambda number, candidate: executor.submit(row_here, jobs[number], candidate)
     else:
-        data = packed(job)
+        data = packed(jobs)
         shared = executor.share(data) if isinstance(executor, Cluster) else data
         name = sha256(data).hexdigest()
-        yield lambda candidate: executor.submit(row_there, name, shared, candidate)
+        yield lambda number, candidate: executor.submit(row_there, name, shared, number, candidate)
 
 
 _shared: list[Job] = []
 
 
-def _start(job: Job) -> None:
-    """Keep what all plans share."""
-    _shared[:] = [job]
+def _start(jobs: Sequence[Job]) -> None:
+    """Keep what plans share."""
+    _shared[:] = jobs
 
 
-def _row_of_process(candidate: Candidate) -> Row:
-    return row_here(_shared[0], candidate)
+def _row_of_process(number: int, candidate: Candidate) -> Row:
+    return row_here(_shared[number], candidate)
 
 
 def cluster_executor(

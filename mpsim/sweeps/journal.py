@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,16 +20,16 @@ _ANEW = "name another file, or write over it with --no-resume (resume=False)"
 
 
 class Journal:
-    """Rows by their number in the grid: those that a file had, and those that are appended to it."""
+    """Rows by the number of their plan: those that a file had, and those that are appended to it."""
 
-    def __init__(self, path: Path, question: Question, size: int) -> None:
+    def __init__(self, path: Path, questions: Sequence[Question]) -> None:
         self.rows: dict[int, Row] = {}
-        self._path, self._question, self._size = path, question, size
+        self._path, self._questions = path, questions
         self._descriptor, self._made = -1, False
 
     def append(self, number: int, row: Row) -> Row:
         """Write a row, and return it with the question that it answers."""
-        row = row | {"question": f"{self._question.text}:{number}"}
+        row = row | {"question": f"{self._questions[number].text}:{number}"}
         self.rows[number] = row
         try:
             data = csv_line([row[name] for name in COLUMNS]).encode()
@@ -51,10 +51,11 @@ class Journal:
         """
         for row in _rows(path):
             text, _, number = (row["question"] or "").rpartition(":")
-            if other := self._question.differs(text):
+            known = number.isdecimal() and int(number) < len(self._questions)
+            if other := self._questions[int(number) if known else 0].differs(text):
                 what = f"a sweep of {other}" if text else "no sweep that can be gone on with"
                 raise MpsimError(f"{str(path)!r} answers {what}; {_ANEW}")
-            if not number.isdecimal() or not int(number) < self._size:
+            if not known:
                 raise MpsimError(f"{str(path)!r} was edited: {row['question']!r} is no plan of this sweep; {_ANEW}")
             self.rows.setdefault(int(number), row)
 
@@ -94,17 +95,15 @@ def journal_path(output: str | Path) -> Path:
 
 
 @contextmanager
-def open_journal(output: str | Path, question: Question, size: int, *, resume: bool = True) -> Iterator[Journal]:
+def open_journal(output: str | Path, questions: Sequence[Question], *, resume: bool = True) -> Iterator[Journal]:
     """Open the file of a sweep with the rows that it already has.
 
     Parameters
     ----------
     output : path
         The file of the finished sweep.
-    question : Question
-        What its rows answer.
-    size : int
-        Plans in the grid.
+    questions : sequence of Question
+        What the row of each plan answers.
     resume : bool
         Go on with the rows that are there; otherwise they are lost.
 
@@ -113,7 +112,7 @@ def open_journal(output: str | Path, question: Question, size: int, *, resume: b
     MpsimError
         What is there answers another question, is being written, or cannot be.
     """
-    journal = Journal(journal_path(output), question, size)
+    journal = Journal(journal_path(output), questions)
     for path in {Path(output), journal_path(output)}:
         if path.exists() and not path.is_file():
             raise MpsimError(f"{str(path)!r} is not a file: name the file to write")

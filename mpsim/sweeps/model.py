@@ -1,20 +1,32 @@
-"""What a sweep found: one row for each plan, ranked, ties marked."""
+"""What a sweep found: one row for each plan, ranked among those of its workload and batch, ties marked."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isclose
 from typing import TYPE_CHECKING, Any
 
+from mpsim.errors import MpsimError
 from mpsim.result.frames import summary_row
 from mpsim.result.model import Result
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLUMNS", "COUNTS", "FIRST", "FLAGS", "TEXTS", "SweepInterrupted", "SweepResult", "finish"]
+__all__ = [
+    "COLUMNS",
+    "COUNTS",
+    "FIRST",
+    "FLAGS",
+    "TEXTS",
+    "Row",
+    "SweepInterrupted",
+    "SweepResult",
+    "finish",
+    "grouped",
+]
 
 Row = dict[str, Any]
 
@@ -25,8 +37,9 @@ FIRST = (
     "fits", "tie", "fidelity", "runtime", "algorithm", "reason",
 )  # fmt: skip
 _EMPTY = summary_row(Result(workload="", topology="", plan="", step_s=1.0, trial_step_s=(1.0,), free_step_s=1.0))
-# Which sweep a row answers, and which of its plans: see `mpsim.sweeps.question`.
-COLUMNS = (*FIRST, *(name for name in _EMPTY if name not in FIRST), "question")
+# `tokens_per_sample`: see `mpsim.workload.tokens`. `question`: which sweep a row answers, and which of its plans: see
+# `mpsim.sweeps.question`.
+COLUMNS = (*FIRST, *(name for name in _EMPTY if name not in FIRST), "tokens_per_sample", "question")
 
 
 def _columns_of(kind: type, *others: str) -> tuple[str, ...]:
@@ -36,7 +49,7 @@ def _columns_of(kind: type, *others: str) -> tuple[str, ...]:
 
 TEXTS = _columns_of(str, "strategy", "schedule", "algorithm", "reason", "baseline", "caveats", "question")
 FLAGS = _columns_of(bool, "fits", "tie")
-COUNTS = _columns_of(int, "rank", "dp", "pp", "tp", "microbatches", "microbatch_size")
+COUNTS = _columns_of(int, "rank", "dp", "pp", "tp", "microbatches", "microbatch_size", "tokens_per_sample")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +60,9 @@ class SweepResult:
     ----------
     rows : tuple of dict
         One for each plan, all with the keys ``COLUMNS``. A plan that cannot be run has a ``reason`` and None for its
-        numbers. ``rank`` counts the plans that are not known to overflow a memory, the fastest is 1; of plans that
-        take equally long the one of fewer devices comes first. ``tie``: the 5-95 % interval overlaps that of rank 1.
+        numbers. ``rank`` counts the plans of one workload and global batch that are not known to overflow a memory,
+        the fastest is 1; of plans that take equally long the one of fewer devices comes first. ``tie``: the 5-95 %
+        interval overlaps that of rank 1.
     planned : int
         Plans in the grid; more than there are rows if the sweep was interrupted.
     processes : int
@@ -76,14 +90,30 @@ class SweepResult:
         return len(self.rows) == self.planned
 
     @property
+    def groups(self) -> tuple[SweepResult, ...]:
+        """The rows of each workload, topology and global batch by themselves: only these compare by their steps."""
+        return tuple(replace(self, rows=tuple(rows), planned=len(rows)) for rows in grouped(self.rows))
+
+    @property
     def ranked(self) -> list[Row]:
-        """The rows with a rank, the fastest first."""
-        return sorted((row for row in self.rows if row["rank"]), key=lambda row: int(row["rank"]))
+        """The rows with a rank, the fastest first; group after group."""
+        return [row for rows in grouped(self.rows) for row in _ranked(rows)]
 
     @property
     def best(self) -> Row | None:
-        """The fastest plan that is not known to overflow a memory; None if there is none."""
-        return self.ranked[0] if self.ranked else None
+        """The fastest plan that is not known to overflow a memory; None if there is none.
+
+        Raises
+        ------
+        MpsimError
+            Of several workloads or batches: each has a best of its own.
+        """
+        groups = grouped(self.rows)
+        if len(groups) > 1:
+            raise MpsimError(
+                f"{len(groups)} workloads and batches have a best plan each: ask each of groups for its best"
+            )
+        return next(iter(_ranked(self.rows)), None)
 
     @property
     def caveats(self) -> tuple[str, ...]:
@@ -129,12 +159,33 @@ class SweepInterrupted(KeyboardInterrupt):
 
 
 def finish(rows: Sequence[Row], planned: int, processes: int) -> SweepResult:
-    """Return the rows with one baseline for all, ranks and ties."""
-    rows = _with_one_baseline([dict(row) for row in rows])
-    order = sorted((row for row in rows if row["step_s"] is not None and row["fits"] is not False), key=_order)
-    for rank, row in enumerate(order, 1):
-        row["rank"], row["tie"] = rank, rank > 1 and _overlap(row, order[0])
+    """Return the rows with ranks, ties and one baseline: each among those of its workload, topology and batch."""
+    rows = [dict(row) for row in rows]
+    for group in grouped(rows):
+        _give_one_baseline(group)
+        order = sorted((row for row in group if row["step_s"] is not None and row["fits"] is not False), key=_order)
+        for rank, row in enumerate(order, 1):
+            row["rank"], row["tie"] = rank, rank > 1 and _overlap(row, order[0])
     return SweepResult(rows=tuple(rows), planned=planned, processes=processes)
+
+
+def grouped(rows: Sequence[Row]) -> list[list[Row]]:
+    """Return the rows of each workload, topology and global batch, in the order in which these first appear.
+
+    Examples
+    --------
+    >>> rows = [{"workload": "w", "topology": "t", "global_batch": batch} for batch in (8, 16, 8)]
+    >>> [[row["global_batch"] for row in group] for group in grouped(rows)]
+    [[8, 8], [16]]
+    """
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["workload"], row["topology"], row["global_batch"]), []).append(row)
+    return [*groups.values()]
+
+
+def _ranked(rows: Sequence[Row]) -> list[Row]:
+    return sorted((row for row in rows if row["rank"]), key=lambda row: int(row["rank"]))
 
 
 def _order(row: Row) -> tuple[float, int]:
@@ -147,8 +198,8 @@ def _overlap(a: Row, b: Row) -> bool:
     return apart <= 0 or isclose(a["step_s"], a["step_s"] + apart, rel_tol=1e-12)
 
 
-def _with_one_baseline(rows: list[Row]) -> list[Row]:
-    """Return the rows with their speedups over one and the same step.
+def _give_one_baseline(rows: Sequence[Row]) -> None:
+    """Give the rows their speedups over one and the same step.
 
     The baseline of a plan alone is the fastest way to run the batch on one of *its* devices, at the measured sizes
     or its own; in a table all are held against the fastest of these.
@@ -159,4 +210,3 @@ def _with_one_baseline(rows: list[Row]) -> list[Row]:
         if best is not None and row["step_s"]:
             row |= {name: best[name] for name in ("baseline", "baseline_step_s")}
             row["speedup"] = best["baseline_step_s"] / row["step_s"]
-    return rows

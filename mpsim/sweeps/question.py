@@ -23,7 +23,7 @@ from mpsim.plan.runtimes import RUNTIMES
 from mpsim.plan.schedules import SCHEDULES, resolve_schedule, rows_for
 from mpsim.sweeps.grid import Candidate
 
-__all__ = ["Question", "ask", "cell_text", "code_digest", "digest"]
+__all__ = ["Question", "ask", "cell_text", "code_digest", "digest", "setting_of"]
 
 _DIGITS = 12  # of each part of a question in a file: what is told apart there are a user's own questions
 _OTHER = {
@@ -31,6 +31,7 @@ _OTHER = {
     "workload": "another workload",
     "topology": "another topology",
     "options": "other options",
+    "batch": "another batch or baseline",
     "grid": "another grid of plans",
 }
 _CODE = (".py", ".csv", ".json")
@@ -46,7 +47,9 @@ class Question:
         mpsim's files, and what it computes with.
     workload, topology : str
     options : str
-        What else all plans share.
+        What else plans share, whatever their batch.
+    batch : str
+        Samples in a step, and what speedups compare with.
     grid : str
         The plans.
     """
@@ -55,6 +58,7 @@ class Question:
     workload: str
     topology: str
     options: str
+    batch: str
     grid: str
 
     @property
@@ -63,8 +67,8 @@ class Question:
 
         Examples
         --------
-        >>> Question(code="a" * 64, workload="b" * 64, topology="c" * 64, options="d" * 64, grid="e" * 64).text
-        'aaaaaaaaaaaa-bbbbbbbbbbbb-cccccccccccc-dddddddddddd-eeeeeeeeeeee'
+        >>> Question(code="a" * 64, workload="b" * 64, topology="c" * 64, options="d", batch="e", grid="f").text
+        'aaaaaaaaaaaa-bbbbbbbbbbbb-cccccccccccc-d-e-f'
         """
         return "-".join(part[:_DIGITS] for part in self._parts.values())
 
@@ -82,7 +86,7 @@ class Question:
 
         Examples
         --------
-        >>> asked = Question(code="a" * 64, workload="b" * 64, topology="c" * 64, options="d" * 64, grid="e" * 64)
+        >>> asked = Question(code="a", workload="b", topology="cc", options="d", batch="e", grid="f")
         >>> asked.differs(asked.text), asked.differs(asked.text.replace("cc", "ff"))
         ('', 'another topology')
         """
@@ -93,13 +97,28 @@ class Question:
         return next((_OTHER[name] for (name, part), their in ours if part[:_DIGITS] != their), "")
 
 
-def ask(*, workload: Any, topology: Any, options: Any, grid: Sequence[Candidate]) -> Question:
-    """Return the question of a sweep.
+def setting_of(text: str | None) -> str:
+    """Return what rows share whatever their batch and the other plans of their sweep, of the text of their question.
+
+    "" where nothing is known of it.
+
+    Examples
+    --------
+    >>> asked = Question(code="a", workload="b", topology="c", options="d", batch="e", grid="f")
+    >>> setting_of(f"{asked.text}:17"), setting_of(None)
+    ('a-b-c-d', '')
+    """
+    parts = (text or "").partition(":")[0].split("-")
+    return "-".join(parts[:-2]) if len(parts) == len(fields(Question)) else ""
+
+
+def ask(*, workload: Any, topology: Any, options: Any, batch: Any, grid: Sequence[Candidate]) -> Question:
+    """Return the question of a sweep of one workload and batch.
 
     Parameters
     ----------
-    workload, topology, options
-        Values that `digest` takes; `options` are all else that a row depends on.
+    workload, topology, options, batch
+        Values that `digest` takes; `batch` and `options` are all else that a row depends on.
     grid : sequence of Candidate
         The plans, in their order.
     """
@@ -108,6 +127,7 @@ def ask(*, workload: Any, topology: Any, options: Any, grid: Sequence[Candidate]
         workload=digest(workload),
         topology=digest(topology),
         options=digest((options, list(_registered()))),
+        batch=digest(batch),
         grid=digest([cell_text(candidate) for candidate in grid]),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from mpsim.sweeps.model import COLUMNS, Row
 from mpsim.sweeps.question import code_digest
 from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
+from mpsim.workload.tokens import tokens_per_sample
 
 __all__ = ["Job", "packed", "row_here", "row_there"]
 
@@ -31,7 +32,7 @@ _KNOWN = tuple(dict(registry) for registry in _REGISTRIES)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What all plans of a sweep share; sent to each process once."""
+    """What all plans of one workload and batch share; sent to each process once."""
 
     workload: Workload
     topology: Topology
@@ -63,8 +64,8 @@ def row_here(job: Job, candidate: Candidate) -> Row:
     return row | summary_row(result)
 
 
-def packed(job: Job) -> bytes:
-    """Return a job as bytes for workers that share nothing with this process, with what its user registered.
+def packed(jobs: Sequence[Job]) -> bytes:
+    """Return jobs as bytes for workers that share nothing with this process, with what its user registered.
 
     Raises
     ------
@@ -75,16 +76,16 @@ def packed(job: Job) -> bytes:
     own = [[pair for pair in registry.items() if pair[1] is not known.get(pair[0])] for registry, known in pairs]
     try:
         # In two shells: what another mpsim made may not even be read.
-        return pickle.dumps((code_digest(), pickle.dumps((own, job))))
+        return pickle.dumps((code_digest(), pickle.dumps((own, jobs))))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise MpsimError(f"what was registered cannot be sent ({error}): define it at the top of a module") from None
 
 
-_unpacked: dict[str, Job] = {}
+_unpacked: dict[str, Sequence[Job]] = {}
 
 
-def row_there(name: str, data: bytes, candidate: Candidate) -> Row:
-    """Return a row in a worker that knows the job by its name once it was given its bytes, as `packed` makes them.
+def row_there(name: str, data: bytes, number: int, candidate: Candidate) -> Row:
+    """Return a row of a job in a worker that knows jobs by a name once it was given them as `packed` makes them.
 
     Raises
     ------
@@ -95,12 +96,12 @@ def row_there(name: str, data: bytes, candidate: Candidate) -> Row:
         code, inner = pickle.loads(data)
         if code != code_digest():
             raise MpsimError("a worker has another mpsim, Python, numpy or simpy than this process: install the same")
-        own, job = pickle.loads(inner)
+        own, jobs = pickle.loads(inner)
         for registry, pairs in zip(_REGISTRIES, own, strict=True):
             registry.update(pairs)
         _unpacked.clear()
-        _unpacked[name] = job
-    return row_here(_unpacked[name], candidate)
+        _unpacked[name] = jobs
+    return row_here(_unpacked[name][number], candidate)
 
 
 def _coordinates(job: Job, candidate: Candidate) -> Row:
@@ -124,4 +125,5 @@ def _coordinates(job: Job, candidate: Candidate) -> Row:
         "runtime": job.base.runtime,
         "algorithm": job.base.algorithm,
         "trials": job.trials.count,
+        "tokens_per_sample": tokens_per_sample(job.workload) or None,
     }

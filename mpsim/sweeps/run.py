@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 
 from mpsim.collectives.mapping import check_algorithm
@@ -20,14 +21,14 @@ from mpsim.plan.recompute import parse_recompute
 from mpsim.plan.schedules import Schedule, resolve_schedule
 from mpsim.plan.sharding import Sharding
 from mpsim.result.model import Result
-from mpsim.result.statistics import check_baseline
 from mpsim.sweeps.cache import Cache, cache_folder
 from mpsim.sweeps.executors import submitting
 from mpsim.sweeps.file import check_suffix, save_sweep
 from mpsim.sweeps.grid import Candidate, candidates
+from mpsim.sweeps.jobs import Cell, baseline_for, batches_of, workloads_of
 from mpsim.sweeps.journal import Journal, journal_path, open_journal
 from mpsim.sweeps.model import Row, SweepInterrupted, SweepResult, finish
-from mpsim.sweeps.question import ask, cell_text, digest
+from mpsim.sweeps.question import Question, ask, cell_text, digest
 from mpsim.sweeps.row import Job, row_here
 from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
@@ -38,10 +39,10 @@ Progress = Callable[[int, int], None]
 
 
 def sweep(
-    workload: Workload,
+    workload: Workload | Sequence[Workload],
     topology: Topology,
     *,
-    batch: int,
+    batch: int | Sequence[int],
     devices: int | None = None,
     microbatches: Sequence[int] | None = None,
     schedules: Sequence[str | Schedule] | None = None,
@@ -59,7 +60,7 @@ def sweep(
     rescale: str | None = None,
     speed: float | None = None,
     unchecked: bool = False,
-    baseline: Result | None = None,
+    baseline: Result | Sequence[Result] | None = None,
     speedups: bool = True,
     processes: int | None = None,
     executor: Executor | None = None,
@@ -72,10 +73,13 @@ def sweep(
 
     Parameters
     ----------
-    workload, topology
-        What is split, over what.
-    batch : int
-        Samples in one step over all replicas: the same for every plan.
+    workload : Workload or sequence of Workload
+        What is split. Of several, such as one model with sequences of several lengths, and of several batches, each
+        has its own ranks, speedups and baseline; `mpsim.sweeps.scaling_rows` lays them side by side.
+    topology : Topology
+        Over what.
+    batch : int or sequence of int
+        Samples in one step over all replicas: the same for every plan, or several that are swept one by one.
     devices : int, optional
         Devices at most; which of them, and which stage or replica each gets, is part of the search where they or the
         links are unlike (`mpsim.sweeps.placing.placements`). None: all.
@@ -85,8 +89,9 @@ def sweep(
         Of every plan.
     trials, rng, variability, by_type, rescale, speed, unchecked
         As in `simulate`; all plans meet the same draws.
-    baseline : Result, optional
-        What speedups compare with; None: the fastest way to run the batch on one of the topology's devices.
+    baseline : Result or sequence of Result, optional
+        What speedups compare with, of the same batch; of several workloads or batches one for each of them. None: the
+        fastest way to run the batch on one of the topology's devices.
     speedups : bool
         Whether rows have speedups at all.
     processes : int, optional
@@ -128,50 +133,58 @@ def sweep(
     if output is not None:
         check_suffix(output)
     drawn = Trials(count=trials, rng=seed_of(rng), variability=variability or Variability())
-    for name, value in (("batch", batch), ("processes", processes), *_each(microbatches, tensor)):
+    works, batches = workloads_of(workload), batches_of(batch)
+    for name, value in (("processes", processes), *_each(microbatches, tensor)):
         if value is not None and value < 1:
             raise MpsimError(f"{name} is {value}, expected 1 or more")
     for schedule in schedules or ():
         resolve_schedule(schedule)
     check_algorithm("all_reduce", algorithm)
-    by_type = scaled_by_type(workload, topology, by_type, rescale=rescale, speed=speed)
-    costs = Costs(workload, by_type, workload.microbatch, 1)
-    check_devices(costs, topology.devices)  # any of them may be chosen
-    check_baseline(baseline, batch, "sweep")
-    recomputed_layers(workload, [layer.costs[0] for layer in workload.layers], parse_recompute(recompute))
-    grid = candidates(workload, n_devices, batch, microbatches=microbatches, schedules=schedules, tensor=tensor)
-    if not grid:
-        raise MpsimError(f"tensor sizes {list(tensor or ())} need more than the {n_devices} devices there are")
-    job = Job(
-        workload=workload,
-        topology=topology,
-        base=Plan(
-            batch=batch,
-            bucket_bytes=bucket_bytes,
-            algorithm=algorithm,
-            runtime=runtime,
-            launch=launch,
-            sharding=Sharding(recompute=recompute),
-        ),
-        trials=drawn,
-        by_type=by_type,
-        unchecked=unchecked,
-        host_speed=host_speed,
-        baseline=baseline,
+    if by_type and len(works) > 1:
+        raise MpsimError(f"costs by type of device are of one workload, {len(works)} are swept: sweep each by itself")
+    base = Plan(
+        bucket_bytes=bucket_bytes,
+        algorithm=algorithm,
+        runtime=runtime,
+        launch=launch,
+        sharding=Sharding(recompute=recompute),
     )
-    workers = min(processes or os.cpu_count() or 1, len(grid))
+    job_of = partial(Job, topology=topology, trials=drawn, unchecked=unchecked, host_speed=host_speed)
+    grid_of = partial(candidates, microbatches=microbatches, schedules=schedules, tensor=tensor)
+    jobs: list[Job] = []
+    cells: list[Cell] = []
+    notes: list[str] = []
+    for work in works:
+        scaled = scaled_by_type(work, topology, by_type, rescale=rescale, speed=speed)
+        notes += _checked_costs(work, topology, scaled, recompute)
+        for size in batches:
+            grid = grid_of(work, n_devices, size)
+            if not grid:
+                raise MpsimError(f"tensor sizes {list(tensor or ())} need more than the {n_devices} devices there are")
+            cells += [Cell(len(jobs), candidate) for candidate in grid]
+            held = baseline_for(baseline, works, work, size)
+            jobs.append(job_of(workload=work, base=replace(base, batch=size), by_type=scaled, baseline=held))
+    workers = min(processes or os.cpu_count() or 1, len(cells))
     check_processes(workers)
-    with _kept(job, grid, output=output, resume=resume, cache=cache, speedups=speedups) as (journal, known):
-        table = _Table(grid=grid, progress=progress or (lambda done, total: None), journal=journal, cache=known)
+    with _kept(jobs, cells, output=output, resume=resume, cache=cache, speedups=speedups) as (journal, known):
+        table = _Table(cells=cells, progress=progress or (lambda done, total: None), journal=journal, caches=known)
         try:
             table.begin()
-            _fill(table, job, workers, executor)
+            _fill(table, jobs, workers, executor)
         except KeyboardInterrupt:
             raise SweepInterrupted(table.finished(workers, speedups=speedups)) from None
     found = table.finished(workers, speedups=speedups)
     if output is not None:
         _save(found, Path(output))
-    return replace(found, notes=costs.remarks(topology.devices))
+    return replace(found, notes=tuple(dict.fromkeys(notes)))
+
+
+def _checked_costs(work: Workload, topology: Topology, by_type: Mapping[str, Workload], recompute: str) -> list[str]:
+    """Refuse costs of which no plan could be made on any device; return what they have to say."""
+    costs = Costs(work, by_type, work.microbatch, 1)
+    check_devices(costs, topology.devices)  # any of them may be chosen
+    recomputed_layers(work, [layer.costs[0] for layer in work.layers], parse_recompute(recompute))
+    return [*costs.remarks(topology.devices)]
 
 
 def _save(found: SweepResult, output: Path) -> None:
@@ -185,25 +198,39 @@ def _save(found: SweepResult, output: Path) -> None:
 
 @contextmanager
 def _kept(
-    job: Job, grid: list[Candidate], *, output: str | Path | None, resume: bool, cache: bool | str | Path,
-    speedups: bool,
-) -> Iterator[tuple[Journal | None, Cache | None]]:  # fmt: skip
-    """Open what rows are kept in."""
+    jobs: Sequence[Job], cells: Sequence[Cell], *, output: str | Path | None, resume: bool,
+    cache: bool | str | Path, speedups: bool,
+) -> Iterator[tuple[Journal | None, list[Cache]]]:  # fmt: skip
+    """Open what rows are kept in: one journal, and a cache for each job."""
     folder = None if cache is False else _folder(cache)
     if output is None and folder is None:
-        yield None, None
+        yield None, []
         return
-    baseline = None if job.baseline is None else (job.baseline.plan, job.baseline.step_s)
-    others = [getattr(job, one.name) for one in fields(job) if one.name not in ("workload", "topology", "baseline")]
-    asked = ask(workload=job.workload, topology=job.topology, options=(others, baseline), grid=grid)
+    asked = [_question(job, [cell.candidate for cell in cells if cell.job == i]) for i, job in enumerate(jobs)]
     with ExitStack() as stack:
-        journal = known = None
+        journal, known = None, []
         if output is not None:
-            whole = replace(asked, options=digest((asked.options, speedups)))
-            journal = stack.enter_context(open_journal(output, whole, len(grid), resume=resume))
+            batch = digest(([one.batch for one in asked], speedups))
+            grid = digest([one.grid for one in asked])
+            whole = [replace(one, batch=batch, grid=grid) for one in asked]
+            journal = stack.enter_context(open_journal(output, [whole[cell.job] for cell in cells], resume=resume))
         if folder is not None:
-            known = stack.enter_context(closing(Cache(folder, asked)))
+            known = [stack.enter_context(closing(Cache(folder, one))) for one in asked]
         yield journal, known
+
+
+def _question(job: Job, grid: Sequence[Candidate]) -> Question:
+    """Return what the rows of a job answer."""
+    apart = ("workload", "topology", "base", "baseline")
+    others = [getattr(job, one.name) for one in fields(job) if one.name not in apart]
+    baseline = None if job.baseline is None else (job.baseline.plan, job.baseline.step_s)
+    return ask(
+        workload=job.workload,
+        topology=job.topology,
+        options=(others, replace(job.base, batch=0)),
+        batch=(job.base.batch, baseline),
+        grid=grid,
+    )
 
 
 def _folder(cache: bool | str | Path) -> Path | None:
@@ -229,10 +256,10 @@ def _checked_devices(devices: int | None, topology: Topology) -> int:
 class _Table:
     """The rows of a sweep as they come, and where they are kept."""
 
-    grid: Sequence[Candidate]
+    cells: Sequence[Cell]
     progress: Progress
     journal: Journal | None
-    cache: Cache | None
+    caches: Sequence[Cache]  # of each job, or none
     rows: dict[int, Row] = field(default_factory=dict)
     known: int = 0
 
@@ -240,25 +267,26 @@ class _Table:
         """Take over what is known."""
         if self.journal is not None:
             self.rows |= self.journal.rows
-        if self.cache is not None:
-            for number in self.missing:
-                if (row := self.cache.get(cell_text(self.grid[number]))) is not None:
-                    self._keep(number, row)
+        for number in self.missing if self.caches else ():
+            job, candidate = self.cells[number]
+            if (row := self.caches[job].get(cell_text(candidate))) is not None:
+                self._keep(number, row)
         self.known = len(self.rows)
         if self.rows:
-            self.progress(len(self.rows), len(self.grid))
+            self.progress(len(self.rows), len(self.cells))
 
     @property
     def missing(self) -> list[int]:
         """The numbers of the plans without a row."""
-        return [number for number in range(len(self.grid)) if number not in self.rows]
+        return [number for number in range(len(self.cells)) if number not in self.rows]
 
     def add(self, number: int, row: Row) -> None:
         """Keep a row that was computed."""
-        if self.cache is not None:
-            self.cache.put(cell_text(self.grid[number]), row)
+        if self.caches:
+            job, candidate = self.cells[number]
+            self.caches[job].put(cell_text(candidate), row)
         self._keep(number, row)
-        self.progress(len(self.rows), len(self.grid))
+        self.progress(len(self.rows), len(self.cells))
 
     def _keep(self, number: int, row: Row) -> None:
         self.rows[number] = row if self.journal is None else self.journal.append(number, row)
@@ -266,28 +294,29 @@ class _Table:
     def finished(self, processes: int, *, speedups: bool) -> SweepResult:
         """Return the rows there are, ranked."""
         rows = [self.rows[i] for i in sorted(self.rows)]
-        found = replace(finish(rows, len(self.grid), processes), known=self.known)
+        found = replace(finish(rows, len(self.cells), processes), known=self.known)
         if speedups:
             return found
         empty = dict.fromkeys(("speedup", "baseline", "baseline_step_s"))
         return replace(found, rows=tuple(row | empty for row in found.rows))
 
 
-def _fill(table: _Table, job: Job, processes: int, executor: Executor | None) -> None:
+def _fill(table: _Table, jobs: Sequence[Job], processes: int, executor: Executor | None) -> None:
     """Compute the rows that are missing."""
     if executor is None and processes == 1:
         for number in table.missing:
-            table.add(number, row_here(job, table.grid[number]))
+            job, candidate = table.cells[number]
+            table.add(number, row_here(jobs[job], candidate))
         return
     futures: dict[Future[Row], int] = {}
     try:
-        with submitting(job, processes, executor) as submit:
-            futures.update((submit(table.grid[number]), number) for number in table.missing)
+        with submitting(jobs, processes, executor) as submit:
+            futures.update((submit(*table.cells[number]), number) for number in table.missing)
             for future in as_completed(futures):
                 table.add(futures[future], future.result())
     except BrokenExecutor:
         raise MpsimError(
-            f"a worker process died after {len(table.rows)} of {len(table.grid)} plans (out of memory?): lower the"
+            f"a worker process died after {len(table.rows)} of {len(table.cells)} plans (out of memory?): lower the"
             f" number of processes, {processes}, or the number of trials"
         ) from None
     finally:  # of a sweep that is left early, too

@@ -1,28 +1,35 @@
-"""A sweep as text for a terminal: the ranked plans, and why the others cannot be run."""
+"""Sweeps as text for a terminal: the ranked plans, why the others cannot be run, what more devices bring."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
 from typing import Any
 
 from mpsim.result.text import caution, format_percent, short_notes
 from mpsim.sweeps.model import Row, SweepResult
+from mpsim.sweeps.strong_and_weak import scaling_rows
 from mpsim.units import format_bytes, format_duration
 
-__all__ = ["table"]
+__all__ = ["scaling_text", "table"]
 
 MOST_REASONS = 6
+# heading, to the left, text of a row
+_Columns = tuple[tuple[str, bool, Callable[[Row], str]], ...]
 
 
 def table(result: SweepResult, top: int = 10, head: str = "") -> str:
     """Return the fastest plans that fit, and, in a line each, what became of the others.
+
+    Of several workloads or batches what more devices bring to each comes first.
 
     Parameters
     ----------
     result : SweepResult
         What was found.
     top : int
-        Plans to list; 0: all.
+        Plans to list, of each workload and batch; 0: all.
     head : str
         What stands above, under the line that says what may make the table wrong.
 
@@ -32,23 +39,53 @@ def table(result: SweepResult, top: int = 10, head: str = "") -> str:
     interrupted: 0 of 2 plans were tried
     no plan can be run
     """
+    groups = result.groups or (result,)
     above = caution(result.caveats) + head
     blocks = [above.removesuffix("\n") + "\n"] if above else []
     if not result.complete:
         blocks.append(f"interrupted: {len(result.rows)} of {result.planned} plans were tried")
-    ranked = result.ranked
-    shown = ranked[:top] if top else ranked
+    if len(groups) > 1:
+        blocks.append(f"{_scaling(scaling_rows(result))}\n")
+    shown = [group.ranked[:top] if top else group.ranked for group in groups]
+    if any(shown):
+        blocks.append(f"{_align(_cells(_columns_of(groups), [*chain(*shown)]))}\n")
+    for group, rows in zip(groups, shown, strict=True):
+        lines = (_outcome(group, len(rows)), *_too_large(group))
+        blocks += [_name_of(group, groups) + line for line in lines]
+    return "\n".join([*blocks, *_reasons(result), *short_notes(result.notes)])
+
+
+def _outcome(group: SweepResult, shown: int) -> str:
     if shown:
-        blocks.append(f"{_align(_cells(shown))}\n")
-        blocks.append(_ranked_line(result, len(shown)))
-    else:
-        blocks.append("no plan can be run" if not result.too_large else "no plan fits")
-    blocks += _too_large(result) + _reasons(result) + short_notes(result.notes)
-    return "\n".join(blocks)
+        return _ranked_line(group, shown)
+    return "no plan can be run" if not group.too_large else "no plan fits"
 
 
-# heading, to the left, text of a row
-_COLUMNS: tuple[tuple[str, bool, Callable[[Row], str]], ...] = (
+def _name_of(group: SweepResult, groups: Sequence[SweepResult]) -> str:
+    """Return the words that tell a group's lines from those of others; "" of the only one."""
+    differing = _differing(groups)
+    words = {"workload": "{}", "topology": "{}", "global_batch": "batch {}"}
+    return ", ".join(words[name].format(group.rows[0][name]) for name in differing) + ": " * bool(differing)
+
+
+def _differing(groups: Sequence[SweepResult]) -> list[str]:
+    """Return the columns by which groups are told apart."""
+    first = [group.rows[0] for group in groups if group.rows]
+    return [name for name in ("workload", "topology", "global_batch") if len({row[name] for row in first}) > 1]
+
+
+def _columns_of(groups: Sequence[SweepResult]) -> _Columns:
+    """Return the columns of a table, with those by which groups are told apart."""
+    headings = {"workload": "workload", "topology": "topology", "global_batch": "batch"}
+    own = [(headings[name], name != "global_batch", partial(_text, name)) for name in _differing(groups)]
+    return (*own, *_COLUMNS)
+
+
+def _text(name: str, row: Row) -> str:
+    return str(row[name])
+
+
+_COLUMNS: _Columns = (
     ("rank", False, lambda row: f"{row['rank']}{'=' if row['tie'] else ' '}"),
     ("devices", False, lambda row: str(row["n_devices"])),
     ("plan", True, lambda row: row["plan"]),
@@ -75,8 +112,8 @@ def _interval(row: Row) -> str:
     return f"{format_duration(row['step_p5_s'])} to {format_duration(row['step_p95_s'])}"
 
 
-def _cells(rows: Sequence[Row]) -> list[tuple[str, bool, list[str]]]:
-    columns = [(heading, left, [text(row) for row in rows]) for heading, left, text in _COLUMNS]
+def _cells(columns_of: _Columns, rows: Sequence[Row]) -> list[tuple[str, bool, list[str]]]:
+    columns = [(heading, left, [text(row) for row in rows]) for heading, left, text in columns_of]
     return [column for column in columns if any(cell.strip() for cell in column[2])]
 
 
@@ -125,3 +162,64 @@ def _reasons(result: SweepResult) -> list[str]:
     if len(reasons) > MOST_REASONS:
         lines.append(f"       and {len(reasons) - MOST_REASONS} more reasons, each in its row (-o)")
     return lines
+
+
+def scaling_text(rows: Sequence[Row]) -> str:
+    """Return what more devices bring, as `mpsim.sweeps.strong_and_weak.scaling_rows` has it, as a table.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        The fastest plan on each number of devices.
+
+    Examples
+    --------
+    >>> from mpsim.sweeps.strong_and_weak import SCALING_COLUMNS
+    >>> row = dict.fromkeys(SCALING_COLUMNS) | {
+    ...     "global_batch": 8, "n_devices": 2, "plan": "dp=2", "step_s": 0.5, "throughput_samples_per_s": 16.0,
+    ...     "speedup": 1.5, "efficiency_fraction": 0.75, "speedup_over_devices": 1, "batch_per_device": 4.0}
+    >>> print(scaling_text([row]).splitlines()[0])
+    batch  devices  plan    step  samples/s  speedup  efficiency  batch/device  fits
+    """
+    caveats = dict.fromkeys(one for row in rows for one in (row["caveats"] or "").split("; ") if one)
+    return caution([*caveats]) + _scaling(rows)
+
+
+def _scaling(rows: Sequence[Row]) -> str:
+    if not rows:
+        return "no plan that can be run fits: nothing is said of more devices"
+    lines = [
+        _align(_cells(_SCALING, rows)),
+        "",
+        "speedup: of the same batch, over the fewest devices with a plan; efficiency: by as many times the devices",
+    ]
+    if any(row["weak_efficiency_fraction"] is not None for row in rows):
+        lines.append("weak: throughput of a device, by that on the fewest devices with the same batch a device")
+    return "\n".join(lines)
+
+
+_SCALING: _Columns = (
+    ("series", True, lambda row: row["series"] or ""),
+    ("batch", False, lambda row: str(row["global_batch"])),
+    ("devices", False, lambda row: str(row["n_devices"])),
+    ("plan", True, lambda row: row["plan"]),
+    ("step", False, lambda row: format_duration(row["step_s"])),
+    ("samples/s", False, lambda row: _number(row["throughput_samples_per_s"])),
+    ("tokens/s", False, lambda row: _number(row["throughput_tokens_per_s"])),
+    ("speedup", False, lambda row: f"{row['speedup']:.2f}x"),
+    ("efficiency", False, lambda row: _percent(row["efficiency_fraction"])),
+    ("batch/device", False, lambda row: _number(row["batch_per_device"])),
+    ("weak", False, lambda row: _percent(row["weak_efficiency_fraction"])),
+    ("fits", True, lambda row: {True: "yes", False: "NO", None: "?"}[row["fits"]]),
+)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else format_percent(value)
+
+
+def _number(value: float | None) -> str:
+    """Return a number to four digits."""
+    if value is None:
+        return ""
+    return f"{float(f'{value:.4g}'):,.10g}"

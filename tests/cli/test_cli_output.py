@@ -256,6 +256,54 @@ def test_sweep_takes_a_restricted_grid(mpsim) -> None:
     }  # fmt: skip
 
 
+@pytest.fixture
+def two_sweeps(mpsim) -> None:
+    """``t.csv`` of two workloads and batches on a ring, ``o.csv`` of one of them on another."""
+    Path("long.json").write_text(Path(HAND).read_text().replace('"name": "hand"', '"name": "long"'))
+    few = ("--tensor", "1", "--schedules", "gpipe", "--processes", "1", "--no-cache")
+    said = mpsim("sweep", HAND, "long.json", RING, "--batch", "16,8", "--top", "1", *few, "-o", "t.csv")
+    assert said.stdout.splitlines()[0] == f"hand, long | {RING} | batch 8, 16"
+    assert "long, batch 16: 1 of " in said.stdout
+    assert mpsim("sweep", HAND, "ring:2,link=eth_1g", "--batch", "8", *few, "-o", "o.csv").exit_code == 0
+
+
+def test_several_batches_and_tables_are_one_picture_and_one_table(mpsim, two_sweeps) -> None:
+    for words in (("t.csv",), ("t.csv", "o.csv"), ("o.csv", "--kind", "scaling")):
+        assert mpsim("plot", *words, "-o", "x.png").exit_code == 0
+    rows = printed(mpsim("show", "t.csv", "o.csv", "--scaling", "--json"))["scaling"]
+    assert [*dict.fromkeys(row["series"] for row in rows)] == [
+        f"hand, {RING}",
+        f"long, {RING}",
+        "hand, ring:2,link=eth_1g",
+    ]
+    shown = mpsim("show", "t.csv", "o.csv", "--scaling").stdout.splitlines()
+    assert len(shown) == 1 + len(rows) + 3
+    (head, *_) = mpsim("show", "t.csv").stdout.splitlines()
+    assert head.split()[:3] == ["series", "batch", "devices"]
+
+
+UNLIKE = [
+    (("plot", "t.csv", "--kind", "speedup", "-o", "x.png"), "2 global batches (8, 16) do not compare"),
+    (("plot", "t.csv", "o.csv", "--kind", "speedup", "-o", "x.png"), "2 tables have speedups over baselines"),
+    (("plot", "t.csv", "./t.csv", "-o", "x.png"), "t.csv is given twice: leave one out"),
+    (("plot", "t.csv", HAND, "-o", "x.png"), "give results of mpsim simulate -o"),
+    (("show", "t.csv", HAND, "--scaling"), "is a workload: leave one out"),
+    (("show", "t.csv", "--scaling", "--top", "1"), "leave the other options out"),
+    (("sweep", HAND, "--batch", "8"), "WORKLOAD or TOPOLOGY is missing"),
+    (("sweep", HAND, HAND, RING, "--batch", "8"), "two workloads are called 'hand'"),
+    (("sweep", HAND, RING, "--batch", "8,16", "--epochs", "1", "--samples", "64"), "from 4 to 8 steps"),
+    (("sweep", HAND, "long.json", RING, "--batch", "8", "--costs", "A=b"), "--costs is of one workload, 2 are"),
+]
+
+
+def test_what_does_not_compare_is_refused(mpsim, two_sweeps) -> None:
+    for words, message in UNLIKE:
+        refused = mpsim(*words)
+        assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1)
+        assert message in refused.stderr
+        assert not Path("x.png").exists()
+
+
 def test_a_bar_moves_where_it_is_asked_for(mpsim) -> None:
     assert "/53 [" in mpsim(*SWEEP, "--progress").stderr
     assert mpsim(*SWEEP).stderr == ""

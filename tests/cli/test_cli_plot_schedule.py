@@ -14,6 +14,15 @@ def test_each_is_drawn(mpsim, name) -> None:
     assert "<svg" in Path("x.svg").read_text()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "words", [("--stages", "1"), ("--stages", "1", "--chunks", "8"), ("--stages", "8", "--chunks", "4")]
+)
+def test_a_legend_longer_than_the_ranks_are_high_has_room(mpsim, words) -> None:
+    drawn = mpsim("plot", "--schedule", "interleaved-zb", *words, "--microbatches", "8", "-o", "x.svg")
+    assert (drawn.exit_code, drawn.stderr) == (0, "wrote x.svg\n")
+
+
 def test_a_file_is_drawn(mpsim) -> None:
     Path("mine.csv").write_text("0F0,0F1,0B0,0B1\n1F0,1B0,1F1,1B1\n")
     for more in ((), ("--stages", "2", "--microbatches", "2"), ("--chunks", "1")):

@@ -10,6 +10,7 @@ from mpsim.errors import MpsimError
 from mpsim.result import plotting
 from mpsim.result.frames import summary_row
 from mpsim.result.model import Result, Spans
+from mpsim.sweeps import SweepResult, scaling_rows
 
 LONG = "meta-llama/Llama-3.1-70B with a long suffix --set n_layer=4 --set hidden=8192 --dtype bfloat16 --sequence 8192"
 OF_ONE = (
@@ -84,6 +85,7 @@ def test_long_names_are_wrapped(draw, noisy):
 @pytest.mark.parametrize("draw", OF_SEVERAL)
 def test_pictures_of_several_results_clip_nothing(draw, pipeline, noisy, replay, large):
     results = [pipeline, noisy, replay(stages=1), replay(replicas=4), large, replace(noisy, plan=LONG)]
+    results = [replace(result, global_batch=128) for result in results]  # of unequal ones speedups do not compare
     figure = draw(results)
     assert_nothing_is_clipped(figure)
     assert_tick_labels_stand_apart(figure)
@@ -321,3 +323,75 @@ def test_only_plotting_loads_matplotlib():
     program = "import sys, mpsim.result.frames, mpsim.result.text; print('matplotlib' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "False"
+
+
+def scaled(*series: str, batches=(8, 16, 32), most=8, slower=0.9, **more):
+    """Rows as of sweeps in which each doubling of the devices brings a little less than twice."""
+    rows = []
+    for s, name in enumerate(series):
+        for batch in batches:
+            for n in (n for n in (1, 2, 4, 8, 16, 32, 64) if n <= most):
+                step = batch / n / slower ** (n.bit_length() - 1 + s)
+                given = {
+                    "workload": name or "w",
+                    "topology": "t",
+                    "plan": "p",
+                    "rank": 1,
+                    "fits": True,
+                    "caveats": None,
+                }
+                rows.append(given | {"global_batch": batch, "n_devices": n, "step_s": step} | more)
+    return scaling_rows(SweepResult(rows=tuple(rows), planned=len(rows)))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [scaled(""), scaled("", batches=(8,)), scaled(LONG, f"{LONG} other"), scaled(*"abcd"), scaled("", most=64),
+     scaled("", slower=0.9999), scaled("", caveats=LONG, fits=None), scaled("", slower=1e-3)],
+)  # fmt: skip
+def test_scaling_clips_nothing_and_hides_no_mark(given):
+    figure = plotting.scaling(given)
+    assert_nothing_is_clipped(figure)
+    assert_tick_labels_stand_apart(figure)
+    for ax in figure.axes:
+        (low, high), (left, right) = ax.get_ylim(), ax.get_xlim()
+        seen = set()
+        for line in ax.lines:
+            assert all(low <= y <= high for y in line.get_ydata())
+            if line.get_marker() == "None" or line.get_markersize() < 4:
+                continue
+            assert line.get_markerfacecolor() == "none"
+            assert all(left < x < right for x in line.get_xdata())
+            for point in zip(line.get_xdata(), line.get_ydata(), strict=True):
+                mark = (point, line.get_marker(), line.get_markersize())
+                assert mark not in seen
+                seen.add(mark)
+
+
+def test_scaling_has_a_panel_for_each_thing_there_is_to_see():
+    labels = [ax.get_ylabel() for ax in plotting.scaling(scaled("a", "b")).axes]
+    assert labels == ["samples per second", "speedup", "throughput of a device"]
+    tokens = plotting.scaling(scaled("a", "b", batches=(8, 24), most=2, tokens_per_sample=512))
+    assert [ax.get_ylabel() for ax in tokens.axes] == ["tokens per second", "speedup"]
+    assert legend(plotting.scaling(scaled("", batches=(8, 16)))) == ["ideal", "batch 8", "batch 16"]
+    assert legend(plotting.scaling(scaled("a", "b", batches=(8,)))) == ["a", "b"]
+
+
+def test_scaling_draws_the_rows():
+    (strong, weak) = plotting.scaling(scaled("", batches=(8, 16), most=4, slower=0.5)).axes
+    drawn = {line.get_label(): [*zip(*line.get_data(), strict=True)] for line in strong.lines}
+    assert drawn["batch 8"] == [(2, 1.0), (4, 1.0)]  # the first point of all is one dot
+    assert [line.get_label() for line in weak.lines if not line.get_label().startswith("_")] == [
+        "ideal", "4 a device", "8 a device",
+    ]  # fmt: skip
+
+
+def test_unlike_rows_have_no_speedups_in_one_picture(pipeline):
+    with pytest.raises(MpsimError, match=r"speedups of 2 global batches \(64, 128\) do not compare"):
+        plotting.speedup([replace(pipeline, global_batch=batch) for batch in (128, 64)])
+    with pytest.raises(MpsimError, match="speedups of 2 workloads"):
+        plotting.speedup([pipeline, replace(pipeline, workload="other")])
+    with pytest.raises(MpsimError, match="no two numbers of devices"):
+        plotting.scaling(scaled("", most=1))
+    with pytest.raises(MpsimError, match="needs the column 'series'"):
+        plotting.scaling(list(rows()))

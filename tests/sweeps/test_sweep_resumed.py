@@ -100,7 +100,7 @@ def test_from_any_beginning_of_its_rows_in_any_order_it_ends_in_the_same_bytes(w
 def test_a_table_without_speedups_is_another_question(work, ring, whole, tmp_path) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(whole.read_bytes())
-    with pytest.raises(mpsim.MpsimError, match="other options"):
+    with pytest.raises(mpsim.MpsimError, match="another batch or baseline"):
         sweep(work, ring, **ASKED, output=path, speedups=False)
     found = sweep(work, ring, **ASKED, output=path, speedups=False, resume=False)
     assert {row["speedup"] for row in found.rows} == {None}
@@ -116,7 +116,7 @@ def test_a_link_is_written_through(work, ring, whole, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("asked", "part"),
     [
-        ({"batch": 16}, "other options"),
+        ({"batch": 16}, "another batch or baseline"),
         ({"trials": 3}, "other options"),
         ({"rng": 1}, "other options"),
         ({"variability": mpsim.Variability(link_jitter_s=1e-6)}, "other options"),
@@ -276,7 +276,7 @@ def test_another_mpsim_knows_nothing(work, ring, tmp_path, computed, monkeypatch
 
 
 def asking(name: str) -> Question:
-    return Question(code=name, workload="w", topology="t", options="o", grid="g")
+    return Question(code=name, workload="w", topology="t", options="o", batch="b", grid="g")
 
 
 ROW = {"plan": "p", "step_s": 0.1, "n_devices": 3, "fits": True, "caveats": None, "rank": 7}

@@ -10,8 +10,9 @@ from mpsim.result.plotting.gantt import timeline
 from mpsim.result.plotting.goodput import goodput
 from mpsim.result.plotting.holders import memory_by_holder
 from mpsim.result.plotting.network import network
-from mpsim.result.plotting.scaling import speedup
 from mpsim.result.plotting.schedule import schedule
+from mpsim.result.plotting.speedups import speedup
+from mpsim.result.plotting.strong_and_weak import scaling
 from mpsim.result.plotting.style import save_figure
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "network",
     "predicted_and_measured",
     "save_figure",
+    "scaling",
     "schedule",
     "speedup",
     "timeline",

@@ -26,6 +26,7 @@ _KINDS = {
 _HEIGHT = 0.86  # Of a rank's row.
 _MOST_NUMBERS = 2000
 _FONT_POINTS = 7.0
+_LINE, _ENTRY = 0.22, 0.18  # Inches of a line of the title, and of an entry of the legend.
 
 
 def schedule(
@@ -57,7 +58,11 @@ def schedule(
     count, end = max(cell.rank for cell in cells) + 1, max(cell.end for cell in cells)
     own = ax is None
     width, height = 12.0, min(1.5 + 0.42 * count, 18.0)
-    ax = axes_for(ax, width, height)
+    above = _LINE * (len(heading) + 1)
+    entries = _entries(cells)
+    if above + _ENTRY * len(entries) > height:
+        entries = _ends(entries)
+    ax = axes_for(ax, width, max(height, above + _ENTRY * len(entries)))
     levels = max(len(shades), 1 + max(cell.shade for cell in cells))
     for kind in _KINDS:
         for shade in range(levels):
@@ -80,7 +85,8 @@ def schedule(
     ax.tick_params(axis="y", length=0)
     title(ax, heading, width)
     if own:
-        draw_legend(ax, cells, shades)
+        _list(ax, entries, cells, shades)
+        legend_right(ax, fontsize="small")
     _number(ax, cells, count, levels)
     return figure_of(ax)
 
@@ -121,18 +127,41 @@ def draw_legend(ax: Axes, cells: Sequence[Cell], shades: Sequence[str], *, besid
     >>> [text.get_text() for text in axes.get_legend().get_texts()]
     ['forward']
     """
-    found = {(cell.kind, cell.shade) for cell in cells}
-    levels = max(len(shades), 1 + max(cell.shade for cell in cells))
-    for kind, (_, name) in _KINDS.items():
-        for shade in range(levels):
-            if (kind, shade) in found:
-                more = f", {shades[shade]}" if levels > 1 and shades and shades[shade] else ""
-                # A bar of no size: it is there for its entry in the legend.
-                ax.bar(0, 0, color=[_colour(kind, shade, levels)], label=name + more)
+    _list(ax, _entries(cells), cells, shades)
     if beside:
         legend_right(ax, fontsize="small")
     else:
         ax.legend(frameon=False, fontsize="small", loc="center left")
+
+
+def _entries(cells: Sequence[Cell]) -> list[tuple[str, int]]:
+    """Return the kinds and shades of cells that have a colour, kind by kind."""
+    order = [*_KINDS]
+    found = {(cell.kind, cell.shade) for cell in cells if cell.kind in _KINDS}
+    return sorted(found, key=lambda one: (order.index(one[0]), one[1]))
+
+
+def _ends(entries: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Return the darkest and the lightest of each kind: what lies between, lies between in the picture too.
+
+    Examples
+    --------
+    >>> _ends([("F", 0), ("F", 1), ("F", 2), ("B", 0)])
+    [('F', 0), ('F', 2), ('B', 0)]
+    """
+    shades: dict[str, list[int]] = {}
+    for kind, shade in entries:
+        shades.setdefault(kind, []).append(shade)
+    return [(kind, shade) for kind, found in shades.items() for shade in dict.fromkeys((min(found), max(found)))]
+
+
+def _list(ax: Axes, entries: Sequence[tuple[str, int]], cells: Sequence[Cell], shades: Sequence[str]) -> None:
+    """Give the axes what their legend lists."""
+    levels = max(len(shades), 1 + max(cell.shade for cell in cells))
+    for kind, shade in entries:
+        more = f", {shades[shade]}" if levels > 1 and shades and shades[shade] else ""
+        # A bar of no size: it is there for its entry in the legend.
+        ax.bar(0, 0, color=[_colour(kind, shade, levels)], label=_KINDS[kind][1] + more)
 
 
 def _number(ax: Axes, cells: Sequence[Cell], count: int, levels: int) -> None:

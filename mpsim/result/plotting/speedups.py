@@ -34,16 +34,18 @@ if TYPE_CHECKING:
 
 __all__ = ["speedup"]
 
-# What splits the plan: colour and marker. All stand exactly above their number of devices: moved aside, a plan would
-# seem to beat the ideal, or to fall short of it.
+# What splits the plan: colour, marker, and its area, for they are hollow and lie within each other where plans are
+# equally fast. All stand exactly above their number of devices: moved aside, a plan would seem to beat the ideal, or to
+# fall short of it.
 _FAMILIES = {
-    "one device": (GREY, "o"),
-    "data": (BLUE, "o"),
-    "naive pipeline": (SKY, "v"),
-    "pipeline": (ORANGE, "s"),
-    "tensor": (GREEN, "^"),
-    "hybrid": (PURPLE, "D"),
-    "other": (GREY, "o"),
+    "one device": (GREY, "o", 90),
+    "data": (BLUE, "o", 90),
+    "naive pipeline": (SKY, "v", 78),
+    "pipeline": (ORANGE, "s", 42),
+    "tensor": (GREEN, "^", 44),
+    "context": ("#44AA99", "P", 36),
+    "hybrid": (PURPLE, "D", 22),
+    "other": (GREY, "o", 90),
 }
 
 
@@ -77,7 +79,7 @@ def speedup(
     Raises
     ------
     MpsimError
-        A column is missing, or no row has a speedup.
+        A column is missing, no row has a speedup, or some are of unequal batches or of several workloads.
 
     Examples
     --------
@@ -89,6 +91,7 @@ def speedup(
     points = [point for point in map(_point, rows) if point is not None]
     if not points:
         raise MpsimError(f"none of {len(rows)} rows has a speedup: give a baseline, or plans that can be run")
+    _refuse_unlike(rows)
     ax = axes_for(ax, 10.0, 5.6)
     _scales(ax, points)
     _ideal(ax, points)
@@ -111,6 +114,21 @@ def _rows(results: Any) -> list[Mapping[str, Any]]:
         if rows and column not in rows[0]:
             raise MpsimError(f"a picture of speedups needs the column {column!r}, the table has {', '.join(rows[0])}")
     return rows
+
+
+def _refuse_unlike(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse rows whose steps do not compare."""
+    held = [row for row in rows if _number(row.get("speedup"))]
+    batches = sorted({number for row in held if (number := _number(row.get("global_batch")))})
+    for words, found in (
+        ("global batches", [f"{batch:g}" for batch in batches]),
+        ("workloads", _texts(held, "workload")),
+    ):
+        if len(found) > 1:
+            raise MpsimError(
+                f"speedups of {len(found)} {words} ({', '.join(found[:3])}{', …' * (len(found) > 3)}) do not compare:"
+                " draw each alone, or their scaling"
+            )
 
 
 def _number(value: Any) -> float | None:
@@ -184,11 +202,11 @@ def _ideal(ax: Axes, points: list[_Point]) -> None:
 
 
 def _scatter(ax: Axes, points: list[_Point]) -> None:
-    for family, (colour, marker) in _FAMILIES.items():
+    for family, (colour, marker, area) in _FAMILIES.items():
         chosen = [point for point in points if point.family == family]
         if chosen:
-            style: dict[str, Any] = {"c": colour, "marker": marker, "edgecolors": "white", "linewidths": 0.5}
-            ax.scatter(*_places(chosen), s=38, alpha=0.9, label=family, zorder=3, **style)
+            style: dict[str, Any] = {"edgecolors": colour, "facecolors": "none", "marker": marker, "linewidths": 1.3}
+            ax.scatter(*_places(chosen), s=area, label=family, zorder=3, **style)
     over = [point for point in points if point.fits is False]
     if over:
         ax.scatter(*_places(over), s=70, c=VERMILION, marker="x", linewidths=1.6, label="does not fit", zorder=4)
@@ -202,7 +220,7 @@ def _places(points: Iterable[_Point]) -> tuple[list[int], list[float]]:
 def _mark(ax: Axes, points: list[_Point], best: dict[int, _Point]) -> None:
     ties = [point for point in points if point.fits is not False and _ties(point, best.get(point.n_devices))]
     if ties:
-        style: dict[str, Any] = {"s": 120, "facecolors": "none", "edgecolors": "black", "linewidths": 1.0}
+        style: dict[str, Any] = {"s": 170, "facecolors": "none", "edgecolors": "black", "linewidths": 1.0}
         ax.scatter(*_places(ties), label="ties with the best", zorder=2, **style)
     names = [f"{point.n_devices}: {point.plan} ({point.speedup:.2f}x)" for point in best.values()]
     heading = "best that fits" if all(point.fits for point in best.values()) else "best (it is unknown whether all fit)"
