@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mpsim.topology.model import Device, Link, Topology
     from mpsim.topology.show import draw
     from mpsim.topology.spec import parse_topology
+    from mpsim.workload.configured import configured
     from mpsim.workload.file import load_workload, save_workload
     from mpsim.workload.model import Layer, Workload
     from mpsim.workload.show import show_workload
@@ -63,6 +64,7 @@ __all__ = [
     "Workload",
     "calibrate",
     "calibrate_compute",
+    "configured",
     "draw",
     "explain",
     "goodput",
@@ -109,6 +111,7 @@ _FROM = {
     "topology.model": ("Device", "Link", "Topology"),
     "topology.show": ("draw",),
     "topology.spec": ("parse_topology",),
+    "workload.configured": ("configured",),
     "workload.file": ("load_workload", "save_workload"),
     "workload.model": ("Layer", "Workload"),
     "workload.show": ("show_workload",),

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -199,21 +199,9 @@ def _one_line_of_errors() -> Iterator[None]:
 
 def _roofline(name: str | None, precision_name: str = "") -> DeviceSpec | None:
     """Return the roofline of a device of the catalog, its products at the rate of a precision."""
-    if name is None:
-        return None
     from mpsim.lowering.rescaling import roofline_of
-    from mpsim.topology.catalog import device
-    from mpsim.workload.precision import precision, product_rate, watched_dtype
 
-    spec = roofline_of(name)
-    if not precision_name:
-        return spec
-    one, chosen = device(name), precision(precision_name)
-    peaks = {**spec.peak_flops_per_s, chosen.compute: one.peak_flop_per_s(product_rate(chosen))}
-    if chosen.compute == watched_dtype(chosen):
-        return replace(spec, peak_flops_per_s=peaks)
-    one.peak_flop_per_s(watched_dtype(chosen))
-    return replace(spec, peak_flops_per_s=peaks, linear_dtype=chosen.compute)
+    return None if name is None else roofline_of(name, precision_name)
 
 
 def _default_name(workload: Workload, device: str | None) -> str:

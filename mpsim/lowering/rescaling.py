@@ -24,12 +24,12 @@ from statistics import median
 from mpsim.errors import MpsimError
 from mpsim.lowering.crossings import tensor_bytes
 from mpsim.scaling import Scaling
-from mpsim.topology.catalog import device
+from mpsim.topology.catalog import CatalogDevice, device
 from mpsim.topology.reported import catalog_name
 from mpsim.workload.device_spec import DeviceSpec
 from mpsim.workload.layers import TIMES
-from mpsim.workload.model import Cost, Fidelity, Layer, Tensor, Workload
-from mpsim.workload.precision import product_rate
+from mpsim.workload.model import Cost, Fidelity, Layer, Precision, Tensor, Workload
+from mpsim.workload.precision import precision, product_rate, watched_dtype
 
 __all__ = ["check_speed", "rescaled", "roofline_of", "sped", "works"]
 
@@ -42,20 +42,42 @@ _Factors = Callable[[Layer, Cost], Mapping[str, float]]
 
 
 @cache
-def roofline_of(name: str) -> DeviceSpec:
-    """Return the roofline of a device of the catalog.
+def roofline_of(name: str, precision_name: str = "") -> DeviceSpec:
+    """Return the roofline of a device of the catalog, its products at the rate of a precision.
+
+    Parameters
+    ----------
+    name : str
+        Of the device.
+    precision_name : str
+        Such as ``fp8-mixed``; without one each product is at the rate of the type in which it is computed.
 
     Raises
     ------
     MpsimError
-        There is none of that name.
+        There is no device or precision of that name, or the device has no such rate.
 
     Examples
     --------
     >>> roofline_of("A100-SXM4-80GB").peak_flops_per_s["bfloat16"]
     312000000000000.0
+    >>> roofline_of("H100-SXM5-80GB", "fp8-mixed").linear_dtype
+    'float8_e4m3fn'
     """
-    one = device(name)
+    spec = _roofline(device(name))
+    return _at_precision(spec, device(name), precision(precision_name)) if precision_name else spec
+
+
+def _at_precision(spec: DeviceSpec, one: CatalogDevice, chosen: Precision) -> DeviceSpec:
+    """Return a roofline whose products are at the rate of a precision."""
+    peaks = {**spec.peak_flops_per_s, chosen.compute: one.peak_flop_per_s(product_rate(chosen))}
+    if chosen.compute == watched_dtype(chosen):
+        return replace(spec, peak_flops_per_s=peaks)
+    one.peak_flop_per_s(watched_dtype(chosen))  # it must have that one as well
+    return replace(spec, peak_flops_per_s=peaks, linear_dtype=chosen.compute)
+
+
+def _roofline(one: CatalogDevice) -> DeviceSpec:
     peaks = {dtype: peak for dtype in _RATES if (peak := one.peak_or_none(dtype)) is not None}
     if "float32" in peaks:
         peaks.setdefault("tf32", peaks["float32"])  # where a device has no TF32, float32 is what runs

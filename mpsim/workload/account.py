@@ -97,7 +97,7 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
     flops : callable
         Returns the floating-point operations counted so far.
     seconds : callable or None
-        Returns what the operations before this one cost; None: they are timed as they run.
+        Returns what the operations since it was last asked cost; None: they are timed as they run.
 
     Examples
     --------
@@ -132,7 +132,7 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
         self.dropped: dict[str, None] = {}
         self.strangers: dict[int, int] = {}  # parameters that get a gradient and are not the model's, and their bytes
         self._flops, self._counted = flops, 0
-        self._seconds, self._before_s = seconds, 0.0
+        self._seconds = seconds
         self._alone = torch.get_num_threads() == 1  # then what other programs take does not count
         self._phase, self._now = "", 0
         self._parameters = parameters
@@ -167,7 +167,8 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
         self._phase, self._now = phase, layer
         if phase in (FORWARD, BACKWARD):
             self._memory.begin()
-            self._before_s = self._seconds() if self._seconds else 0.0
+            if self._seconds is not None:
+                self._seconds()
 
     def graph(self, graph: Graph) -> None:
         """Tell which values a gradient comes back for, and in which order gradients become ready."""
@@ -286,9 +287,7 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
     def _settle(self) -> None:
         """Let the operation before this one have what it cost, where that is known only now."""
         if self._seconds is not None:
-            now_s = self._seconds()
-            self.layers[self._now].cores.took(now_s - self._before_s)
-            self._before_s = now_s
+            self.layers[self._now].cores.took(self._seconds())
 
     def _clock_s(self) -> float:
         if self._memory.cuda:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from mpsim.errors import MpsimError
 from mpsim.workload.account import Account
 from mpsim.workload.example import Example
 from mpsim.workload.feeds import feeds_of
+from mpsim.workload.folding import folds_of, shortened, unfolded
 from mpsim.workload.model_source import Source
 from mpsim.workload.point import Point, described
 from mpsim.workload.shapes import ShapesMode, faked, without_logs
@@ -75,8 +77,20 @@ def shape_point(source: Source, microbatch: int, like: Point) -> Point:
     """
     example = fake_example(source, microbatch)
     example.model.train()
+    folds = folds_of(example.model)
+    with contextlib.suppress(Exception), shortened(example.model, folds):  # whatever leaving blocks out does to it
+        point = _shapes(example, microbatch, like)
+        for fold in folds:
+            point, _ = unfolded(point, fold)
+        return point
+    return _shapes(example, microbatch, like)
+
+
+def _shapes(example: Example, microbatch: int, like: Point) -> Point:
+    """Watch a forward of what there is of a model."""
     step = step_of(example, backward=False)
-    calls = [Call(n, p, example.model.get_submodule(p)) for n, p in zip(like.names, like.paths, strict=True)]
+    modules = dict(example.model.named_modules(remove_duplicate=False))
+    calls = [Call(n, p, modules[p]) for n, p in zip(like.names, like.paths, strict=True) if p in modules]
     with fake_mode_of(example), without_logs(), torch.no_grad():
         parameters, buffers = dict(example.model.named_parameters()), dict(example.model.named_buffers())
         account = Account(len(calls), parameters, buffers, feeds_of(example))

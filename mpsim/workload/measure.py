@@ -23,7 +23,7 @@ from mpsim.workload.state import from_one_seed
 from mpsim.workload.step import Step
 from mpsim.workload.watch import BACKWARD, FORWARD, INPUTS, NOTHING, UPDATE, Call, Graph, Watch
 
-__all__ = ["ACCUMULATE", "Repetition", "Stopwatch", "measure", "quiet", "samples_of", "two_clock_step"]
+__all__ = ["ACCUMULATE", "Repetition", "Stopwatch", "measure", "quiet", "rounded", "samples_of", "two_clock_step"]
 
 ACCUMULATE = "accumulate"
 Key = tuple[str, int]
@@ -204,24 +204,38 @@ def _samples(rounds: Sequence[Repetition], layer: int, clock: int, share: float,
     both = each(BACKWARD)
     inputs = [min(a, b) for a, b in zip(each(INPUTS), both, strict=True)] if split else both
     return Samples(
-        forward_s=_rounded(each(FORWARD)),
-        backward_input_s=_rounded(inputs),
-        backward_weight_s=_rounded([a - b for a, b in zip(both, inputs, strict=True)]),
-        optimizer_s=_rounded([share * one.total(UPDATE, 0, clock) for one in rounds]),
-        accumulate_s=_rounded(each(ACCUMULATE)),
+        forward_s=rounded(each(FORWARD)),
+        backward_input_s=rounded(inputs),
+        backward_weight_s=rounded([a - b for a, b in zip(both, inputs, strict=True)]),
+        optimizer_s=rounded([share * one.total(UPDATE, 0, clock) for one in rounds]),
+        accumulate_s=rounded(each(ACCUMULATE)),
     )
 
 
-def _rounded(seconds: Sequence[float]) -> tuple[float, ...]:
-    """Four digits: what a clock is good for, and no more in the file."""
+def rounded(seconds: Sequence[float]) -> tuple[float, ...]:
+    """Return seconds in four digits: what a clock is good for, and no more in the file.
+
+    Examples
+    --------
+    >>> rounded([1.23456, -1e-9])
+    (1.235, 0.0)
+    """
     return tuple(float(f"{max(0.0, one):.4g}") for one in seconds)
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the garbage collector out of the measurement."""
+def quiet(*, collect: bool = True) -> Iterator[None]:
+    """Keep the garbage collector out of the measurement; `collect` lets it clear up before.
+
+    Examples
+    --------
+    >>> with quiet(collect=False):
+    ...     gc.isenabled()
+    False
+    """
     enabled = gc.isenabled()
-    gc.collect()
+    if collect:
+        gc.collect()
     gc.disable()
     try:
         yield

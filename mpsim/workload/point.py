@@ -28,7 +28,7 @@ from mpsim.workload.trust import doubted
 from mpsim.workload.update import OPTIMIZERS, shares, state_bytes, update_rates
 from mpsim.workload.watch import Call, Watch, calls_of
 
-__all__ = ["Point", "described", "measured_point"]
+__all__ = ["Point", "described", "measured_point", "unread_note"]
 
 
 _REGIONS = ("cond", "while_loop", "scan", "associative_scan", "map")  # operators that take functions
@@ -124,7 +124,8 @@ def described(calls: Sequence[Call], account: Account, model: nn.Module, microba
         accounts=account.layers,
         values=account.values,
     )
-    _note_unread(point, parameters, account)
+    if (note := unread_note(point)) is not None:
+        point.notes.append(note)
     if account.strangers:
         count, size = len(account.strangers), sum(account.strangers.values())
         point.notes.append(
@@ -144,16 +145,25 @@ def _nbytes(tensor: Any) -> int:
     return int(tensor.numel() * tensor.element_size())
 
 
-def _note_unread(point: Point, parameters: Mapping[str, Any], account: Account) -> None:
-    read = {name for layer in account.layers for name in (*layer.parameters, *layer.gradients)}
-    unread = [name for name in parameters if name not in read]
-    if unread:
-        size = sum(_nbytes(parameters[name]) for name in unread)
-        more = f" and {len(unread) - 3} more" if len(unread) > 3 else ""
-        point.notes.append(
-            f"{len(unread)} parameter{'s' * (len(unread) > 1)} of {size} bytes not read in the step:"
-            f" {', '.join(unread[:3])}{more}"
-        )
+def unread_note(point: Point) -> str | None:
+    """Return a sentence of the parameters that no layer reads or makes gradients of, None where there are none.
+
+    Examples
+    --------
+    >>> weight = Parameter(name="weight", shape=(2, 3))
+    >>> unread_note(Point(microbatch=1, names=["a"], kinds=["Linear"], parameters={"weight": weight}))
+    '1 parameter of 24 bytes not read in the step: weight'
+    """
+    read = {name for layer in point.accounts for name in (*layer.parameters, *layer.gradients)}
+    unread = [name for name in point.parameters if name not in read]
+    if not unread:
+        return None
+    size = sum(point.parameters[name].bytes for name in unread)
+    more = f" and {len(unread) - 3} more" if len(unread) > 3 else ""
+    return (
+        f"{len(unread)} parameter{'s' * (len(unread) > 1)} of {size} bytes not read in the step:"
+        f" {', '.join(unread[:3])}{more}"
+    )
 
 
 def measured_point(

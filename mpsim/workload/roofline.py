@@ -24,7 +24,7 @@ from mpsim.workload.device_spec import DeviceSpec
 from mpsim.workload.flops import looks_like_products
 from mpsim.workload.operators import Operator, learn, moved_bytes, tensors_of
 
-__all__ = ["DeviceSpec", "Roofline"]
+__all__ = ["DeviceSpec", "Roofline", "widest"]
 
 
 # Which function they run, or how often, values decide: on fake tensors each function is charged once.
@@ -43,6 +43,17 @@ class _Charge:
     dtype: str  # in which it computes
 
 
+def widest(counted: Mapping[str, int]) -> str:
+    """Return the type in which most FLOPs are done, of those of each; empty if there are none.
+
+    Examples
+    --------
+    >>> widest({"float32": 2, "bfloat16": 3, "": 9}), widest({})
+    ('bfloat16', '')
+    """
+    return max(filter(None, counted), key=counted.__getitem__, default="")
+
+
 class Roofline(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
     """Charge every operation that reaches the device; without a device, count FLOPs alone.
 
@@ -57,7 +68,9 @@ class Roofline(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped her
     Attributes
     ----------
     seconds : float
-        Charged so far: a clock.
+        Charged so far.
+    charged : list of float
+        Seconds of each operation: what a stretch of them adds up to does not depend on what was before.
     flops, kernels : int
         Counted so far.
     uncounted : dict of str to int
@@ -78,6 +91,7 @@ class Roofline(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped her
         super().__init__()
         self.spec = spec
         self.seconds = 0.0
+        self.charged: list[float] = []
         self.flops = 0
         self._flops_in: Counter[str] = Counter()
         self.kernels = 0
@@ -89,26 +103,37 @@ class Roofline(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped her
     @property
     def compute(self) -> str:
         """The type in which most of the FLOPs are done; empty if there are none."""
-        return max(self._flops_in, key=self._flops_in.__getitem__, default="")
+        return widest(self._flops_in)
 
     @property
     def called(self) -> set[str]:
         """The names of the operators that were called."""
         return {operator.name for operator in self._operators.values()}
 
-    def check(self) -> None:
+    def tally(self) -> Counter[str]:
+        """Return the FLOPs so far by the type in which they are done, and as ``""`` those of them without a price."""
+        return Counter({**self._flops_in, "": self._unpriced})
+
+    def check(self, counted: Mapping[str, int] | None = None) -> None:
         """Refuse costs of which more than a hundredth of the FLOPs are in a dtype whose peak the device lacks.
+
+        Parameters
+        ----------
+        counted : mapping of str to int
+            FLOPs as :meth:`tally` gives them; by default its own.
 
         Raises
         ------
         MpsimError
             It names the dtypes.
         """
-        if self.spec is not None and self._unpriced > 0.01 * self.flops:
+        counted = self.tally() if counted is None else counted
+        unpriced, flops = counted.get("", 0), sum(count for dtype, count in counted.items() if dtype)
+        if self.spec is not None and unpriced > 0.01 * flops:
             lacking = sorted({name.partition(" in ")[2] for name in self.uncounted if " in " in name})
             raise MpsimError(
                 f"device {self.spec.name!r} has no peak for {', '.join(lacking)}, in which the model does"
-                f" {self._unpriced / self.flops:.0%} of its FLOPs, only for {', '.join(self.spec.peak_flops_per_s)}:"
+                f" {unpriced / flops:.0%} of its FLOPs, only for {', '.join(self.spec.peak_flops_per_s)}:"
                 " give one, or trace at another precision"
             )
 
@@ -161,6 +186,7 @@ class Roofline(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped her
             if key is not None:
                 self._charges[key] = charge
         self.seconds += charge.seconds
+        self.charged.append(charge.seconds)
         self.flops += charge.flops
         if charge.flops:
             self._flops_in[charge.dtype] += charge.flops

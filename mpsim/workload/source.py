@@ -27,7 +27,8 @@ def resolve_model(text: str, overrides: Mapping[str, Any] | None = None) -> Sour
     text : str
         A factory is called with the batch size and the overrides; it returns an Example, or
         ``(model, inputs)``, ``(model, inputs, target)``, ``(model, inputs, loss)`` or
-        ``(model, inputs, target, loss)``. A path leads to a config.json of transformers.
+        ``(model, inputs, target, loss)``. A path leads to a config.json of transformers; of one that ends with
+        ``.json`` the ``hf:`` may be left out.
     overrides : mapping
         Sizes of a zoo model, keyword arguments of a factory, or fields of a configuration.
 
@@ -48,9 +49,9 @@ def resolve_model(text: str, overrides: Mapping[str, Any] | None = None) -> Sour
     chosen = dict(overrides or {})
     label = labelled(text, chosen)
     if text.startswith("hf:") and not names_factory(text):  # a module of one's own that is called hf comes first
-        from mpsim.workload.huggingface import path_source
-
-        return path_source(text.partition(":")[2], chosen)
+        return _of_configuration(text.partition(":")[2], chosen)
+    if text.endswith(".json"):
+        return _of_configuration(text, chosen)
     if ":" in text:
         factory = imported_factory(text)
         return Source(name=label, build=lambda batch: _made(factory, text, batch, **chosen))
@@ -66,6 +67,12 @@ def resolve_model(text: str, overrides: Mapping[str, Any] | None = None) -> Sour
         default_batch=model.default_batch,
         dataset_samples=model.dataset_samples,
     )
+
+
+def _of_configuration(path: str, overrides: Mapping[str, Any]) -> Source:
+    from mpsim.workload.huggingface import path_source
+
+    return path_source(path, overrides)
 
 
 def _example(made: Any, what: str) -> Example:

@@ -300,12 +300,13 @@ def _analytical(
     optimizer: str,
     **shared: Any,
 ) -> Callable[[int, Split], Point]:
-    from mpsim.workload.analytical import analytical_point
+    from mpsim.workload.analytical import Rooflines
 
     assert isinstance(source, Source)
+    rooflines = Rooflines(source, spec, types, depth=depth, optimizer=optimizer, **shared)
     return lambda size, split: _explained(
         f"{source.name} at micro-batch {size}, {split.text} cannot be costed",
-        lambda _: analytical_point(source, size, split, spec, types, depth=depth, optimizer=optimizer, **shared),
+        lambda _: rooflines.point(size, split),
     )
 
 

@@ -9,7 +9,7 @@ from zoo_sizes import SMALL
 
 from mpsim.errors import MpsimError
 from mpsim.workload import zoo
-from mpsim.workload.analytical import DeviceSpec, analytical_point
+from mpsim.workload.analytical import DeviceSpec, Rooflines
 from mpsim.workload.example import Example
 from mpsim.workload.fake import shape_point
 from mpsim.workload.model import Fidelity
@@ -36,7 +36,7 @@ SOURCE = Source(name="two", build=_two_layers)
 
 
 def _samples(spec, optimizer="sgd"):
-    return analytical_point(SOURCE, 4, 1, spec, depth="auto", optimizer=optimizer).samples
+    return Rooflines(SOURCE, spec, depth="auto", optimizer=optimizer).point(4, 1).samples
 
 
 def test_matrix_products_at_half_the_peak():
@@ -101,7 +101,7 @@ def test_missing_peak_is_named():
 
 
 def test_shapes_alone():
-    like = analytical_point(SOURCE, 4, 1, COMPUTE, depth="auto", optimizer="sgd")
+    like = Rooflines(SOURCE, COMPUTE, depth="auto", optimizer="sgd").point(4, 1)
     (between,) = [value for value in shape_point(SOURCE, 6, like).values if value.producer == 0 and value.readers]
     assert (between.shape, between.dtype) == ((6, 4), "float32")
 
@@ -132,6 +132,7 @@ def test_what_is_wrapped_around_a_model_is_said():
 def test_experts_are_said_to_be_costed_evenly():
     sizes = {**SMALL["mixtral"], "n_layer": 1}
     source = Source(name="mixtral", build=lambda batch: zoo.get("mixtral").build(batch, **sizes))
-    point = analytical_point(source, 1, 1, FLOOR, depth="auto", optimizer="sgd")
+    point = Rooflines(source, FLOOR, depth="auto", optimizer="sgd").point(1, 1)
     assert point.notes == ["experts are costed as if each got an equal share of the tokens: shapes do not route"]
-    assert not any("experts" in note for note in analytical_point(SOURCE, 1, 1, FLOOR, depth=1, optimizer="sgd").notes)
+    plain = Rooflines(SOURCE, FLOOR, depth=1, optimizer="sgd").point(1, 1)
+    assert not any("experts" in note for note in plain.notes)

@@ -1,0 +1,84 @@
+"""A workload from a configuration: any size of a model, costed by a device's roofline; nothing is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mpsim.workload.source import resolve_model
+from mpsim.workload.trace import trace
+
+if TYPE_CHECKING:
+    from mpsim.workload.device_spec import DeviceSpec
+    from mpsim.workload.model import Workload
+    from mpsim.workload.split import Split
+
+__all__ = ["configured"]
+
+
+def configured(
+    model: Any,
+    device: DeviceSpec,
+    *,
+    seq: int | None = None,
+    precision: str | None = None,
+    splits: Sequence[Split | int | str] = (),
+    microbatches: Sequence[int] = (1,),
+    optimizer: str = "adamw",
+    overrides: Mapping[str, Any] | None = None,
+    **shared: Any,
+) -> Workload:
+    """Return the workload of a model that is too large to be built, costed by a device's roofline.
+
+    Parameters
+    ----------
+    model : str, transformers.PretrainedConfig, torch.nn.Module, callable or Source
+        A name of the zoo, a config.json of transformers or the folder with one (``hf:FOLDER``),
+        ``package.module:factory``, or whatever else :func:`mpsim.trace` takes.
+    device : DeviceSpec
+        Its roofline, at the rate of a precision: :func:`mpsim.lowering.rescaling.roofline_of`.
+    seq : int
+        Tokens in a sequence; the model's own if not given.
+    precision : str
+        As of :func:`mpsim.trace`; by default as the model is.
+    splits : sequence of Split, int or str
+        Beside the whole, such as ``"tp=8,sequence"``; a number is of tensor-parallel ranks.
+    microbatches : sequence of int
+        Sizes to cost.
+    optimizer : str
+        As of :func:`mpsim.trace`.
+    overrides : mapping
+        Sizes of a zoo model, or fields of a configuration.
+    **shared
+        ``context``, ``regather``, ``imbalance``, ``depth`` and ``name`` of :func:`mpsim.trace`.
+
+    Returns
+    -------
+    Workload
+        With a cost at each micro-batch size and split.
+
+    Raises
+    ------
+    MpsimError
+        There is no such model, its sizes do not go together, or it has no such split.
+
+    Examples
+    --------
+    >>> from mpsim.workload.device_spec import DeviceSpec
+    >>> peaks = {"bfloat16": 1e15, "float32": 5e14}
+    >>> toy = DeviceSpec(name="toy", peak_flops_per_s=peaks, memory_bytes_per_s=3e12, kernel_floor_s=0.0)
+    >>> made = configured("llama", toy, seq=16, precision="bf16", splits=["tp=2"], microbatches=(1, 2))
+    >>> len(made.layers), [(cost.microbatch, cost.split.tp) for cost in made.layers[1].costs]
+    (9, [(1, 1), (2, 1), (1, 2), (2, 2)])
+    """
+    sizes = {**(overrides or {}), **({} if seq is None else {"seq": seq})}
+    return trace(
+        resolve_model(model, sizes) if isinstance(model, str) else model,
+        microbatches=tuple(microbatches),
+        splits=tuple(splits),
+        precision=precision,
+        optimizer=optimizer,
+        analytical=device,
+        progress=False,
+        **shared,
+    )
