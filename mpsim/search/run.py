@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import heapq
 import os
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 
 from mpsim.errors import MpsimError
@@ -18,7 +20,7 @@ from mpsim.plan.model import Plan, check_size
 from mpsim.processes import worker_pool
 from mpsim.search.bounds import Least
 from mpsim.search.found import Found, FoundInterrupted, Unfit
-from mpsim.search.space import Axes, Family, families, variants
+from mpsim.search.space import Axes, Family, count_variants, families, variants
 from mpsim.search.study import Study
 from mpsim.simulation.cutting import is_cut, round_step
 from mpsim.sweeps.file import check_suffix, save_sweep
@@ -29,7 +31,6 @@ from mpsim.sweeps.question import Question, code_digest, digest
 __all__ = ["best"]
 
 Progress = Callable[[int, int], None]
-_MOST_VARIANTS = 10_000
 _TOP = 10
 _EVERYTHING, _PLAIN = Axes(), Plan()
 
@@ -106,8 +107,8 @@ def best(
         raise MpsimError(_none(left))
     workers = processes or os.cpu_count() or 1
     check_processes(workers)
-    with _journal(study, batch, axes, base, output, len(made), resume=resume) as journal:
-        search = _Search(study, made, base, axes, top=top, prune=prune, journal=journal, progress=progress)
+    search = _Search(study, made, base, axes, top=top, prune=prune, progress=progress)
+    with _journal(study, batch, axes, base, output, search.planned, resume=resume) as search.journal:
         try:
             search.run(workers)
         except KeyboardInterrupt:
@@ -135,15 +136,16 @@ def _journal(
     if output is None:
         yield None
         return
-    options = (study.by_type, study.unchecked, study.host_speed, batch)
+    options = (study.by_type, study.unchecked, study.host_speed)
     question = Question(
         code=code_digest(),
         workload=digest(study.workload),
         topology=digest(study.topology),
         options=digest(options),
+        batch=digest(batch),
         grid=digest((axes, base)),
     )
-    with open_journal(output, question, size * _MOST_VARIANTS, resume=resume) as journal:
+    with open_journal(output, [question] * size, resume=resume) as journal:
         yield journal
 
 
@@ -170,26 +172,28 @@ class _Search:
         *,
         top: int,
         prune: bool,
-        journal: Journal | None,
         progress: Progress | None,
     ) -> None:
         self._study, self._base, self._axes = study, base, axes
-        self._top, self._prune, self._journal = top, prune, journal
+        self._top, self._prune = top, prune
+        self.journal: Journal | None = None
         self._progress = progress or (lambda done, total: None)
         self._counts = Counter[str]()
         self._reasons = Counter[str]()
         self._unfit: Unfit | None = None
         self.rows: dict[int, Row] = {}
         self._steps: dict[int, list[tuple[float, int]]] = {}
-        self._numbers: dict[Family, int] = {family: i * _MOST_VARIANTS for i, family in enumerate(made)}
-        self._made = made
-        self._total = sum(self._size(family) for family in made)
+        # The plans of a family have the numbers from its own to the next one's.
+        sizes = [self._size(family) for family in made]
+        self._numbers = [*accumulate(sizes, initial=0)]
+        self._made, self.planned = made, self._numbers[-1]
         self._decided = 0
 
     # The space.
 
     def _size(self, family: Family) -> int:
-        return len(self._variants(family))
+        plan = family.plan(self._base)
+        return count_variants(self._study.workload, family, self._base, self._axes) * len(self._study.places(plan))
 
     def _variants(self, family: Family) -> list[Plan]:
         plans = variants(self._study.workload, family, self._base, self._axes)
@@ -199,10 +203,9 @@ class _Search:
 
     def run(self, workers: int) -> None:
         """Decide every plan."""
-        # Of many devices first: what they reach bounds the others of the table.
-        heap = [_Node(0.0, self._numbers[family], family) for family in self._made]
+        heap = [_Node(0.0, number, family) for number, family in zip(self._numbers, self._made, strict=False)]
         heapq.heapify(heap)
-        self._progress(0, self._total)
+        self._progress(0, self.planned)
         futures: dict[Future[Row], _Node] = {}
         try:
             with worker_pool(workers, _start, self._study) if workers > 1 else nullcontext() as pool:
@@ -237,8 +240,8 @@ class _Search:
                 self._closer(node, heap)
             elif node.number in self.rows:
                 continue
-            elif self._journal is not None and node.number in self._journal.rows:
-                self._keep(node, self._journal.rows[node.number], known=True)
+            elif self.journal is not None and node.number in self.journal.rows:
+                self._keep(node, self.journal.rows[node.number], known=True)
             else:
                 return node
         return None
@@ -255,8 +258,6 @@ class _Search:
         if node.tier == 1 and self._ruled_out(family.ranks, node.least_s):
             self._decide("bounded", len(plans))
             return
-        if len(plans) >= _MOST_VARIANTS:
-            raise MpsimError(f"{len(plans)} plans have one dp, pp and tp: ask for fewer schedules or recomputations")
         for number, plan in enumerate(plans, node.number):
             self._push(_Node(0.0, number, family, plan), heap)
 
@@ -313,8 +314,8 @@ class _Search:
         return len(every) >= self._top and least_s > every[self._top - 1][0] if self._top else True
 
     def _keep(self, node: _Node, row: Row, *, known: bool = False) -> None:
-        if self._journal is not None and not known:
-            row = self._journal.append(node.number, row)
+        if self.journal is not None and not known:
+            row = self.journal.append(node.number, row)
         self.rows[node.number] = row
         if row["reason"]:
             self._reasons[row["reason"]] += 1
@@ -334,7 +335,7 @@ class _Search:
     def _decide(self, what: str, count: int = 1) -> None:
         self._counts[what] += count
         self._decided += count
-        self._progress(self._decided, self._total)
+        self._progress(self._decided, self.planned)
 
     def found(self, left: Counter[str], workers: int, *, complete: bool, trials: Trials | None = None) -> Found:
         """Return the answer: of each number of devices the fastest, and the fastest of all."""
@@ -343,11 +344,12 @@ class _Search:
         numbers |= {steps[0][1] for steps in self._steps.values()}
         chosen = [self.plan_of(number) for number in sorted(numbers)]
         rows = self._whole(chosen, trials or Trials(), workers) if complete else [self.rows[n] for n in sorted(numbers)]
+        rows = [row | {"question": self.rows[n]["question"]} for row, n in zip(rows, sorted(numbers), strict=True)]
         plans = {plan.text: plan for plan in chosen}
         sweep = finish(rows, len(rows), workers)
         return Found(
             sweep=replace(sweep, notes=self._study.notes),
-            planned=self._total,
+            planned=self.planned,
             counts=dict(self._counts),
             reasons=dict(self._reasons + left),
             impossible=sum(left.values()),
@@ -365,7 +367,8 @@ class _Search:
 
     def plan_of(self, number: int) -> Plan:
         """Return the plan of a number."""
-        return self._variants(self._made[number // _MOST_VARIANTS])[number % _MOST_VARIANTS]
+        at = bisect_right(self._numbers, number) - 1
+        return self._variants(self._made[at])[number - self._numbers[at]]
 
 
 def _rough(study: Study, plan: Plan) -> Least | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
+from math import prod
 
 from mpsim.errors import MpsimError
 from mpsim.plan.model import ALIKE_ALONE, Plan
@@ -16,7 +17,7 @@ from mpsim.workload.costs import measured_microbatches
 from mpsim.workload.model import Workload
 from mpsim.workload.split import Split
 
-__all__ = ["TRIED", "Axes", "Family", "device_counts", "families", "variants"]
+__all__ = ["TRIED", "Axes", "Family", "count_variants", "device_counts", "families", "variants"]
 
 # What PyTorch's pipelining ships, so that what is found can be run; others where they are named.
 TRIED = ("1f1b", "gpipe", "interleaved-1f1b", "looped-bfs", "interleaved-zb", "zb-v", "dualpipe-v")
@@ -204,15 +205,24 @@ def variants(workload: Workload, family: Family, base: Plan, axes: Axes) -> list
     ['1f1b', 'gpipe']
     """
     plan = family.plan(base)
-    zeros = (axes.zero or (0, 1, 2, 3)) if plan.replicas > 1 else (0,)
-    again = axes.recompute or ("", *(("selective",) if _has_cores(workload, family) else ()), "full")
     found = []
-    for (schedule, chunks), zero, what, launch in product(
-        _schedules(workload, family, axes), zeros, again, axes.launch or (base.launch,)
-    ):
+    for (schedule, chunks), zero, what, launch in product(*_choices(workload, family, base, axes)):
         sharding = replace(plan.sharding.at(zero), recompute=what)
         found.append(replace(plan, schedule=schedule, chunks=chunks, sharding=sharding, launch=launch))
     return found
+
+
+def count_variants(workload: Workload, family: Family, base: Plan, axes: Axes) -> int:
+    """Return how many plans `variants` would."""
+    return prod(map(len, _choices(workload, family, base, axes)))
+
+
+def _choices(
+    workload: Workload, family: Family, base: Plan, axes: Axes
+) -> tuple[Sequence[tuple[str | Schedule, int]], Sequence[int], Sequence[str], Sequence[str]]:
+    zeros = (axes.zero or (0, 1, 2, 3)) if family.dp * family.split.cp > 1 else (0,)
+    again = axes.recompute or ("", *(("selective",) if _has_cores(workload, family) else ()), "full")
+    return _schedules(workload, family, axes), zeros, again, axes.launch or (base.launch,)
 
 
 def _has_cores(workload: Workload, family: Family) -> bool:
