@@ -21,6 +21,7 @@ COMMANDS = {
     "demo": "Do all of it once: trace a small model here, sweep it over eight devices, draw the outcome.",
     "trace": "Measure a PyTorch model's training step, layer by layer, into a workload file.",
     "show": "Show a workload, topology, plan or result, a model of the zoo, or the catalog.",
+    "best": "Find the fastest way of splitting a model over a cluster, and prove it.",
     "simulate": "Predict one way of splitting a workload over a topology.",
     "explain": "Say where a plan's step goes, what it waits for, and what would make it shorter.",
     "goodput": "Predict how much of a run's time is useful where devices fail, and how often to save it.",

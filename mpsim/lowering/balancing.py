@@ -45,15 +45,16 @@ def balanced_boundaries(scales: Scales) -> tuple[int, ...]:
     return balance(scales.costs(1.0))
 
 
-def boundaries_worth_trying(scales: Scales) -> list[tuple[int, ...]]:
+def boundaries_worth_trying(scales: Scales, few: int = _FEW) -> list[tuple[int, ...]]:
     """Return boundaries among which those of the shortest step are, or come near.
 
-    What sending across a cut costs depends on what it hides behind, which only a replay tells. Few cuts are all
-    returned. Of more, those that dynamic programming finds the best, for each part that communication may play: the
-    costliest stage cheapest, which counts with many micro-batches, or all stages together, which counts with few.
+    What sending across a cut costs depends on what it hides behind, which only a replay tells. If there are but `few`
+    cuts, all are returned. Of more, those that dynamic programming finds the best, for each part that communication
+    may play: the costliest stage cheapest, which counts with many micro-batches, or all stages together, which counts
+    with few.
     """
     n, stages = scales.layers, scales.stages
-    if comb(n - 1, stages - 1) <= _FEW:
+    if comb(n - 1, stages - 1) <= few:
         return list(combinations(range(1, n), stages - 1))
     found = [balance(scales.costs(weight)) for weight in _WEIGHTS]
     found += [cheapest(scales.costs(1.0), room) for room in _ROOMS]

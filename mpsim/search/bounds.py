@@ -136,6 +136,35 @@ class _Family:
         return forward, np.array([float(cost.backward_transient_bytes) for cost in costs])
 
 
+class _Frame:
+    """What plans have in common that share their axes, their devices and the shape of their pipeline."""
+
+    def __init__(
+        self, family: _Family, plan: Plan, lines: list[Line], place: tuple[int, ...], routes: Routes, partly: bool, *,
+        waiting: bool,
+    ) -> None:  # fmt: skip
+        self.family, self.clock = family, family.clock(partly)
+        each = [self.clock.passes(line, waiting=waiting) for line in lines]
+        unlike = {id(passes): passes for passes in each}
+        order = list(unlike)
+        # Seconds of each layer, by kind of pass, on each kind of rank; and the kind of each rank.
+        self.passes = [np.array(passes).T for passes in unlike.values()]
+        self.kind = [order.index(id(passes)) for passes in each]
+        self.forward = np.min([passes[0] for passes in self.passes], axis=0)
+        self.backward = np.min([passes[1] for passes in self.passes], axis=0)
+        self.sums_s = (float(self.forward.sum()), float(self.backward.sum()))
+        # What the layers that take least take together: none, one, two, ...
+        self.least_f, self.least_b = (_before(np.sort(row)) for row in (self.forward, self.backward))
+        grid, devices = plan.grid, routes.topology.devices
+        groups = [grid.group(grid.rank(pp=p), "dp", "cp") for p in range(plan.pp)]
+        self.replicas = [tuple(place[one] for one in group) for group in groups]
+        self.capacities = [min(devices[device].memory_bytes for device in line.devices) for line in lines]
+        paces = frozenset((devices[device].type, devices[device].speed) for device in place)
+        self.fastest = family.fastest(paces)
+        host = family.launching(frozenset(kind for kind, _ in paces))
+        self.host = None if host is None else host[0] + host[1] + host[2]
+
+
 class Bounds:
     """Bounds of the plans of a workload on a topology.
 
@@ -167,6 +196,7 @@ class Bounds:
         self._families: dict[tuple[int, Split, str], _Family] = {}
         self._sizes: dict[Split, _Held] = {}
         self._lines: dict[tuple[object, ...], list[Line]] = {}
+        self._frames: dict[tuple[object, ...], _Frame] = {}
 
     def rough(self, plan: Plan) -> Least:
         """Return a bound that is soon there."""
@@ -190,7 +220,8 @@ class Bounds:
         """Return what any plan with these sizes of axes takes at least, whatever its schedule, ZeRO, recomputation."""
         place = plan.place(len(self._routes.topology.devices))
         facts = facts_of(plan.schedule, plan.pp, plan.microbatches, plan.chunks)  # type: ignore[arg-type]
-        return _One(self, plan, facts._replace(overlaps=True), place).work_s
+        # Of some schedules two operations go on at once, one of which exchanges.
+        return _One(self, plan, facts._replace(overlaps=plan.pp > 1), place).work_s
 
     def lowered(self, lowering: Lowering) -> Least:
         """Return the bound of a plan that stays cut as it is lowered."""
@@ -206,12 +237,31 @@ class Bounds:
         overflows = any(0 < room < own for room, own in zip(one.capacities, held, strict=True))
         return Least(max(step_s, one.step_in_mean()), float(max(held)), overflows, True)
 
+    def overflows(self, plan: Plan, boundaries: tuple[int, ...]) -> bool:
+        """Return whether a plan surely overflows a memory with these stages."""
+        place = plan.place(len(self._routes.topology.devices))
+        facts = facts_of(plan.schedule, plan.pp, plan.microbatches, plan.chunks)  # type: ignore[arg-type]
+        return not facts.asynchronous and _One(self, plan, facts, place).overflows(boundaries)
+
     def family(self, plan: Plan) -> _Family:
         """Return what a plan has in common with others."""
         key = (microbatch_size(self._workload, plan), plan.split, plan.algorithm)
         if key not in self._families:
             self._families[key] = _Family(self._workload, self._by_type, self._routes, plan)
         return self._families[key]
+
+    def clock(self, plan: Plan) -> Clock:
+        """Return what times the layers of a plan, with what other plans have found out of it."""
+        return self.family(plan).clock(parse_recompute(plan.sharding.recompute).what == "selective")
+
+    def frame(self, plan: Plan, facts: Facts, place: tuple[int, ...], partly: bool) -> _Frame:
+        """Return what plans have in common that share their axes, their devices and the shape of their pipeline."""
+        family, shape = self.family(plan), facts.shape
+        key = (id(family), plan.dp, plan.pp, place, shape.stages, shape.home, facts.overlaps, partly)
+        if key not in self._frames:
+            lines = self.lines(plan, place, shape)
+            self._frames[key] = _Frame(family, plan, lines, place, self._routes, partly, waiting=not facts.overlaps)
+        return self._frames[key]
 
     def lines(self, plan: Plan, place: tuple[int, ...], shape: Shape) -> list[Line]:
         """Return the devices of the first replica by pipeline rank."""
@@ -237,59 +287,51 @@ class _One:
 
     def __init__(self, bounds: Bounds, plan: Plan, facts: Facts, place: tuple[int, ...]) -> None:
         self._plan, self._facts = plan, facts
-        self._family, self._held = bounds.family(plan), bounds.held(plan.split)
         self._what = parse_recompute(plan.sharding.recompute)
-        self.clock = self._family.clock(self._what.what == "selective")
-        lines = bounds.lines(plan, place, facts.shape)
-        waiting = not facts.overlaps
-        self._passes = [np.array(self.clock.passes(line, waiting=waiting)).T for line in lines]
-        grid = plan.grid
-        ranks = [grid.rank(pp=p) for p in range(plan.pp)]
-        self._replicas = [tuple(place[one] for one in grid.group(rank, "dp", "cp")) for rank in ranks]
-        devices = bounds.routes.topology.devices
-        self.capacities = [min(devices[device].memory_bytes for device in line.devices) for line in lines]
-        paces = frozenset((devices[device].type, devices[device].speed) for device in place)
-        fastest = self._family.fastest(paces)
-        self._update_s = fastest[3]
+        frame = bounds.frame(plan, facts, place, self._what.what == "selective")
+        self._family, self._held, self._frame, self.clock = frame.family, bounds.held(plan.split), frame, frame.clock
+        self._replicas, self.capacities = frame.replicas, frame.capacities
+        self._update_s = frame.fastest[3]
         again = self._family.again(self._what)
         part = (plan.microbatches - 1) / plan.microbatches if self._what.except_last else 1.0
-        self._forward = [passes[0] for passes in self._passes]
-        self._backward = [passes[1] for passes in self._passes]
         # Of a rank's micro-batches all but one add to gradients that are there.
-        added = fastest[4] * (plan.microbatches - 1) / plan.microbatches if facts.shape.directions == 1 else 0.0
-        self._own = [passes[0] + passes[1] + part * again * passes[2] + added for passes in self._passes]
-        host = None if plan.launch == "graphs" else self._family.launching(frozenset(kind for kind, _ in paces))
-        self._host = None if host is None else host[0] + host[1] + host[2]
+        added = frame.fastest[4] * (plan.microbatches - 1) / plan.microbatches if facts.shape.directions == 1 else 0.0
+        self._own = [passes[0] + passes[1] + part * again * passes[2] + added for passes in frame.passes]
+        self._host = None if plan.launch == "graphs" else frame.host
         self._host_speed = bounds.host_speed
 
     @property
     def work_s(self) -> float:
         """The work of a rank, of the mean one."""
-        own = np.min(self._forward, axis=0) + np.min(self._backward, axis=0)
-        return float(self._plan.microbatches * own.sum() / self._plan.pp)
+        return float(self._plan.microbatches * sum(self._frame.sums_s) / self._plan.pp)
 
     # The step.
 
     def step_in_mean(self) -> float:
         """Return the bound that is any cut's: the slowest rank takes no less than the mean."""
-        pp, count, facts = self._plan.pp, self._plan.microbatches, self._facts
-        forward, backward, own = (np.min(each, axis=0) for each in (self._forward, self._backward, self._own))
-        fill = sum(_least_sum(forward, n) for n in facts.before) + sum(_least_sum(backward, n) for n in facts.behind)
-        work = count * own.sum() / pp
-        through = self._with_replicas(work, backward.sum() / pp, forward.sum() / pp, np.s_[:], 1 / pp)
-        launched = 0.0 if self._host is None else count * self._host.sum() / pp / self._host_speed
-        return float(max(work + fill / pp, through, forward.sum() + backward.sum(), launched))
+        pp, count, facts, frame = self._plan.pp, self._plan.microbatches, self._facts, self._frame
+        forward_s, backward_s = frame.sums_s
+        own = self._own[0] if len(self._own) == 1 else np.min(self._own, axis=0)
+        fill = sum(frame.least_f[n] for n in facts.before) + sum(frame.least_b[n] for n in facts.behind)
+        work = count * float(own.sum()) / pp
+        sums = np.array([work, backward_s / pp, forward_s / pp])
+        through = float(self._with_replicas(sums[0], sums[1], sums[2], np.s_[:], 1 / pp))
+        launched = 0.0 if self._host is None else count * float(self._host.sum()) / pp / self._host_speed
+        return float(max(work + fill / pp, through, forward_s + backward_s, launched))
 
     def step_by_cuts(self) -> float:
         """Return the bound of the best cut, where each rank has one stage."""
         count = self._plan.microbatches
-        least_f, least_b = _before(np.min(self._forward, axis=0)), _before(np.min(self._backward, axis=0))
-        tables: dict[tuple[int, ...], _Row] = {}
+        frame = self._frame
+        least_f, least_b = _before(frame.forward), _before(frame.backward)
+        tables: dict[tuple[int, tuple[int, ...]], _Row] = {}
         found = []
         for p in range(self._plan.pp):
-            key = (id(self._forward[p]), id(self._backward[p]), p if self._plan.replicas > 1 else 0)
+            kind = frame.kind[p]
+            key = (kind, self._replicas[p] if self._plan.replicas > 1 else ())
             if key not in tables:
-                own, backward, forward = (_tables(each[p]) for each in (self._own, self._backward, self._forward))
+                passes = frame.passes[kind]
+                own, backward, forward = map(_tables, (self._own[kind], passes[1], passes[0]))
                 begin = least_f[:, None]
                 alone = begin + count * own + least_b[:, None]
                 reduced = begin + self._with_replicas(count * own, backward, forward, None, 1.0, p)
@@ -392,6 +434,21 @@ class _One:
         overflows = all(room) and least_most([table / own for table, own in zip(tables, room, strict=True)]) > 1
         return least_most(tables), bool(overflows)
 
+    def overflows(self, boundaries: tuple[int, ...]) -> bool:
+        """Return whether a rank holds more than its device has, with these stages."""
+        shape = self._facts.shape
+        edges = [0, *boundaries, len(self._update_s)]
+        held, made, kept = (_before(row) for row in self._by_layer())
+        for p, room in enumerate(self.capacities):
+            own = [(edges[s % shape.stages], edges[s % shape.stages + 1], s) for s in shape.held_by(p)]
+            state, gradients = (sum(row[b] - row[a] for a, b, _ in own) for row in (held, made))
+            once, again = (
+                sum(n[s] * (kept[b] - kept[a]) for a, b, s in own) for n in (self._facts.held, self._facts.again)
+            )
+            if 0 < room < state + max(gradients, once, again) + self._workspace:
+                return True
+        return False
+
     def _within(self, kept: _Row) -> tuple[_Row, _Row]:
         """Return what a micro-batch takes at most in its forward, and in its backward, but for gradients.
 
@@ -438,11 +495,6 @@ def _tables(row: _Row) -> _Row:
     total = _before(row)
     found: _Row = total - total[:, None]
     return found
-
-
-def _least_sum(row: _Row, count: int) -> float:
-    """Return the sum of the least so many."""
-    return float(np.sort(row)[:count].sum())
 
 
 def _held(workload: Workload, split: Split) -> _Held:

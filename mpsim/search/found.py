@@ -13,10 +13,11 @@ __all__ = ["Found", "FoundInterrupted", "Unfit"]
 
 
 class Unfit(NamedTuple):
-    """A plan that does not fit, and what its fullest device holds at least."""
+    """A plan that does not fit, what its fullest device holds at least, and what that has; 0 if unknown."""
 
     plan: Plan
     bytes: float
+    capacity_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,20 +15,19 @@ from pathlib import Path
 
 from mpsim.errors import MpsimError
 from mpsim.lowering.draws import Trials, check_processes
-from mpsim.lowering.lower import lower
 from mpsim.plan.model import Plan, check_size
 from mpsim.processes import worker_pool
 from mpsim.search.bounds import Least
 from mpsim.search.found import Found, FoundInterrupted, Unfit
 from mpsim.search.space import Axes, Family, count_variants, families, variants
 from mpsim.search.study import Study
-from mpsim.simulation.cutting import is_cut, round_step
+from mpsim.simulation.cutting import round_step
 from mpsim.sweeps.file import check_suffix, save_sweep
 from mpsim.sweeps.journal import Journal, journal_path, open_journal
 from mpsim.sweeps.model import Row, finish
 from mpsim.sweeps.question import Question, code_digest, digest
 
-__all__ = ["best"]
+__all__ = ["best", "dry_run"]
 
 Progress = Callable[[int, int], None]
 _TOP = 10
@@ -121,6 +120,28 @@ def best(
     return found
 
 
+def dry_run(study: Study, *, batch: int, axes: Axes = _EVERYTHING, base: Plan = _PLAIN) -> Found:
+    """Return how many plans there are, and how many are known not to fit or not to run, before any is simulated.
+
+    The arguments are those of `best`.
+
+    Examples
+    --------
+    >>> from mpsim.topology.builders import chain
+    >>> from mpsim.workload.model import Layer, Workload
+    >>> layers = [Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "abcd"]
+    >>> found = dry_run(Study(Workload.chain("four", layers), chain(2, link="1GB/s@0")), batch=2)
+    >>> found.planned, dict(found.counts)
+    (24, {})
+    """
+    made, left = families(study.workload, len(study.topology.devices), batch, axes)
+    if not made:
+        raise MpsimError(_none(left))
+    search = _Search(study, made, replace(base, batch=batch), axes, top=1, prune=True, progress=None)
+    search.bound()
+    return search.found(left, 1, complete=False)
+
+
 def _none(left: Counter[str]) -> str:
     if left:
         reason, count = left.most_common(1)[0]
@@ -200,6 +221,13 @@ class _Search:
         return [
             plan if not place else replace(plan, devices=place) for plan in plans for place in self._study.places(plan)
         ]
+
+    def bound(self) -> None:
+        """Decide the plans that cannot be run, or cannot fit."""
+        heap: list[_Node] = []
+        for number, family in zip(self._numbers, self._made, strict=False):
+            for own, plan in enumerate(self._variants(family), number):
+                self._push(_Node(0.0, own, family, plan), heap)
 
     def run(self, workers: int) -> None:
         """Decide every plan."""
@@ -283,23 +311,28 @@ class _Search:
         assert node.plan is not None
         try:
             check_size(node.plan)
-            least = _TIERS[node.tier](self._study, node.plan)
+            plan, least = _TIERS[node.tier](self._study, node.plan)
         except MpsimError as error:
             self._reasons[str(error)] += 1
             self._decide("impossible")
             return
-        if least is not None and least.overflows:
+        if least.overflows:
             self._too_large(node, least)
             return
-        found = 0.0 if least is None else round_step(least.step_s * (1 - 1e-11))
-        heapq.heappush(heap, replace(node, least_s=max(node.least_s, found), tier=node.tier + 1))
+        found = round_step(least.step_s * (1 - 1e-11))
+        heapq.heappush(heap, replace(node, least_s=max(node.least_s, found), plan=plan, tier=node.tier + 1))
 
     def _too_large(self, node: _Node, least: Least) -> None:
         assert node.plan is not None
-        own = Unfit(plan=node.plan, bytes=least.memory_bytes)
-        if self._unfit is None or own.bytes < self._unfit.bytes:
-            self._unfit = own
+        self._nearer(node.plan, least.memory_bytes)
         self._decide("too large")
+
+    def _nearer(self, plan: Plan, count: float) -> None:
+        """Remember the plan that comes nearest to fitting."""
+        if self._unfit is None or count < self._unfit.bytes:
+            devices = self._study.topology.devices
+            least = min(devices[device].memory_bytes for device in plan.place(len(devices)))
+            self._unfit = Unfit(plan=plan, bytes=count, capacity_bytes=least)
 
     # What is found.
 
@@ -324,9 +357,7 @@ class _Search:
         self._decide("simulated")
         if row["fits"] is False:
             assert node.plan is not None
-            own = Unfit(plan=node.plan, bytes=float(row["highest_peak_memory_bytes"]))
-            if self._unfit is None or own.bytes < self._unfit.bytes:
-                self._unfit = own
+            self._nearer(node.plan, float(row["highest_peak_memory_bytes"]))
             return
         steps = self._steps.setdefault(row["n_devices"], [])
         steps.append((round_step(row["step_s"]), node.number))
@@ -342,10 +373,10 @@ class _Search:
         every = sorted((*step, n) for n, steps in self._steps.items() for step in steps)
         numbers = {number for *_, number, _ in every[: self._top]}
         numbers |= {steps[0][1] for steps in self._steps.values()}
-        chosen = [self.plan_of(number) for number in sorted(numbers)]
+        chosen = [self._cut(self.plan_of(number)) for number in sorted(numbers)]
         rows = self._whole(chosen, trials or Trials(), workers) if complete else [self.rows[n] for n in sorted(numbers)]
         rows = [row | {"question": self.rows[n]["question"]} for row, n in zip(rows, sorted(numbers), strict=True)]
-        plans = {plan.text: plan for plan in chosen}
+        plans = {row["plan"]: plan for row, plan in zip(rows, chosen, strict=True)}
         sweep = finish(rows, len(rows), workers)
         return Found(
             sweep=replace(sweep, notes=self._study.notes),
@@ -365,29 +396,24 @@ class _Search:
         with worker_pool(min(workers, len(plans)), _start, self._study) as pool:
             return list(pool.map(_whole, plans, [trials] * len(plans)))
 
+    def _cut(self, plan: Plan) -> Plan:
+        return plan if plan.pp == 1 else self._study.cut(plan)[0]
+
     def plan_of(self, number: int) -> Plan:
         """Return the plan of a number."""
         at = bisect_right(self._numbers, number) - 1
         return self._variants(self._made[at])[number - self._numbers[at]]
 
 
-def _rough(study: Study, plan: Plan) -> Least | None:
-    return study.bounds.rough(plan)
+def _rough(study: Study, plan: Plan) -> tuple[Plan, Least]:
+    return plan, study.bounds.rough(plan)
 
 
-def _close(study: Study, plan: Plan) -> Least | None:
-    return study.bounds.close(plan)
+def _close(study: Study, plan: Plan) -> tuple[Plan, Least]:
+    return plan, study.bounds.close(plan)
 
 
-def _lowered(study: Study, plan: Plan) -> Least | None:
-    """Bound a plan by its stages, where no other cut will be tried."""
-    lowering = lower(
-        study.workload, study.topology, plan, by_type=study.by_type, host_speed=study.host_speed, routes=study.routes
-    )
-    return study.bounds.lowered(lowering) if is_cut(lowering) else None
-
-
-_TIERS: tuple[Callable[[Study, Plan], Least | None], ...] = (_rough, _close, _lowered)
+_TIERS: tuple[Callable[[Study, Plan], tuple[Plan, Least]], ...] = (_rough, _close, Study.cut)
 
 _shared: list[Study] = []
 

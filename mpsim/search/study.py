@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
+from mpsim.lowering.balancing import boundaries_worth_trying
 from mpsim.lowering.costs import Costs
 from mpsim.lowering.devices import check_devices, for_costs, scaled_by_type
 from mpsim.lowering.draws import Trials
 from mpsim.lowering.emit import program_of
+from mpsim.lowering.lower import cut_at, lower
+from mpsim.lowering.model import Lowering
+from mpsim.lowering.stages import scales_of
+from mpsim.plan.automatic import Fitted
 from mpsim.plan.model import Plan
+from mpsim.plan.schedules import resolve_schedule
 from mpsim.program.account import account_devices
 from mpsim.result.frames import summary_row
 from mpsim.result.model import Result
-from mpsim.search.bounds import Bounds
-from mpsim.simulation.cutting import Played
+from mpsim.search.bounds import Bounds, Least
+from mpsim.simulation.cutting import Played, round_step
 from mpsim.simulation.preparing import prepare_played
 from mpsim.simulation.run import simulate_played
+from mpsim.simulation.timetable import Timetable
 from mpsim.sweeps.model import COLUMNS, Row
 from mpsim.sweeps.placing import placements
 from mpsim.topology.model import Topology
@@ -28,6 +36,10 @@ from mpsim.topology.routes import Routes
 from mpsim.workload.model import Workload
 
 __all__ = ["Study"]
+
+# Cuts whose timetables are held against one another, and the operations in all of these.
+_MOST_CUTS, _MOST_OPERATIONS = 300, 20_000
+_MOST_LOWERED = 3  # of them, to find one that fits
 
 
 class Study:
@@ -88,8 +100,52 @@ class Study:
             self._places[shape] = placements(self.topology, *shape)
         return self._places[shape]
 
+    def cut(self, plan: Plan) -> tuple[Plan, Least]:
+        """Return a plan with its stages cut, and the bound of that.
+
+        Of the cuts that `boundaries_worth_trying` finds it is the one whose timetable is the shortest, and where
+        memories are known that of those that do not overflow one; of equal ones the balanced cut, then the first.
+
+        Raises
+        ------
+        MpsimError
+            A plan that cannot be run.
+        """
+        lowering = lower(
+            self.workload, self.topology, plan, by_type=self.by_type, host_speed=self.host_speed, routes=self.routes
+        )
+        if lowering.shape.stages == 1 or plan.boundaries is not None:
+            return plan, self.bounds.lowered(lowering)
+        # What surely overflows is told apart before it is lowered.
+        every = self._candidates(lowering)
+        fitting = [boundaries for boundaries in every if not self.bounds.overflows(plan, boundaries)]
+        found = []
+        for boundaries in self._quickest(lowering, fitting or every)[:_MOST_LOWERED]:
+            own = lowering if boundaries == lowering.boundaries else cut_at(lowering, boundaries)
+            found.append((replace(plan, boundaries=boundaries), self.bounds.lowered(own)))
+            if not fitting or not found[-1][1].overflows:
+                return found[-1]
+        return found[0]
+
+    def _candidates(self, lowering: Lowering) -> list[tuple[int, ...]]:
+        """Return the cuts that may be a plan's, the balanced one first."""
+        # Of a large plan the balanced cut, as its replay would take longer than another cut saves.
+        if lowering.asynchronous or isinstance(resolve_schedule(lowering.plan.schedule), Fitted):
+            return [lowering.boundaries]  # its rows hang on its cut
+        scales = scales_of(lowering.costs, lowering.routes, lowering.plan, lowering.place, lowering.shape)
+        most = _MOST_OPERATIONS // sum(map(len, lowering.rows))
+        cuts = boundaries_worth_trying(scales, min(_MOST_CUTS, most)) if most > 1 else []
+        return [*dict.fromkeys([lowering.boundaries, *cuts])]
+
+    def _quickest(self, lowering: Lowering, cuts: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Return cuts in the order of their timetables."""
+        if len(cuts) == 1:
+            return cuts
+        table = Timetable(lowering, self.bounds.clock(lowering.plan))
+        return sorted(cuts, key=lambda boundaries: round_step(max(table.ended(boundaries).row_s)))
+
     def result(self, plan: Plan, trials: Trials | None = None, **options: Any) -> Result:
-        """Predict a plan, its stages cut where its step is the shortest; `options` are those of `simulate_played`.
+        """Predict a plan, its stages cut as `cut` does; `options` are those of `simulate_played`.
 
         Raises
         ------
@@ -99,8 +155,9 @@ class Study:
         return simulate_played(self._played(plan), trials or Trials(), unchecked=self.unchecked, **options)
 
     def _played(self, plan: Plan) -> Played:
+        chosen = plan if plan.boundaries is not None or plan.pp == 1 else self.cut(plan)[0]
         return prepare_played(
-            self.workload, self.topology, plan, by_type=self.by_type, unchecked=self.unchecked,
+            self.workload, self.topology, chosen, by_type=self.by_type, unchecked=self.unchecked,
             host_speed=self.host_speed, routes=self.routes,
         )  # fmt: skip
 
@@ -117,7 +174,7 @@ class Study:
             return row | {"reason": str(error)}
         verdicts = {use.fits for use in uses}
         return row | {
-            "step_s": timing.step_s,
+            **dict.fromkeys(("step_s", "step_p5_s", "step_p95_s"), timing.step_s),
             "highest_peak_memory_bytes": max(use.memory.peak_bytes for use in uses),
             "fits": False if False in verdicts else None if None in verdicts else True,
         }
@@ -126,7 +183,7 @@ class Study:
         """Return the row of a plan in a sweep's table, or why it cannot be run."""
         row = dict.fromkeys(COLUMNS) | self._coordinates(plan, trials or Trials())
         try:
-            return row | summary_row(self.result(plan, trials, spans=False, fold=True)) | {"plan": plan.text}
+            return row | summary_row(self.result(plan, trials, spans=False, fold=True)) | {"plan": _text(plan)}
         except MpsimError as error:
             return row | {"reason": str(error)}
 
@@ -134,7 +191,7 @@ class Study:
         return {
             "workload": self.workload.name,
             "topology": self.topology.name,
-            "plan": plan.text,
+            "plan": _text(plan),
             "strategy": plan.strategy,
             "n_devices": plan.ranks,
             "dp": plan.dp,
@@ -148,3 +205,8 @@ class Study:
             "algorithm": plan.algorithm,
             "trials": trials.count,
         }
+
+
+def _text(plan: Plan) -> str:
+    """Return a plan in one line, without its stages."""
+    return replace(plan, boundaries=None).text

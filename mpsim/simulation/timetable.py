@@ -19,12 +19,15 @@ from mpsim.lowering.recomputation import recomputed_layers
 from mpsim.lowering.stages import microbatch_size
 from mpsim.lowering.times import RankTimes, medians
 from mpsim.plan.model import Plan
+from mpsim.plan.operations import Operation
 from mpsim.plan.recompute import parse_recompute
 from mpsim.plan.shape import Shape
 
 __all__ = ["Ended", "Timetable", "lines_of"]
 
 _Sums = tuple[float, ...]
+_Key = tuple[int, bool, int]
+_Step = tuple[tuple[int, str], _Key | None, _Key | None, bool, bool]
 
 
 class Ended(NamedTuple):
@@ -68,7 +71,7 @@ class Timetable:
 
     def __init__(self, lowering: Lowering, clock: Clock | None = None) -> None:
         plan, shape = lowering.plan, lowering.shape
-        self._lowering, self._rows, self._shape = lowering, lowering.rows, shape
+        self._lowering, self._shape = lowering, shape
         what = parse_recompute(plan.sharding.recompute)
         clock = clock or Clock(lowering.costs, lowering.routes, plan.algorithm, what.what == "selective")
         lines = lines_of(lowering.place, plan, shape)
@@ -96,47 +99,78 @@ class Timetable:
             for number, (here, there) in enumerate(zip(shape.home, [*shape.home[1:], 0], strict=True))
         ]
         self._message: dict[tuple[int, int, int], float] = {}
+        self._steps = [[self._step(one) for one in row] for row in lowering.rows]
 
     def ended(self, boundaries: Sequence[int]) -> Ended:
         """Return when ranks are done, of stages with these first layers but the first."""
         edges = (0, *boundaries, len(self._lowering.workload.layers))
-        shape, rows = self._shape, self._rows
-        seconds = [self._stage(number, edges) for number in range(len(shape.home))]
-        sent, returned = self._messages(edges)
-        keeping, closes = self._lowering.keeping, self._lowering.closing
-        done: dict[tuple[int, bool, int], float] = {}
-        waiting: dict[tuple[int, bool, int], int] = {}
-        at, now, closing = [0] * len(rows), [0.0] * len(rows), [float("inf")] * len(rows)
-        issued = [0.0] * len(rows)
-        ready = list(range(len(rows)))
+        stages, kinds = range(len(self._shape.home)), ("F", "B", "I", "W", "U")
+        passes = [self._stage(number, edges) for number in stages]
+        messages = self._messages(edges)
+        # By stage and kind: a second forward before it, itself, the message that it waits for, and its launch.
+        seconds = {
+            (number, kind): (
+                passes[number]["R"] if kind in "BI" else 0.0,
+                passes[number][kind],
+                self._waits_s(number, kind, messages),
+                *self._launch(number, kind, edges),
+            )
+            for number in stages
+            for kind in kinds
+        }
+        done: dict[_Key, float] = {}
+        waiting: dict[_Key, int] = {}
+        ranks = range(len(self._steps))
+        at, now, closing = [0 for _ in ranks], [0.0 for _ in ranks], [float("inf") for _ in ranks]
+        issued = [0.0 for _ in ranks]
+        ready = list(ranks)
         while ready:
             rank = ready.pop()
-            row = rows[rank]
-            for one in row[at[rank] :]:
-                stage, kind, microbatch = one.stage, one.kind, one.microbatch
-                begin = now[rank]
-                launch = self._launch(stage, kind, edges)
-                if kind in "BI" and (stage, microbatch) not in keeping:
-                    begin += seconds[stage]["R"]
-                source = shape.source(stage, kind)
-                if source is not None:
-                    key = (source, kind == "F", microbatch)
-                    if key not in done:
-                        waiting[key] = rank
+            row, i, time_s, issued_s = self._steps[rank], at[rank], now[rank], issued[rank]
+            while i < len(row):
+                which, needs, gives, again, closes = row[i]
+                again_s, own_s, message_s, lead_s, rest_s = seconds[which]
+                begin = time_s + again_s if again else time_s
+                if needs is not None:
+                    there = done.get(needs)
+                    if there is None:
+                        waiting[needs] = rank
                         break
-                    begin = max(begin, done[key] + (sent[source] if kind == "F" else returned[stage]))
-                begin = max(begin, issued[rank] + launch.lead_s)
-                issued[rank] += launch.lead_s + launch.rest_s
-                if (stage, kind, microbatch) in closes:
-                    closing[rank] = min(closing[rank], begin)
-                now[rank] = begin + seconds[stage][kind]
-                at[rank] += 1
-                if kind in "FBI":
-                    key = (stage, kind == "F", microbatch)
-                    done[key] = now[rank]
-                    if key in waiting:
-                        ready.append(waiting.pop(key))
+                    if there + message_s > begin:
+                        begin = there + message_s
+                if issued_s + lead_s > begin:
+                    begin = issued_s + lead_s
+                issued_s += lead_s + rest_s
+                if closes and begin < closing[rank]:
+                    closing[rank] = begin
+                time_s = begin + own_s
+                i += 1
+                if gives is not None:
+                    done[gives] = time_s
+                    woken = waiting.pop(gives, None)
+                    if woken is not None:
+                        ready.append(woken)
+            at[rank], now[rank], issued[rank] = i, time_s, issued_s
         return Ended(now, closing)
+
+    def _step(self, one: Operation) -> _Step:
+        """Return an operation: what it needs and gives, whether some runs again before it, whether it closes."""
+        lowering, (stage, kind, microbatch, *_) = self._lowering, one
+        source = self._shape.source(stage, kind)
+        return (
+            (stage, kind),
+            None if source is None else (source, kind == "F", microbatch),
+            (stage, kind == "F", microbatch) if kind in "FBI" else None,
+            kind in "BI" and (stage, microbatch) not in lowering.keeping,
+            (stage, kind, microbatch) in lowering.closing,
+        )
+
+    def _waits_s(self, number: int, kind: str, messages: tuple[list[float], list[float]]) -> float:
+        """Return the seconds of the message that a pass of a stage waits for."""
+        sent, returned = messages
+        if kind == "F":
+            return sent[number - 1] if number % self._shape.stages else 0.0
+        return returned[number] if kind in "BI" else 0.0
 
     def _stage(self, number: int, edges: Sequence[int]) -> dict[str, float]:
         """Return the seconds of a stage's passes, by kind."""

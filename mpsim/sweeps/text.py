@@ -48,7 +48,7 @@ def table(result: SweepResult, top: int = 10, head: str = "") -> str:
         blocks.append(f"{_scaling(scaling_rows(result))}\n")
     shown = [group.ranked[:top] if top else group.ranked for group in groups]
     if any(shown):
-        blocks.append(f"{_align(_cells(_columns_of(groups), [*chain(*shown)]))}\n")
+        blocks.append(f"{align(_cells(_columns_of(groups), [*chain(*shown)]))}\n")
     for group, rows in zip(groups, shown, strict=True):
         lines = (_outcome(group, len(rows)), *_too_large(group))
         blocks += [_name_of(group, groups) + line for line in lines]
@@ -117,7 +117,16 @@ def _cells(columns_of: _Columns, rows: Sequence[Row]) -> list[tuple[str, bool, l
     return [column for column in columns if any(cell.strip() for cell in column[2])]
 
 
-def _align(columns: Sequence[tuple[str, bool, list[str]]]) -> str:
+def align(columns: Sequence[tuple[str, bool, list[str]]]) -> str:
+    """Return columns beside one another: each a heading, whether it is set to the left, and its cells.
+
+    Examples
+    --------
+    >>> print(align([("a", True, ["x", "yy"]), ("n", False, ["10", "2"])]))
+    a    n
+    x   10
+    yy   2
+    """
     aligned = []
     for heading, left, cells in columns:
         width = max(len(heading), *map(len, cells))
@@ -189,7 +198,7 @@ def _scaling(rows: Sequence[Row]) -> str:
     if not rows:
         return "no plan that can be run fits: nothing is said of more devices"
     lines = [
-        _align(_cells(_SCALING, rows)),
+        align(_cells(_SCALING, rows)),
         "",
         "speedup: of the same batch, over the fewest devices with a plan; efficiency: by as many times the devices",
     ]

@@ -1,0 +1,283 @@
+"""``mpsim best``: the fastest plan of all, for each number of devices, and the proof."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from mpsim import interrupts
+from mpsim.cli.model import read_model
+from mpsim.cli.options import options_of
+from mpsim.cli.output import (
+    DOCUMENTS,
+    TABLES,
+    check_apart,
+    json_option,
+    output_option,
+    print_json,
+    say,
+    tell,
+)
+from mpsim.cli.planning import host_speed_option
+from mpsim.cli.progress import progress_bar
+from mpsim.cli.scaling import ScalingOptions, by_type_of, scaling_options, unchecked_option
+from mpsim.cli.trials import TrialOptions, trial_options, trials_of
+from mpsim.cli.types import BYTES, NUMBERS
+from mpsim.errors import MpsimError
+from mpsim.lowering.draws import Trials
+from mpsim.plan.model import LAUNCHES, Plan, save_plan
+from mpsim.plan.schedules import SCHEDULES
+from mpsim.search.found import Found, FoundInterrupted
+from mpsim.search.rates import Rates, parse_count, parse_price
+from mpsim.search.run import best as search
+from mpsim.search.run import dry_run
+from mpsim.search.space import TRIED, Axes
+from mpsim.search.study import Study
+from mpsim.search.text import answer, counted
+from mpsim.sweeps.file import check_suffix
+from mpsim.sweeps.journal import journal_path
+from mpsim.sweeps.model import Row
+from mpsim.topology.spec import parse_topology
+from mpsim.units import format_bytes
+from mpsim.workload.model import Workload
+from mpsim.workload.tokens import tokens_per_sample
+
+__all__ = ["best"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    batch: int | None
+    tokens: str | None
+    seq: int | None
+    precision: str | None
+    devices: tuple[int, ...] | None
+    dp: tuple[int, ...] | None
+    pp: tuple[int, ...] | None
+    tp: tuple[int, ...] | None
+    cp: tuple[int, ...] | None
+    ep: tuple[int, ...] | None
+    microbatch_sizes: tuple[int, ...] | None
+    schedules: str | None
+    chunks: tuple[int, ...] | None
+    zero: tuple[int, ...] | None
+    recompute: str | None
+    launch: str | None
+    bucket: int
+    algorithm: str
+    runtime: str
+    price: str | None
+    train_tokens: str | None
+    top: int
+    dry_run: bool
+    scaling: ScalingOptions
+    unchecked: bool
+    host_speed: float
+    trials: TrialOptions
+    processes: int | None
+    resume: bool
+    progress: bool | None
+    plan: str | None
+    output: str | None
+
+
+@click.command()
+@click.argument("model")
+@click.argument("cluster")
+@click.option("--batch", type=int, metavar="B", help="Samples in a step: the same for every plan.")
+@click.option("--tokens", metavar="N", help="Instead of --batch: tokens in a step, as in 4M.")
+@click.option("--seq", type=int, metavar="N", help="Of a model: tokens in a sequence.")
+@click.option("--precision", metavar="NAME", help="Of a model: as of mpsim trace; by default bf16-mixed.")
+@click.option("--devices", type=NUMBERS, help="Numbers of devices; by default powers of two up to all there are.")
+@click.option("--dp", type=NUMBERS, help="Sizes that are tried; by default all.")
+@click.option("--pp", type=NUMBERS, help="Likewise.")
+@click.option("--tp", type=NUMBERS, help="By default all that the workload has costs for; of a model up to 8.")
+@click.option("--cp", type=NUMBERS, help="By default all that the workload has costs for; of a model none.")
+@click.option("--ep", type=NUMBERS, help="Likewise.")
+@click.option("--microbatch-sizes", type=NUMBERS, help="Samples; by default those that have costs, of a model 1,2,4.")
+@click.option("--schedules", metavar="NAME,…", help=f"Of {', '.join(SCHEDULES)}; by default {', '.join(TRIED)}.")
+@click.option("--chunks", type=NUMBERS, help="Stages a rank; by default 2,4,8 and what divides alike layers evenly.")
+@click.option("--zero", type=NUMBERS, help="Stages of ZeRO; by default 0,1,2,3.")
+@click.option("--recompute", metavar="WHAT,…", help="By default none, selective where it can be, and full.")
+@click.option("--launch", metavar="NAME,…", help=f"Of {', '.join(LAUNCHES)}; by default as traced.")
+@click.option("--bucket", type=BYTES, default="25 MiB", show_default=True, help="Gradients all-reduced at once.")
+@click.option("--algorithm", default="ring", show_default=True, metavar="NAME", help="Of the collectives.")
+@click.option("--runtime", default="ideal", show_default=True, metavar="NAME", help="How messages behave.")
+@click.option("--price", metavar="PRICE", help="Of a device, as in '2.5 USD/h'.")
+@click.option("--train-tokens", metavar="N", help="Tokens to say the price of, as in 15T; by default a step's.")
+@click.option("--top", type=int, default=10, show_default=True, metavar="N", help="Fastest plans to find.")
+@click.option("--dry-run", is_flag=True, help="Count the plans, and how many each reason removes; simulate none.")
+@scaling_options
+@unchecked_option
+@host_speed_option
+@trial_options
+@click.option("--processes", type=int, metavar="N", help="By default one for each processor.")
+@click.option("--resume/--no-resume", default=True, help="Go on with the rows in -o, the default; or begin it anew.")
+@click.option("--progress/--no-progress", default=None, help="A bar on stderr; by default on a terminal.")
+@json_option
+@output_option("--plan", what="Write the best plan (.json).", suffixes=DOCUMENTS)
+@output_option("-o", "--output", what="Write the rows of the answer (.csv or .parquet).", suffixes=TABLES)
+def best(model: str, cluster: str, as_json: bool, **given: Any) -> None:
+    """Find the fastest way of splitting MODEL over CLUSTER, for each number of devices, and prove it.
+
+    MODEL is a workload file, or a model's name or configuration (see mpsim trace), which then is costed by the roofline
+    of the cluster's devices. Each plan is bounded from below, in time and in memory; simulated are those alone that
+    may be faster than the best so far, so that the answer is that of simulating all of them. See docs/search.md.
+
+    \b
+      mpsim best workloads/gpt2.h200.json dgx_h200 --batch 64
+      mpsim best llama3-70b dgx_h100:8 --tokens 4M --seq 8192 --price '2.5 USD/h' --train-tokens 15T
+      mpsim best workloads/gpt2.h200.json dgx_h200:2 --batch 64 --plan best.json
+    """
+    asked = options_of(_Asked, given)
+    if asked.output:
+        check_suffix(asked.output)
+    if asked.top < 1:
+        raise MpsimError(f"--top is {asked.top}, expected 1 or more plans to find")
+    price = parse_price(asked.price) if asked.price else None
+    train = parse_count(asked.train_tokens, "--train-tokens") if asked.train_tokens else 0
+    if train and price is None:
+        raise MpsimError("--train-tokens is for money: give --price too, as in '2.5 USD/h'")
+    axes = _axes(asked)
+    topology = parse_topology(cluster)
+    check_apart({"output": asked.output, "plan": asked.plan}, [model, cluster])
+    began = time.perf_counter()
+    workload, own = read_model(
+        model, topology, seq=asked.seq, precision=asked.precision, microbatches=asked.microbatch_sizes,
+        tp=asked.tp, cp=asked.cp, ep=asked.ep,
+    )  # fmt: skip
+    made_s = time.perf_counter() - began
+    rates = Rates.of(workload, topology, price=price, train_tokens=train)
+    batch = _batch(asked, workload)
+    study = Study(
+        workload, topology, by_type=own or by_type_of(asked.scaling, workload, topology), unchecked=asked.unchecked,
+        host_speed=asked.host_speed,
+    )  # fmt: skip
+    base = Plan(bucket_bytes=asked.bucket, algorithm=asked.algorithm, runtime=asked.runtime)
+    if asked.dry_run:
+        found = dry_run(study, batch=batch, axes=axes, base=base)
+        if as_json:
+            print_json(_as_dict(found, rates))
+        else:
+            say("\n".join(counted(found)))
+        return
+    trials = trials_of(asked.trials, batch, workload.dataset_samples)
+    began = time.perf_counter()
+    found = _found(study, asked, batch, axes, base, trials)
+    if not found.sweep.rows:
+        raise MpsimError(_nothing(found))
+    _write(found, asked)
+    head = f"{workload.name} | {topology.name} | batch {batch}{_in_tokens(rates, batch)}\n"
+    if as_json:
+        print_json(_as_dict(found, rates))
+    else:
+        say(answer(found, rates, head))
+        say(f"\n{time.perf_counter() - began:.1f} s{f', the model {made_s:.1f} s' if made_s > 1 else ''}")
+
+
+def _axes(asked: _Asked) -> Axes:
+    def words(text: str | None) -> tuple[str, ...]:
+        return tuple(word.strip() for word in text.split(",")) if text is not None else ()
+
+    again = tuple("" if word == "none" else word for word in words(asked.recompute))
+    sizes = {name: getattr(asked, name) or () for name in ("devices", "dp", "pp", "tp", "cp", "ep", "chunks")}
+    return Axes(
+        **sizes,
+        microbatch_sizes=asked.microbatch_sizes or (),
+        schedules=words(asked.schedules),
+        zero=asked.zero or (),
+        recompute=again,
+        launch=words(asked.launch),
+    )
+
+
+def _batch(asked: _Asked, workload: Workload) -> int:
+    """Return the samples in a step."""
+    if (asked.batch is None) == (asked.tokens is None):
+        raise MpsimError("give either --batch, samples in a step, or --tokens: every plan is of the same step")
+    if asked.batch is not None:
+        return asked.batch
+    each = tokens_per_sample(workload)
+    if not each:
+        raise MpsimError(f"samples of {workload.name!r} are no sequences of tokens: give --batch instead of --tokens")
+    assert asked.tokens is not None
+    count = parse_count(asked.tokens, "--tokens")
+    # A million tokens are often 2^20 of them.
+    binary = asked.tokens.strip().upper().removesuffix("M")
+    for tokens in (count, int(binary) * 2**20 if binary.isdecimal() else count):
+        if tokens % each == 0:
+            return tokens // each
+    raise MpsimError(
+        f"--tokens is {asked.tokens}, no whole number of sequences of {each:,} tokens: the nearest is"
+        f" {max(round(count / each), 1) * each:,}"
+    )
+
+
+def _in_tokens(rates: Rates, batch: int) -> str:
+    return f" = {batch * rates.tokens:,} tokens" if rates.tokens else ""
+
+
+def _found(study: Study, asked: _Asked, batch: int, axes: Axes, base: Plan, trials: Trials) -> Found:
+    try:
+        with progress_bar(asked.progress, "plans") as progress:
+            return search(
+                study, batch=batch, axes=axes, base=base, top=asked.top, trials=trials, processes=asked.processes,
+                output=asked.output, resume=asked.resume, progress=progress,
+            )  # fmt: skip
+    except FoundInterrupted as stop:
+        found = stop.found
+        if found.sweep.rows:
+            say(answer(found, Rates.of(study.workload, study.topology)))
+        kept = f"; rows are in {journal_path(asked.output)}: the same command goes on with them" if asked.output else ""
+        decided = sum(found.counts.values())
+        tell(f"mpsim: error: {interrupts.words()} after {decided} of {found.planned} plans{kept}")
+        raise click.exceptions.Exit(interrupts.exit_code()) from None
+
+
+def _nothing(found: Found) -> str:
+    """Say why there is no plan."""
+    if found.unfit is not None:
+        plan, count, capacity = found.unfit
+        lacks = f", {format_bytes(count - capacity)} more than a device has" if capacity else ""
+        return (
+            f"none of {found.planned:,} plans fits; the nearest, {plan.text}, needs {format_bytes(count)} on a device"
+            f" at least{lacks}: use more devices, or devices with more memory"
+        )
+    reason, count = max(found.reasons.items(), key=lambda one: one[1])
+    return f"none of {found.planned:,} plans can be run; of {count:,} the reason is: {reason}"
+
+
+def _write(found: Found, asked: _Asked) -> None:
+    if asked.plan and found.best is not None:
+        save_plan(asked.plan, found.plans[found.best["plan"]])
+        tell(f"wrote {asked.plan}")
+    if asked.output:
+        tell(f"wrote {asked.output}")
+
+
+def _as_dict(found: Found, rates: Rates) -> dict[str, Any]:
+    def row(one: Row) -> dict[str, Any]:
+        return {
+            **one,
+            "tokens_per_s": rates.tokens_per_s(one),
+            "model_flops_per_s": rates.flops_per_s(one),
+            "mfu_fraction": rates.mfu(one),
+            "price": rates.money(one),
+        }
+
+    return {
+        "plans": found.planned,
+        "counts": dict(found.counts),
+        "reasons": dict(found.reasons),
+        "complete": found.complete,
+        "currency": rates.price.currency if rates.price else None,
+        "train_tokens": rates.train_tokens or None,
+        "caveats": list(found.sweep.caveats),
+        "notes": list(found.sweep.notes),
+        "best": None if found.best is None else row(found.best),
+        "by_devices": [row(one) for one in found.by_devices],
+        "rows": [row(one) for one in found.sweep.ranked],
+    }

@@ -1,0 +1,132 @@
+"""No step is shorter, and no device holds less, than the bounds say; hand-worked ones are exact."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from cases import chained, layer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_cases import topologies, workloads
+
+from mpsim.errors import MpsimError
+from mpsim.lowering.lower import lower
+from mpsim.plan.model import Plan
+from mpsim.plan.schedules import SCHEDULES
+from mpsim.plan.sharding import Sharding
+from mpsim.search.space import Axes, families, variants
+from mpsim.search.study import Study
+from mpsim.topology.builders import chain, ring, switch
+from mpsim.topology.model import Device
+from mpsim.topology.wire import Wire
+
+SYNCHRONOUS = tuple(name for name in SCHEDULES if name not in ("pipedream", "zb-auto"))
+
+
+def study_of(times, n=4, wire=None, **fields):
+    layers = [layer(f"l{i}", each, **fields) for i, each in enumerate(times)]
+    return Study(chained(layers, 0), chain(n, link=wire or Wire(math.inf)))
+
+
+# By hand.
+
+
+def test_a_pipeline_of_alike_layers_fills_and_drains() -> None:
+    """Four stages of 3 s, 8 micro-batches: the last begins after 3 forwards of 1 s, and three backwards follow."""
+    bounds = study_of([(1.0, 1.0, 1.0)] * 4).bounds
+    assert bounds.close(Plan(pp=4, microbatches=8)).step_s == 3 + 8 * 3 + 6 == 33
+
+
+def test_the_best_cut_of_unlike_layers_counts() -> None:
+    """Of 6, 3 and 3 s on two stages: 4 micro-batches of 6 s, behind two forwards and before four seconds back."""
+    times = [(2.0, 2.0, 2.0), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)]
+    least = study_of(times).bounds.close(Plan(pp=2, microbatches=4))
+    assert least.step_s == 2 + 4 * 6 + 4 == 30
+
+
+def test_gradients_that_outlast_their_backward_count() -> None:
+    """One layer of 1 + 2 s: 2 micro-batches, then 8 s of all-reduce from the last backward on: 4 + 8."""
+    layers = [layer("a", (1.0, 1.0, 1.0), parameters={"a": 1024})]
+    bounds = Study(chained(layers, 0), ring(2, link=Wire(128.0))).bounds
+    assert bounds.close(Plan(dp=2, microbatches=2)).step_s == 1 + 2 + 1 + 1024 / 128
+
+
+def test_what_is_held_at_least() -> None:
+    """Stages of a 1F1B: state 6 and gradients 2 throughout its end, activations of 5 for each micro-batch ahead."""
+    study = study_of([(1.0, 1.0, 1.0)] * 2, 2, parameters={"w": 2}, optimizer_bytes=4, saved_bytes=5)
+    for index, one in enumerate(study.workload.layers):
+        assert one.shards[0].parameter_bytes == 2, index
+    assert study.bounds.close(Plan(pp=2, microbatches=8)).memory_bytes >= 6 + 5
+
+
+# At random.
+
+
+@st.composite
+def plans(draw):
+    tp = draw(st.sampled_from([1, 1, 2]))
+    workload = draw(workloads(tp))
+    topology = draw(topologies(draw(st.integers(1, 6))))
+    unlike = draw(st.booleans())
+    if unlike:
+        speeds = draw(st.lists(st.sampled_from([1.0, 1.0, 2.0, 0.5]), min_size=8, max_size=8))
+        devices = [
+            replace(one, speed=speed, memory_bytes=draw(st.sampled_from([0, 4000, 9000])))
+            for one, speed in zip(topology.devices, speeds * 2, strict=False)
+        ]
+        topology = replace(topology, devices=tuple(devices))
+    batch = draw(st.sampled_from([1, 2, 4, 8, 12]))
+    axes = Axes(
+        schedules=(draw(st.sampled_from(SYNCHRONOUS)),), recompute=(draw(st.sampled_from(["", "full", "stages"])),)
+    )
+    base = Plan(
+        batch=batch, first_bucket_bytes=draw(st.sampled_from([1, 600, 2**20])),
+        bucket_bytes=draw(st.sampled_from([1, 1000, 2**20])), runtime=draw(st.sampled_from(["ideal", "blocking"])),
+        algorithm=draw(st.sampled_from(["ring", "direct"])),
+    )  # fmt: skip
+    try:
+        made, _ = families(workload, len(topology.devices), batch, axes)
+    except MpsimError:
+        made = []
+    found = [plan for family in made for plan in variants(workload, family, base, axes)]
+    chosen = draw(st.sampled_from(found)) if found else base
+    return Study(workload, topology), chosen
+
+
+@settings(max_examples=150)
+@given(plans())
+def test_nothing_is_less_than_its_bound(case) -> None:
+    study, plan = case
+    row = study.quick_row(plan)
+    try:
+        found = [study.bounds.rough(plan), study.bounds.close(plan)]
+        lower(study.workload, study.topology, plan)
+    except MpsimError:
+        assert row["reason"]
+        return
+    found.append(study.cut(plan)[1])
+    assert found[-1] == study.bounds.lowered(lower(study.workload, study.topology, study.cut(plan)[0]))
+    if row["reason"]:  # such as a deadlock, which only a replay tells
+        return
+    for least in found:
+        assert least.step_s <= row["step_s"] * (1 + 1e-9)
+        assert least.memory_bytes <= row["highest_peak_memory_bytes"]
+        assert not least.overflows or row["fits"] is False
+    assert study.bounds.work_s(plan) <= row["step_s"] * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize("schedule", SYNCHRONOUS)
+def test_replicas_of_each_schedule_are_no_faster_than_their_bound(schedule, zero) -> None:
+    layers = [
+        layer(f"l{i}", (1.0, 1.0 + i % 2, 0.5), parameters={f"p{i}": 600 * (1 + i % 3)}, saved_bytes=100 + i)
+        for i in range(8)
+    ]
+    topology = switch(8, link=Wire(500.0, 0.25), devices=[Device(name="", memory_bytes=3000)] * 8)
+    study = Study(chained(layers, 300), topology)
+    plan = Plan(dp=2, pp=2, microbatches=4, batch=8, schedule=schedule, sharding=Sharding(zero=zero))
+    row = study.quick_row(plan)
+    assert row["reason"] is None
+    for least in (study.bounds.rough(plan), study.bounds.close(plan)):
+        assert 0 < least.step_s <= row["step_s"] * (1 + 1e-9)
+        assert 0 < least.memory_bytes <= row["highest_peak_memory_bytes"]
