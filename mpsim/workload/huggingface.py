@@ -91,7 +91,7 @@ def _source(config: Any, name: str, length: int | None) -> Source:
         with _quiet():
             return _example(kind(copy.deepcopy(config)), batch, length)
 
-    return Source(name=name, build=build)
+    return Source(name=name, build=build, by_shape=True)
 
 
 def _example(model: Any, batch: int, length: int | None) -> Example:
