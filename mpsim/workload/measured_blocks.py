@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any, TypeAlias
 
 from mpsim.errors import MpsimError
+from mpsim.scaling import plain_name
 from mpsim.workload.device_spec import DeviceSpec
 from mpsim.workload.layers import TIMES, Cost, Fidelity, Layer
 from mpsim.workload.model import Workload
@@ -73,8 +74,8 @@ def with_measured_blocks(workload: Workload, measured: Workload, device: DeviceS
 
 
 def _check(workload: Workload, measured: Workload, device: DeviceSpec) -> None:
-    names = {name.lower().strip() for name in (device.name, *device.reported)}
-    if measured.device.lower().strip() not in names or measured.scaling is not None:
+    names = set(map(plain_name, (device.name, *device.reported)))
+    if plain_name(measured.device) not in names or measured.scaling is not None:
         raise MpsimError(
             f"blocks of {measured.name!r} were measured on {measured.device!r}, the others are costed for"
             f" {device.name!r}: give a trace made on it"
