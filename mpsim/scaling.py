@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from mpsim.errors import MpsimError
 
-__all__ = ["Scaling"]
+__all__ = ["Scaling", "plain_name"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,3 +49,17 @@ class Scaling:
         spread = "" if self.low == self.high else f", {self.low:.3g} to {self.high:.3g}"
         middle = f"{self.median:.3g} in the median" if spread else f"{self.median:.3g}"
         return f"scaled from {self.source}{to} by {self.by}: times × {middle}{spread}"
+
+
+_BRANDS = re.compile(r"\b(nvidia|amd|instinct|tesla|geforce|google|cloud)\b")
+
+
+def plain_name(device: str) -> str:
+    """Return a device's name without its brand and what stands between its letters and digits.
+
+    Examples
+    --------
+    >>> plain_name("NVIDIA A100-SXM4-80GB"), plain_name("a100 sxm4 80gb")
+    ('a100sxm480gb', 'a100sxm480gb')
+    """
+    return re.sub(r"[^a-z0-9]", "", _BRANDS.sub("", device.lower()))

@@ -45,6 +45,7 @@ class _Asked:
     threads: int
     device: str | None
     analytical: str | None
+    blocks_of: str | None
 
 
 @click.command()
@@ -97,6 +98,11 @@ class _Asked:
 @click.option("--threads", type=int, default=1, show_default=True, metavar="N", help="Compute threads on a CPU.")
 @click.option("--device", metavar="cpu|cuda", help="By default CUDA where there is one, else the CPU.")
 @click.option("--analytical", metavar="NAME", help="Do not run: roofline of a device of the catalog, for large models.")
+@click.option(
+    "--blocks-of",
+    metavar="TRACE.json",
+    help="With --analytical: layers that this trace of the device has of the same kind and shape take its times.",
+)
 @click.option("--list", "only_list", is_flag=True, help="List the models of the zoo.")
 @json_option
 def trace(model: str | None, only_list: bool, as_json: bool, **given: Any) -> None:
@@ -161,8 +167,9 @@ def _traced(model: str, given: _Asked) -> Workload:
     depth = depth_of(given.depth)
     source = resolve_model(model, parse_overrides(given.sizes))
     analytical = _roofline(given.analytical, given.precision or "")
+    measured = _measured(given.blocks_of, analytical)
     with _one_line_of_errors():
-        return trace_model(
+        workload = trace_model(
             source,
             microbatches=given.batch,
             tensor=given.tensor,
@@ -179,6 +186,22 @@ def _traced(model: str, given: _Asked) -> Workload:
             analytical=analytical,
             precision=given.precision,
         )
+    if measured is None or analytical is None:
+        return workload
+    from mpsim.workload.measured_blocks import with_measured_blocks
+
+    return with_measured_blocks(workload, measured, analytical)
+
+
+def _measured(path: str | None, analytical: DeviceSpec | None) -> Workload | None:
+    """Return the trace whose blocks stand for alike ones, before anything is costed."""
+    if path is None:
+        return None
+    if analytical is None:
+        raise MpsimError("--blocks-of is of what a roofline costs: give --analytical DEVICE too")
+    from mpsim.workload.file import load_workload
+
+    return load_workload(path)
 
 
 @contextmanager

@@ -86,6 +86,7 @@ def _roofline(one: CatalogDevice) -> DeviceSpec:
         peak_flops_per_s=peaks,
         memory_bytes_per_s=one.memory_bandwidth_bytes_per_s,
         memory_bytes=one.usable_memory_bytes or one.memory_bytes,
+        reported=tuple(text.strip() for text in one.reported.split(";") if text.strip()),
     )
     return spec if one.matmul_fraction is None else replace(spec, matmul_fraction=one.matmul_fraction)
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import cache
 
+from mpsim.scaling import plain_name
 from mpsim.topology.catalog import device, device_names
 
 __all__ = ["catalog_name", "same_device"]
 
-_BRANDS = re.compile(r"\b(nvidia|amd|instinct|tesla|geforce|google|cloud)\b")
 # PyTorch's MI250X is one of the two dies that the catalog's entry has.
 _OTHERWISE = ("amd instinct mi250x",)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", _BRANDS.sub("", name.lower()))
 
 
 @cache
@@ -24,7 +19,7 @@ def _known() -> Mapping[str, str]:
     """Return the catalog's names by every plain spelling."""
     entries = [device(name) for name in device_names()]
     spelled = [(text, one.name) for one in entries for text in (one.name, *one.reported.split(";")) if text]
-    return {_plain(text): name for text, name in spelled}
+    return {plain_name(text): name for text, name in spelled}
 
 
 def catalog_name(reported: str) -> str | None:
@@ -41,7 +36,7 @@ def catalog_name(reported: str) -> str | None:
     """
     if reported.lower().strip().startswith(_OTHERWISE):
         return None
-    return _known().get(_plain(reported))
+    return _known().get(plain_name(reported))
 
 
 def same_device(one: str, other: str) -> bool:

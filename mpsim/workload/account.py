@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 from mpsim.workload.cores import Cores
 from mpsim.workload.example import output_tensors
 from mpsim.workload.operators import tensors_of, written_by
+from mpsim.workload.stand_in import larger
 from mpsim.workload.watch import BACKWARD, FORWARD, Graph
 
 __all__ = ["Account", "LayerAccount", "Value", "memory_of", "norm"]
@@ -98,6 +99,8 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
         Returns the floating-point operations counted so far.
     seconds : callable or None
         Returns what the operations since it was last asked cost; None: they are timed as they run.
+    sized : callable
+        Turns the bytes of a piece of memory into what is added up: at several micro-batches at once, say.
 
     Examples
     --------
@@ -120,8 +123,9 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
         parameters: Mapping[str, Any],
         buffers: Mapping[str, Any],
         feeds: Mapping[str, Any],
-        flops: Callable[[], int] = lambda: 0,
-        seconds: Callable[[], float] | None = None,
+        flops: Callable[[], Any] = lambda: 0,
+        seconds: Callable[[], Any] | None = None,
+        sized: Callable[[int], Any] = int,
     ) -> None:
         super().__init__()
         self.layers = [LayerAccount() for _ in range(layers)]
@@ -131,8 +135,9 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
         self.kept_by: dict[int, int] = {}
         self.dropped: dict[str, None] = {}
         self.strangers: dict[int, int] = {}  # parameters that get a gradient and are not the model's, and their bytes
-        self._flops, self._counted = flops, 0
-        self._seconds = seconds
+        self._flops = flops
+        self._counted: Any = 0
+        self._seconds, self._sized = seconds, sized
         self._alone = torch.get_num_threads() == 1  # then what other programs take does not count
         self._phase, self._now = "", 0
         self._parameters = parameters
@@ -219,10 +224,11 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
 
     def _keep(self, tensor: Any) -> Any:
         for storage in memory_of(tensor):
-            self.layers[self._now].cores.keep(storage._cdata, storage.nbytes())
+            size = self._sized(storage.nbytes())
+            self.layers[self._now].cores.keep(storage._cdata, size)
             if storage._cdata not in self._state and storage._cdata not in self.kept_by:
                 self.kept_by[storage._cdata] = self._now
-                self.layers[self._now].saved_bytes += storage.nbytes()
+                self.layers[self._now].saved_bytes += size
                 self._alive.append(storage)  # until the graph is known, no other may take its address
                 for value in self._known.get(storage._cdata, {}).values():
                     value.saved_by = self._now
@@ -368,9 +374,9 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
     def _allocated(self, tensor: Any) -> None:
         storage = _storage(tensor)
         if storage is not None and storage._cdata not in self._watched and storage._cdata not in self._state:
-            self._watch(storage, storage.nbytes())
+            self._watch(storage, self._sized(storage.nbytes()))
 
-    def _watch(self, storage: Any, size: int) -> None:
+    def _watch(self, storage: Any, size: Any) -> None:
         """Count memory from here until it is freed; its address may then be another's."""
         number = storage._cdata
         self._memory.add(size)
@@ -431,11 +437,13 @@ class _Memory:
         self.cuda = bool(on_cuda)
         self.device = on_cuda[0] if on_cuda else None
         self.parameters = parameters
-        self.now = self.most = self.start = self.gradients = 0
+        self.now: Any = 0
+        self.most = self.start = self.now
+        self.gradients = 0
 
-    def add(self, size: int) -> None:
+    def add(self, size: Any) -> None:
         self.now += size
-        self.most = max(self.most, self.now)
+        self.most = larger(self.most, self.now)
 
     def begin(self) -> None:
         if self.cuda:
@@ -449,10 +457,10 @@ class _Memory:
             self.most = torch.cuda.max_memory_allocated(self.device)
         if phase == FORWARD:
             peak = self.most - self.start - layer.saved_bytes
-            layer.forward_transient_bytes = max(layer.forward_transient_bytes, peak)
+            layer.forward_transient_bytes = larger(layer.forward_transient_bytes, peak)
         else:
             peak = self.most - self.start - (self._gradient_bytes() - self.gradients)
-            layer.backward_transient_bytes = max(layer.backward_transient_bytes, peak)
+            layer.backward_transient_bytes = larger(layer.backward_transient_bytes, peak)
 
     def _gradient_bytes(self) -> int:
         return sum(p.grad.nbytes for p in self.parameters.values() if p.grad is not None and not p.grad.is_sparse)

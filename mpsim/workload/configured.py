@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mpsim.workload.file import load_workload
+from mpsim.workload.measured_blocks import with_measured_blocks
 from mpsim.workload.source import resolve_model
 from mpsim.workload.trace import trace
 
@@ -25,6 +27,7 @@ def configured(
     splits: Sequence[Split | int | str] = (),
     microbatches: Sequence[int] = (1,),
     optimizer: str = "adamw",
+    measured: Workload | str | None = None,
     overrides: Mapping[str, Any] | None = None,
     **shared: Any,
 ) -> Workload:
@@ -47,6 +50,9 @@ def configured(
         Sizes to cost.
     optimizer : str
         As of :func:`mpsim.trace`.
+    measured : Workload or str
+        A trace made on the device, or its file: layers of the same kind and shape take its times, and the workload's
+        notes say what share of a step is measured (:mod:`mpsim.workload.measured_blocks`).
     overrides : mapping
         Sizes of a zoo model, or fields of a configuration.
     **shared
@@ -60,7 +66,7 @@ def configured(
     Raises
     ------
     MpsimError
-        There is no such model, its sizes do not go together, or it has no such split.
+        There is no such model, its sizes do not go together, it has no such split, or `measured` has nothing of it.
 
     Examples
     --------
@@ -72,7 +78,7 @@ def configured(
     (9, [(1, 1), (2, 1), (1, 2), (2, 2)])
     """
     sizes = {**(overrides or {}), **({} if seq is None else {"seq": seq})}
-    return trace(
+    made = trace(
         resolve_model(model, sizes) if isinstance(model, str) else model,
         microbatches=tuple(microbatches),
         splits=tuple(splits),
@@ -82,3 +88,6 @@ def configured(
         progress=False,
         **shared,
     )
+    if measured is None:
+        return made
+    return with_measured_blocks(made, load_workload(measured) if isinstance(measured, str) else measured, device)

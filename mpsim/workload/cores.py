@@ -7,8 +7,9 @@ is what selective recomputation frees (https://arxiv.org/abs/2205.05198).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 __all__ = ["FUSED", "Core", "Cores"]
 
@@ -26,8 +27,8 @@ _PRODUCTS = ("bmm", "baddbmm", "matmul", "einsum")
 class Core:
     """One core: its seconds, and the memory that it made and keeps, by number."""
 
-    seconds: float = 0.0
-    kept: dict[int, int] = field(default_factory=dict)
+    seconds: Any = 0.0
+    kept: dict[int, Any] = field(default_factory=dict)
     softened: bool = False
     done: bool = False
 
@@ -49,7 +50,7 @@ class Cores:
 
     def __init__(self) -> None:
         self.found: list[Core] = []
-        self.seconds = 0.0
+        self.seconds: Any = 0.0
         self._part_of: dict[int, Core] = {}
         self._last: Core | None = None
 
@@ -76,13 +77,13 @@ class Cores:
             elif one not in read:  # new, where something else was before
                 self._part_of.pop(one, None)
 
-    def took(self, seconds: float) -> None:
+    def took(self, seconds: Any) -> None:
         """The last operation took so long."""
         self.seconds += seconds
         if self._last is not None:
             self._last.seconds += seconds
 
-    def keep(self, one: int, count: int) -> None:
+    def keep(self, one: int, count: Any) -> None:
         """Memory of so many bytes is kept for backward, once more if it was before."""
         core = self._part_of.get(one)
         if core is None:
@@ -93,3 +94,13 @@ class Cores:
             # The rest of the layer needs it too.
             del core.kept[one]
             del self._part_of[one]
+
+    def as_read(self, read: Callable[[Any], Any]) -> Cores:
+        """Return what was found, with each number as `read` gives it."""
+        made = Cores()
+        made.seconds = read(self.seconds)
+        made.found = [
+            Core(seconds=read(core.seconds), kept={one: read(count) for one, count in core.kept.items()})
+            for core in self.found
+        ]
+        return made

@@ -32,6 +32,8 @@ class DeviceSpec:
         The dtype at whose peak the products of linear layers in bfloat16 or float16 are charged, as where their
         operands are turned into eight- or four-bit numbers; ``""``: their own. Attention and whatever is batched stay
         in their own.
+    reported : tuple of str
+        What drivers and PyTorch call it.
 
     Examples
     --------
@@ -46,6 +48,7 @@ class DeviceSpec:
     memory_bytes: int = 0
     kernel_floor_s: float = 5e-6
     linear_dtype: str = ""
+    reported: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for what, value in (("memory_bytes_per_s", self.memory_bytes_per_s), ("matmul_fraction", self.matmul_fraction)):

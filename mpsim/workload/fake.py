@@ -21,10 +21,10 @@ from mpsim.workload.watch import Call, Watch
 __all__ = ["fake_example", "fake_mode_of", "shape_point"]
 
 
-def fake_example(source: Source, batch: int) -> Example:
+def fake_example(source: Source, batch: int, *, only_fake: bool = False) -> Example:
     """Build an example of fake tensors: shapes without memory.
 
-    A factory that needs values builds a real one, which is then made fake.
+    A factory that needs values builds a real one, which is then made fake, unless `only_fake`.
 
     Examples
     --------
@@ -39,6 +39,8 @@ def fake_example(source: Source, batch: int) -> Example:
     except MpsimError:
         raise
     except Exception:  # whatever a user's factory does that has no fake form
+        if only_fake:
+            raise
         example = source.build(batch)
     return faked(example, mode)
 

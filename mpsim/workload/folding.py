@@ -1,8 +1,9 @@
-"""Blocks of a model that are alike: four are watched, and the third stands for all between it and the last.
+"""Blocks of a model that are alike: a few are watched, and the last but one of them stands for all before the last.
 
 A stack is a list of modules; its blocks, or groups of as many as make a period (sliding and full attention in turn),
 are alike where they are of one class with the same numbers, shapes and parts, and share nothing. What was watched is
-held against that: the second and the third must have done the same, and nothing but the next may read what they make.
+held against that: four are, the second and the third must have done the same, and nothing but the next may read what
+they make. Of a model that was held so, three do in another split.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from mpsim.workload.point import Point, unread_note
 
 __all__ = ["Fold", "NotAlike", "folds_of", "shortened", "unfolded"]
 
-_WATCHED = 4  # units of a run: the first, two of those between, the last
+_WATCHED = 4  # units of a run: the first, two of those between to be held against each other, the last
 _LONGEST_PERIOD = 8
 _NUMBER = re.compile(r"_?(layer|block)_?(idx|id|index|number|num)")  # how a block calls its own place
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.Size, torch.device)
@@ -44,6 +45,8 @@ class Fold:
         Of the stack.
     units : tuple of tuple of str
         The names of the blocks of each unit, in order.
+    few : int
+        How many units are watched.
 
     Examples
     --------
@@ -53,16 +56,27 @@ class Fold:
 
     path: str
     units: tuple[tuple[str, ...], ...]
+    few: int = _WATCHED
 
     @property
     def left_out(self) -> tuple[str, ...]:
         """The blocks that are not watched."""
-        return tuple(name for unit in self.units[_WATCHED - 1 : -1] for name in unit)
+        return tuple(name for unit in self.absent for name in unit)
+
+    @property
+    def absent(self) -> tuple[tuple[str, ...], ...]:
+        """The units that are not."""
+        return self.units[self.few - 1 : -1]
 
     @property
     def watched(self) -> tuple[tuple[str, ...], ...]:
-        """The units that are: the first three and the last."""
-        return (*self.units[: _WATCHED - 1], self.units[-1])
+        """The units that are: the first ones and the last."""
+        return (*self.units[: self.few - 1], self.units[-1])
+
+    @property
+    def held(self) -> Fold:
+        """The fold where its blocks have been held against each other: one less is watched."""
+        return replace(self, few=_WATCHED - 1)
 
     def prefixes(self, unit: Sequence[str]) -> tuple[str, ...]:
         """Return how the paths in a unit begin, a block each."""
@@ -221,17 +235,18 @@ def unfolded(point: Point, fold: Fold) -> tuple[Point, list[int]]:
     NotAlike
         The second and the third unit differ, or others read what they make.
     """
+    values = [one for one in point.values if one.readers or one.output or one.producer < 0]
+    point = replace(point, values=values)  # others go nowhere
     units = [_layers_in(point, fold, unit) for unit in fold.watched]
     _check_order(units)
-    second, third = units[1], units[2]
-    renamed = _Renaming(fold, fold.watched[1], fold.watched[2])
-    _check_layers(point, second, third, renamed)
-    _check_values(point, units)
-    more = len(fold.units) - _WATCHED
-    size, after = len(third), third[-1] + 1
-    source = [*range(after), *(third * more), *range(after, len(point.names))]
-    names = [_Renaming(fold, fold.watched[2], unit) for unit in fold.units[_WATCHED - 1 : -1]]
-    spread = _Spread(source=source, after=after, size=size, more=more, units=units)
+    if fold.few == _WATCHED:
+        _check_layers(point, units[1], units[2], _Renaming(fold, fold.watched[1], fold.watched[2]))
+        _check_values(point, units)
+    model, more = units[-2], len(fold.absent)
+    after = model[-1] + 1
+    source = [*range(after), *(model * more), *range(after, len(point.names))]
+    names = [_Renaming(fold, fold.watched[-2], unit) for unit in fold.absent]
+    spread = _Spread(source=source, after=after, more=more, units=units)
     made = _layers(point, spread, names)
     made.values = list(_values(point.values, spread))
     if (note := unread_note(point)) is not None:
@@ -335,18 +350,22 @@ class _Spread:
     source : list of int
         For each layer of the whole the one watched that stands for it.
     after : int
-        The first watched layer behind the third unit.
-    size, more : int
-        Layers in a unit, and units left out.
+        The first watched layer behind the unit that stands for others.
+    more : int
+        Units left out.
     units : sequence of sequence of int
         The watched layers of each watched unit.
     """
 
     source: list[int]
     after: int
-    size: int
     more: int
     units: Sequence[Sequence[int]]
+
+    @property
+    def size(self) -> int:
+        """Layers in a unit."""
+        return len(self.units[0])
 
     def place(self, layer: int) -> int:
         """Return where a watched layer lies in the whole."""
@@ -355,8 +374,7 @@ class _Spread:
 
 def _layers(point: Point, spread: _Spread, names: Sequence[_Renaming]) -> Point:
     """Return the point with the layers that were left out, all but the values between them."""
-    third = spread.units[2]
-    turns = [_same] * spread.after + [turn for turn in names for _ in third]
+    turns = [_same] * spread.after + [turn for turn in names for _ in range(spread.size)]
     turns += [_same] * (len(spread.source) - len(turns))
 
     def each(items: Sequence[Any]) -> list[Any]:
@@ -398,15 +416,13 @@ def _account(account: LayerAccount, turn: Any) -> LayerAccount:
 
 
 def _parameters(held: Mapping[str, Any], names: Sequence[_Renaming]) -> dict[str, Any]:
-    """Return all parameters in the order of the model: those of the units left out behind those of the third."""
-    if not names:
-        return dict(held)
-    of_third = [name for name in held if names[0].begins(name)]
+    """Return all parameters in the order of the model: those of the units left out where they were."""
+    of_model = [name for name in held if names[0].begins(name)]
     made: dict[str, Any] = {}
     for name, parameter in held.items():
         made[name] = parameter
-        if of_third and name == of_third[-1]:
-            made.update((turn(old), replace(held[old], name=turn(old))) for turn in names for old in of_third)
+        if name == of_model[-1]:
+            made.update((turn(old), replace(held[old], name=turn(old))) for turn in names for old in of_model)
     return made
 
 
@@ -416,16 +432,16 @@ def _named(some: frozenset[str], names: Sequence[_Renaming]) -> frozenset[str]:
 
 def _values(values: Sequence[Value], spread: _Spread) -> Iterator[Value]:
     """Yield what goes between all layers; of the values of one layer the order stays."""
-    second, third, size = spread.units[1], spread.units[2], spread.size
+    model, size = spread.units[-2], spread.size
     for value in values:
-        if value.producer in third:  # each unit hands it on to the next
+        if value.producer in model:  # each unit hands it on to the next
             for i in range(spread.more + 1):
-                yield _moved(value, partial(_shifted, start=third[0], by=i * size))
+                yield _moved(value, partial(_shifted, start=model[0], by=i * size))
             continue
         moved = _moved(value, spread.place)
-        if value.producer < second[0]:
-            everywhere = [layer for layer in value.readers if layer in third and layer - size in value.readers]
-            moved.readers |= {layer + i * size: [] for layer in everywhere for i in range(1, spread.more + 1)}
+        for layer in value.readers if value.producer < model[0] else ():
+            if layer in model and not value.readers.keys().isdisjoint({layer - size, layer + size}):  # all units do
+                moved.readers |= {layer + i * size: [] for i in range(1, spread.more + 1)}
         yield moved
 
 

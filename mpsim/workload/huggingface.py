@@ -16,6 +16,11 @@ from mpsim.workload.model_source import Source, labelled
 
 __all__ = ["path_source", "transformers_source"]
 
+_COUNTS = (
+    "num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers", "num_decoder_layers",
+    "num_local_experts", "num_experts", "n_routed_experts",
+)  # fmt: skip
+_MOST = 10_000
 # Which class a configuration that names none is built as: the first of these that has one for it.
 _CLASSES = (
     "AutoModelForCausalLM",
@@ -91,7 +96,7 @@ def _source(config: Any, name: str, length: int | None) -> Source:
         with _quiet():
             return _example(kind(copy.deepcopy(config)), batch, length)
 
-    return Source(name=name, build=build)
+    return Source(name=name, build=build, by_shape=True)
 
 
 def _example(model: Any, batch: int, length: int | None) -> Example:
@@ -140,8 +145,18 @@ def _config(fields: Mapping[str, Any], overrides: Mapping[str, Any], file: Path)
         _set(whole, name, value, kinds[kind])
     if "use_cache" in whole and "use_cache" not in overrides:
         whole["use_cache"] = False  # keys and values of generation: a training step has no use for them
+    _check_counts(whole, str(file))
     with _quiet(), _one_line(labelled(str(file), overrides)):
         return kinds[kind].from_dict(whole)
+
+
+def _check_counts(fields: Mapping[str, Any], what: str) -> None:
+    """Refuse more layers or experts than can be built one by one: each is a module, memory or not."""
+    for name, value in fields.items():
+        if isinstance(value, dict) and name.endswith("_config"):
+            _check_counts(value, what)
+        elif name in _COUNTS and isinstance(value, int) and value > _MOST:
+            raise MpsimError(f"{what}: {name} is {value:,}, expected at most {_MOST:,}")
 
 
 def _set(fields: dict[str, Any], name: str, value: Any, kind: Any) -> None:

@@ -224,18 +224,10 @@ def rounded(seconds: Sequence[float]) -> tuple[float, ...]:
 
 
 @contextlib.contextmanager
-def quiet(*, collect: bool = True) -> Iterator[None]:
-    """Keep the garbage collector out of the measurement; `collect` lets it clear up before.
-
-    Examples
-    --------
-    >>> with quiet(collect=False):
-    ...     gc.isenabled()
-    False
-    """
+def quiet() -> Iterator[None]:
+    """Keep the garbage collector out of the measurement."""
     enabled = gc.isenabled()
-    if collect:
-        gc.collect()
+    gc.collect()
     gc.disable()
     try:
         yield

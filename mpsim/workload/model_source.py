@@ -25,6 +25,8 @@ class Source:
         Samples, where none are asked for.
     dataset_samples : int
         Samples in one epoch; 0 if unknown.
+    by_shape : bool
+        Whether it is built without memory in any number of samples, on fake tensors.
 
     Examples
     --------
@@ -36,6 +38,7 @@ class Source:
     build: Callable[[int], Example]
     default_batch: int = 1
     dataset_samples: int = 0
+    by_shape: bool = False
 
 
 def labelled(name: str, overrides: Mapping[str, Any]) -> str:

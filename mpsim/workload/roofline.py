@@ -23,6 +23,7 @@ from mpsim.errors import MpsimError
 from mpsim.workload.device_spec import DeviceSpec
 from mpsim.workload.flops import looks_like_products
 from mpsim.workload.operators import Operator, learn, moved_bytes, tensors_of
+from mpsim.workload.stand_in import Each, StandIn
 
 __all__ = ["DeviceSpec", "Roofline", "widest"]
 
@@ -36,10 +37,10 @@ _COMPLEX = {"complex32": "float16", "complex64": "float32", "complex128": "float
 
 @dataclass(frozen=True, slots=True)
 class _Charge:
-    flops: int
-    seconds: float
+    flops: Any
+    seconds: Any
     uncounted: str  # what to call it where FLOPs should be counted and are not
-    unpriced: int  # FLOPs in a dtype without a peak
+    unpriced: Any  # FLOPs in a dtype without a peak
     dtype: str  # in which it computes
 
 
@@ -64,6 +65,8 @@ class Roofline(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped her
     ----------
     spec : DeviceSpec, optional
         The device; without one `seconds` stays 0.
+    stand_in : StandIn, optional
+        Where the run is at the stand-in micro-batch: everything is charged at each of its micro-batches.
 
     Attributes
     ----------
@@ -87,16 +90,16 @@ class Roofline(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped her
 
     supports_higher_order_operators = True
 
-    def __init__(self, spec: DeviceSpec | None = None) -> None:
+    def __init__(self, spec: DeviceSpec | None = None, stand_in: StandIn | None = None) -> None:
         super().__init__()
-        self.spec = spec
-        self.seconds = 0.0
-        self.charged: list[float] = []
-        self.flops = 0
+        self.spec, self.stand_in = spec, stand_in
+        self.seconds: Any = 0.0
+        self.charged: list[Any] = []
+        self.flops: Any = 0
         self._flops_in: Counter[str] = Counter()
         self.kernels = 0
         self.uncounted: dict[str, int] = {}
-        self._unpriced = 0
+        self._unpriced: Any = 0
         self._operators: dict[Any, Operator] = {}
         self._charges: dict[Any, _Charge] = {}
 
@@ -110,9 +113,9 @@ class Roofline(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped her
         """The names of the operators that were called."""
         return {operator.name for operator in self._operators.values()}
 
-    def tally(self) -> Counter[str]:
+    def tally(self) -> dict[str, Any]:
         """Return the FLOPs so far by the type in which they are done, and as ``""`` those of them without a price."""
-        return Counter({**self._flops_in, "": self._unpriced})
+        return {**self._flops_in, "": self._unpriced}
 
     def check(self, counted: Mapping[str, int] | None = None) -> None:
         """Refuse costs of which more than a hundredth of the FLOPs are in a dtype whose peak the device lacks.
@@ -182,7 +185,7 @@ class Roofline(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped her
         except TypeError:  # a size that is not known yet has no hash
             charge = key = None
         if charge is None:
-            charge = self._cost(operator, args, kwargs, result)
+            charge = self._costs(operator, args, kwargs, result)
             if key is not None:
                 self._charges[key] = charge
         self.seconds += charge.seconds
@@ -194,6 +197,23 @@ class Roofline(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped her
         if charge.uncounted:
             self.uncounted[charge.uncounted] = self.uncounted.get(charge.uncounted, 0) + 1
             self._unpriced += charge.unpriced
+
+    def _costs(self, operator: Operator, args: Any, kwargs: Any, result: Any) -> _Charge:
+        """Return what a call costs, at each micro-batch where a stand-in runs for several."""
+        if self.stand_in is None or not self.stand_in.scales([args, list(kwargs.values()), result]):
+            return self._cost(operator, args, kwargs, result)
+        each = []
+        for i in range(len(self.stand_in.sizes)):
+            given = [self.stand_in.given(item, i) for item in (tuple(args), list(kwargs.values()), result)]
+            each.append(self._cost(operator, given[0], dict(zip(kwargs, given[1], strict=True)), given[2]))
+        first = each[0]
+        return _Charge(
+            Each(tuple(one.flops for one in each)),
+            Each(tuple(one.seconds for one in each)),
+            first.uncounted,
+            Each(tuple(one.unpriced for one in each)),
+            first.dtype,
+        )
 
     def _cost(self, operator: Operator, args: Any, kwargs: Any, result: Any) -> _Charge:
         flops, uncounted = 0, operator.name if operator.count is None and looks_like_products(operator.name) else ""

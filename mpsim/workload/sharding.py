@@ -12,9 +12,9 @@ from mpsim.workload.experts import heaviest_rank
 from mpsim.workload.model import ShardCollective
 from mpsim.workload.point import Point
 from mpsim.workload.split import Split
-from mpsim.workload.tensor_parallel import RecordedCollective, local_shard
+from mpsim.workload.tensor_parallel import LocalShard, RecordedCollective, local_shard
 
-__all__ = ["sharded"]
+__all__ = ["exchanging", "sharded", "shared_by"]
 
 
 def sharded(
@@ -35,9 +35,41 @@ def sharded(
     MpsimError
         The model has no such form, or a collective belongs to no layer.
     """
+    local = shared_by(example, split, computing, context=context, regather=regather)
+    return exchanging(make(local.example), local, split, context=context, regather=regather)
+
+
+def shared_by(
+    example: Example,
+    split: Split,
+    computing: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    *,
+    context: str = "all-gather",
+    regather: bool = False,
+    known: tuple[RecordedCollective, ...] | None = None,
+) -> LocalShard:
+    """Return what the rank of a split runs that has most to do, and what it exchanges.
+
+    Raises
+    ------
+    MpsimError
+        The model has no such form.
+    """
     rank = heaviest_rank(example, split.ep) * split.tp * split.cp if split.ep > 1 else 0
-    local = local_shard(example, split, rank=rank, computing=computing, context=context, regather=regather)
-    point = make(local.example)
+    how: dict[str, Any] = {"context": context, "regather": regather, "known": known}
+    return local_shard(example, split, rank=rank, computing=computing, **how)
+
+
+def exchanging(
+    point: Point, local: LocalShard, split: Split, *, context: str = "all-gather", regather: bool = False
+) -> Point:
+    """Return a point of what a rank runs with its split, and with what its layers exchange.
+
+    Raises
+    ------
+    MpsimError
+        A collective belongs to no layer.
+    """
     point.split, point.partial, point.experts = split, local.partial, local.experts
     point.notes += local.notes
     point.collectives = [[] for _ in point.names]

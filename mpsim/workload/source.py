@@ -66,6 +66,7 @@ def resolve_model(text: str, overrides: Mapping[str, Any] | None = None) -> Sour
         build=lambda batch: model.build(batch, **chosen),
         default_batch=model.default_batch,
         dataset_samples=model.dataset_samples,
+        by_shape=True,
     )
 
 
@@ -151,7 +152,7 @@ def source_of(model: Any, batch: Any, example: Mapping[str, Any], name: str | No
         model = resolve_model(model)
     if isinstance(model, Source):
         chosen = factory_source(model.build, model.default_batch if batch is None else batch, name or model.name)
-        return replace(chosen, dataset_samples=model.dataset_samples)
+        return replace(chosen, dataset_samples=model.dataset_samples, by_shape=model.by_shape)
     if isinstance(model, type) and issubclass(model, torch.nn.Module):
         raise MpsimError(f"model is the class {model.__name__}: give one made of it, {model.__name__}(...)")
     if _fits_itself(model, batch):

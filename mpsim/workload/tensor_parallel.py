@@ -94,6 +94,7 @@ def local_shard(
     context: str = "all-gather",
     regather: bool = False,
     computing: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    known: tuple[RecordedCollective, ...] | None = None,
 ) -> LocalShard:
     """Return the work of one of the ranks of a split.
 
@@ -130,6 +131,8 @@ def local_shard(
         Whether tensor-parallel ranks that share sequences keep their parts alone, and gather these again in backward.
     computing : callable
         Makes the context in which forward and loss run, such as autocast: it tells the types that are exchanged.
+    known : tuple of RecordedCollective or None
+        What the rank exchanges, where that is known of the same model; by default it is run to learn it.
 
     Raises
     ------
@@ -159,12 +162,12 @@ def local_shard(
         experts, notes = _leave_own(model, part, mesh, example.imbalance)
         hooks = {module: _hooks(module) for module in model.modules()}
         local = _joined(dataclasses.replace(example, model=model), part, mesh)
-        collectives = _record(local, part, mesh, computing)
+        collectives = known if known is not None else _exchanged(local, part, mesh, computing, regather)
         stay_alone(model)
         _strip(model, hooks)
     return LocalShard(
         example=_alone(local, part, collectives),
-        collectives=collectives + (gathered_again(collectives, part.regions) if regather and part.regions else ()),
+        collectives=collectives,
         partial=part.regions.partial if part.regions else frozenset(),
         experts=experts,
         notes=found + notes + balance(example, part.mixtures, split.ep),
@@ -427,6 +430,18 @@ def _share_input(parent: str, shared: dict[tuple[str, int], tuple[Any, Any]], me
         return (shared[key][1], *inputs[1:])
 
     return hook
+
+
+def _exchanged(
+    example: Example,
+    part: _Part,
+    mesh: DeviceMesh,
+    computing: Callable[[], contextlib.AbstractContextManager[Any]],
+    regather: bool,
+) -> tuple[RecordedCollective, ...]:
+    """Return what a rank exchanges, with what it gathers again in backward."""
+    found = _record(example, part, mesh, computing)
+    return found + (gathered_again(found, part.regions) if regather and part.regions else ())
 
 
 def _record(

@@ -151,7 +151,7 @@ def trace(
     if regather:
         _check_regathers(shards, types)
     if analytical is not None:
-        point = _analytical(source, analytical, types, depth, optimizer, **shared)
+        point = _analytical(source, analytical, types, depth, optimizer, microbatches=sizes, **shared)
     elif isinstance(source, Source):
         _check_at_first(source, min(sizes), shards, where, optimizer, types, context)
         point = _measuring(source, where, types, shared, each=rounds.one, **how)
