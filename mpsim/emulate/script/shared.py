@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,15 +30,15 @@ _READS_ALL = ("colwise", "colwise_gather_output", "vocabulary")
 
 
 def share_layers(model: nn.Module, styles: Mapping[str, str], mesh: DeviceMesh) -> None:
-    """Shard the modules of a model in place, by path; all ranks have the same weights, parameters that were tied stay so.
+    """Shard the modules of a model in place, by path, ``*`` for any number in it; parameters that were tied stay so.
 
-    Query, key and value, or gate and up, read one distributed tensor, so that their gradients of it are summed at once.
+    All ranks have the same weights. Query, key and value, or gate and up, read one distributed tensor, so that their gradients of it are summed at once.
     """
     shared: dict[tuple[str, int], tuple[Any, Any]] = {}
     tied: dict[nn.Parameter, nn.Parameter] = {}
-    for path, style in styles.items():
-        module = model.get_submodule(path)
-        if not any(True for _ in module.parameters()):  # of another stage
+    for path, module in model.named_modules():
+        style = styles.get(path) or styles.get(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", path))
+        if style is None or not any(True for _ in module.parameters()):  # the second: of another stage
             continue
         whole = dict(module._parameters)
         parallelize_module(module, mesh, STYLES[style](module), src_data_rank=None)
