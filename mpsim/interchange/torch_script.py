@@ -118,11 +118,29 @@ def _refuse(plan: Plan, workload: Workload) -> None:
     for what, is_so in not_said.items():
         if is_so:
             raise MpsimError(f"plan has {what}")
+    _check_placed(plan)
+    if plan.dp > 1 and not sharding.zero and plan.pp > 1 and any(one.kind == "W" for row in plan.rows() for one in row):
+        raise MpsimError(
+            f"schedule {plan.schedule_name!r} splits backward, and DistributedDataParallel reduces no gradients that the"
+            " second part makes: export a plan with zero=3, or dp=1"
+        )
+
+
+def _check_placed(plan: Plan) -> None:
+    """Refuse devices that torchrun's ranks, numbered in their order, cannot stand for."""
     if plan.devices and sorted(plan.devices) != list(range(plan.ranks)):
         raise MpsimError(
             f"plan places its {plan.ranks} ranks on devices {list(plan.devices)}, torchrun numbers its ranks 0 to"
             f" {plan.ranks - 1}: export a plan for the devices that it uses alone"
         )
+    for rank in range(plan.ranks if plan.devices else 0):
+        for axis in ("dp", "pp", "tp"):
+            placed = [plan.devices[one] for one in plan.grid.group(rank, axis)]
+            if placed != sorted(placed):
+                raise MpsimError(
+                    f"plan places the ranks of an axis, {axis}, on devices {placed}, which torch numbers in ascending"
+                    " order: export it unplaced, and give torchrun the hosts in the plan's order"
+                )
 
 
 def _stages(plan: Plan, workload: Workload) -> list[list[str]]:
@@ -159,11 +177,16 @@ def _settings(plan: Plan, workload: Workload, stages: list[list[str]], of_model:
         found["styles"] = of_model.styles
     if sharding.zero:
         found |= _sharded(plan, workload)
-    elif (plan.bucket_bytes, plan.first_bucket_bytes) != (25 * MIB, MIB) and plan.dp > 1:
+    elif _settles_bucket(plan):
         found["bucket_mib"] = plan.bucket_bytes / MIB
     if again := _recomputed(plan, workload):
         found["recompute"] = again
     return found
+
+
+def _settles_bucket(plan: Plan) -> bool:
+    """Whether gradients are all-reduced in buckets of another size than DistributedDataParallel's own."""
+    return plan.dp > 1 and not plan.sharding.zero and (plan.bucket_bytes, plan.first_bucket_bytes) != (25 * MIB, MIB)
 
 
 def _sent(plan: Plan, workload: Workload, stages: list[list[str]], of_model: ScriptModel) -> list[Any]:
@@ -196,7 +219,7 @@ def _sharded(plan: Plan, workload: Workload) -> dict[str, Any]:
     found = {
         "zero": 3,
         "units": [path for path in paths if path],
-        "reshard": _RESHARD[sharding.reshard_after_forward],
+        "reshard": False if sharding.keep_gathered else _RESHARD[sharding.reshard_after_forward],
         "ahead": sharding.gather_ahead,
         "param_dtype": dtype,
         "reduce_dtype": sharding.reduce_dtype,
@@ -224,11 +247,14 @@ def _losses(plan: Plan, workload: Workload, of_model: ScriptModel) -> Losses:
         losses.add(f"each stage computes positions and masks itself: {format_bytes(less)} less a message than predicted")
     if plan.algorithm not in ("ring", "auto"):
         losses.add(f"algorithm {plan.algorithm}: torch's library chooses (NCCL_ALGO)")
-    if plan.sharding.zero and len(of_model.cut.sent) > 1:
-        losses.add("where stages shard, torch's pipelines reduce gradients once, behind the last micro-batch")
-    if not plan.sharding.zero and plan.dp > 1 and plan.bucket_bytes != 25 * MIB != plan.first_bucket_bytes:
-        size = format_bytes(plan.bucket_bytes)
-        losses.add(f"the first bucket of gradients closes at {size} too, predicted {format_bytes(plan.first_bucket_bytes)}")
+    sharding = plan.sharding
+    if sharding.zero and len(of_model.cut.sent) > 1 and not (sharding.keep_gathered and sharding.accumulate):
+        losses.add("where stages shard, torch's pipelines gather less often, and reduce behind the last micro-batch alone")
+    if sharding.recompute and plan.tp > 1:
+        losses.add("a forward that runs again ends once backward has what it needs: fewer all-reduces than predicted")
+    if _settles_bucket(plan) and plan.first_bucket_bytes != plan.bucket_bytes:
+        sizes = format_bytes(plan.bucket_bytes), format_bytes(plan.first_bucket_bytes)
+        losses.add(f"the first bucket of gradients closes at {sizes[0]} too, predicted {sizes[1]}")
     return losses
 
 
