@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,9 @@ from mpsim.lowering.lower import lower
 from mpsim.plan.model import Plan, load_plan
 from mpsim.simulation.cutting import fastest_cut
 from mpsim.workload.model import Workload
+
+if TYPE_CHECKING:
+    from mpsim.interchange.losses import Losses
 
 __all__ = ["export"]
 
@@ -122,6 +125,64 @@ def torch(plan: str, workload: str, topology: str | None, model: str | None, out
     tell(f"wrote {output}")
 
 
+@export.command()
+@click.argument("plan")
+@click.argument("workload", required=False)
+@click.argument("topology", required=False)
+@output_option("-o", "--output", what="The .toml to write.", suffixes=("",), required=True)
+def torchtitan(plan: str, workload: str | None, topology: str | None, output: str) -> None:
+    """Write PLAN, a plan file, as torchtitan's TOML.
+
+    WORKLOAD is a decoder's: its layers are named where the plan says its stages; stages that it leaves open are cut
+    for TOPOLOGY, if that is given. A schedule that is none of torch's goes into a file of rows beside it (.csv). What
+    torchtitan has no option for is refused, or listed in the first lines.
+
+    \b
+      mpsim export torchtitan plan.json llama.json -o train.toml
+    """
+    from mpsim.interchange.torch_schedules import class_name, rows_as_csv
+    from mpsim.interchange.torchtitan import to_torchtitan
+
+    rows = Path(output).with_suffix(".csv")
+    check_kept([output, rows], (plan, workload, topology))
+    work = read_workload(workload) if workload else None
+    chosen = _cut(load_plan(plan), work, topology)
+    own = chosen.pp > 1 and not class_name(chosen)
+    text, losses = to_torchtitan(chosen, work, rows.name if own else "")
+    if own:
+        write_text(rows, rows_as_csv(chosen))
+    _write(output, text, losses)
+
+
+@export.command()
+@click.argument("plan")
+@click.argument("workload", required=False)
+@click.argument("topology", required=False)
+@output_option("-o", "--output", what="The file of flags to write.", suffixes=("",), required=True)
+def megatron(plan: str, workload: str | None, topology: str | None, output: str) -> None:
+    """Write PLAN, a plan file, as Megatron's flags, a line each: sizes, batch, pipeline layout, optimizer, recompute.
+
+    WORKLOAD is a decoder's: the layout lays out its layers where the plan says its stages; stages that it leaves open
+    are cut for TOPOLOGY, if that is given. What Megatron has no flag for is refused, or listed in the first lines.
+
+    \b
+      mpsim export megatron plan.json llama.json -o flags.txt
+    """
+    from mpsim.interchange.megatron import to_megatron
+
+    check_kept([output], (plan, workload, topology))
+    work = read_workload(workload) if workload else None
+    text, losses = to_megatron(_cut(load_plan(plan), work, topology), work)
+    _write(output, text, losses)
+
+
+def _write(output: str, text: str, losses: Losses) -> None:
+    write_text(output, text)
+    for line in losses.lines:
+        tell(f"not said: {line}")
+    tell(f"wrote {output}")
+
+
 def _model_of(workload: Workload, model: str | None) -> tuple[str, dict[str, Any]]:
     """Return the model that was asked for, or that a workload of the zoo is named after."""
     from mpsim.emulate.recipes import split_name
@@ -136,9 +197,9 @@ def _model_of(workload: Workload, model: str | None) -> tuple[str, dict[str, Any
     return name, sizes
 
 
-def _cut(plan: Plan, workload: Workload, topology: str | None) -> Plan:
+def _cut(plan: Plan, workload: Workload | None, topology: str | None) -> Plan:
     """Return the plan with its stages cut, where it leaves that open and there is a topology."""
-    if plan.boundaries is not None or plan.pp == 1 or topology is None:
+    if plan.boundaries is not None or plan.pp == 1 or topology is None or workload is None:
         return plan
     from mpsim.topology.spec import parse_topology
 

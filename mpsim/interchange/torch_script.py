@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mpsim import __version__
+from mpsim.documents import made_now
 from mpsim.errors import MpsimError
 from mpsim.interchange.losses import Losses
 from mpsim.interchange.torch_schedules import class_name, rows_as_csv
@@ -101,7 +101,8 @@ def _refuse(plan: Plan, workload: Workload) -> None:
     not_said = {
         f"cp={plan.cp}: a script of torch's shares no sequences, export a plan with cp=1": plan.cp > 1,
         f"ep={plan.ep}: a script of torch's shares no experts, export a plan with ep=1": plan.ep > 1,
-        f"zero={sharding.zero}: torch shards as DistributedDataParallel (0) or fully_shard (3)": sharding.zero in (1, 2),
+        f"zero={sharding.zero}: torch shards as DistributedDataParallel (0) or fully_shard (3)": sharding.zero
+        in (1, 2),
         "sequence: a script of torch's shares layers alone, export a plan without": sharding.sequence,
         f"offload={sharding.offload}: a script of torch's keeps activations on the device": bool(sharding.offload),
         "launch=graphs: a script of torch's launches one kernel after another": plan.launch == "graphs",
@@ -121,8 +122,8 @@ def _refuse(plan: Plan, workload: Workload) -> None:
     _check_placed(plan)
     if plan.dp > 1 and not sharding.zero and plan.pp > 1 and any(one.kind == "W" for row in plan.rows() for one in row):
         raise MpsimError(
-            f"schedule {plan.schedule_name!r} splits backward, and DistributedDataParallel reduces no gradients that the"
-            " second part makes: export a plan with zero=3, or dp=1"
+            f"schedule {plan.schedule_name!r} splits backward, and DistributedDataParallel reduces no gradient of its"
+            " second part: export a plan with zero=3, or dp=1"
         )
 
 
@@ -202,7 +203,8 @@ def _sent(plan: Plan, workload: Workload, stages: list[list[str]], of_model: Scr
         for tensor in (one for one in workload.tensors if one.name in crossing):
             own = next((one.shape for one in tensor.shards if one.split == split), tensor.shape)
             scaled = [
-                tuple(size if i == tensor.batch_dim else n for i, n in enumerate(shape)) for shape in (tensor.shape, own)
+                tuple(size if i == tensor.batch_dim else n for i, n in enumerate(shape))
+                for shape in (tensor.shape, own)
             ]
             shapes.append((scaled[0], scaled[1]))
         found.append(sent_on_a_rank(sent, shapes))
@@ -216,7 +218,7 @@ def _sharded(plan: Plan, workload: Workload) -> dict[str, Any]:
     numbered = any(path_of(name, "blocks") for name in names)
     paths = dict.fromkeys(path_of(name, sharding.units, numbered) for name in names)
     dtype = sharding.gather_dtype or ("bfloat16" if workload.precision.name == "bf16-mixed" else "")
-    found = {
+    return {
         "zero": 3,
         "units": [path for path in paths if path],
         "reshard": False if sharding.keep_gathered else _RESHARD[sharding.reshard_after_forward],
@@ -226,7 +228,6 @@ def _sharded(plan: Plan, workload: Workload) -> dict[str, Any]:
         "accumulate": sharding.accumulate,
         "keep": sharding.keep_gathered,
     }
-    return found
 
 
 def _recomputed(plan: Plan, workload: Workload) -> list[str]:
@@ -244,12 +245,16 @@ def _losses(plan: Plan, workload: Workload, of_model: ScriptModel) -> Losses:
     if of_model.reordered:
         losses.add("fused weights are cut as they lie: ranks train the model with their rows in another order")
     if of_model.cut.sent and (less := _computed_anew(plan, workload)):
-        losses.add(f"each stage computes positions and masks itself: {format_bytes(less)} less a message than predicted")
+        losses.add(
+            f"each stage computes positions and masks itself: {format_bytes(less)} less a message than predicted"
+        )
     if plan.algorithm not in ("ring", "auto"):
         losses.add(f"algorithm {plan.algorithm}: torch's library chooses (NCCL_ALGO)")
     sharding = plan.sharding
     if sharding.zero and len(of_model.cut.sent) > 1 and not (sharding.keep_gathered and sharding.accumulate):
-        losses.add("where stages shard, torch's pipelines gather less often, and reduce behind the last micro-batch alone")
+        losses.add(
+            "where stages shard, torch's pipelines gather less often, and reduce behind the last micro-batch alone"
+        )
     if sharding.recompute and plan.tp > 1:
         losses.add("a forward that runs again ends once backward has what it needs: fewer all-reduces than predicted")
     if _settles_bucket(plan) and plan.first_bucket_bytes != plan.bucket_bytes:
@@ -278,13 +283,15 @@ def _text(plan: Plan, workload: Workload, model: ModelName, parts: tuple[Any, st
         "",
         f"    torchrun --nproc-per-node {plan.ranks} THIS_FILE --steps 3 --lr 1e-3",
         "",
-        "All ranks make the same model and the same batch from one seed, on the CPU, and each keeps its own part; each step",
-        "has that batch: put your data in `make`. Written by mpsim " + __version__ + ".",
+        "All ranks make the same model and the same batch from one seed, on the CPU, and each keeps its own part; each",
+        f"step has that batch: put your data in `make`. Written by {made_now('').made_by}.",
         *(f"Otherwise than predicted: {line}." for line in losses.lines),
         '"""',
     ]
     lines = ["\n".join(head), "from __future__ import annotations", imports, f"PLAN = {shown}", _make(model), body]
-    return "\n\n\n".join(["\n\n".join(lines[:4]), *lines[4:]]) + '\n\n\nif __name__ == "__main__":\n    main(PLAN, make)\n'
+    return (
+        "\n\n\n".join(["\n\n".join(lines[:4]), *lines[4:]]) + '\n\n\nif __name__ == "__main__":\n    main(PLAN, make)\n'
+    )
 
 
 def _make(model: ModelName) -> str:

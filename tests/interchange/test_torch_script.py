@@ -116,7 +116,9 @@ def test_what_is_otherwise_than_predicted_is_said():
         "each stage computes positions and masks itself: 48 B less a message than predicted",
     )
     (_, line) = lines_of(Plan(pp=2, dp=2, boundaries=(3,), sharding=Sharding(zero=3)))
-    assert line == "where stages shard, torch's pipelines gather less often, and reduce behind the last micro-batch alone"
+    assert (
+        line == "where stages shard, torch's pipelines gather less often, and reduce behind the last micro-batch alone"
+    )
     (line,) = lines_of(Plan(dp=2, bucket_bytes=4096, first_bucket_bytes=1024))
     assert line == "the first bucket of gradients closes at 4 KiB too, predicted 1 KiB"
     (line,) = lines_of(Plan(tp=2, sharding=Sharding(recompute="full")))

@@ -32,7 +32,8 @@ _READS_ALL = ("colwise", "colwise_gather_output", "vocabulary")
 def share_layers(model: nn.Module, styles: Mapping[str, str], mesh: DeviceMesh) -> None:
     """Shard the modules of a model in place, by path, ``*`` for any number in it; parameters that were tied stay so.
 
-    All ranks have the same weights. Query, key and value, or gate and up, read one distributed tensor, so that their gradients of it are summed at once.
+    All ranks have the same weights. Query, key and value, or gate and up, read one distributed tensor, so that their
+    gradients of it are summed at once.
     """
     shared: dict[tuple[str, int], tuple[Any, Any]] = {}
     tied: dict[nn.Parameter, nn.Parameter] = {}
@@ -66,7 +67,7 @@ def _one_input(parent: str, shared: dict[tuple[str, int], tuple[Any, Any]], mesh
 
 
 def local_parameters(model: nn.Module) -> None:
-    """Make distributed parameters the rank's own, as DistributedDataParallel takes them; forwards see them as they were."""
+    """Make distributed parameters the rank's own, as DistributedDataParallel wants; forwards see what they were."""
     held: dict[nn.Parameter, nn.Parameter] = {}
     places: list[tuple[nn.Module, str, Any]] = []
     for module in model.modules():

@@ -25,7 +25,8 @@ def joined_modules() -> tuple[str, str]:
     rest = []
     for name in _MODULES:
         text = files("mpsim.emulate.script").joinpath(f"{name}.py").read_text(encoding="utf-8")
-        lines, dropped = text.splitlines(), set()
+        lines = text.splitlines()
+        dropped: set[int] = set()
         for node in ast.parse(text).body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 if not (isinstance(node, ast.ImportFrom) and str(node.module).startswith(("mpsim", "__future__"))):

@@ -8,9 +8,10 @@ import copy
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -29,7 +30,8 @@ from mpsim.emulate.script.stages import stage_of
 __all__ = ["Settings", "Trainer", "main"]
 
 
-class Settings(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
     """What a plan says.
 
     Attributes
@@ -70,12 +72,12 @@ class Settings(NamedTuple):
     microbatches: int
     stages: list[list[str]]
     stage_ranks: list[int]
-    skipped: dict[str, Any] = {}
-    sent: list[Any] = []
+    skipped: dict[str, Any] = field(default_factory=dict)
+    sent: list[Any] = field(default_factory=list)
     schedule: str = ""
-    styles: dict[str, str] = {}
+    styles: dict[str, str] = field(default_factory=dict)
     zero: int = 0
-    units: list[str] = []
+    units: list[str] = field(default_factory=list)
     reshard: bool | None = None
     ahead: int = 1
     param_dtype: str = ""
@@ -83,7 +85,7 @@ class Settings(NamedTuple):
     accumulate: bool = False
     keep: bool = False
     bucket_mib: float | None = None
-    recompute: list[str] = []
+    recompute: list[str] = field(default_factory=list)
     precision: str = "fp32"
     optimizer: str = "AdamW"
 
@@ -192,7 +194,7 @@ class Trainer:
         return made
 
     def _pipeline_step(self) -> list[Any]:
-        losses: list[Any] = []
+        losses: list[Any] = field(default_factory=list)
         inputs, keywords, target = self._own(range(self.of.microbatches))
         batch = {**dict(zip(self.names, inputs, strict=True)), **keywords}
         last = len(self.of.stages) - 1 in self.parts
@@ -291,12 +293,12 @@ def _loss(loss: Callable[..., Any] | None, output: Any, target: Any) -> Any:
 
 def _tied(model: nn.Module, stages: Sequence[Sequence[str]]) -> list[list[tuple[int, str]]]:
     """Return the stages and paths of each parameter that several stages hold."""
-    paths: dict[nn.Parameter, list[str]] = {}
+    paths: dict[nn.Parameter, list[str]] = field(default_factory=dict)
     for path, parameter in model.named_parameters(remove_duplicate=False):
         paths.setdefault(parameter, []).append(path)
     found = []
     for held in paths.values():
-        places: dict[int, str] = {}
+        places: dict[int, str] = field(default_factory=dict)
         for path in held if len(held) > 1 and len(stages) > 1 else ():
             for i, layers in enumerate(stages):
                 if any(path.startswith(f"{layer}.") for layer in layers):
