@@ -48,7 +48,7 @@ def export() -> None:
 
     \b
       mpsim export mlp.json ring:4,link=eth_10g --pp 4 --microbatches 8 -o step
-      mpsim export torch plan.json llama.json -o train.py
+      mpsim export torch plan.json mlp.json ring:4,link=eth_10g -o train.py
       mpsim export torchtitan plan.json llama.json -o train.toml
       mpsim export megatron plan.json llama.json -o flags.txt
     """
@@ -108,8 +108,8 @@ def torch(plan: str, workload: str, topology: str | None, model: str | None, out
     is listed, in the script too. The zoo's models are made by mpsim, your own by your module.
 
     \b
-      mpsim export torch plan.json llama.json -o train.py
-      torchrun --nproc-per-node 8 train.py --steps 3
+      mpsim export torch plan.json mlp.json ring:4,link=eth_10g -o train.py
+      torchrun --nproc-per-node 4 train.py --steps 3
     """
     from mpsim.interchange.torch_script import ModelName, torch_script
 

@@ -66,6 +66,7 @@ def load(script):
     """Return a script as a module."""
     spec = importlib.util.spec_from_file_location("script", script)
     module = importlib.util.module_from_spec(spec)
+    sys.modules["script"] = module  # dataclasses look themselves up there
     spec.loader.exec_module(module)
     return module
 

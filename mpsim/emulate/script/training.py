@@ -194,7 +194,7 @@ class Trainer:
         return made
 
     def _pipeline_step(self) -> list[Any]:
-        losses: list[Any] = field(default_factory=list)
+        losses: list[Any] = []
         inputs, keywords, target = self._own(range(self.of.microbatches))
         batch = {**dict(zip(self.names, inputs, strict=True)), **keywords}
         last = len(self.of.stages) - 1 in self.parts
@@ -293,12 +293,12 @@ def _loss(loss: Callable[..., Any] | None, output: Any, target: Any) -> Any:
 
 def _tied(model: nn.Module, stages: Sequence[Sequence[str]]) -> list[list[tuple[int, str]]]:
     """Return the stages and paths of each parameter that several stages hold."""
-    paths: dict[nn.Parameter, list[str]] = field(default_factory=dict)
+    paths: dict[nn.Parameter, list[str]] = {}
     for path, parameter in model.named_parameters(remove_duplicate=False):
         paths.setdefault(parameter, []).append(path)
     found = []
     for held in paths.values():
-        places: dict[int, str] = field(default_factory=dict)
+        places: dict[int, str] = {}
         for path in held if len(held) > 1 and len(stages) > 1 else ():
             for i, layers in enumerate(stages):
                 if any(path.startswith(f"{layer}.") for layer in layers):
