@@ -10,10 +10,14 @@ import click
 
 from mpsim.cli.options import options_of
 from mpsim.cli.output import DOCUMENTS, check_kept, output_option, say, tell
+from mpsim.cli.read import read_workload
 from mpsim.errors import MpsimError
+from mpsim.files import read_text
 
 if TYPE_CHECKING:
     from mpsim.interchange.losses import Losses
+    from mpsim.plan.model import Plan
+    from mpsim.workload.model import Workload
 
 __all__ = ["import_"]
 
@@ -23,7 +27,10 @@ _USED = {
     "an ASTRA-sim network": (),
     "a Kineto trace": ("microbatch", "depth"),
     "a Perfetto trace": (),
+    "torchtitan's TOML": ("workload", "ranks"),
+    "Megatron's flags": ("workload", "ranks"),
 }
+_PLANS = {"torchtitan": "torchtitan's TOML", "megatron": "Megatron's flags"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,36 +43,45 @@ class _Asked:
     ranks: int | None
     microbatch: int | None
     depth: int | None
+    workload: str | None
 
 
 @click.command(name="import")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@output_option("-o", "--output", what="The workload, topology or result file to write.", suffixes=DOCUMENTS)
+@output_option("-o", "--output", what="The workload, topology, result or plan file to write.", suffixes=DOCUMENTS)
 @click.option("--topology", metavar="TOPOLOGY", help="Of Chakra traces: where they run.")
 @click.option("--in-flight", type=int, metavar="N", help="Of Chakra traces: a rank's transfers at once; 0: any.")
 @click.option("--algorithm", metavar="NAME", help="Of Chakra traces: of their collectives; by default ring.")
 @click.option("--control", is_flag=True, default=None, help="Of Chakra traces: control dependencies bind too.")
 @click.option("--groups", metavar="FILE", help="Of Chakra traces: their process groups, as ASTRA-sim's file has them.")
-@click.option("--ranks", type=int, metavar="N", help="Of one Chakra trace: so many ranks do what it says.")
+@click.option("--ranks", type=int, metavar="N", help="Of one Chakra trace, or of flags: so many ranks do what it says.")
+@click.option("--workload", metavar="WORKLOAD", help="Of TOML and flags: whose layers stages have.")
 @click.option("--microbatch", type=int, metavar="B", help="Of a Kineto trace: samples in each forward pass.")
 @click.option("--depth", type=int, metavar="D", help="Of a Kineto trace: layers are so far below the model; 1.")
 def import_(files: tuple[str, ...], output: str | None, **given: Any) -> None:
-    """Read what other tools wrote: FILE... are Chakra traces, a network of ASTRA-sim's, or a trace of torch.profiler.
+    """Read what other tools wrote: Chakra traces, a network, a trace, torchtitan's TOML or Megatron's flags.
 
     Chakra traces (.et, one a rank, or what stands before .0.et) are replayed on a TOPOLOGY: a result. A network (.yml)
-    becomes a topology, a trace of torch.profiler a workload, a Perfetto trace of mpsim's own a result again. What could
-    not be represented is listed. See docs/interchange.md.
+    becomes a topology, a trace of torch.profiler a workload, a Perfetto trace of mpsim's own a result again. TOML of
+    torchtitan's and Megatron's flags, or a script with them, become a plan. What could not be represented is listed.
+    See docs/interchange.md.
 
     \b
       mpsim import step --topology switch:4,link=nvlink4 -o step.json
       mpsim import network.yml -o cluster.json
       mpsim import profile.json --microbatch 64 -o mlp.json
+      mpsim import megatron flags.sh --ranks 64 --workload llama.json -o plan.json
     """
     asked = options_of(_Asked, given)
-    check_kept([output] if output else [], (*files, asked.topology, asked.groups))
+    kind = ""
+    if files[0] in _PLANS and not Path(files[0]).exists():
+        kind, files = _PLANS[files[0]], files[1:]
+    if not files:
+        raise MpsimError(f"FILE is missing behind {kind.partition(chr(39))[0].lower()}: see mpsim import --help")
+    check_kept([output] if output else [], (*files, asked.topology, asked.groups, asked.workload))
     from mpsim.interchange.recognise import kind_of
 
-    kind = kind_of(files[0])
+    kind = kind or kind_of(files[0])
     for name, value in asdict(asked).items():
         if value is not None and name not in _USED[kind]:
             raise MpsimError(f"--{name.replace('_', '-')} says nothing of {kind}, which {files[0]!r} is: leave it out")
@@ -76,6 +92,8 @@ def import_(files: tuple[str, ...], output: str | None, **given: Any) -> None:
         "an ASTRA-sim network": _network,
         "a Kineto trace": _kineto,
         "a Perfetto trace": _perfetto,
+        "torchtitan's TOML": _torchtitan,
+        "Megatron's flags": _megatron,
     }[kind]
     shown, losses = read(files, output, asked)
     say(shown)
@@ -143,3 +161,33 @@ def _perfetto(files: tuple[str, ...], output: str | None, given: _Asked) -> tupl
     if output:
         save_result(output, result)
     return summary(result), losses
+
+
+def _torchtitan(files: tuple[str, ...], output: str | None, given: _Asked) -> tuple[str, Losses]:
+    from mpsim.interchange.torchtitan import from_torchtitan, schedule_file
+    from mpsim.plan.schedule_file import read_schedule
+
+    text = read_text(files[0])
+    named = schedule_file(text)
+    rows = read_schedule(Path(files[0]).parent / named) if named else None
+    return _plan(from_torchtitan(text, _workload(given), given.ranks, rows), output)
+
+
+def _megatron(files: tuple[str, ...], output: str | None, given: _Asked) -> tuple[str, Losses]:
+    from mpsim.interchange.megatron import from_megatron
+
+    return _plan(from_megatron(read_text(files[0]), _workload(given), given.ranks), output)
+
+
+def _workload(given: _Asked) -> Workload | None:
+    return read_workload(given.workload) if given.workload else None
+
+
+def _plan(read: tuple[Plan, Losses], output: str | None) -> tuple[str, Losses]:
+    from mpsim.documents import made_now
+    from mpsim.plan.model import save_plan
+
+    plan, losses = read
+    if output:
+        save_plan(output, plan, made_now(""))
+    return f"plan {plan.text}", losses

@@ -11,9 +11,10 @@ from mpsim.errors import MpsimError
 from mpsim.files import read_bytes
 from mpsim.interchange.chrome import read_json
 
-__all__ = ["CHAKRA", "KINETO", "NETWORK", "PERFETTO", "is_kineto", "is_ours", "kind_of"]
+__all__ = ["CHAKRA", "KINETO", "MEGATRON", "NETWORK", "PERFETTO", "TORCHTITAN", "is_kineto", "is_ours", "kind_of"]
 
 CHAKRA, NETWORK, KINETO, PERFETTO = "Chakra traces", "an ASTRA-sim network", "a Kineto trace", "a Perfetto trace"
+TORCHTITAN, MEGATRON = "torchtitan's TOML", "Megatron's flags"
 # Of events that no other tool's traces have; the last is of profilers before torch 1.12.
 _CATEGORIES = ("cpu_op", "python_function", "user_annotation", "cuda_runtime", "fwdbwd", "ac2g", "Operator")
 _BINARIES = {
@@ -69,6 +70,8 @@ def kind_of(path: str) -> str:
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
     if suffixes[-1:] in ([".yml"], [".yaml"]):
         return NETWORK
+    if suffixes[-1:] == [".toml"]:
+        return TORCHTITAN
     if ".json" not in suffixes and (".et" in suffixes or not Path(path).is_file()):
         return CHAKRA
     data = read_bytes(path)
@@ -83,6 +86,8 @@ def kind_of(path: str) -> str:
         return CHAKRA
     if "npus_count" in text:
         return NETWORK
+    if "--micro-batch-size" in text or "--tensor-model-parallel-size" in text:
+        return MEGATRON
     if text.strip() and all(one.isprintable() or one.isspace() for one in text):
         raise MpsimError(f"{path} is text that begins with {text.split(None, 1)[0][:40]!r}: {_WANTED}")
     return CHAKRA

@@ -18,7 +18,15 @@ from mpsim.files import read_text, write_text
 from mpsim.plan.checks import check_form, check_rows
 from mpsim.plan.operations import Operation, Rows, Schedule, format_rows, parse_cell, parse_rows
 
-__all__ = ["GivenRows", "given_schedule", "microbatches_of", "read_schedule", "rows_schedule", "write_schedule"]
+__all__ = [
+    "GivenRows",
+    "given_schedule",
+    "microbatches_of",
+    "read_schedule",
+    "rows_schedule",
+    "schedule_csv",
+    "write_schedule",
+]
 
 _OVERLAPPED = re.compile(r"\(([^;()]+);([^;()]+)\)OVERLAP_F_B")
 _SKIPPED = re.compile(r"\d+(UNSHARD|RESHARD|REDUCE_GRAD|SEND_F|RECV_F|SEND_B|RECV_B)\d*", re.ASCII)
@@ -76,6 +84,17 @@ def write_schedule(path: str | Path, rows: Sequence[Sequence[Operation]]) -> Non
     MpsimError
         The place cannot be written.
     """
+    write_text(path, schedule_csv(rows))
+
+
+def schedule_csv(rows: Sequence[Sequence[Operation]]) -> str:
+    """Return rows as torch's CSV of computations alone.
+
+    Examples
+    --------
+    >>> schedule_csv(parse_rows("0F0+0B0 0B1"))
+    '(0F0;0B0)OVERLAP_F_B,0B1\\n'
+    """
     lines = []
     for row in rows:
         cells, before = [], ""
@@ -86,7 +105,7 @@ def write_schedule(path: str | Path, rows: Sequence[Sequence[Operation]]) -> Non
             cells.append(f"({before};{operation})OVERLAP_F_B" if before else str(operation))
             before = ""
         lines.append(",".join(cells) + "\n")
-    write_text(path, "".join(lines))
+    return "".join(lines)
 
 
 def microbatches_of(rows: Sequence[Sequence[Operation]]) -> int:

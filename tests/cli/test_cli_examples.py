@@ -51,6 +51,9 @@ def folder(mpsim, tmp_path):
     """A folder in which everything that the examples read has been made."""
     (tmp_path / "workloads").symlink_to(ROOT / "workloads")
     shutil.copy(ROOT / "workloads" / "mnist-mlp.cpu.json", "mlp.json")
+    shutil.copy(ROOT / "workloads" / "llama.cpu.json", "llama.json")
+    flags = "--pipeline-model-parallel-size 2 --micro-batch-size 1 --global-batch-size 64"
+    (tmp_path / "flags.sh").write_text(f"{flags} --pipeline-model-parallel-layout 'Et*3|t*3,L'")
     shutil.copy(COMMITTED, "mine.json")
     (tmp_path / "mine").mkdir()
     shutil.copy(PUBLISHED / "megatron_seqpar2022_layer.csv", "mine")
@@ -67,7 +70,7 @@ def folder(mpsim, tmp_path):
     pair = "--pp 4 --microbatches 8 -o"
     run(mpsim, f"mpsim simulate mlp.json ring:4,link=eth_10g {pair} gpipe.json --schedule gpipe --perfetto trace.json")
     for made in ("1f1b.json", "result.json"):
-        run(mpsim, f"mpsim simulate mlp.json ring:4,link=eth_10g {pair} {made}")
+        run(mpsim, f"mpsim simulate mlp.json ring:4,link=eth_10g {pair} {made} --save-plan plan.json")
     run(mpsim, f"mpsim export mlp.json ring:4,link=eth_10g {pair} step")
     run(mpsim, "mpsim sweep mlp.json switch:2,link=eth_10g --batch 8192 --processes 1 -o sweep.csv")
     return tmp_path

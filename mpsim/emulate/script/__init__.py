@@ -1,0 +1,1 @@
+"""What a script that torch runs is made of: each module here is written into it as it stands."""
