@@ -174,11 +174,14 @@ def published(
 
 @validate.command(epilog="An interrupted one goes on where it stopped, with the same -o.")
 @click.option("--file", "files", multiple=True, metavar="NAME", help="Only recipes of this file; may be repeated.")
+@click.option("--ranking", is_flag=True, help="Look for better plans, too, and say why: some minutes in all.")
 @click.option("--match", default="", metavar="TEXT", help="Only rows whose name has this in it.")
 @click.option("--progress/--no-progress", default=None, help="A bar on stderr; by default on a terminal.")
 @json_option
 @output_option("-o", "--output", what="Write a row for each recipe (.csv), as they come.", suffixes=(".csv",))
-def recipes(files: tuple[str, ...], match: str, progress: bool | None, as_json: bool, output: str | None) -> None:
+def recipes(
+    files: tuple[str, ...], ranking: bool, match: str, progress: bool | None, as_json: bool, output: str | None
+) -> None:
     """Predict configurations that people tuned themselves, beside the tokens a second that they measured.
 
     Recipes of Megatron-Bridge, tables of Megatron-LM, and torchtitan's, which come with mpsim (see docs/recipes.md);
@@ -190,7 +193,7 @@ def recipes(files: tuple[str, ...], match: str, progress: bool | None, as_json: 
     """
     with progress_bar(progress, "rows") as bar:
         found = validate_recipes(
-            only=[name.removesuffix(".csv") for name in files], matching=match, progress=bar,
+            only=[name.removesuffix(".csv") for name in files], matching=match, ranking=ranking, progress=bar,
             done=load_rows(output, Judged) if output and Path(output).is_file() else (),
             keep=lambda rows: save_rows(output, Judged, rows) if output else None,
         )  # fmt: skip

@@ -9,7 +9,7 @@ from mpsim.validate.published.bridge import BRIDGE, SETS, STATE, UPDATE_BYTES, R
 from mpsim.validate.published.folding import Machine, plan_of
 from mpsim.validate.published.model import Inputs
 from mpsim.validate.published.table import Row
-from mpsim.validate.recipes.recipe import Recipe, Source, shared_among
+from mpsim.validate.recipes.recipe import Choices, Recipe, Source, shared_among
 from mpsim.validate.recipes.shares import Training
 
 __all__ = ["RECIPES"]
@@ -38,6 +38,7 @@ def _read(row: Row, inputs: Inputs) -> Recipe:
         case=case_of(row), system=f"{run.kind[0]}{', experts' if run.decoder.experts else ''}", kind=run.kind,
         training=training, machine=_machine(run), plan=replace(plan, batch=row.count("global_batch")),
         microbatch=shared.batch, measured_s=run.measured_s,
+        choices=Choices(zero=(1, 3), recompute=("", "block*"), context=not run.decoder.experts),
     )  # fmt: skip
 
 

@@ -33,11 +33,19 @@ class Judged:
         Memory of the fullest device as predicted, as measured (0: unknown), and what a device has.
     others : int
         Plans that it was ranked among, itself one of them; 0: it was not.
+    replayed : int
+        How many of them were replayed, the rest being estimated.
     rank : int
         Its place among them, the first being the fastest.
     best : str
         The fastest of them, in one line.
     best_tokens_per_s : float
+        Predicted of that, a device.
+    best_needs_bytes : int
+        Memory of its fullest device.
+    alike : str
+        The fastest of those that have their micro-batch and compute the same again, so that kernels are the same.
+    alike_tokens_per_s : float
         Predicted of that, a device.
     why : str
         Where the two are more than a tenth apart, what is known of the reason.
@@ -57,9 +65,13 @@ class Judged:
     measured_bytes: int = 0
     capacity_bytes: int = 0
     others: int = 0
+    replayed: int = 0
     rank: int = 0
     best: str = ""
     best_tokens_per_s: float = 0.0
+    best_needs_bytes: int = 0
+    alike: str = ""
+    alike_tokens_per_s: float = 0.0
     why: str = ""
 
     @property
@@ -78,6 +90,11 @@ class Judged:
     def gain_fraction(self) -> float:
         """What the best plan claims to gain on theirs, in tokens a second; 0 where it was not ranked."""
         return self.best_tokens_per_s / self.predicted - 1 if self.predicted and self.best_tokens_per_s else 0.0
+
+    @property
+    def alike_fraction(self) -> float:
+        """Likewise the best with their micro-batch and recomputation."""
+        return self.alike_tokens_per_s / self.predicted - 1 if self.predicted and self.alike_tokens_per_s else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,32 @@ from mpsim.validate.published.table import Row
 from mpsim.validate.recipes.shares import Training, workload_of
 from mpsim.workload.model import Workload
 
-__all__ = ["Recipe", "Source", "capacity_of", "placed", "shared_among", "step_of", "topology_of"]
+__all__ = ["Choices", "Recipe", "Source", "capacity_of", "named", "placed", "shared_among", "step_of", "topology_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """What the framework of a recipe could have run instead.
+
+    Attributes
+    ----------
+    zero : tuple of int
+        Stages of ZeRO.
+    recompute : tuple of str
+        What is computed again, as `Sharding` has it.
+    sequence : bool
+        Whether ranks that share weights share the sequence too.
+    context : bool
+        Whether ranks may share sequences.
+    keeps : bool
+        Whether pipelines may shard parameters, which are then gathered once a step.
+    """
+
+    zero: tuple[int, ...]
+    recompute: tuple[str, ...]
+    sequence: bool = True
+    context: bool = False
+    keeps: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +59,7 @@ class Recipe:
         Theirs, with its batch.
     microbatch : int
     measured_s : float
+    choices : Choices
     measured_bytes : int
         The most memory of a device that was measured; 0: none was.
     capacity_bytes : int
@@ -52,6 +78,7 @@ class Recipe:
     plan: Plan
     microbatch: int
     measured_s: float
+    choices: Choices
     measured_bytes: int = 0
     capacity_bytes: int = 0
     speed: float = 0.0
@@ -135,6 +162,23 @@ def placed(plan: Plan) -> Plan:
         ((p * dp + d) * cp + c) * tp + t for d in range(dp) for p in range(pp) for c in range(cp) for t in range(tp)
     )
     return replace(plan, devices=devices)
+
+
+def named(plan: Plan) -> str:
+    """Return a plan in one line, without what is the same for all candidates: stages are even, and lie outermost.
+
+    Examples
+    --------
+    >>> named(Plan(dp=2, pp=2, boundaries=(1,), devices=(0, 2, 1, 3)))
+    'dp=2 pp=2 tp=1 micro-batches=1 naive'
+    """
+    bare = Plan()
+    first, *others = plan.sharding.recompute.split(",")
+    sharding = replace(plan.sharding, recompute=f"{first},…" if others else first)
+    return replace(
+        plan, boundaries=None, devices=(), algorithm=bare.algorithm, bucket_bytes=bare.bucket_bytes,
+        first_bucket_bytes=bare.first_bucket_bytes, sharding=sharding,
+    ).text  # fmt: skip
 
 
 def step_of(recipe: Recipe, speed: float, workload: Workload | None = None, plan: Plan | None = None) -> Result:

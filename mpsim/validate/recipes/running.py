@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from mpsim.errors import MpsimError, unknown
 from mpsim.validate.published.folding import speed_at
 from mpsim.validate.published.replaying import COMMITTED
 from mpsim.validate.published.table import Row, Table, load_table
 from mpsim.validate.recipes.judged import Judged, Recipes
-from mpsim.validate.recipes.recipe import Recipe, Source, capacity_of, step_of
+from mpsim.validate.recipes.ranking import ranked
+from mpsim.validate.recipes.recipe import Recipe, Source, capacity_of, named, step_of
 from mpsim.validate.recipes.sources import SOURCES
 
 __all__ = ["Speeds", "validate_recipes"]
@@ -20,7 +21,7 @@ def validate_recipes(
     *,
     only: Sequence[str] = (),
     matching: str = "",
-    ranked: bool = False,
+    ranking: bool = False,
     done: Sequence[Judged] = (),
     keep: Callable[[Sequence[Judged]], None] = lambda rows: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -33,7 +34,7 @@ def validate_recipes(
         Names of files, without suffix; by default all that are known.
     matching : str
         Only rows whose name has this in it.
-    ranked : bool
+    ranking : bool
         Whether to look for better plans too.
     done : sequence of Judged
         Rows that were found before, and are not again.
@@ -55,13 +56,13 @@ def validate_recipes(
     wanted = [(one, row) for one in asked for row in tables[one.file].rows if matching in one.case(row)]
     if not wanted:
         raise MpsimError(f"no recipe has {matching!r} in its name: they are named as `mpsim validate recipes` lists")
-    before = {(one.file, one.case): one for one in done}
+    before = {(one.file, one.case): one for one in done if one.others or one.refused or not ranking}
     speeds = {one.file: Speeds(one, tables[one.file]) for one in asked}
     rows: list[Judged] = []
     progress(0, len(wanted))
     for source, row in wanted:
         known = before.get((source.file, source.case(row)))
-        rows.append(known or _judged(source, row, speeds[source.file]))
+        rows.append(known or _judged(source, row, speeds[source.file], ranking=ranking))
         keep(rows)
         progress(len(rows), len(wanted))
     return Recipes(rows=tuple(rows))
@@ -113,7 +114,7 @@ class Speeds:
                 continue
 
 
-def _judged(source: Source, row: Row, speeds: Speeds) -> Judged:
+def _judged(source: Source, row: Row, speeds: Speeds, *, ranking: bool) -> Judged:
     """Return what is predicted of a row, or why nothing is."""
     case = source.case(row)
     try:
@@ -123,12 +124,12 @@ def _judged(source: Source, row: Row, speeds: Speeds) -> Judged:
     except MpsimError as error:
         return Judged(file=source.file, case=case, refused=str(error))
     sets = f"the speed of {', '.join(recipe.kind)}: {speed:.3f} of its roofline"
-    return Judged(
+    found = Judged(
         file=source.file,
         case=case,
         system=recipe.system,
         devices=recipe.devices,
-        plan=replace(recipe.plan, devices=()).text,
+        plan=named(recipe.plan),
         measured=recipe.tokens_per_s(recipe.measured_s),
         predicted=recipe.tokens_per_s(result.step_s),
         calibrates=sets if first == case else "",
@@ -137,3 +138,4 @@ def _judged(source: Source, row: Row, speeds: Speeds) -> Judged:
         measured_bytes=recipe.measured_bytes,
         capacity_bytes=capacity_of(recipe),
     )
+    return ranked(recipe, speed, found, result) if ranking else found

@@ -30,7 +30,7 @@ from mpsim.workload.model import Precision, Workload
 from mpsim.workload.split import WHOLE, Split, axes_of
 from mpsim.workload.tensors import Tensor, TensorShard
 
-__all__ = ["Point", "Training", "workload_of"]
+__all__ = ["Point", "Training", "block_of", "head_of", "workload_of"]
 
 Point = tuple[int, Split]
 """A micro-batch, and a split."""
@@ -91,6 +91,13 @@ class Training:
             context=self.context, overlaps=self.overlaps,
         )  # fmt: skip
 
+    def scores(self, shared: Shared) -> int:
+        """Return the bytes of attention scores that a block keeps."""
+        if not self.keeps_scores:
+            return 0
+        heads = self.decoder.heads / shared.tp / shared.cp
+        return round(_SCORE_BYTES * shared.batch * heads * shared.sequence**2)
+
 
 # Of softmax two bytes a score, of dropout two and a mask (Korthikanti et al., arXiv 2205.05198, section 4.1).
 _SCORE_BYTES = 5
@@ -113,8 +120,8 @@ def workload_of(training: Training, points: Sequence[Point], speed: float, name:
     rates, plain = Slowed(training.rates, speed), Slowed(training.plain, speed)
     one = partial(_layer, training, points, plain)
     first = one("embedding", [embedding(decoder, shared, plain, _free) for shared in _shared(training, points)])
-    blocks = one("block0", [_block(training, shared, rates) for shared in _shared(training, points)])
-    last = one("head", [_head(training, shared, plain) for shared in _shared(training, points)])
+    blocks = one("block0", [block_of(training, shared, rates) for shared in _shared(training, points)])
+    last = one("head", [head_of(training, shared, plain) for shared in _shared(training, points)])
     layers = (first, *(_named(blocks, f"block{i}") for i in range(decoder.layers)), last)
     reference = points[0][0]
     state = training.state
@@ -136,7 +143,8 @@ def _shared(training: Training, points: Sequence[Point]) -> list[Shared]:
     return [training.shared(*point) for point in points]
 
 
-def _block(training: Training, shared: Shared, rates: Rates) -> Part:
+def block_of(training: Training, shared: Shared, rates: Rates) -> Part:
+    """Return what one rank does in a block."""
     part = block(training.decoder, shared, rates, _free)
     if training.again == "op":
         part.inputs_s += products_again_s(training.decoder, shared, part, rates)
@@ -144,7 +152,8 @@ def _block(training: Training, shared: Shared, rates: Rates) -> Part:
     return part
 
 
-def _head(training: Training, shared: Shared, plain: Rates) -> Part:
+def head_of(training: Training, shared: Shared, plain: Rates) -> Part:
+    """Return what one rank does behind the blocks."""
     part = head(training.decoder, shared, plain, _free)
     more = training.logit_bytes * shared.tokens * training.decoder.vocabulary / shared.tp
     part.saved += more
@@ -173,17 +182,10 @@ def _layer(training: Training, points: Sequence[Point], plain: Rates, name: str,
         shards.setdefault(split, _shard(made.shards[0], split, part, state))
         shared = training.shared(microbatch, split)
         found = _exchanges(training, shared, name)
-        costs.append(_cost(made.costs[0], microbatch, split, _scores(training, shared) if is_block else 0, found))
+        costs.append(_cost(made.costs[0], microbatch, split, training.scores(shared) if is_block else 0, found))
     return Layer(
         name=name, kind="decoder block" if is_block else name, shards=tuple(shards.values()), costs=tuple(costs)
     )
-
-
-def _scores(training: Training, shared: Shared) -> int:
-    if not training.keeps_scores:
-        return 0
-    heads = training.decoder.heads / shared.tp / shared.cp
-    return round(_SCORE_BYTES * shared.batch * heads * shared.sequence**2)
 
 
 def _cost(cost: Cost, microbatch: int, split: Split, scores: int, found: Iterable[ShardCollective]) -> Cost:

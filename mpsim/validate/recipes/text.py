@@ -48,8 +48,9 @@ def rank_columns(rows: Sequence[Judged]) -> list[Column]:
         ("row", True, [one.case for one in rows]),
         ("theirs", True, [one.plan for one in rows]),
         ("rank", False, [f"{one.rank:,} of {one.others:,}" for one in rows]),
-        ("ours", True, ["" if one.rank == 1 else one.best for one in rows]),
+        ("ours", True, ["theirs" if one.best == one.plan else one.best for one in rows]),
         ("claims", False, [percent(one.gain_fraction) for one in rows]),
+        ("same kernels", False, [percent(one.alike_fraction) for one in rows]),
     ]
 
 

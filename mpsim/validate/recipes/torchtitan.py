@@ -20,7 +20,7 @@ from mpsim.validate.published.torchtitan import (
     rates_of,
     run_of,
 )
-from mpsim.validate.recipes.recipe import Recipe, Source, shared_among
+from mpsim.validate.recipes.recipe import Choices, Recipe, Source, shared_among
 from mpsim.validate.recipes.shares import Training
 
 __all__ = ["RECIPES"]
@@ -37,7 +37,7 @@ def _read(row: Row, inputs: Inputs) -> Recipe:
     shared = run.shared
     plan = plan_of(
         dp=run.fsdp * shared.cp, pp=run.pp, microbatches=run.microbatches, chunks=run.chunks, zero=3,
-        layers=run.decoder.layers, first=1, keeps=run.pp > 1, recompute=again_of(run),
+        layers=run.decoder.layers, first=1, keeps=run.pp > 1, recompute=_again(run),
     )  # fmt: skip
     plan = shared_among(plan, run.fsdp, shared.cp, shared.tp, sequence=True)
     capacity = re.search(r"(\d+) ?GB", row.text("hardware"))
@@ -47,9 +47,21 @@ def _read(row: Row, inputs: Inputs) -> Recipe:
     return Recipe(
         case=case_of(row), system=f"torchtitan, {run.kind[0]}", kind=run.kind, training=_training(run),
         machine=run.machine, plan=replace(plan, batch=run.microbatches * shared.batch * run.fsdp),
-        microbatch=shared.batch, measured_s=measured_s(row, run), measured_bytes=round(measured * _GIB),
+        microbatch=shared.batch, measured_s=measured_s(row, run), choices=_choices(run),
+        measured_bytes=round(measured * _GIB),
         capacity_bytes=round(1e9 * int(capacity[1])) if capacity else 0,
     )  # fmt: skip
+
+
+def _again(run: Run) -> str:
+    """Return what a plan says of what is computed again."""
+    return "block*" if run.recompute == "full" else again_of(run)
+
+
+def _choices(run: Run) -> Choices:
+    """Return what could be run instead; what single products compute again is part of how a block is counted."""
+    again = ("",) if run.recompute == "op" else tuple(dict.fromkeys((_again(run), "", "block*")))
+    return Choices(zero=(3,), recompute=again, context=True, keeps=True)
 
 
 def _training(run: Run) -> Training:
