@@ -10,13 +10,17 @@ from click.testing import CliRunner
 from mpsim.cli import cli
 from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan
+from mpsim.plan.sharding import Sharding
+from mpsim.result.model import DeviceUse
 from mpsim.validate.published.decoder import Decoder, Roofline
-from mpsim.validate.published.folding import State
+from mpsim.validate.published.folding import Machine, State
 from mpsim.validate.recipes import Judged, Recipes, validate_recipes
+from mpsim.validate.recipes.candidates import Estimator, candidate_of, candidates, plan_as
 from mpsim.validate.recipes.judged import errors_by_system
-from mpsim.validate.recipes.recipe import placed, shared_among
+from mpsim.validate.recipes.recipe import Choices, Recipe, placed, shared_among, step_of
 from mpsim.validate.recipes.shares import Training, workload_of
 from mpsim.validate.recipes.text import recipes_table
+from mpsim.validate.recipes.why import why
 from mpsim.workload.device_spec import DeviceSpec
 from mpsim.workload.split import WHOLE, Split
 
@@ -137,3 +141,75 @@ def test_a_command_says_what_it_found(tmp_path):
 def test_a_row_that_cannot_be_predicted_is_refused_with_its_reason():
     said = CliRunner().invoke(cli, ["validate", "recipes", "--match", "DeepSeekV3+MTP"])
     assert "refused: attention of DeepSeek's latent kind is not counted here" in said.stdout
+
+
+def recipe(**changed: Any) -> Recipe:
+    words: dict[str, Any] = {"case": "a", "system": "s", "kind": ("k",), "training": training(device="A100-SXM4-80GB")}
+    words |= {"machine": Machine("A100-SXM4-80GB", "nvlink3", "ib_hdr"), "plan": Plan(dp=4, microbatches=2, batch=8)}
+    words |= {"microbatch": 1, "measured_s": 1.0, "choices": Choices(zero=(0, 3), recompute=("", "block*"))}
+    return Recipe(**(words | changed))
+
+
+def test_candidates_take_all_devices_and_the_whole_batch_once_each():
+    found = list(candidates(recipe()))
+    assert found[0] == candidate_of(recipe())
+    assert len(found) == len(set(found))
+    for one in found:
+        plan = plan_as(recipe(), one)
+        assert (plan.ranks, plan.batch) == (4, 8)
+        assert one.dp * one.microbatch * one.microbatches == 8
+        assert one.pp == 1 or one.zero < 3
+        assert one.split.sequence == (one.split.tp > 1)
+
+
+def test_what_a_framework_could_not_run_is_no_candidate():
+    asked = recipe(choices=Choices(zero=(0,), recompute=("",), sequence=False, context=True, keeps=True))
+    found = list(candidates(asked))
+    assert {(one.zero, one.recompute, one.split.sequence) for one in found} == {(0, "", False)}
+    assert {one.split.cp for one in found} == {1, 2, 4}
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(dp=4, microbatches=2, batch=8),
+        Plan(dp=4, microbatches=2, batch=8, sharding=Sharding(zero=3)),
+        Plan(dp=2, tp=2, microbatches=4, batch=8, sharding=Sharding(sequence=True)),
+        Plan(dp=2, pp=2, microbatches=4, batch=8, boundaries=(2,), devices=(0, 2, 1, 3)),
+        Plan(dp=4, microbatches=2, batch=8, sharding=Sharding(recompute="block*")),
+    ],
+)
+def test_an_estimate_is_near_the_replay(plan):
+    """Of a model whose products, not latencies, take the time."""
+    large = Decoder(layers=2, hidden=4096, heads=32, kv_heads=32, ffn=16_384, vocabulary=1024)
+    asked = recipe(training=training(decoder=large, sequence=4096, device="A100-SXM4-80GB"), plan=plan)
+    result = step_of(asked, 1.0)
+    found = Estimator(asked, 1.0).of(candidate_of(asked))
+    assert found.step_s == pytest.approx(result.step_s, rel=0.05)
+    assert found.bytes == pytest.approx(max(use.memory.peak_bytes for use in result.devices), rel=0.35)
+
+
+def test_theirs_is_ranked_and_the_best_is_replayed():
+    row = validate_recipes(matching="FSDP 8, seq 8192, selective, FSDP + torch.compile + Float8", ranking=True).rows[0]
+    assert (row.rank, row.best, row.gain_fraction, row.why) == (1, row.plan, 0.0, "")
+    assert 1 < row.replayed <= row.others
+    assert "theirs" in recipes_table(Recipes(rows=(row,)))
+
+
+def test_why_ours_is_no_choice_of_theirs_is_said():
+    tried = replace(recipe().plan, tp=2, dp=2, microbatches=4)
+    theirs = step_of(recipe(), 1.0)
+    judged = Judged(
+        file="f", case="a", measured=100.0, predicted=130.0, best_tokens_per_s=150.0, needs_bytes=90 * 2**30,
+        capacity_bytes=80 * 2**30, alike="dp=4", alike_tokens_per_s=130.0,
+    )  # fmt: skip
+    said = why(recipe(), judged, theirs, tried, replace(theirs, devices=tuple(half(one) for one in theirs.devices)))
+    assert said.startswith("of their step ours saves")
+    for part in ("needs 90 GiB by this count and ran on 80 GiB", "as fast on parts of a matrix", "30 % off, more than"):
+        assert part in said
+    assert "at their micro-batch and recomputation the best, dp=4, claims +0.0 %" in said
+    assert why(recipe(), replace(judged, best_tokens_per_s=140.0), theirs, tried, theirs) == ""
+
+
+def half(use: DeviceUse) -> DeviceUse:
+    return replace(use, compute_s=use.compute_s / 2)

@@ -271,6 +271,9 @@ class Estimator:
         shares = candidate.replicas if candidate.zero else 1
         whole = parameter + gradient + optimizer / shares if candidate.zero < 3 else 0.0
         held = (whole or (parameter + gradient + optimizer) / shares) * (parameters + experts)
+        if candidate.zero == 3:  # two blocks are gathered at a time, or all of a pipeline rank's
+            blocks = parameters if self.recipe.choices.keeps and candidate.pp > 1 else 2 * parts[0].parameters
+            held += parameter * blocks + 2 * gradient * parts[0].parameters
         pp, chunks, count = candidate.pp, candidate.chunks, candidate.microbatches
         under_way = min(count, pp if chunks == 1 else (pp * (chunks + 1) - 1) / chunks)
         each, last = parts

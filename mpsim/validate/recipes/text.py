@@ -12,6 +12,9 @@ from mpsim.validate.text import Column, align, percent
 __all__ = ["beside_columns", "rank_columns", "recipes_table", "refusals", "system_columns"]
 
 
+_ROUND = 100
+
+
 def system_columns(found: Sequence[SystemErrors]) -> list[Column]:
     """Return errors by system in columns."""
     return [
@@ -55,7 +58,7 @@ def rank_columns(rows: Sequence[Judged]) -> list[Column]:
 
 
 def _tokens(value: float | None) -> str:
-    return "" if value is None else f"{value:,.0f}"
+    return "" if value is None else f"{value:,.0f}" if value >= _ROUND else f"{value:.3g}"
 
 
 def refusals(rows: Sequence[Judged]) -> list[tuple[str, int, str]]:
