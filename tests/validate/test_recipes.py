@@ -140,7 +140,7 @@ def test_a_command_says_what_it_found(tmp_path):
 
 def test_a_row_that_cannot_be_predicted_is_refused_with_its_reason():
     said = CliRunner().invoke(cli, ["validate", "recipes", "--match", "DeepSeekV3+MTP"])
-    assert "refused: attention of DeepSeek's latent kind is not counted here" in said.stdout
+    assert "refused: the sizes of 'DeepSeekV3+MTP' are not known here" in said.stdout
 
 
 def recipe(**changed: Any) -> Recipe:

@@ -69,16 +69,13 @@ def run_of(row: Row) -> Run:
     system, precision = row.text("system"), row.text("precision")
     if system not in _MACHINES or precision not in _PRECISIONS:
         raise MpsimError(f"system {system!r} in {precision!r} is not known here")
-    if row.text("model").startswith("DeepSeek"):
-        raise MpsimError("attention of DeepSeek's latent kind is not counted here")
     tp, pp, cp, ep = (row.count(name, 1) for name in ("tp", "pp", "cp", "ep"))
     chunks = row.count("vp", 1) if pp > 1 else 1
     gpus, batch, size = row.count("gpus"), row.count("global_batch"), row.count("micro_batch")
     dp, rest = divmod(gpus, tp * pp * cp)
     microbatches, left = divmod(batch, size * dp) if dp else (0, 1)
     decoder = named_decoder(row.text("model"))
-    stages = pp * chunks
-    if rest or left or not microbatches or (decoder.layers % stages and (decoder.layers + 2) % stages):
+    if rest or left or not microbatches or pp * chunks > decoder.layers + 2:
         raise MpsimError(f"{row.where}: {gpus} GPUs, a batch of {batch} or {decoder.layers} layers do not divide")
     if pp > 1 and chunks > 1 and microbatches % pp:
         raise MpsimError(
@@ -155,6 +152,8 @@ def _open(table: Table, inputs: Inputs) -> Predictor:
     setting = _calibrating([*inputs("megatron_bridge_recipes", committed=True).rows, *table.rows])
 
     def predict(row: Row) -> Iterator[Outcome]:
+        if row.text("model").startswith("DeepSeek"):
+            raise MpsimError("attention of DeepSeek's latent kind is not counted here")
         run = run_of(row)
         if run.kind not in setting:
             raise MpsimError(f"no {SETS} row of {run.kind[0]} in {run.kind[1]} sets its speed")

@@ -15,10 +15,28 @@ from mpsim.errors import MpsimError
 from mpsim.workload.device_spec import DeviceSpec
 
 __all__ = [
-    "Decoder", "Exchanged", "Exchanges", "Part", "Rates", "Roofline", "Shared", "Slowed", "block", "block_exchanges",
-    "embedding", "end_exchanges", "head", "products_again_s",
+    "Decoder", "Exchanged", "Exchanges", "Latent", "Part", "Rates", "Roofline", "Shared", "Slowed", "block",
+    "block_exchanges", "embedding", "end_exchanges", "head", "products_again_s",
 ]  # fmt: skip
 _PHASES = ("forward", "backward")
+
+
+class Latent(NamedTuple):
+    """Multi-head latent attention (arXiv 2405.04434): widths that queries and keys are made of, and a head's parts.
+
+    Attributes
+    ----------
+    queries, keys : int
+        Of what queries, and keys with values, are made of.
+    position, plain, value : int
+        Of a head: what is turned by position, what is not, and its values.
+    """
+
+    queries: int
+    keys: int
+    position: int
+    plain: int
+    value: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +55,8 @@ class Decoder:
     experts, chosen, shared_ffn : int
         Of a mixture of experts: how many of size `ffn`, how many a token goes through, and the size of what all go
         through. 0 experts: a dense MLP.
+    latent : Latent or None
+        Of attention whose queries and keys go through narrow matrices; `head_size` is then the mean of its heads'.
     """
 
     layers: int
@@ -51,6 +71,7 @@ class Decoder:
     experts: int = 0
     chosen: int = 0
     shared_ffn: int = 0
+    latent: Latent | None = None
 
     def __post_init__(self) -> None:
         if (self.hidden % self.heads and not self.head_size) or self.heads % self.kv_heads:
@@ -76,7 +97,21 @@ class Decoder:
     @property
     def attention_parameters(self) -> int:
         """Parameters of a block that are no MLP's."""
+        if self.latent:
+            return sum(inner * columns for inner, columns, _ in self.projections) + 2 * self.hidden
         return self.hidden * (2 * self.queries + 2 * self.keys) + 2 * self.hidden
+
+    @property
+    def projections(self) -> tuple[tuple[int, int, bool], ...]:
+        """The matrices around attention, the last behind it: rows, columns, and whether ranks share them."""
+        if not self.latent:
+            return ((self.hidden, self.queries + 2 * self.keys, True), (self.queries, self.hidden, True))
+        queries, keys, position, plain, value = self.latent
+        return (
+            (self.hidden, queries, False), (queries, self.heads * (plain + position), True),
+            (self.hidden, keys + position, False), (keys, self.heads * (plain + value), True),
+            (self.heads * value, self.hidden, True),
+        )  # fmt: skip
 
     @property
     def mlp_parameters(self) -> int:
@@ -209,13 +244,15 @@ def block(decoder: Decoder, shared: Shared, rates: Rates, exchange: Exchanges) -
     tp, hidden = shared.tp, decoder.hidden
     tokens, between = shared.tokens, shared.between
     made.passes(between * hidden, 2, 3, "norm")
-    made.product(tokens, hidden, (decoder.queries + 2 * decoder.keys) / tp)
+    *ins, (out, _, _) = decoder.projections
+    for rows, columns, is_cut in ins:
+        made.product(tokens, rows, columns / tp if is_cut else columns)
     if decoder.rotary:
         made.passes(tokens * (decoder.queries + decoder.keys) / tp, 2, 2, "turn")
     made.attention_s = rates.attention(shared, decoder)
     made.forward_s += made.attention_s
     made.inputs_s += rates.attention(shared, decoder, backward=True)
-    made.product(tokens, decoder.queries / tp, hidden)
+    made.product(tokens, out / tp, hidden)
     made.passes(between * hidden, 3, 2)
     made.passes(between * hidden, 2, 3, "norm")
     _mlp(made, decoder, shared)
