@@ -50,7 +50,7 @@ counted inside layers.
 For each row, all plans of as many devices and as large a batch that its framework could run are taken: dp, pp, tp, cp,
 ep, micro-batch, stages a rank, ZeRO's stage and what is computed again, with stages cut evenly. All are estimated in
 closed form, plans that do not fit left out (theirs fits, as it ran, and so does what needs no more by the same count);
-the six most promising, and the three most promising with *the same kernels*, that is with their micro-batch and their
+the five most promising, and the two most promising with *the same kernels*, that is with their micro-batch and their
 recomputation, are replayed as theirs is. `rank` is theirs among all that fit, by replays where there are, else by
 estimates corrected by these; `ours` is the best that was replayed and `claims` its gain on theirs.
 
@@ -152,11 +152,12 @@ def _ranking(ranked: Sequence[Judged]) -> str:
         return "Nothing was ranked."
     best = sum(one.gain_fraction == 0 for one in ranked)
     near = sum(one.gain_fraction <= _WITHIN for one in ranked)
-    alike = sum(one.alike_fraction <= _WITHIN for one in ranked)
-    same = sum(one.alike_fraction == 0 for one in ranked)
+    compared = [one for one in ranked if one.alike]
+    alike = sum(one.alike_fraction <= _WITHIN for one in compared)
+    same = sum(one.alike_fraction == 0 for one in compared)
     return (
         f"Of {len(ranked)} rows, theirs is the best in {best} and within 10 % of it in {near}. Among plans with the"
-        f" same kernels theirs is the best of those replayed in {same} and within 10 % of it in {alike}."
+        f" same kernels, replayed for {len(compared)}, theirs is the best of those replayed in {same} and within 10 % of it in {alike}."
     )
 
 

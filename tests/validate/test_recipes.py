@@ -207,7 +207,7 @@ def test_why_ours_is_no_choice_of_theirs_is_said():
     assert said.startswith("of their step ours saves")
     for part in ("needs 90 GiB by this count and ran on 80 GiB", "as fast on parts of a matrix", "30 % off, more than"):
         assert part in said
-    assert "at their micro-batch and recomputation the best, dp=4, claims +0.0 %" in said
+    assert "at their micro-batch and recomputation dp=4 is the best of those replayed and claims +0.0 %" in said
     assert why(recipe(), replace(judged, best_tokens_per_s=140.0), theirs, tried, theirs) == ""
 
 

@@ -182,6 +182,15 @@ class Estimator:
         step_s += self._reduced_s(candidate, parameters, experts, step_s, backward_s)
         return Estimate(step_s, self._bytes(candidate, parameters, experts, blocks[0] * kept, (each, last)))
 
+    def unevenness(self, candidate: Candidate) -> float:
+        """Return how much longer the busiest pipeline rank works than a middle one, as a part of that."""
+        first, each, last = self._parts(candidate.microbatch, candidate.split)
+        again_s, _ = self._again(candidate, each)
+        begins, middle, ends = self._blocks(candidate)
+        block_s = each.forward_s + each.backward_s + again_s
+        works = [n * block_s + end.forward_s + end.backward_s for n, end in ((begins, first), (ends, last))]
+        return max(0.0, max(works) / (middle * block_s) - 1) if candidate.pp > 1 else 0.0
+
     def _parts(self, microbatch: int, split: Split) -> tuple[_Takes, _Takes, _Takes]:
         key = (microbatch, split)
         if key not in self._known:

@@ -44,7 +44,8 @@ class Judged:
     best_needs_bytes : int
         Memory of its fullest device.
     alike : str
-        The fastest of those that have their micro-batch and compute the same again, so that kernels are the same.
+        The fastest of those that have their micro-batch and compute the same again, so that kernels are the same;
+        ``""`` where replaying them takes long.
     alike_tokens_per_s : float
         Predicted of that, a device.
     why : str

@@ -21,9 +21,9 @@ from mpsim.validate.recipes.why import why
 
 __all__ = ["ranked"]
 
-_MOST_REPLAYED = 6
-_MOST_ALIKE = 3
-_LAYER_PASSES = 60_000  # replayed for a row: micro-batches times layers, some seconds
+_MOST_REPLAYED = 5
+_MOST_ALIKE = 2
+_LAYER_PASSES = 30_000  # replayed for a row: micro-batches times layers, some seconds
 _OVER = 1.1  # an estimate of memory this much too large is not replayed
 _SAME = 1e-9
 
@@ -64,7 +64,7 @@ def ranked(recipe: Recipe, speed: float, judged: Judged, theirs: Result) -> Judg
     fitting = {one: found for one, found in known.items() if one == own or found.bytes <= most}
     tried = {own: _Tried(own, recipe.plan, theirs)}
     over = set()
-    for one in _promising(fitting, own, recipe.training.decoder.layers):
+    for one in _promising(fitting, own, recipe):
         found = _replayed(recipe, speed, one)
         if found is None or found.needs_bytes > room:
             over.add(one)
@@ -73,7 +73,7 @@ def ranked(recipe: Recipe, speed: float, judged: Judged, theirs: Result) -> Judg
     placed = replace(
         judged, others=len(fitting) - len(over), rank=_rank(fitting, tried, over, own), replayed=len(tried) + len(over)
     )
-    return _beside(recipe, placed, tried, own, theirs)
+    return _beside(recipe, placed, tried, own, estimator.unevenness(own))
 
 
 def _rank(
@@ -90,16 +90,18 @@ def _rank(
     return 1 + sum(step_s < least_s for step_s in steps)
 
 
-def _beside(recipe: Recipe, judged: Judged, tried: dict[Candidate, _Tried], own: Candidate, theirs: Result) -> Judged:
+def _beside(recipe: Recipe, judged: Judged, tried: dict[Candidate, _Tried], own: Candidate, uneven: float) -> Judged:
     """Return a judged recipe with the best that was replayed, and the best of those with the same kernels."""
     best = _fastest(list(tried.values()), own)
-    alike = _fastest([one for one in tried.values() if _has_kernels_of(one.candidate, own)], own)
     found = replace(
         judged, best=named(best.plan), best_tokens_per_s=recipe.tokens_per_s(best.result.step_s),
-        best_needs_bytes=best.needs_bytes, alike=named(alike.plan),
-        alike_tokens_per_s=recipe.tokens_per_s(alike.result.step_s),
+        best_needs_bytes=best.needs_bytes,
     )  # fmt: skip
-    return replace(found, why=why(recipe, found, theirs, best.plan, best.result))
+    same = [one for one in tried.values() if _has_kernels_of(one.candidate, own)]
+    if len(same) > 1 or not _is_long(recipe):
+        alike = _fastest(same, own)
+        found = replace(found, alike=named(alike.plan), alike_tokens_per_s=recipe.tokens_per_s(alike.result.step_s))
+    return replace(found, why=why(recipe, found, tried[own].result, best.plan, best.result, uneven))
 
 
 def _fastest(tried: list[_Tried], own: Candidate) -> _Tried:
@@ -111,12 +113,19 @@ def _has_kernels_of(candidate: Candidate, own: Candidate) -> bool:
     return (candidate.microbatch, candidate.recompute) == (own.microbatch, own.recompute)
 
 
-def _promising(fitting: dict[Candidate, Estimate], own: Candidate, layers: int) -> Iterator[Candidate]:
+def _is_long(recipe: Recipe) -> bool:
+    """Return whether one replay is as much as is replayed for a row."""
+    return recipe.plan.microbatches * recipe.training.decoder.layers > _LAYER_PASSES
+
+
+def _promising(fitting: dict[Candidate, Estimate], own: Candidate, recipe: Recipe) -> Iterator[Candidate]:
     """Yield the candidates to replay, the fastest by their estimates: of all, and of those with the same kernels."""
     order = sorted((one for one in fitting if one != own), key=lambda one: (fitting[one].step_s, one))
-    alike = [one for one in order if _has_kernels_of(one, own)]
+    alike, layers = [one for one in order if _has_kernels_of(one, own)], recipe.training.decoder.layers
     chosen = [*_soon(order, layers, _MOST_REPLAYED)]
-    yield from dict.fromkeys([*chosen, *_soon(alike, layers, _MOST_ALIKE)])
+    if not _is_long(recipe):
+        chosen += _soon(alike, layers, _MOST_ALIKE)
+    yield from dict.fromkeys(chosen)
 
 
 def _soon(order: list[Candidate], layers: int, most: int) -> Iterator[Candidate]:

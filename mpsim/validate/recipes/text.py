@@ -53,7 +53,7 @@ def rank_columns(rows: Sequence[Judged]) -> list[Column]:
         ("rank", False, [f"{one.rank:,} of {one.others:,}" for one in rows]),
         ("ours", True, ["theirs" if one.best == one.plan else one.best for one in rows]),
         ("claims", False, [percent(one.gain_fraction) for one in rows]),
-        ("same kernels", False, [percent(one.alike_fraction) for one in rows]),
+        ("same kernels", False, [percent(one.alike_fraction) if one.alike else "" for one in rows]),
     ]
 
 

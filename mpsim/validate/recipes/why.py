@@ -17,9 +17,10 @@ _SPENT = {
 }  # fmt: skip
 _WITHIN = 0.1
 _FULL = 0.9
+_UNEVEN = 0.02
 
 
-def why(recipe: Recipe, judged: Judged, theirs: Result, plan: Plan, ours: Result) -> str:
+def why(recipe: Recipe, judged: Judged, theirs: Result, plan: Plan, ours: Result, uneven: float = 0.0) -> str:
     """Return why theirs is more than a tenth behind ours; ``""`` where it is not.
 
     Parameters
@@ -31,27 +32,29 @@ def why(recipe: Recipe, judged: Judged, theirs: Result, plan: Plan, ours: Result
         Replays of the two.
     plan : Plan
         Ours.
+    uneven : float
+        How much longer their busiest pipeline rank works than a middle one, as a part of that.
     """
     if judged.gain_fraction <= _WITHIN:
         return ""
-    return "; ".join([_account(theirs, ours), *_reasons(recipe, judged, plan), *_alike(judged)]) + "."
+    reasons = (*_laid(recipe, plan, uneven), *_reasons(recipe, judged, plan), *_alike(judged))
+    return "; ".join([_account(theirs, ours), *reasons]) + "."
 
 
 def _alike(judged: Judged) -> Iterator[str]:
     """Yield what is left of the gain where kernels are the same."""
     if judged.alike_tokens_per_s and judged.predicted:
-        gain = judged.alike_tokens_per_s / judged.predicted - 1
-        yield f"at their micro-batch and recomputation the best, {judged.alike}, claims {100 * gain:+.1f} %"
+        best = "theirs" if judged.alike == judged.plan else judged.alike
+        gain = f"claims {100 * judged.alike_fraction:+.1f} %"
+        if judged.alike == judged.best:
+            yield "it has their micro-batch and recomputation"
+        else:
+            yield f"at their micro-batch and recomputation {best} is the best of those replayed and {gain}"
 
 
 def _account(theirs: Result, ours: Result) -> str:
     """Return where the time between the two goes, of the mean device as a part of their step."""
-    names = {
-        "compute_s": "computation",
-        "exposed_communication_s": "waiting for exchanges",
-        "idle_s": "bubbles and imbalance",
-    }
-    saved = {word: (_mean(theirs, name) - _mean(ours, name)) / theirs.step_s for name, word in names.items()}
+    saved = {word: (_mean(theirs, name) - _mean(ours, name)) / theirs.step_s for name, word in _SPENT.items()}
     parts = [f"{100 * part:.0f} % {word}" for word, part in sorted(saved.items(), key=lambda pair: -pair[1])]
     shown = [part for part in parts if not part.startswith(("0 %", "-0 %"))]
     return f"of their step ours saves {', '.join(shown)}"
@@ -62,13 +65,27 @@ def _mean(result: Result, name: str) -> float:
     return sum(float(getattr(use, name)) * use.count for use in result.devices) / count
 
 
+def _laid(recipe: Recipe, plan: Plan, uneven: float) -> Iterator[str]:
+    """Yield what of the difference is in how stages and states lie."""
+    own = recipe.plan
+    if uneven > _UNEVEN and plan.pp < own.pp:
+        yield f"their last pipeline rank has the head beside its blocks and works {100 * uneven:.0f} % longer"
+    if plan.sharding.zero == 3 > own.sharding.zero:
+        yield (
+            f"ours gathers parameters from {plan.replicas} ranks for each micro-batch beside computation, which neither"
+            " is taken to slow"
+        )
+
+
 def _reasons(recipe: Recipe, judged: Judged, plan: Plan) -> Iterator[str]:
     """Yield what makes ours look better, or makes it no choice of theirs."""
     own = recipe.plan
     yield from _memory(recipe, judged, plan)
     if plan.chunks > max(own.chunks, 1):
         yield f"ours interleaves {plan.chunks} stages a rank, theirs has {max(own.chunks, 1)}"
-    if plan.pp != own.pp and max(plan.pp, own.pp) > 1:
+    if plan.pp == 1 < own.pp:
+        yield f"ours has no pipeline, theirs one of {own.pp} ranks"
+    elif plan.pp != own.pp:
         yield f"pipelines of {plan.pp} ranks for their {own.pp}"
     if plan.tp < own.tp:
         yield f"weights are shared by {plan.tp} ranks and not {own.tp}, which exchange less"
