@@ -14,7 +14,7 @@ from pathlib import Path
 from mpsim.validate import load_rows, save_rows
 from mpsim.validate.recipes import Judged, validate_recipes
 from mpsim.validate.recipes.judged import errors_by_system
-from mpsim.validate.recipes.text import beside_columns, rank_columns, refusals, system_columns
+from mpsim.validate.recipes.text import beside_columns, rank_columns, refusals, search_columns, system_columns
 from mpsim.validate.text import Column, percent
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -58,6 +58,13 @@ estimates corrected by these; `ours` is the best that was replayed and `claims` 
 
 {ranks}
 
+### With a proof
+
+mpsim's own search bounds every plan and simulates those that may be the best, so that its answer is that of simulating
+all; stages are cut at any layers, here. `--search` does so for recipes of up to 16 devices; these were searched.
+
+{searched}
+
 ## Why theirs is not ours
 
 Each row in which ours claims more than 10 %, with what is known of the reason, from the two replays and the table.
@@ -86,6 +93,7 @@ def page(rows: Sequence[Judged]) -> str:
         systems=markdown(system_columns(errors_by_system(rows))),
         groups="\n".join(f"- {line}" for line in _groups(judged)),
         ranking=_ranking(ranked),
+        searched=markdown(search_columns([one for one in judged if one.searched])),
         ranks=markdown(rank_columns(ranked)),
         why="\n".join(f"- **{one.case}**, {percent(one.gain_fraction)}: {one.why}" for one in ranked if one.why),
         rows=markdown(beside_columns(judged)),
@@ -157,7 +165,8 @@ def _ranking(ranked: Sequence[Judged]) -> str:
     same = sum(one.alike_fraction == 0 for one in compared)
     return (
         f"Of {len(ranked)} rows, theirs is the best in {best} and within 10 % of it in {near}. Among plans with the"
-        f" same kernels, replayed for {len(compared)}, theirs is the best of those replayed in {same} and within 10 % of it in {alike}."
+        f" same kernels, replayed for {len(compared)} rows, theirs is the best in {same} and within 10 % of it in"
+        f" {alike}."
     )
 
 

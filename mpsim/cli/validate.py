@@ -175,13 +175,15 @@ def published(
 @validate.command(epilog="An interrupted one goes on where it stopped, with the same -o.")
 @click.option("--file", "files", multiple=True, metavar="NAME", help="Only recipes of this file; may be repeated.")
 @click.option("--ranking", is_flag=True, help="Look for better plans, too, and say why: some minutes in all.")
+@click.option("--search", is_flag=True, help="Find the best with a proof, of up to 16 devices: a minute each.")
 @click.option("--match", default="", metavar="TEXT", help="Only rows whose name has this in it.")
 @click.option("--progress/--no-progress", default=None, help="A bar on stderr; by default on a terminal.")
 @json_option
 @output_option("-o", "--output", what="Write a row for each recipe (.csv), as they come.", suffixes=(".csv",))
 def recipes(
-    files: tuple[str, ...], ranking: bool, match: str, progress: bool | None, as_json: bool, output: str | None
-) -> None:
+    files: tuple[str, ...], ranking: bool, search: bool, match: str, progress: bool | None, as_json: bool,
+    output: str | None,
+) -> None:  # fmt: skip
     """Predict configurations that people tuned themselves, beside the tokens a second that they measured.
 
     Recipes of Megatron-Bridge, tables of Megatron-LM, and torchtitan's, which come with mpsim (see docs/recipes.md);
@@ -193,7 +195,8 @@ def recipes(
     """
     with progress_bar(progress, "rows") as bar:
         found = validate_recipes(
-            only=[name.removesuffix(".csv") for name in files], matching=match, ranking=ranking, progress=bar,
+            only=[name.removesuffix(".csv") for name in files], matching=match, ranking=ranking, search=search,
+            progress=bar,
             done=load_rows(output, Judged) if output and Path(output).is_file() else (),
             keep=lambda rows: save_rows(output, Judged, rows) if output else None,
         )  # fmt: skip

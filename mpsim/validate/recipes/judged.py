@@ -50,6 +50,12 @@ class Judged:
         Predicted of that, a device.
     why : str
         Where the two are more than a tenth apart, what is known of the reason.
+    searched, simulated : int
+        Plans in the space of a search, every cut of stages aside, and how many were simulated; 0: there was none.
+    searched_best : str
+        Its answer, which is that of simulating all.
+    searched_tokens_per_s : float
+        Predicted of that, a device; 0: none fits.
     """
 
     file: str
@@ -74,6 +80,10 @@ class Judged:
     alike: str = ""
     alike_tokens_per_s: float = 0.0
     why: str = ""
+    searched: int = 0
+    simulated: int = 0
+    searched_best: str = ""
+    searched_tokens_per_s: float = 0.0
 
     @property
     def judges(self) -> bool:
@@ -96,6 +106,11 @@ class Judged:
     def alike_fraction(self) -> float:
         """Likewise the best with their micro-batch and recomputation."""
         return self.alike_tokens_per_s / self.predicted - 1 if self.predicted and self.alike_tokens_per_s else 0.0
+
+    @property
+    def searched_fraction(self) -> float:
+        """What the best that was proved gains on theirs."""
+        return self.searched_tokens_per_s / self.predicted - 1 if self.predicted and self.searched_tokens_per_s else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

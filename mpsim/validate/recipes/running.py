@@ -12,9 +12,12 @@ from mpsim.validate.published.table import Row, Table, load_table
 from mpsim.validate.recipes.judged import Judged, Recipes
 from mpsim.validate.recipes.ranking import ranked
 from mpsim.validate.recipes.recipe import Recipe, Source, capacity_of, named, step_of
+from mpsim.validate.recipes.searching import searched
 from mpsim.validate.recipes.sources import SOURCES
 
 __all__ = ["Speeds", "validate_recipes"]
+
+_MOST_SEARCHED = 16
 
 
 def validate_recipes(
@@ -22,6 +25,7 @@ def validate_recipes(
     only: Sequence[str] = (),
     matching: str = "",
     ranking: bool = False,
+    search: bool = False,
     done: Sequence[Judged] = (),
     keep: Callable[[Sequence[Judged]], None] = lambda rows: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -36,6 +40,8 @@ def validate_recipes(
         Only rows whose name has this in it.
     ranking : bool
         Whether to look for better plans too.
+    search : bool
+        Whether to find the best with a proof, too, of recipes of up to 16 devices.
     done : sequence of Judged
         Rows that were found before, and are not again.
     keep : callable
@@ -56,16 +62,21 @@ def validate_recipes(
     wanted = [(one, row) for one in asked for row in tables[one.file].rows if matching in one.case(row)]
     if not wanted:
         raise MpsimError(f"no recipe has {matching!r} in its name: they are named as `mpsim validate recipes` lists")
-    before = {(one.file, one.case): one for one in done if one.others or one.refused or not ranking}
+    before = {(one.file, one.case): one for one in done if one.refused or _has(one, ranking=ranking, search=search)}
     speeds = {one.file: Speeds(one, tables[one.file]) for one in asked}
     rows: list[Judged] = []
     progress(0, len(wanted))
     for source, row in wanted:
         known = before.get((source.file, source.case(row)))
-        rows.append(known or _judged(source, row, speeds[source.file], ranking=ranking))
+        rows.append(known or _judged(source, row, speeds[source.file], ranking=ranking, search=search))
         keep(rows)
         progress(len(rows), len(wanted))
     return Recipes(rows=tuple(rows))
+
+
+def _has(row: Judged, *, ranking: bool, search: bool) -> bool:
+    """Return whether a row has what is asked for."""
+    return bool((row.others or not ranking) and (row.searched or not search or row.devices > _MOST_SEARCHED))
 
 
 def _inputs(name: str, *, committed: bool = False) -> Table:
@@ -114,7 +125,7 @@ class Speeds:
                 continue
 
 
-def _judged(source: Source, row: Row, speeds: Speeds, *, ranking: bool) -> Judged:
+def _judged(source: Source, row: Row, speeds: Speeds, *, ranking: bool, search: bool) -> Judged:
     """Return what is predicted of a row, or why nothing is."""
     case = source.case(row)
     try:
@@ -138,4 +149,6 @@ def _judged(source: Source, row: Row, speeds: Speeds, *, ranking: bool) -> Judge
         measured_bytes=recipe.measured_bytes,
         capacity_bytes=capacity_of(recipe),
     )
-    return ranked(recipe, speed, found, result) if ranking else found
+    if ranking:
+        found = ranked(recipe, speed, found, result)
+    return searched(recipe, speed, found) if search and recipe.devices <= _MOST_SEARCHED else found

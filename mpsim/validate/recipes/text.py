@@ -9,7 +9,7 @@ from mpsim.units import format_bytes
 from mpsim.validate.recipes.judged import Judged, Recipes, SystemErrors
 from mpsim.validate.text import Column, align, percent
 
-__all__ = ["beside_columns", "rank_columns", "recipes_table", "refusals", "system_columns"]
+__all__ = ["beside_columns", "rank_columns", "recipes_table", "refusals", "search_columns", "system_columns"]
 
 
 _ROUND = 100
@@ -57,6 +57,18 @@ def rank_columns(rows: Sequence[Judged]) -> list[Column]:
     ]
 
 
+def search_columns(rows: Sequence[Judged]) -> list[Column]:
+    """Return what searches found in columns."""
+    return [
+        ("row", True, [one.case for one in rows]),
+        ("theirs", True, [one.plan for one in rows]),
+        ("plans", False, [f"{one.searched:,}" for one in rows]),
+        ("simulated", False, [f"{one.simulated:,}" for one in rows]),
+        ("best, proved", True, [one.searched_best or "none fits" for one in rows]),
+        ("gains", False, [percent(one.searched_fraction) if one.searched_best else "" for one in rows]),
+    ]
+
+
 def _tokens(value: float | None) -> str:
     return "" if value is None else f"{value:,.0f}" if value >= _ROUND else f"{value:.3g}"
 
@@ -87,6 +99,8 @@ def recipes_table(found: Recipes) -> str:
     ranked = [one for one in judged if one.others]
     if ranked:
         blocks.append(align(rank_columns(ranked)))
+    if proved := [one for one in judged if one.searched]:
+        blocks.append(align(search_columns(proved)))
     if why := [f"{one.case}: {one.why}" for one in ranked if one.why]:
         blocks.append("\n".join(why))
     if lines := [
