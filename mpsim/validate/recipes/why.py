@@ -89,13 +89,18 @@ def _reasons(recipe: Recipe, judged: Judged, plan: Plan) -> Iterator[str]:
         yield f"pipelines of {plan.pp} ranks for their {own.pp}"
     if plan.tp < own.tp:
         yield f"weights are shared by {plan.tp} ranks and not {own.tp}, which exchange less"
-    if (plan.tp > own.tp or plan.cp > own.cp) and recipe.training.beside:
+    if plan.tp > own.tp and recipe.training.beside:
         yield (
-            "ours shares layers among more ranks: exchanges beside computation are taken to cost nothing while they"
-            " are shorter, and kernels to be as fast in parts"
+            f"weights are shared by {plan.tp} ranks and not {own.tp}: what these exchange beside computation is taken"
+            " to cost nothing while it is shorter, and kernels to be as fast on parts of a matrix"
         )
     elif plan.tp > own.tp:
         yield "kernels are taken to be as fast on parts of a matrix as on the whole"
+    if plan.cp > own.cp:
+        yield (
+            f"sequences are shared by {plan.cp} ranks and not {own.cp}: torchtitan's rows that share them are the worst"
+            " predicted of dense models, too fast"
+        )
     size, ours = recipe.microbatch, plan.batch // (plan.dp * plan.microbatches)
     if ours < size:
         yield f"micro-batches of {ours} for their {size}, at which kernels are taken to be as fast, and free to launch"
