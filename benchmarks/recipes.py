@@ -52,7 +52,8 @@ ep, micro-batch, stages a rank, ZeRO's stage and what is computed again, with st
 closed form, plans that do not fit left out (theirs fits, as it ran, and so does what needs no more by the same count);
 the five most promising, and the two most promising with *the same kernels*, that is with their micro-batch and their
 recomputation, are replayed as theirs is. `rank` is theirs among all that fit, by replays where there are, else by
-estimates corrected by these; `ours` is the best that was replayed and `claims` its gain on theirs.
+estimates corrected by these, so it may count plans that a replay would find too slow or too large; `ours` is the best
+that was replayed and `claims` its gain on theirs.
 
 {ranking}
 
@@ -107,11 +108,12 @@ def _short(rows: Sequence[Judged]) -> str:
     ranked = [one for one in rows if one.others]
     far = [one for one in ranked if one.gain_fraction > _WITHIN]
     refused = sum(bool(one.refused) for one in rows)
+    unranked = len(rows) - refused - len(ranked)
     parts = [
         f"Mixtures of experts are predicted {_mean(experts)} off in the mean, nearly all too fast: launching and"
         " routing many small kernels is in no roofline.",
         f"Rows of torchtitan with cp > 1 are {_mean(small)} off, too fast.",
-        f"{refused} rows are refused.",
+        f"{refused} rows are refused, {unranked} are predicted and not ranked.",
         f"In {len(far)} of {len(ranked)} rows ours claims more than 10 %: mostly by smaller micro-batches that keep"
         " what theirs computes again, at kernels taken to be as fast at every size; nobody has run them.",
     ]
@@ -158,13 +160,18 @@ def _ranking(ranked: Sequence[Judged]) -> str:
     """Return how many of theirs are the best, near it, and near it among plans with the same kernels."""
     if not ranked:
         return "Nothing was ranked."
+    names = dict.fromkeys(one.file for one in ranked)
+    return "\n".join(f"- {name}: {_ranking_of([one for one in ranked if one.file == name])}" for name in names)
+
+
+def _ranking_of(ranked: Sequence[Judged]) -> str:
     best = sum(one.gain_fraction == 0 for one in ranked)
     near = sum(one.gain_fraction <= _WITHIN for one in ranked)
     compared = [one for one in ranked if one.alike]
     alike = sum(one.alike_fraction <= _WITHIN for one in compared)
     same = sum(one.alike_fraction == 0 for one in compared)
     return (
-        f"Of {len(ranked)} rows, theirs is the best in {best} and within 10 % of it in {near}. Among plans with the"
+        f"of {len(ranked)} rows, theirs is the best in {best} and within 10 % of it in {near}. Among plans with the"
         f" same kernels, replayed for {len(compared)} rows, theirs is the best in {same} and within 10 % of it in"
         f" {alike}."
     )
