@@ -18,6 +18,7 @@ from mpsim.validate.recipes import Judged, Recipes, validate_recipes
 from mpsim.validate.recipes.candidates import Estimator, candidate_of, candidates, plan_as
 from mpsim.validate.recipes.judged import errors_by_system
 from mpsim.validate.recipes.recipe import Choices, Recipe, placed, shared_among, step_of
+from mpsim.validate.recipes.searching import searched
 from mpsim.validate.recipes.shares import Training, workload_of
 from mpsim.validate.recipes.text import recipes_table
 from mpsim.validate.recipes.why import why
@@ -194,6 +195,16 @@ def test_theirs_is_ranked_and_the_best_is_replayed():
     assert (row.rank, row.best, row.gain_fraction, row.why) == (1, row.plan, 0.0, "")
     assert 1 < row.replayed <= row.others
     assert "theirs" in recipes_table(Recipes(rows=(row,)))
+
+
+def test_a_search_is_no_slower_than_theirs():
+    asked = recipe(choices=Choices(zero=(0,), recompute=("",)))
+    predicted = asked.tokens_per_s(step_of(asked, 1.0).step_s)
+    judged = Judged(file="f", case="a", system="s", measured=1.0, predicted=predicted)
+    found = searched(asked, 1.0, judged)
+    assert 0 < found.simulated <= found.searched
+    assert found.searched_fraction >= 0
+    assert "best, proved" in recipes_table(Recipes(rows=(found,)))
 
 
 def test_why_ours_is_no_choice_of_theirs_is_said():
