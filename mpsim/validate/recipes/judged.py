@@ -163,9 +163,9 @@ def errors_by_system(rows: Sequence[Judged]) -> tuple[SystemErrors, ...]:
 
     Examples
     --------
-    >>> row = Judged(file="f", case="a", system="s", measured=100.0, predicted=90.0)
+    >>> row = Judged(file="f", case="a", system="s", measured=100.0, predicted=75.0)
     >>> [(one.system, one.count, one.bias_fraction) for one in errors_by_system([row])]
-    [('s', 1, -0.1)]
+    [('s', 1, -0.25)]
     """
     names = list(dict.fromkeys(row.system for row in rows if row.system))
     found = [_errors(name, [row for row in rows if row.system == name]) for name in names]
