@@ -23,6 +23,8 @@ from mpsim.validate.exchanges import EXCHANGES, Exchanged, validate_exchanges
 from mpsim.validate.model import summarize
 from mpsim.validate.published import Outcome, Published, validate_published
 from mpsim.validate.published.text import published_table
+from mpsim.validate.recipes import Judged, Recipes, validate_recipes
+from mpsim.validate.recipes.text import recipes_table
 from mpsim.validate.run import validate_emulated
 from mpsim.validate.steps import StepComparison, summarize_steps, validate_steps
 from mpsim.validate.steps_file import COMMITTED, load_steps
@@ -52,7 +54,7 @@ def validate(context: click.Context) -> None:
     """Hold predictions against what really happens."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
-    elif context.invoked_subcommand not in ("steps", "published") and find_spec("torch") is None:
+    elif context.invoked_subcommand not in ("steps", "published", "recipes") and find_spec("torch") is None:
         raise MpsimError("a real run needs PyTorch, which is not installed: pip install 'mpsim[trace]'")
 
 
@@ -168,6 +170,48 @@ def published(
         save_rows(output, Outcome, found.outcomes)
         tell(f"wrote {output}")
     print_json(_published(found)) if as_json else say(published_table(found))
+
+
+@validate.command(epilog="An interrupted one goes on where it stopped, with the same -o.")
+@click.option("--file", "files", multiple=True, metavar="NAME", help="Only recipes of this file; may be repeated.")
+@click.option("--ranking", is_flag=True, help="Look for better plans, too, and say why: some minutes in all.")
+@click.option("--search", is_flag=True, help="Find the best with a proof, of up to 16 devices: a minute each.")
+@click.option("--match", default="", metavar="TEXT", help="Only rows whose name has this in it.")
+@click.option("--progress/--no-progress", default=None, help="A bar on stderr; by default on a terminal.")
+@json_option
+@output_option("-o", "--output", what="Write a row for each recipe (.csv), as they come.", suffixes=(".csv",))
+def recipes(
+    files: tuple[str, ...], ranking: bool, search: bool, match: str, progress: bool | None, as_json: bool,
+    output: str | None,
+) -> None:  # fmt: skip
+    """Predict configurations that people tuned themselves, beside the tokens a second that they measured.
+
+    Recipes of Megatron-Bridge, tables of Megatron-LM, and torchtitan's, which come with mpsim (see docs/recipes.md);
+    nothing is run. A row that cannot be predicted is refused with its reason; the others go on.
+
+    \b
+      mpsim validate recipes --match LLAMA3_8B
+      mpsim validate recipes --match "Llama 2 13B" --json -o recipes.csv
+    """
+    with progress_bar(progress, "rows") as bar:
+        found = validate_recipes(
+            only=[name.removesuffix(".csv") for name in files], matching=match, ranking=ranking, search=search,
+            progress=bar,
+            done=load_rows(output, Judged) if output and Path(output).is_file() else (),
+            keep=lambda rows: save_rows(output, Judged, rows) if output else None,
+        )  # fmt: skip
+    print_json(_recipes(found)) if as_json else say(recipes_table(found))
+
+
+def _recipes(found: Recipes) -> dict[str, Any]:
+    return {
+        "systems": [asdict(one) for one in found.systems],
+        "rows": [
+            asdict(one)
+            | {"error_fraction": one.error_fraction if one.judges else None, "gain_fraction": one.gain_fraction}
+            for one in found.rows
+        ],
+    }
 
 
 def _published(found: Published) -> dict[str, Any]:

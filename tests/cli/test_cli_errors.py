@@ -50,6 +50,8 @@ NAMES = [
     (("validate", "published", "none"), "no folder 'none'"),
     (("validate", "published", "."), "no .csv file in '.'"),
     (("validate", "published", "--file", "none"), "no file of steps 'none'"),
+    (("validate", "recipes", "--file", "none"), "unknown file of recipes 'none'"),
+    (("validate", "recipes", "--match", "GPT-5"), "no recipe has 'GPT-5' in its name"),
     ((*SIMULATE, "--dp", "2", "--algorithm", "rign"), "did you mean 'ring'?"),
     ((*SIMULATE, "--algorithm", "rign"), "unknown all_reduce algorithm 'rign'; did you mean 'ring'?"),
     ((*SIMULATE, "--stages", "fc9"), "unknown layer 'fc9'"),

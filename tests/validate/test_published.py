@@ -1,6 +1,7 @@
 """Published figures: their tables, what replays them, and what is said of rows that cannot be."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -314,6 +315,23 @@ def test_named_models_have_their_published_parameters(name, parameters):
     blocks = decoder.attention_parameters + decoder.mlp_parameters + decoder.expert_parameters
     # All but the last norm, and in Qwen's blocks those of queries and keys.
     assert decoder.layers * blocks + 2 * decoder.vocabulary * decoder.hidden == pytest.approx(parameters, rel=1e-6)
+
+
+def test_deepseek_has_its_published_parameters_but_for_three_dense_blocks():
+    """671 B in all (arXiv 2412.19437); the first three blocks have a dense MLP of 18,432, as wide as what is chosen."""
+    decoder = named_decoder("DeepSeekV3")
+    mixed = decoder.layers * decoder.attention_parameters + 58 * (decoder.mlp_parameters + decoder.expert_parameters)
+    dense = 3 * 3 * decoder.hidden * 18_432
+    assert decoder.chosen * decoder.ffn + decoder.shared_ffn == 18_432
+    assert mixed + dense + 2 * decoder.vocabulary * decoder.hidden == pytest.approx(671_026_419_200, rel=1e-5)
+
+
+def test_latent_attention_multiplies_its_narrow_matrices_whole_on_every_rank():
+    decoder = replace(named_decoder("DeepSeekV3"), ffn=2, experts=0, shared_ffn=0)
+    whole, half = (block(decoder, Shared(1, 1, tp), Counted(products=True), free).forward_s for tp in (1, 2))
+    narrow = 7168 * 1536 + 7168 * (512 + 64)
+    assert whole == decoder.attention_parameters - 2 * 7168 + decoder.mlp_parameters
+    assert half == narrow + (whole - narrow) / 2
 
 
 def test_a_blocks_products_are_its_matrices_times_its_tokens():

@@ -24,7 +24,7 @@ from mpsim.validate.published.llama import named_decoder
 from mpsim.validate.published.model import Adapter, Inputs, Outcome, Predictor
 from mpsim.validate.published.table import Row, Table
 
-__all__ = ["BRIDGE"]
+__all__ = ["BRIDGE", "SETS", "STATE", "UPDATE_BYTES", "Run", "case_of", "rates_of", "run_of"]
 
 _MACHINES = {
     "DGX-H100": Machine("H100-SXM5-80GB", "nvlink4", "ib_ndr"),
@@ -34,15 +34,15 @@ _MACHINES = {
 }
 # What linear layers multiply in; attention stays in bf16.
 _PRECISIONS = {"BF16": "", "FP8-CS": "float8_e4m3fn", "FP8-MX": "mxfp8"}
-_SETS = "LLAMA3_8B"
-_STATE = State(gradient="bfloat16")
-_UPDATE_BYTES = 50
+SETS = "LLAMA3_8B"
+STATE = State(gradient="bfloat16")
+UPDATE_BYTES = 50
 # More are replayed as one pipeline, whose replicas reduce beside backward and are not seen.
 _MOST_TASKS = 60_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
+class Run:
     """What a row says was run."""
 
     machine: Machine
@@ -58,20 +58,24 @@ class _Run:
     measured_s: float
 
 
-def _run(row: Row) -> _Run:
+def run_of(row: Row) -> Run:
+    """Return what a row says was run.
+
+    Raises
+    ------
+    MpsimError
+        Of a kind that is not known here, or sizes that do not divide.
+    """
     system, precision = row.text("system"), row.text("precision")
     if system not in _MACHINES or precision not in _PRECISIONS:
         raise MpsimError(f"system {system!r} in {precision!r} is not known here")
-    if row.text("model").startswith("DeepSeek"):
-        raise MpsimError("attention of DeepSeek's latent kind is not counted here")
     tp, pp, cp, ep = (row.count(name, 1) for name in ("tp", "pp", "cp", "ep"))
     chunks = row.count("vp", 1) if pp > 1 else 1
     gpus, batch, size = row.count("gpus"), row.count("global_batch"), row.count("micro_batch")
     dp, rest = divmod(gpus, tp * pp * cp)
     microbatches, left = divmod(batch, size * dp) if dp else (0, 1)
     decoder = named_decoder(row.text("model"))
-    stages = pp * chunks
-    if rest or left or not microbatches or (decoder.layers % stages and (decoder.layers + 2) % stages):
+    if rest or left or not microbatches or pp * chunks > decoder.layers + 2:
         raise MpsimError(f"{row.where}: {gpus} GPUs, a batch of {batch} or {decoder.layers} layers do not divide")
     if pp > 1 and chunks > 1 and microbatches % pp:
         raise MpsimError(
@@ -80,19 +84,23 @@ def _run(row: Row) -> _Run:
     shared = Shared(size, row.count("sequence"), tp, cp, ep, sequence_parallel=tp > 1, context="all_gather")
     tokens = batch * row.count("sequence")
     fsdp = row.text("fsdp_group") != "0" and row.count("fsdp_group", 0) > 0
-    return _Run(
+    return Run(
         machine=_MACHINES[system], decoder=decoder, shared=shared, dp=dp, pp=pp, chunks=chunks,
         microbatches=microbatches, fsdp=fsdp, linear=_PRECISIONS[precision],
         kind=(system, precision), measured_s=tokens / (row.number("tokens_per_s_per_gpu") * gpus),
     )  # fmt: skip
 
 
-def _step_s(run: _Run, speed: float) -> float:
+def rates_of(run: Run) -> tuple[Rates, Rates]:
+    """Return the rooflines of a run's blocks, and of all else."""
+    spec = roofline_of(run.machine.device)
+    return Roofline(spec, "bfloat16", linear=run.linear), Roofline(spec, "bfloat16")
+
+
+def _step_s(run: Run, speed: float) -> float:
     """Return the step of a run at a speed beside the roofline."""
     shared, decoder, machine = run.shared, run.decoder, run.machine
-    spec = roofline_of(machine.device)
-    rates: Rates = Slowed(Roofline(spec, "bfloat16", linear=run.linear), speed)
-    plain: Rates = Slowed(Roofline(spec, "bfloat16"), speed)
+    rates, plain = (Slowed(one, speed) for one in rates_of(run))
     exchange = machine.exchanges({"tp": shared.tp, "cp": shared.cp, "ep": shared.ep})
     part = block(decoder, shared, rates, exchange)
     if not decoder.experts:
@@ -101,12 +109,12 @@ def _step_s(run: _Run, speed: float) -> float:
     replicas = run.dp * shared.cp
 
     def update_s(count: float) -> float:
-        return plain.passes(_UPDATE_BYTES * count)
+        return plain.passes(UPDATE_BYTES * count)
 
     layers = [
-        layer("embedding", ends[0], _STATE, update_s=update_s),
-        *(layer(f"block{i}", part, _STATE, update_s=update_s) for i in range(decoder.layers)),
-        layer("head", ends[1], _STATE, update_s=update_s),
+        layer("embedding", ends[0], STATE, update_s=update_s),
+        *(layer(f"block{i}", part, STATE, update_s=update_s) for i in range(decoder.layers)),
+        layer("head", ends[1], STATE, update_s=update_s),
     ]
     tasks = replicas * run.microbatches * 2 * (decoder.layers + 2 if run.fsdp else run.pp * run.chunks)
     if tasks > _MOST_TASKS:
@@ -115,7 +123,7 @@ def _step_s(run: _Run, speed: float) -> float:
         dp=replicas, pp=run.pp, microbatches=run.microbatches, chunks=run.chunks, zero=3 if run.fsdp else 1,
         layers=decoder.layers, first=1,
     )  # fmt: skip
-    work = workload("bridge", layers, _STATE, machine.device, 2 * shared.between * decoder.hidden)
+    work = workload("bridge", layers, STATE, machine.device, 2 * shared.between * decoder.hidden)
     return simulate(work, machine.folded(replicas * run.pp, shared.tp), _beside(plan), spans=False).step_s
 
 
@@ -128,7 +136,7 @@ def _calibrating(rows: Sequence[Row]) -> dict[tuple[str, str], Row]:
     """Return the Llama-8B row of each system and precision."""
     found: dict[tuple[str, str], Row] = {}
     for row in rows:
-        if row.text("model") == _SETS:
+        if row.text("model") == SETS:
             found.setdefault((row.text("system"), row.text("precision")), row)
     return found
 
@@ -136,7 +144,7 @@ def _calibrating(rows: Sequence[Row]) -> dict[tuple[str, str], Row]:
 @cache
 def _speed(row: Row) -> float:
     """Return the speed at which a row comes to what it measured."""
-    run = _run(row)
+    run = run_of(row)
     return speed_at(lambda speed: _step_s(run, speed), run.measured_s)
 
 
@@ -144,20 +152,23 @@ def _open(table: Table, inputs: Inputs) -> Predictor:
     setting = _calibrating([*inputs("megatron_bridge_recipes", committed=True).rows, *table.rows])
 
     def predict(row: Row) -> Iterator[Outcome]:
-        run = _run(row)
+        if row.text("model").startswith("DeepSeek"):
+            raise MpsimError("attention of DeepSeek's latent kind is not counted here")
+        run = run_of(row)
         if run.kind not in setting:
-            raise MpsimError(f"no {_SETS} row of {run.kind[0]} in {run.kind[1]} sets its speed")
+            raise MpsimError(f"no {SETS} row of {run.kind[0]} in {run.kind[1]} sets its speed")
         first = setting[run.kind]
         speed = _speed(first)
         what = "time of experts" if run.decoder.experts else "time"
-        found = Outcome(case=_case(row), what=what, measured=run.measured_s, predicted=_step_s(run, speed))
+        found = Outcome(case=case_of(row), what=what, measured=run.measured_s, predicted=_step_s(run, speed))
         sets = f"the speed of {run.kind[0]} in {run.kind[1]}: {speed:.3f} of its roofline"
-        yield found.set_by(_case(first), sets, same=row.same(first, BRIDGE.columns))
+        yield found.set_by(case_of(first), sets, same=row.same(first, BRIDGE.columns))
 
     return predict
 
 
-def _case(row: Row) -> str:
+def case_of(row: Row) -> str:
+    """Return the name of a row."""
     names = ("model", "gpus", "system", "precision", "tp", "pp", "cp", "ep")
     model, gpus, system, precision, tp, pp, cp, ep = map(row.text, names)
     return f"{model}, {gpus} of {system}, {precision}, tp={tp} pp={pp} cp={cp} ep={ep}"
@@ -169,6 +180,6 @@ BRIDGE = Adapter(
     columns=("model", "system", "gpus", "precision", "global_batch", "micro_batch", "sequence", "fsdp_group", "tp",
              "pp", "cp", "vp", "ep", "tokens_per_s_per_gpu"),
     open=_open,
-    case=_case,
+    case=case_of,
     goals={"time": 0.10},
 )  # fmt: skip

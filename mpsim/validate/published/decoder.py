@@ -7,14 +7,36 @@ layers have the exchanges that they wait for inside them (`Exchanges`); replicas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from mpsim.errors import MpsimError
 from mpsim.workload.device_spec import DeviceSpec
 
-__all__ = ["Decoder", "Exchanges", "Part", "Rates", "Roofline", "Shared", "Slowed", "block", "embedding", "head"]
+__all__ = [
+    "Decoder", "Exchanged", "Exchanges", "Latent", "Part", "Rates", "Roofline", "Shared", "Slowed", "block",
+    "block_exchanges", "embedding", "end_exchanges", "head", "products_again_s",
+]  # fmt: skip
+_PHASES = ("forward", "backward")
+
+
+class Latent(NamedTuple):
+    """Multi-head latent attention (arXiv 2405.04434): widths that queries and keys are made of, and a head's parts.
+
+    Attributes
+    ----------
+    queries, keys : int
+        Of what queries, and keys with values, are made of.
+    position, plain, value : int
+        Of a head: what is turned by position, what is not, and its values.
+    """
+
+    queries: int
+    keys: int
+    position: int
+    plain: int
+    value: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +55,8 @@ class Decoder:
     experts, chosen, shared_ffn : int
         Of a mixture of experts: how many of size `ffn`, how many a token goes through, and the size of what all go
         through. 0 experts: a dense MLP.
+    latent : Latent or None
+        Of attention whose queries and keys go through narrow matrices; `head_size` is then the mean of its heads'.
     """
 
     layers: int
@@ -47,6 +71,7 @@ class Decoder:
     experts: int = 0
     chosen: int = 0
     shared_ffn: int = 0
+    latent: Latent | None = None
 
     def __post_init__(self) -> None:
         if (self.hidden % self.heads and not self.head_size) or self.heads % self.kv_heads:
@@ -72,7 +97,21 @@ class Decoder:
     @property
     def attention_parameters(self) -> int:
         """Parameters of a block that are no MLP's."""
+        if self.latent:
+            return sum(inner * columns for inner, columns, _ in self.projections) + 2 * self.hidden
         return self.hidden * (2 * self.queries + 2 * self.keys) + 2 * self.hidden
+
+    @property
+    def projections(self) -> tuple[tuple[int, int, bool], ...]:
+        """The matrices around attention, the last behind it: rows, columns, and whether ranks share them."""
+        if not self.latent:
+            return ((self.hidden, self.queries + 2 * self.keys, True), (self.queries, self.hidden, True))
+        queries, keys, position, plain, value = self.latent
+        return (
+            (self.hidden, queries, False), (queries, self.heads * (plain + position), True),
+            (self.hidden, keys + position, False), (keys, self.heads * (plain + value), True),
+            (self.heads * value, self.hidden, True),
+        )  # fmt: skip
 
     @property
     def mlp_parameters(self) -> int:
@@ -202,30 +241,35 @@ def block(decoder: Decoder, shared: Shared, rates: Rates, exchange: Exchanges) -
     writes one, its gradient adds two; a gated activation reads two of `ffn` and writes one.
     """
     made = Part(rates=rates)
-    tp, width, hidden = shared.tp, rates.width, decoder.hidden
+    tp, hidden = shared.tp, decoder.hidden
     tokens, between = shared.tokens, shared.between
     made.passes(between * hidden, 2, 3, "norm")
-    made.product(tokens, hidden, (decoder.queries + 2 * decoder.keys) / tp)
+    *ins, (out, _, _) = decoder.projections
+    for rows, columns, is_cut in ins:
+        made.product(tokens, rows, columns / tp if is_cut else columns)
     if decoder.rotary:
         made.passes(tokens * (decoder.queries + decoder.keys) / tp, 2, 2, "turn")
     made.attention_s = rates.attention(shared, decoder)
     made.forward_s += made.attention_s
     made.inputs_s += rates.attention(shared, decoder, backward=True)
-    made.product(tokens, decoder.queries / tp, hidden)
+    made.product(tokens, out / tp, hidden)
     made.passes(between * hidden, 3, 2)
     made.passes(between * hidden, 2, 3, "norm")
     _mlp(made, decoder, shared)
     made.passes(between * hidden, 3, 2)
     made.parameters = (decoder.attention_parameters + decoder.mlp_parameters) / tp
     made.expert_parameters = decoder.expert_parameters / (tp * shared.ep)
-    _exchange(made, decoder, shared, exchange)
+    if shared.cp > 1 and shared.context == "all_to_all":
+        for width in (decoder.queries, decoder.keys, decoder.keys, decoder.queries):
+            made.passes(tokens * width / tp, 4, 4)  # put in order before it is sent, and behind
+    _wait(made, block_exchanges(decoder, shared, rates.width), exchange)
     # In: the residual stream. Kept: it and its norm twice, queries, keys, values, what attention gave, and the MLP's.
-    stream = width * between * hidden
+    stream = rates.width * between * hidden
     inner = _inner(decoder)
-    made.saved = 4 * stream + width * tokens * (2 * decoder.queries + 2 * decoder.keys) / tp
-    made.saved += width * tokens * inner * decoder.matrices / tp
+    made.saved = 4 * stream + rates.width * tokens * (2 * decoder.queries + 2 * decoder.keys) / tp
+    made.saved += rates.width * tokens * inner * decoder.matrices / tp
     # Gradients of what goes into the activation and of what comes out.
-    made.transient = width * tokens * inner * decoder.matrices / tp
+    made.transient = rates.width * tokens * inner * decoder.matrices / tp
     return made
 
 
@@ -256,43 +300,109 @@ def _mlp(made: Part, decoder: Decoder, shared: Shared) -> None:
         made.passes(tokens * decoder.chosen * hidden, 2, 2)
 
 
-def _exchange(made: Part, decoder: Decoder, shared: Shared, exchange: Exchanges) -> None:
-    """Add what a block waits for."""
-    whole = made.rates.width * shared.tokens * decoder.hidden if made.rates else 0.0
+class Exchanged(NamedTuple):
+    """A collective that ranks make while a part of a model runs.
+
+    Attributes
+    ----------
+    phase : str
+        ``forward`` or ``backward``.
+    kind, axis : str
+    bytes : float
+        Of the whole tensor; of an all-to-all of what one rank has.
+    again : bool
+        Whether it gathers once more what a cut sequence gathered before, for the gradients of weights.
+    """
+
+    phase: str
+    kind: str
+    axis: str
+    bytes: float
+    again: bool = False
+
+
+def block_exchanges(decoder: Decoder, shared: Shared, width: int) -> list[Exchanged]:
+    """Return what the ranks that share a block exchange, at so many bytes an activation.
+
+    Examples
+    --------
+    >>> sizes = Decoder(layers=1, hidden=64, heads=4, kv_heads=4, ffn=256, vocabulary=1)
+    >>> [(one.phase, one.kind) for one in block_exchanges(sizes, Shared(1, 8, tp=2), 2)]
+    [('forward', 'all_reduce'), ('forward', 'all_reduce'), ('backward', 'all_reduce'), ('backward', 'all_reduce')]
+    """
+    whole, found = width * shared.tokens * decoder.hidden, []
+    kinds = ("all_gather", "reduce_scatter") if shared.sequence_parallel else ("all_reduce",)
     if shared.tp > 1:
-        one = exchange("all_reduce", "tp", whole)
-        if shared.sequence_parallel:
-            one = exchange("all_gather", "tp", whole) + exchange("reduce_scatter", "tp", whole)
-        again = shared.sequence_parallel and not shared.overlaps
-        made.exchanged_s += 2 * one
-        made.exchanged_back_s += 2 * one + (2 * exchange("all_gather", "tp", whole) if again else 0.0)
+        found += [Exchanged(phase, kind, "tp", whole) for phase in _PHASES for _ in range(2) for kind in kinds]
+        if shared.sequence_parallel and not shared.overlaps:
+            found += 2 * [Exchanged("backward", "all_gather", "tp", whole, again=True)]
     if shared.cp > 1:
-        part = whole / decoder.hidden / shared.tp
-        if shared.context == "all_to_all":
-            each = [decoder.queries, decoder.keys, decoder.keys, decoder.queries]
-            seconds = sum(exchange("all_to_all", "cp", part * width) for width in each)
-            for width in each:  # put in order before it is sent, and behind
-                made.passes(shared.tokens * width / shared.tp, 4, 4)
-            made.exchanged_s += seconds
-            made.exchanged_back_s += seconds
-        else:
-            seconds = exchange("all_gather", "cp", 2 * part * decoder.keys * shared.cp)
-            made.exchanged_s += seconds
-            made.exchanged_back_s += seconds + exchange("reduce_scatter", "cp", 2 * part * decoder.keys * shared.cp)
+        found += _context(decoder, shared, whole / decoder.hidden / shared.tp)
     if decoder.experts and shared.ep > 1:
-        seconds = 2 * exchange("all_to_all", "ep", whole * decoder.chosen)
-        made.exchanged_s += seconds
-        made.exchanged_back_s += seconds
+        found += [Exchanged(phase, "all_to_all", "ep", whole * decoder.chosen) for phase in _PHASES for _ in range(2)]
+    return found
+
+
+def _context(decoder: Decoder, shared: Shared, part: float) -> list[Exchanged]:
+    """Return what attention over a cut sequence exchanges, `part` being the bytes of a column of a rank's tokens."""
+    if shared.context == "all_to_all":
+        each = (decoder.queries, decoder.keys, decoder.keys, decoder.queries)
+        return [Exchanged(phase, "all_to_all", "cp", part * width) for phase in _PHASES for width in each]
+    keys = 2 * part * decoder.keys * shared.cp
+    kinds = (("forward", "all_gather"), ("backward", "all_gather"), ("backward", "reduce_scatter"))
+    return [Exchanged(phase, kind, "cp", keys) for phase, kind in kinds]
+
+
+def end_exchanges(decoder: Decoder, shared: Shared, width: int, *, last: bool) -> list[Exchanged]:
+    """Return what the ranks that share the embedding, or the `last` norm and the head, exchange."""
+    if shared.tp == 1:
+        return []
+    whole, cut = width * shared.tokens * decoder.hidden, shared.sequence_parallel
+    gathered = [("all_gather", whole)] if cut else []
+    summed = [("reduce_scatter" if cut else "all_reduce", whole)]
+    if not last:
+        forward, backward = summed, gathered
+    else:
+        # The loss of parts of a vocabulary: the greatest logit of each token, then sums, in fp32.
+        forward, backward = gathered + 2 * [("all_reduce", 4 * shared.tokens)], summed
+    found = [Exchanged("forward", kind, "tp", size) for kind, size in forward]
+    found += [Exchanged("backward", kind, "tp", size) for kind, size in backward]
+    if last and cut and not shared.overlaps:
+        found.append(Exchanged("backward", "all_gather", "tp", whole, again=True))
+    return found
+
+
+def _wait(made: Part, found: Sequence[Exchanged], exchange: Exchanges) -> None:
+    """Add what a part waits for."""
+    made.exchanged_s = sum((exchange(one.kind, one.axis, one.bytes) for one in found if one.phase == "forward"), 0.0)
+    made.exchanged_back_s = sum(
+        (exchange(one.kind, one.axis, one.bytes) for one in found if one.phase == "backward"), 0.0
+    )
+
+
+def products_again_s(decoder: Decoder, shared: Shared, part: Part, rates: Rates) -> float:
+    """Return what the backward of a block takes longer where every second product is made again.
+
+    These are of keys, of the projection, and one of the two that go into the activation; all that lies between
+    products is made again too.
+    """
+    tp, tokens = shared.tp, shared.tokens
+    projection = (decoder.queries / tp, decoder.hidden)
+    shapes = ((decoder.hidden, decoder.keys / tp), projection, (decoder.hidden, decoder.ffn / tp))
+    again_s = sum(rates.product(tokens, inner, columns) for inner, columns in shapes)
+    products = (
+        (decoder.hidden, (decoder.queries + 2 * decoder.keys) / tp), projection,
+        (decoder.hidden, 2 * decoder.ffn / tp), (decoder.ffn / tp, decoder.hidden),
+    )  # fmt: skip
+    between_s = part.forward_s - part.attention_s - sum(rates.product(tokens, k, n) for k, n in products)
+    return again_s + max(0.0, between_s)
 
 
 def embedding(decoder: Decoder, shared: Shared, rates: Rates, exchange: Exchanges) -> Part:
     """Return what one rank does before the blocks: it looks up its part of the vocabulary, and all parts are added."""
     made = Part(rates=rates)
     made.passes(shared.between * decoder.hidden, 2, 2)
-    whole = rates.width * shared.tokens * decoder.hidden
-    if shared.tp > 1:
-        made.exchanged_s = exchange("reduce_scatter" if shared.sequence_parallel else "all_reduce", "tp", whole)
-        made.exchanged_back_s = exchange("all_gather", "tp", whole) if shared.sequence_parallel else 0.0
+    _wait(made, end_exchanges(decoder, shared, rates.width, last=False), exchange)
     made.parameters = decoder.vocabulary * decoder.hidden / shared.tp
     return made
 
@@ -307,14 +417,7 @@ def head(decoder: Decoder, shared: Shared, rates: Rates, exchange: Exchanges) ->
     made.parameters = decoder.vocabulary * decoder.hidden / shared.tp
     made.saved = 2 * rates.width * shared.between * decoder.hidden + rates.width * logits
     made.transient = rates.width * logits
-    whole = rates.width * shared.tokens * decoder.hidden
-    if shared.tp > 1:
-        made.exchanged_s += exchange("all_gather", "tp", whole) if shared.sequence_parallel else 0.0
-        # The loss of parts of a vocabulary: the greatest logit of each token, then sums, in fp32.
-        made.exchanged_s += 2 * exchange("all_reduce", "tp", 4 * shared.tokens)
-        made.exchanged_back_s += exchange("reduce_scatter" if shared.sequence_parallel else "all_reduce", "tp", whole)
-        if shared.sequence_parallel and not shared.overlaps:
-            made.exchanged_back_s += exchange("all_gather", "tp", whole)
+    _wait(made, end_exchanges(decoder, shared, rates.width, last=True), exchange)
     return made
 
 

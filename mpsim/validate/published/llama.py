@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 
 from mpsim.errors import MpsimError
-from mpsim.validate.published.decoder import Decoder
+from mpsim.validate.published.decoder import Decoder, Latent
 
 __all__ = ["named_decoder"]
 
 # Of a name, what says that the model is trained or built another way.
 _OTHERWISE = {"mtp", "lora", "qlora", "peft"}
-# Llama 2: arXiv 2307.09288; Llama 3 and 3.1: arXiv 2407.21783; Qwen3: arXiv 2505.09388; GPT-OSS: arXiv 2508.10925.
+# Llama 2: arXiv 2307.09288; Llama 3 and 3.1: arXiv 2407.21783; Qwen3: arXiv 2505.09388; GPT-OSS: arXiv 2508.10925;
+# DeepSeek-V3: arXiv 2412.19437.
 _MODELS = {
     "llama2-13b": Decoder(layers=40, hidden=5120, heads=40, kv_heads=40, ffn=13_824, vocabulary=32_000),
     "llama2-70b": Decoder(layers=80, hidden=8192, heads=64, kv_heads=8, ffn=28_672, vocabulary=32_000),
@@ -26,6 +27,11 @@ _MODELS = {
     ),
     "gpt-oss-120b": Decoder(
         layers=36, hidden=2880, heads=64, kv_heads=8, head_size=64, ffn=2880, experts=128, chosen=4, vocabulary=201_088
+    ),
+    # Its first three blocks have a dense MLP that is as wide as what a token goes through of the others.
+    "deepseekv3": Decoder(
+        layers=61, hidden=7168, heads=128, kv_heads=128, head_size=160, ffn=2048, experts=256, chosen=8,
+        shared_ffn=2048, vocabulary=129_280, latent=Latent(1536, 512, 64, 128, 128),
     ),
 }  # fmt: skip
 

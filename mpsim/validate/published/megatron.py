@@ -21,29 +21,32 @@ from mpsim.validate.published.model import Adapter, Inputs, Outcome, Predictor
 from mpsim.validate.published.table import Row, Table
 from mpsim.workload.layers import Layer
 
-__all__ = ["MEGATRON_2021", "MEGATRON_2022", "MEGATRON_BLOCK"]
+__all__ = [
+    "MACHINE", "MEGATRON_2021", "MEGATRON_2022", "MEGATRON_BLOCK", "STATE", "UPDATE_BYTES", "Run", "case_2021",
+    "case_2022", "first_block", "roofline", "run_2021", "run_2022",
+]  # fmt: skip
 
-_MACHINE = Machine("A100-SXM4-80GB", "nvlink3", "ib_hdr")
+MACHINE = Machine("A100-SXM4-80GB", "nvlink3", "ib_hdr")
 # fp16 parameters and gradients, fp32 master weights and Adam's moments. An update (megatron/optimizer/optimizer.py,
 # Float16OptimizerWithFloat16Params) copies gradients to fp32 (6 bytes), unscales them and looks for overflows (8),
 # takes their norm (4), clips (8), does Adam (28) and copies the master weights back (6).
-_STATE = State(parameter="float16", gradient="float16")
-_UPDATE_BYTES = 60
+STATE = State(parameter="float16", gradient="float16")
+UPDATE_BYTES = 60
 _RECOMPUTED = {"none": "", "full": "block*", "full (per layer)": "block*", "selective": "selective"}
 
 
 @cache
-def _roofline() -> Roofline:
+def roofline() -> Roofline:
     """Return the roofline; attention of the time kept all scores, with softmax and its mask in one kernel."""
-    return Roofline(roofline_of(_MACHINE.device), "float16", fused=False)
+    return Roofline(roofline_of(MACHINE.device), "float16", fused=False)
 
 
 def _block(decoder: Decoder, shared: Shared, rates: Rates) -> Part:
-    return block(decoder, shared, rates, _MACHINE.exchanges({"tp": shared.tp}))
+    return block(decoder, shared, rates, MACHINE.exchanges({"tp": shared.tp}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
+class Run:
     """What a row says was run."""
 
     decoder: Decoder
@@ -55,9 +58,9 @@ class _Run:
     recompute: str
 
 
-def _iteration_s(run: _Run, rates: Rates) -> float:
+def _iteration_s(run: Run, rates: Rates) -> float:
     """Return one pipeline's step, and the all-reduce of its largest stage over the replicas behind it."""
-    shared, exchange = run.shared, _MACHINE.exchanges({"tp": run.shared.tp})
+    shared, exchange = run.shared, MACHINE.exchanges({"tp": run.shared.tp})
     part = _block(run.decoder, shared, rates)
     ends = (embedding(run.decoder, shared, rates, exchange), head(run.decoder, shared, rates, exchange))
     whole = rates.width * shared.tokens * run.decoder.hidden
@@ -67,7 +70,7 @@ def _iteration_s(run: _Run, rates: Rates) -> float:
 
     def made(name: str, part: Part, received: int = 0) -> Layer:
         return layer(
-            name, part, _STATE, update_s=lambda count: rates.passes(_UPDATE_BYTES * count),
+            name, part, STATE, update_s=lambda count: rates.passes(UPDATE_BYTES * count),
             again_s=received * gathered_s,
         )  # fmt: skip
 
@@ -79,16 +82,16 @@ def _iteration_s(run: _Run, rates: Rates) -> float:
         runtime="blocking" if run.chunks > 1 else "torch-nccl",
     )  # fmt: skip
     layers = [made("embedding", ends[0]), *blocks, made("head", ends[1])]
-    work = workload("megatron", layers, _STATE, _MACHINE.device, whole / shared.tp)
-    step_s = simulate(work, _MACHINE.folded(run.pp, shared.tp), plan, spans=False).step_s
+    work = workload("megatron", layers, STATE, MACHINE.device, whole / shared.tp)
+    step_s = simulate(work, MACHINE.folded(run.pp, shared.tp), plan, spans=False).step_s
     if run.dp == 1:
         return step_s
     parameters = ends[0].parameters + part.parameters * run.decoder.layers / run.pp
-    replicas = _MACHINE.exchanges({"tp": run.shared.tp * run.pp, "cp": run.dp})
+    replicas = MACHINE.exchanges({"tp": run.shared.tp * run.pp, "cp": run.dp})
     return step_s + replicas("all_reduce", "cp", 2 * parameters)
 
 
-def _run(row: Row, recompute: str, microbatch: int, chunks: int, *, sequence_parallel: bool) -> _Run:
+def _run(row: Row, recompute: str, microbatch: int, chunks: int, *, sequence_parallel: bool) -> Run:
     if recompute not in _RECOMPUTED:
         raise MpsimError(f"recomputes {recompute!r}: none, full and selective are known here")
     hidden, heads, layers, tp, pp, dp = (row.count(name) for name in ("hidden", "heads", "layers", "tp", "pp", "dp"))
@@ -102,7 +105,7 @@ def _run(row: Row, recompute: str, microbatch: int, chunks: int, *, sequence_par
         raise MpsimError(
             f"{row.where}: batch, layers or heads do not divide over dp {dp}, pp {pp} × {chunks} chunks, tp {tp}"
         )
-    return _Run(
+    return Run(
         decoder=decoder, shared=Shared(microbatch, row.count("seq"), tp, sequence_parallel=sequence_parallel), pp=pp,
         dp=dp, microbatches=microbatches, chunks=chunks, recompute=_RECOMPUTED[recompute],
     )  # fmt: skip
@@ -111,7 +114,8 @@ def _run(row: Row, recompute: str, microbatch: int, chunks: int, *, sequence_par
 # Table 1 of 2021
 
 
-def _of_2021(row: Row) -> _Run:
+def run_2021(row: Row) -> Run:
+    """Return what a row of 2021 says was run."""
     layers = row.count("layers")
     chunk = row.text("layers_per_virtual_stage")
     chunks = layers // (row.count("pp") * row.count("layers_per_virtual_stage")) if chunk else 1
@@ -120,8 +124,8 @@ def _of_2021(row: Row) -> _Run:
 
 @cache
 def _speed_2021(first: Row) -> float:
-    run = _of_2021(first)
-    return speed_at(lambda speed: _iteration_s(run, Slowed(_roofline(), speed)), first.number("derived_iter_s"))
+    run = run_2021(first)
+    return speed_at(lambda speed: _iteration_s(run, Slowed(roofline(), speed)), first.number("derived_iter_s"))
 
 
 def _open_2021(table: Table, inputs: Inputs) -> Predictor:
@@ -129,15 +133,16 @@ def _open_2021(table: Table, inputs: Inputs) -> Predictor:
     speed = _speed_2021(committed)
 
     def predict(row: Row) -> Iterator[Outcome]:
-        predicted_s = _iteration_s(_of_2021(row), Slowed(_roofline(), speed))
-        found = Outcome(case=_case_2021(row), measured=row.number("derived_iter_s"), predicted=predicted_s)
+        predicted_s = _iteration_s(run_2021(row), Slowed(roofline(), speed))
+        found = Outcome(case=case_2021(row), measured=row.number("derived_iter_s"), predicted=predicted_s)
         sets = f"A100's speed, {speed:.3f} of its roofline"
-        yield found.set_by(_case_2021(committed), sets, same=row.same(committed, MEGATRON_2021.columns))
+        yield found.set_by(case_2021(committed), sets, same=row.same(committed, MEGATRON_2021.columns))
 
     return predict
 
 
-def _case_2021(row: Row) -> str:
+def case_2021(row: Row) -> str:
+    """Return the name of a row of 2021."""
     return f"{row.text('params_B')}B, tp={row.text('tp')} pp={row.text('pp')} dp={row.text('dp')}"
 
 
@@ -147,7 +152,7 @@ MEGATRON_2021 = Adapter(
     columns=("heads", "hidden", "layers", "seq", "vocab", "tp", "pp", "dp", "global_batch", "micro_batch",
              "layers_per_virtual_stage", "recompute", "derived_iter_s"),
     open=_open_2021,
-    case=_case_2021,
+    case=case_2021,
     goals={"time": 0.04},
 )  # fmt: skip
 
@@ -191,21 +196,22 @@ def _block_s(row: Row, rates: Rates) -> float:
 @cache
 def _speed_2022(first: Row) -> float:
     decoder, batch, sequence, tp = _block_of(first)
-    part = _block(decoder, Shared(batch, sequence, tp), _roofline())
+    part = _block(decoder, Shared(batch, sequence, tp), roofline())
     computed_s = part.forward_s + part.inputs_s + part.weights_s
     return computed_s / (first.number("combined_ms") / 1e3 - part.exchanged_s - part.exchanged_back_s)
 
 
-def _first_block(inputs: Inputs) -> tuple[Row, float]:
+def first_block(inputs: Inputs) -> tuple[Row, float]:
+    """Return the block that sets the speed of 2022, and that."""
     row = inputs("megatron_seqpar2022_layer", committed=True).rows[0]
     return row, _speed_2022(row)
 
 
 def _open_block(table: Table, inputs: Inputs) -> Predictor:
-    first, speed = _first_block(inputs)
+    first, speed = first_block(inputs)
 
     def predict(row: Row) -> Iterator[Outcome]:
-        predicted_s = _block_s(row, Slowed(_roofline(), speed))
+        predicted_s = _block_s(row, Slowed(roofline(), speed))
         found = Outcome(case=row.text("experiment"), measured=row.number("combined_ms") / 1e3, predicted=predicted_s)
         sets = f"A100's speed, {speed:.3f} of its roofline"
         yield found.set_by(first.text("experiment"), sets, same=row.same(first, MEGATRON_BLOCK.columns))
@@ -213,27 +219,38 @@ def _open_block(table: Table, inputs: Inputs) -> Predictor:
     return predict
 
 
+def run_2022(row: Row) -> Run:
+    """Return what a row of 2022 says was run.
+
+    Raises
+    ------
+    MpsimError
+        It has no time, or says of its sequence neither that it was cut nor that it was not.
+    """
+    if not row.text("iter_s"):
+        raise MpsimError("has no iteration time")
+    chunks = row.count("interleave_stages_m", 1)
+    cut = row.text("seq_parallel")
+    if cut not in ("yes", "no"):
+        raise MpsimError(f"{row.where}: seq_parallel is {cut!r}, expected yes or no")
+    return _run(row, row.text("recompute"), row.count("micro_batch"), chunks, sequence_parallel=cut == "yes")
+
+
 def _open_2022(table: Table, inputs: Inputs) -> Predictor:
-    first, speed = _first_block(inputs)
+    first, speed = first_block(inputs)
 
     def predict(row: Row) -> Iterator[Outcome]:
-        if not row.text("iter_s"):
-            raise MpsimError("has no iteration time")
-        chunks = row.count("interleave_stages_m", 1)
-        cut = row.text("seq_parallel")
-        if cut not in ("yes", "no"):
-            raise MpsimError(f"{row.where}: seq_parallel is {cut!r}, expected yes or no")
-        run = _run(row, row.text("recompute"), row.count("micro_batch"), chunks, sequence_parallel=cut == "yes")
-        predicted_s = _iteration_s(run, Slowed(_roofline(), speed))
+        predicted_s = _iteration_s(run_2022(row), Slowed(roofline(), speed))
         yield Outcome(
-            case=_case_2022(row), measured=row.number("iter_s"), predicted=predicted_s,
+            case=case_2022(row), measured=row.number("iter_s"), predicted=predicted_s,
             calibrated_by=f"megatron_seqpar2022_layer: {first.text('experiment')}",
         )  # fmt: skip
 
     return predict
 
 
-def _case_2022(row: Row) -> str:
+def case_2022(row: Row) -> str:
+    """Return the name of a row of 2022."""
     model, recompute, cut, dp = map(row.text, ("model", "recompute", "seq_parallel", "dp"))
     return f"{model}, recompute {recompute}, sequence parallel {cut}, dp={dp}"
 
@@ -252,6 +269,6 @@ MEGATRON_2022 = Adapter(
     columns=("model", "heads", "hidden", "layers", "seq", "vocab", "tp", "pp", "dp", "global_batch", "micro_batch",
              "interleave_stages_m", "recompute", "seq_parallel", "iter_s"),
     open=_open_2022,
-    case=_case_2022,
+    case=case_2022,
     goals={"time": 0.04},
 )  # fmt: skip

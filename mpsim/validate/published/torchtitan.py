@@ -14,13 +14,33 @@ from functools import cache
 from mpsim.errors import MpsimError
 from mpsim.lowering.rescaling import roofline_of
 from mpsim.simulation.run import simulate
-from mpsim.validate.published.decoder import Decoder, Part, Rates, Roofline, Shared, Slowed, block, embedding, head
+from mpsim.validate.published.decoder import (
+    Decoder,
+    Rates,
+    Roofline,
+    Shared,
+    Slowed,
+    block,
+    embedding,
+    head,
+    products_again_s,
+)
 from mpsim.validate.published.folding import Machine, State, layer, plan_of, speed_at, workload
 from mpsim.validate.published.llama import named_decoder
 from mpsim.validate.published.model import Adapter, Inputs, Outcome, Predictor
 from mpsim.validate.published.table import Row, Table
 
-__all__ = ["TORCHTITAN"]
+__all__ = [
+    "TORCHTITAN",
+    "UPDATE_BYTES",
+    "Run",
+    "again_of",
+    "calibrating",
+    "case_of",
+    "measured_s",
+    "rates_of",
+    "run_of",
+]
 
 # GPUs as tables write them, with their node and network: where that is not said, a card of the usual kind for each.
 _MACHINES = {
@@ -30,7 +50,7 @@ _MACHINES = {
 }
 # fp32 parameters, of which bf16 is gathered (of linear layers in float8, one byte), gradients reduced in fp32; an
 # update by fused AdamW reads 16 bytes and writes 12.
-_UPDATE_BYTES = 28
+UPDATE_BYTES = 28
 # Uncompiled, a norm goes over float32 copies in kernels of their own (28 bytes an element for 4), positions are turned
 # in complex float32 (22 for 4), and an activation is written before it is multiplied (10 for 6).
 # Types and schedules that techniques may name and that are not replayed.
@@ -39,7 +59,7 @@ _EAGER = {"norm": 7.0, "turn": 5.5, "activation": 10 / 6}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
+class Run:
     """What a row says was run.
 
     Attributes
@@ -65,7 +85,8 @@ class _Run:
     tokens: float
 
 
-def _run(row: Row) -> _Run:
+def run_of(row: Row) -> Run:
+    """Return what a row says was run."""
     degrees = {name: int(size) for name, size in re.findall(r"(FSDP|TP|PP|CP)2?\s+(\d+)", row.text("parallelism"))}
     fsdp, tp, pp, cp = (degrees.get(name, 1) for name in ("FSDP", "TP", "PP", "CP"))
     if fsdp * tp * pp * cp != row.count("n_gpus"):
@@ -89,7 +110,7 @@ def _run(row: Row) -> _Run:
     shared = Shared(
         batch // microbatches, row.count("seq"), tp, cp, sequence_parallel=tp > 1, context="all_gather", overlaps=False,
     )  # fmt: skip
-    return _Run(
+    return Run(
         machine=_MACHINES[gpu], decoder=decoder, shared=shared, fsdp=fsdp, pp=pp, microbatches=microbatches,
         chunks=chunks, recompute=_recomputed(row.text("activation_ckpt")), float8=float8,
         hides=bool(re.search(r"async ?tp", techniques)),
@@ -106,43 +127,29 @@ def _recomputed(text: str) -> str:
     return "layer" if "layer" in text else "op"
 
 
-def _again_s(run: _Run, part: Part, rates: Rates) -> float:
-    """Return what the backward of a block computes again of single products, which no plan can say."""
-    if run.recompute != "op":
-        return 0.0
-    # Every second product is made again (of keys, of the projection, one of the two that go into the activation), and
-    # all that lies between.
-    d, tp, tokens = run.decoder, run.shared.tp, run.shared.tokens
-    shapes = ((d.hidden, d.keys / tp), (d.queries / tp, d.hidden), (d.hidden, d.ffn / tp))
-    again_s = sum(rates.product(tokens, inner, columns) for inner, columns in shapes)
-    products = (
-        (d.hidden, (d.queries + 2 * d.keys) / tp),
-        shapes[1],
-        (d.hidden, 2 * d.ffn / tp),
-        (d.ffn / tp, d.hidden),
-    )
-    between_s = part.forward_s - part.attention_s - sum(rates.product(tokens, k, n) for k, n in products)
-    return again_s + max(0.0, between_s)
-
-
-def _again(run: _Run) -> str:
+def again_of(run: Run) -> str:
     """Return what a plan says of what is computed again."""
     every = {"full": range(run.decoder.layers), "layer": range(0, run.decoder.layers, 2)}.get(run.recompute, ())
     return ",".join(f"block{i}" for i in every)
 
 
-def _step_s(run: _Run, speed: float) -> float:
-    """Return the step of a run at a speed beside the roofline."""
-    shared, decoder, machine = run.shared, run.decoder, run.machine
-    spec = roofline_of(machine.device)
+def rates_of(run: Run) -> tuple[Rates, Rates]:
+    """Return the rooflines of a run's blocks, and of all else."""
+    spec = roofline_of(run.machine.device)
     if run.memory_bytes_per_s:
         spec = replace(spec, memory_bytes_per_s=run.memory_bytes_per_s)
     apart = {} if "compiled" in run.kind else _EAGER
-    rates: Rates = Slowed(Roofline(spec, "bfloat16", linear="float8_e4m3fn" if run.float8 else "", apart=apart), speed)
-    plain: Rates = Slowed(Roofline(spec, "bfloat16", apart=apart), speed)
+    linear = "float8_e4m3fn" if run.float8 else ""
+    return Roofline(spec, "bfloat16", linear=linear, apart=apart), Roofline(spec, "bfloat16", apart=apart)
+
+
+def _step_s(run: Run, speed: float) -> float:
+    """Return the step of a run at a speed beside the roofline."""
+    shared, decoder, machine = run.shared, run.decoder, run.machine
+    rates, plain = (Slowed(one, speed) for one in rates_of(run))
     exchange = machine.exchanges({"tp": shared.tp, "cp": shared.cp})
     part = block(decoder, shared, rates, exchange)
-    again_s = _again_s(run, part, rates)
+    again_s = products_again_s(decoder, shared, part, rates) if run.recompute == "op" else 0.0
     if (
         run.hides
     ):  # Products are cut, and each piece is exchanged while the next is computed; what is gathered again is not.
@@ -155,7 +162,7 @@ def _step_s(run: _Run, speed: float) -> float:
     replicas = run.fsdp * shared.cp
 
     def update_s(count: float) -> float:
-        return plain.passes(_UPDATE_BYTES * count)
+        return plain.passes(UPDATE_BYTES * count)
 
     layers = [
         layer("embedding", ends[0], State(optimizer=0, master=""), update_s=update_s),
@@ -164,7 +171,7 @@ def _step_s(run: _Run, speed: float) -> float:
     ]
     plan = plan_of(
         dp=replicas, pp=run.pp, microbatches=run.microbatches, chunks=run.chunks, zero=3, layers=decoder.layers,
-        first=1, keeps=run.pp > 1, recompute=_again(run),
+        first=1, keeps=run.pp > 1, recompute=again_of(run),
     )  # fmt: skip
     work = workload(
         "torchtitan", layers, State(optimizer=0, master=""), machine.device, 2 * shared.between * decoder.hidden
@@ -173,16 +180,17 @@ def _step_s(run: _Run, speed: float) -> float:
     return simulate(work, topology, plan, spans=False).step_s
 
 
-def _measured_s(row: Row, run: _Run) -> float:
+def measured_s(row: Row, run: Run) -> float:
+    """Return the step that a row measured."""
     return run.tokens / (row.number("tokens_per_s_per_gpu") * row.count("n_gpus"))
 
 
-def _calibrating(rows: Sequence[Row]) -> dict[tuple[str, ...], Row]:
+def calibrating(rows: Sequence[Row]) -> dict[tuple[str, ...], Row]:
     """Return the first row of each kind, which sets its speed."""
     found: dict[tuple[str, ...], Row] = {}
     for row in rows:
         try:
-            found.setdefault(_run(row).kind, row)
+            found.setdefault(run_of(row).kind, row)
         except MpsimError:
             continue
     return found
@@ -191,27 +199,28 @@ def _calibrating(rows: Sequence[Row]) -> dict[tuple[str, ...], Row]:
 @cache
 def _speed(row: Row) -> float:
     """Return the speed at which a row comes to what it measured."""
-    run = _run(row)
-    return speed_at(lambda speed: _step_s(run, speed), _measured_s(row, run))
+    run = run_of(row)
+    return speed_at(lambda speed: _step_s(run, speed), measured_s(row, run))
 
 
 def _open(table: Table, inputs: Inputs) -> Predictor:
-    setting = _calibrating([*inputs("torchtitan", committed=True).rows, *table.rows])
+    setting = calibrating([*inputs("torchtitan", committed=True).rows, *table.rows])
 
     def predict(row: Row) -> Iterator[Outcome]:
-        run = _run(row)
+        run = run_of(row)
         if run.kind not in setting:
             raise MpsimError(f"no row sets the speed of {', '.join(run.kind)}")
         first = setting[run.kind]
         speed = _speed(first)
-        found = Outcome(case=_case(row), measured=_measured_s(row, run), predicted=_step_s(run, speed))
+        found = Outcome(case=case_of(row), measured=measured_s(row, run), predicted=_step_s(run, speed))
         sets = f"the speed of {', '.join(run.kind)}: {speed:.3f} of the roofline"
-        yield found.set_by(_case(first), sets, same=row.same(first, TORCHTITAN.columns))
+        yield found.set_by(case_of(first), sets, same=row.same(first, TORCHTITAN.columns))
 
     return predict
 
 
-def _case(row: Row) -> str:
+def case_of(row: Row) -> str:
+    """Return the name of a row."""
     names = ("model", "n_gpus", "parallelism", "seq", "activation_ckpt", "techniques")
     model, gpus, parallelism, sequence, recompute, techniques = map(row.text, names)
     return f"{model}, {gpus} {row.text('hardware')[:4]}, {parallelism}, seq {sequence}, {recompute}, {techniques}"
@@ -223,6 +232,6 @@ TORCHTITAN = Adapter(
     columns=("hardware", "n_gpus", "model", "seq", "parallelism", "local_batch", "activation_ckpt", "techniques",
              "tokens_per_s_per_gpu"),
     open=_open,
-    case=_case,
+    case=case_of,
     goals={"time": 0.08},
 )  # fmt: skip
