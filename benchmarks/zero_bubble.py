@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -135,6 +136,7 @@ def unwaited_rate(profile: Profile, chunks: int) -> float:
     return 1 - profile.work_ms() / max(free_ms)
 
 
+@cache
 def automatic_rate(profile: Profile, limit: float, chunks: int = 1) -> float:
     """Return the rate of what mpsim schedules where each rank holds as much as `limit` micro-batches."""
     rows = zero_bubble_rows(
@@ -147,6 +149,7 @@ def automatic_rate(profile: Profile, limit: float, chunks: int = 1) -> float:
     return rate(profile, rows, chunks)
 
 
+@cache
 def v_rate(profile: Profile) -> float:
     """Return the rate of ZB-V, scheduled by its authors' rules within the memory of 1F1B."""
     ranks = profile.ranks

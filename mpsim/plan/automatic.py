@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 from mpsim.errors import MpsimError
 from mpsim.plan.candidates import best_placed
 from mpsim.plan.operations import Rows
-from mpsim.plan.placing import Pipeline, Placing, StageTimes
+from mpsim.plan.placing import Pipeline, StageTimes
 
 __all__ = ["Fitted", "StageTimes", "ZeroBubble", "zero_bubble_rows"]
 
@@ -108,7 +108,7 @@ def zero_bubble_rows(
     1F0 1I0 1F1 1I1 1F2 1I2 1W0 1F3 1I3 1W1 1W2 1W3
     """
     pipeline = _pipeline(stages, microbatches, message_s, limits, chunks)
-    best = best_placed(pipeline, (lambda placed: placed.costs_s()[::-1]) if barrier else Placing.costs_s)
+    best = best_placed(pipeline, barrier)
     if best is None:
         raise MpsimError(f"no order of operations fits into limits {_text(pipeline.limits)}: raise them")
     return best.rows

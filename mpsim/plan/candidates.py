@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import product
+from math import inf
 
 from mpsim.plan.flat import zb_h1, zb_h2
 from mpsim.plan.greedy import Rules, greedy
@@ -35,7 +36,7 @@ V: tuple[Choice, ...] = (
 )
 
 
-def best_placed(pipeline: Pipeline, costs_s: Callable[[Placing], tuple[float, ...]]) -> Placing | None:
+def best_placed(pipeline: Pipeline, barrier: bool) -> Placing | None:
     """Return the best of what fits: handcrafted or published ways, then greedy ones by ever more choices.
 
     Choices that are near the best so far come first; large pipelines get fewer of them.
@@ -44,10 +45,10 @@ def best_placed(pipeline: Pipeline, costs_s: Callable[[Placing], tuple[float, ..
     ----------
     pipeline : Pipeline
         With one stage a rank, or two that lie as a V.
-    costs_s : callable
-        What is made small, the first number before the others; no first one is below what a rank works.
+    barrier : bool
+        Whether the time until all is done is made small before the longest that a rank takes, or after it.
     """
-    search = _Search(pipeline, costs_s)
+    search = _Search(pipeline, barrier)
     most = _MOST_OPERATIONS // (3 * len(pipeline.stages) * pipeline.microbatches)
     for placed in _published(pipeline, most):
         search.offer(placed)
@@ -65,11 +66,15 @@ def best_placed(pipeline: Pipeline, costs_s: Callable[[Placing], tuple[float, ..
 class _Search:
     """The best placing so far, and the choice of the best greedy one."""
 
-    def __init__(self, pipeline: Pipeline, costs_s: Callable[[Placing], tuple[float, ...]]) -> None:
-        self.pipeline, self.costs_s = pipeline, costs_s
+    def __init__(self, pipeline: Pipeline, barrier: bool) -> None:
+        self.pipeline, self.barrier = pipeline, barrier
         self.best: Placing | None = None
         self.nearest: Choice = (FLAT if pipeline.is_flat else V)[0]
         self.least_s = pipeline.work_s() * (1 + _EQUAL)
+
+    def costs_s(self, placed: Placing) -> tuple[float, ...]:
+        """Return what is made small, the first number before the other; no first one is below what a rank works."""
+        return placed.costs_s()[::-1] if self.barrier else placed.costs_s()
 
     def offer(self, placed: Placing | None) -> bool:
         """Keep a placing that is better than the best so far; whether it is."""
@@ -84,8 +89,15 @@ class _Search:
             return
         ahead, weights, forward, in_turn = choice
         rules = Rules(aheads(len(self.pipeline.limits))[ahead], weights, forward, in_turn)
-        if self.offer(greedy(self.pipeline, rules)):
+        if self.offer(greedy(self.pipeline, rules, self._within_s())):
             self.nearest = choice
+
+    def _within_s(self) -> tuple[float, float]:
+        """Return what a placing that is better can cost at most."""
+        if self.best is None:
+            return inf, inf
+        most_s = self.costs_s(self.best)[0] * (1 + 2 * _EQUAL)
+        return (inf, most_s) if self.barrier else (most_s, inf)
 
 
 def _published(pipeline: Pipeline, most: int) -> Iterator[Placing | None]:

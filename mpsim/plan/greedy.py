@@ -6,6 +6,7 @@ I is more urgent than F, F of a later stage than of an earlier one, and W is wha
 from __future__ import annotations
 
 from heapq import heappop, heappush
+from math import inf
 from typing import NamedTuple
 
 from mpsim.plan.placing import Pipeline, Placing
@@ -34,26 +35,37 @@ class Rules(NamedTuple):
     in_turn: bool = False
 
 
-def greedy(pipeline: Pipeline, rules: Rules) -> Placing | None:
-    """Return what greedy ranks place, or nothing if they come to wait for each other."""
-    return _Greedy(pipeline, rules).place()
+def greedy(pipeline: Pipeline, rules: Rules, within_s: tuple[float, float] = (inf, inf)) -> Placing | None:
+    """Return what greedy ranks place, or nothing if they come to wait for each other.
+
+    Nothing either, as soon as that is sure, where it would cost more than `within_s`, as `Placing.costs_s` has it.
+    """
+    return _Greedy(pipeline, rules, within_s).place()
 
 
 class _Greedy:
-    def __init__(self, pipeline: Pipeline, rules: Rules) -> None:
+    def __init__(self, pipeline: Pipeline, rules: Rules, within_s: tuple[float, float]) -> None:
         self.placing = Placing(pipeline)
         self.pipeline, self.rules = pipeline, rules
         self.own = [pipeline.of_rank(rank) for rank in range(len(pipeline.limits))]
         self.left = [3 * pipeline.microbatches * len(own) for own in self.own]
         self.events = [(0.0, rank) for rank in range(len(pipeline.limits))]
+        self.may_idle_s, self.may_wait_s = ([most_s - work_s for work_s in pipeline.works_s()] for most_s in within_s)
 
     def place(self) -> Placing | None:
         while self.events:
             now_s, rank = heappop(self.events)
             if self.left[rank] and self.placing.free_s[rank] <= now_s and self._begin(rank, now_s):
+                if self._costs_more(rank):
+                    return None
                 self.left[rank] -= 1
                 heappush(self.events, (self.placing.free_s[rank], rank))
         return None if any(self.left) else self.placing
+
+    def _costs_more(self, rank: int) -> bool:
+        """Return whether a rank has waited so long that, without another wait, it ends later than it may."""
+        idle_s = self.placing.idle_s[rank]
+        return idle_s > self.may_idle_s[rank] or self.placing.begin_s[rank] + idle_s > self.may_wait_s[rank]
 
     def _begin(self, rank: int, now_s: float) -> bool:
         """Begin what a free rank should; whether there is something."""

@@ -65,12 +65,16 @@ class Pipeline(NamedTuple):
         """Return the stages of a rank, in order."""
         return [stage for stage, home in enumerate(self.home) if home == rank]
 
-    def work_s(self) -> float:
-        """Return what the busiest rank works in a step: no step is shorter."""
+    def works_s(self) -> list[float]:
+        """Return what each rank works in a step."""
         works_s = [0.0] * len(self.limits)
         for rank, stage in zip(self.home, self.stages, strict=True):
             works_s[rank] += self.microbatches * (stage.forward_s + stage.inputs_s + stage.weights_s)
-        return max(works_s)
+        return works_s
+
+    def work_s(self) -> float:
+        """Return what the busiest rank works in a step: no step is shorter."""
+        return max(self.works_s())
 
 
 class Placing:
