@@ -1,4 +1,4 @@
-"""What every test shares: examples of hypothesis are the same each time, no test is timed, and Ctrl-C is heard."""
+"""What every test shares: examples of hypothesis are the same each time, no test is timed, and signals are heard."""
 
 import gc
 import signal
@@ -9,9 +9,11 @@ from hypothesis import settings
 settings.register_profile("mpsim", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("mpsim")
 
-# A shell's background jobs ignore Ctrl-C, and so would every process that a test starts and interrupts.
+# A shell's background jobs ignore Ctrl-C, those of nohup a hangup, and so would every process that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="module", autouse=True)
