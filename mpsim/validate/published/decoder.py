@@ -421,7 +421,7 @@ def head(decoder: Decoder, shared: Shared, rates: Rates, exchange: Exchanges) ->
     return made
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Roofline:
     """Kernels at the roofline of a device.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from mpsim.errors import MpsimError
@@ -58,11 +58,26 @@ class Run:
     recompute: str
 
 
-def _iteration_s(run: Run, rates: Rates) -> float:
+def _iteration_s(run: Run, rates: Slowed) -> float:
     """Return one pipeline's step, and the all-reduce of its largest stage over the replicas behind it."""
+    step_s = _pipeline_s(replace(run, dp=1), rates)
+    if run.dp == 1:
+        return step_s
+    part, first = _block(run.decoder, run.shared, rates), _ends(run, rates)[0]
+    parameters = first.parameters + part.parameters * run.decoder.layers / run.pp
+    replicas = MACHINE.exchanges({"tp": run.shared.tp * run.pp, "cp": run.dp})
+    return step_s + replicas("all_reduce", "cp", 2 * parameters)
+
+
+def _ends(run: Run, rates: Slowed) -> tuple[Part, Part]:
+    exchange = MACHINE.exchanges({"tp": run.shared.tp})
+    return embedding(run.decoder, run.shared, rates, exchange), head(run.decoder, run.shared, rates, exchange)
+
+
+@cache
+def _pipeline_s(run: Run, rates: Slowed) -> float:
     shared, exchange = run.shared, MACHINE.exchanges({"tp": run.shared.tp})
-    part = _block(run.decoder, shared, rates)
-    ends = (embedding(run.decoder, shared, rates, exchange), head(run.decoder, shared, rates, exchange))
+    part, ends = _block(run.decoder, shared, rates), _ends(run, rates)
     whole = rates.width * shared.tokens * run.decoder.hidden
     # What each of the tp ranks sends is a part of it, over its own card, and is gathered behind it; of a cut sequence
     # each has its part anyway.
@@ -83,12 +98,7 @@ def _iteration_s(run: Run, rates: Rates) -> float:
     )  # fmt: skip
     layers = [made("embedding", ends[0]), *blocks, made("head", ends[1])]
     work = workload("megatron", layers, STATE, MACHINE.device, whole / shared.tp)
-    step_s = simulate(work, MACHINE.folded(run.pp, shared.tp), plan, spans=False).step_s
-    if run.dp == 1:
-        return step_s
-    parameters = ends[0].parameters + part.parameters * run.decoder.layers / run.pp
-    replicas = MACHINE.exchanges({"tp": run.shared.tp * run.pp, "cp": run.dp})
-    return step_s + replicas("all_reduce", "cp", 2 * parameters)
+    return simulate(work, MACHINE.folded(run.pp, shared.tp), plan, spans=False).step_s
 
 
 def _run(row: Row, recompute: str, microbatch: int, chunks: int, *, sequence_parallel: bool) -> Run:
