@@ -35,9 +35,10 @@ def test_step_is_the_formula(schedule, stages):
 @pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
 @pytest.mark.parametrize("stages", range(1, 17))
 def test_step_is_the_formula_everywhere(schedule, stages):
+    """Each with its own times, of which there are hundreds of ratios, in sixteenths of a second."""
     for microbatches in range(1, 65):
-        for times in TIMES:
-            check(schedule, stages, microbatches, *times)
+        place = 64 * stages + microbatches
+        check(schedule, stages, microbatches, (1 + 7 * place % 47) / 16, (1 + 11 * place % 61) / 16)
 
 
 @pytest.mark.parametrize("stages", [1, 2, 5])
