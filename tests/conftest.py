@@ -2,6 +2,7 @@
 
 import gc
 import signal
+import sys
 
 import pytest
 from hypothesis import settings
@@ -16,15 +17,22 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-@pytest.fixture(scope="module", autouse=True)
+_MANY = 50  # modules: what less than these leave is not worth a walk over all
+_imported = 0
+
+
+@pytest.fixture(autouse=True)
 def _imports_stay() -> None:
     """Keep what has been imported from the collector, which a trace runs before each of its measurements.
 
     PyTorch and transformers leave 300,000 lasting objects, and a walk over them takes 0.15 s: nine tenths of the trace
     of a small model.
     """
-    gc.collect()
-    gc.freeze()
+    global _imported
+    if len(sys.modules) > _imported + _MANY:
+        _imported = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture
