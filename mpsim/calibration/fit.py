@@ -16,9 +16,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MOST_REGIMES", "Fitted", "criterion", "fit_regimes"]
+__all__ = ["MOST_REGIMES", "Fitted", "Known", "criterion", "fit_regimes"]
 
 _Array = NDArray[np.float64]
+Known = dict[tuple[bytes, bytes, bytes], tuple[_Array, float]]
+"""By a regime's points, its parameters and its loss."""
 
 MOST_REGIMES = 4  # LL, LL128, and Simple with few channels and with all.
 _SIZES_IN_A_REGIME = 2
@@ -37,7 +39,9 @@ class Fitted(NamedTuple):
     parameters: tuple[float, ...]
 
 
-def fit_regimes(sizes: Sequence[float], parts: _Array, offsets: _Array, seconds: _Array) -> tuple[list[Fitted], float]:
+def fit_regimes(
+    sizes: Sequence[float], parts: _Array, offsets: _Array, seconds: _Array, known: Known | None = None
+) -> tuple[list[Fitted], float]:
     """Return the regimes, the smaller sizes first, and the loss.
 
     Parameters
@@ -50,6 +54,8 @@ def fit_regimes(sizes: Sequence[float], parts: _Array, offsets: _Array, seconds:
         Seconds of each point that are known already.
     seconds : array
         Measured.
+    known : dict, optional
+        Regimes that were fitted to some of the points before, and will be known.
 
     Examples
     --------
@@ -66,7 +72,7 @@ def fit_regimes(sizes: Sequence[float], parts: _Array, offsets: _Array, seconds:
         whole = (first, last) == (0, count)
         inside = (each >= marks[first]) & (each <= marks[last - 1])
         if (last - first >= _SIZES_IN_A_REGIME and inside.sum() >= _POINTS_IN_A_REGIME) or whole:
-            fits[first, last] = _fit(parts[inside], offsets[inside], seconds[inside])
+            fits[first, last] = _known(parts[inside], offsets[inside], seconds[inside], {} if known is None else known)
     best: dict[tuple[int, int], tuple[float, tuple[tuple[int, int], ...]]] = {(0, 0): (0.0, ())}
     for regimes in range(1, MOST_REGIMES + 1):
         for first, last in fits:
@@ -89,6 +95,14 @@ def criterion(loss: float, parameters: int, points: int) -> float:
     True
     """
     return points * math.log(loss / points + _NOISE**2) + _WORTH * parameters * math.log(points)
+
+
+def _known(parts: _Array, offsets: _Array, seconds: _Array, known: Known) -> tuple[_Array, float]:
+    """Return what `_fit` does, once for the same points."""
+    key = (parts.tobytes(), offsets.tobytes(), seconds.tobytes())
+    if key not in known:
+        known[key] = _fit(parts, offsets, seconds)
+    return known[key]
 
 
 def _fit(parts: _Array, offsets: _Array, seconds: _Array) -> tuple[_Array, float]:
@@ -125,21 +139,27 @@ def _not_negative(parts: _Array, values: _Array, weights: _Array) -> _Array:
     # On a few columns of one scale the normal equations are as good as any way, and fast.
     normal, right = scaled.T @ scaled + 1e-12 * np.eye(len(scales)), scaled.T @ target
     least, best = 0.0, np.zeros(len(scales))
-    for chosen in _CHOICES[len(scales)]:
-        solved = np.linalg.solve(normal[np.ix_(chosen, chosen)], right[chosen])
-        if solved.min() < 0:
-            continue
-        left = -float(solved @ right[chosen])
-        if left < least * (1 + 1e-9):
-            least, best = left, np.zeros(len(scales))
-            best[chosen] = solved / scales[chosen]
-        if len(chosen) == len(scales):
-            break  # Nothing is better with fewer.
+    for choices in _CHOICES[len(scales)]:
+        for chosen, solved in zip(choices, _solved(normal, right, choices), strict=True):
+            if solved.min() < 0:
+                continue
+            left = -float(solved @ right[chosen])
+            if left < least * (1 + 1e-9):
+                least, best = left, np.zeros(len(scales))
+                best[chosen] = solved / scales[chosen]
+            if len(chosen) == len(scales):
+                return best  # Nothing is better with fewer.
     return best
 
 
-# For each number of parameters, every choice of those that are above 0, all of them first.
+def _solved(normal: _Array, right: _Array, choices: NDArray[np.intp]) -> _Array:
+    """Return the parameters of each choice, those that are left out aside, in one call: it costs more than to solve."""
+    solved = np.linalg.solve(normal[choices[:, :, None], choices[:, None, :]], right[choices][:, :, None])
+    return np.asarray(solved[:, :, 0], np.float64)
+
+
+# For each number of parameters, the choices of those that are above 0 by how many they are: all of them first.
 _CHOICES = {
-    count: [np.array(chosen) for size in range(count, 0, -1) for chosen in itertools.combinations(range(count), size)]
+    count: [np.array(list(itertools.combinations(range(count), size))) for size in range(count, 0, -1)]
     for count in range(1, 5)
 }

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mpsim.calibration.between import find_gaps, level_links, middle_of
-from mpsim.calibration.fit import Fitted, criterion, fit_regimes
+from mpsim.calibration.fit import Fitted, Known, criterion, fit_regimes
 from mpsim.calibration.measurement import Measurement
 from mpsim.calibration.parts import Parts, level_link, narrowest_bytes_per_s, parts_of
 from mpsim.collectives.choice import can_be, quickest
@@ -219,7 +219,12 @@ def _part(topology: Topology, link: str, kind: str, points: list[Measurement]) -
     of ranks and some size on: those that leave the least of all points unexplained.
     """
     routes = Routes(topology)
-    options = [[_fit(routes, link, kind, "", points, rough=True)]]
+    known: Known = {}  # From whichever size on: regimes of the same points are the same.
+
+    def rough(by: str, some: list[Measurement]) -> _Fit:
+        return _fit(routes, link, kind, by, some, known)
+
+    options = [[rough("", points)]]
     counts, sizes = (sorted({getattr(one, name) for one in points}) for name in ("ranks", "bytes"))
     for first in reversed(counts):
         by = "nvls_tree" if _has_nodes(routes, first) else "nvls"
@@ -229,8 +234,8 @@ def _part(topology: Topology, link: str, kind: str, points: list[Measurement]) -
             if least >= _LEAST_NVLS_BYTES or least == sizes[0]:
                 many = [one for one in points if one.ranks >= first and one.bytes >= least]
                 few = [one for one in points if one.ranks < first or one.bytes < least]
-                fits = [_fit(routes, link, kind, "", few, rough=True)] if few else []
-                options.append([*fits, _fit(routes, link, kind, by, many, rough=True)])
+                fits = [rough("", few)] if few else []
+                options.append([*fits, rough(by, many)])
     # As `choose` has it: trees go between nodes, over a network.
     if kind == "all_reduce" and is_network(link) and all(_has_nodes(routes, n) for n in counts):
         large = [by for by in ("", "nvls_tree") if not by or can_be(routes, kind, by, tuple(range(counts[0])))]
@@ -238,7 +243,7 @@ def _part(topology: Topology, link: str, kind: str, points: list[Measurement]) -
             parts = [[one for one in points if (one.bytes < least) == below] for below in (True, False)]
             for above in large if parts[1] else [""]:
                 named = [(by, part) for by, part in zip(("trees", above), parts, strict=True) if part]
-                options.append([_fit(routes, link, kind, by, part, rough=True) for by, part in named])
+                options.append([rough(by, part) for by, part in named])
     # Less than one in likelihood tells nothing: of equals the first, the plainest.
     return min(options, key=lambda fits: round(_worth(fits)))
 
@@ -260,14 +265,16 @@ def _usual(routes: Routes, kind: str, n: int) -> str:
     return "rings" if kind in _RINGS and can_be(routes, kind, "rings", tuple(range(n))) else "ring"
 
 
-def _fit(routes: Routes, link: str, kind: str, algorithm: str, points: list[Measurement], rough: bool = False) -> _Fit:
+def _fit(
+    routes: Routes, link: str, kind: str, algorithm: str, points: list[Measurement], rough: Known | None = None
+) -> _Fit:
     """Fit one curve, by the usual algorithm if none is named; roughly: with the bandwidth free, to see what it is."""
-    known: dict[tuple[int, int], Parts] = {}
+    found: dict[tuple[int, int], Parts] = {}
     for one in points:
-        if (one.ranks, one.bytes) not in known:
+        if (one.ranks, one.bytes) not in found:
             ranks, by = tuple(range(one.ranks)), algorithm or _usual(routes, kind, one.ranks)
-            known[one.ranks, one.bytes] = parts_of(routes, kind, by, ranks, link, one.bytes)
-    has = [known[one.ranks, one.bytes] for one in points]
+            found[one.ranks, one.bytes] = parts_of(routes, kind, by, ranks, link, one.bytes)
+    has = [found[one.ranks, one.bytes] for one in points]
     sizes = [float(one.bytes) for one in points]
     parts = np.array(
         [
@@ -276,9 +283,10 @@ def _fit(routes: Routes, link: str, kind: str, algorithm: str, points: list[Meas
         ]
     )
     known_s = [
-        part.inner_s + (0 if rough else part.own_s_per_byte * size) for part, size in zip(has, sizes, strict=True)
+        part.inner_s + (0 if rough is not None else part.own_s_per_byte * size)
+        for part, size in zip(has, sizes, strict=True)
     ]
-    regimes, loss = fit_regimes(sizes, parts, np.array(known_s), np.array([one.seconds for one in points]))
+    regimes, loss = fit_regimes(sizes, parts, np.array(known_s), np.array([one.seconds for one in points]), rough)
     return _Fit(kind, algorithm, points, regimes, loss)
 
 
