@@ -22,7 +22,7 @@ from mpsim.lowering.fitting import fitted_rows
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.recomputation import check_cores, watched_fractions
 from mpsim.lowering.shared import shared_gradients
-from mpsim.lowering.stages import cut, microbatch_size, shares_of
+from mpsim.lowering.stages import Stage, cut, microbatch_size, shares_of
 from mpsim.lowering.units import check_units
 from mpsim.plan.model import Plan
 from mpsim.plan.recompute import parse_recompute
@@ -109,9 +109,12 @@ def lower(
     return _run(_cut(lowering, plan.boundaries))
 
 
-def cut_at(lowering: Lowering, boundaries: tuple[int, ...] | None) -> Lowering:
-    """Return the same plan with other stages, and what follows from them; None balances them."""
-    made = _cut(lowering, boundaries)
+def cut_at(lowering: Lowering, boundaries: tuple[int, ...] | None, known: dict[range, Stage] | None = None) -> Lowering:
+    """Return the same plan with other stages, and what follows from them; None balances them.
+
+    Stages that are `known`, of the same plan, are not worked out again; those that are not will be.
+    """
+    made = _cut(lowering, boundaries, known)
     return made if made.rows == lowering.rows else _run(made)
 
 
@@ -120,11 +123,11 @@ def run_by(lowering: Lowering, runtime: str) -> Lowering:
     return _posted(replace(lowering, plan=replace(lowering.plan, runtime=runtime)))
 
 
-def _cut(lowering: Lowering, boundaries: tuple[int, ...] | None) -> Lowering:
+def _cut(lowering: Lowering, boundaries: tuple[int, ...] | None, known: dict[range, Stage] | None = None) -> Lowering:
     """Return a plan with its stages, and the rows that its schedule makes for them."""
     plan = replace(lowering.plan, boundaries=boundaries)
     costs, routes, place, shape = lowering.costs, lowering.routes, lowering.place, lowering.shape
-    stages = cut(costs, routes, plan, place, shape)
+    stages = cut(costs, routes, plan, place, shape, {} if known is None else known)
     rows = fitted_rows(lowering.rows, plan, shape, stages, costs, routes, place)
     tied = shared_gradients(stages, shape, *shares_of(plan))
     return replace(lowering, rows=rows, stages=stages, tied=tied)

@@ -205,8 +205,13 @@ def gradient_bytes(stages: Iterable[Stage]) -> dict[str, int]:
     return {gradient.parameter: gradient.bytes for stage in stages for _, gradient in stage.gradients}
 
 
-def cut(costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...], shape: Shape) -> tuple[Stage, ...]:
-    """Cut a workload into the stages of a pipeline, balancing them if the plan names no boundaries."""
+def cut(
+    costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...], shape: Shape, known: dict[range, Stage]
+) -> tuple[Stage, ...]:
+    """Cut a workload into the stages of a pipeline, balancing them if the plan names no boundaries.
+
+    Stages that are `known` by their layers, of the same plan with other boundaries, are taken; the others will be.
+    """
     workload, split = costs.workload, plan.split
     microbatch = microbatch_size(workload, plan)
     cuts = crossings(workload, microbatch, split)
@@ -220,7 +225,10 @@ def cut(costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...], shape:
         )
     slices = stage_slices(boundaries, len(workload.layers))
     states = _states(workload, split)
-    return tuple(_stage(costs, layers, plan, cuts, states) for layers in slices) * shape.directions
+    for layers in slices:
+        if layers not in known:
+            known[layers] = _stage(costs, layers, plan, cuts, states)
+    return tuple(known[layers] for layers in slices) * shape.directions
 
 
 def scales_of(costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...], shape: Shape) -> Scales:

@@ -12,7 +12,7 @@ from mpsim.lowering.emit import program_of
 from mpsim.lowering.instructions import Compute
 from mpsim.lowering.lower import cut_at
 from mpsim.lowering.model import Lowering
-from mpsim.lowering.stages import scales_of
+from mpsim.lowering.stages import Stage, scales_of
 from mpsim.plan.automatic import Fitted
 from mpsim.plan.schedules import resolve_schedule
 from mpsim.program.account import account_devices
@@ -108,6 +108,8 @@ class _Search:
         self._least_s = least_step_s(lowering)
         self._bounded = any(lowering.topology.devices[device].memory_bytes for device in lowering.place)
         self._seen: set[_Boundaries] = set()
+        # A cut has most stages of the one beside it.
+        self._stages: dict[range, Stage] = {stage.layers: stage for stage in lowering.stages}
         self._left = _MOST_TASKS
         self._best, self._score = lowering.boundaries, (True, inf)
         self._played = Played(lowering)
@@ -127,7 +129,7 @@ class _Search:
     def _cut(self, boundaries: _Boundaries) -> tuple[Lowering, Program]:
         if boundaries == self._lowering.boundaries:
             return self._lowering, self._program
-        cut = cut_at(self._lowering, boundaries)
+        cut = cut_at(self._lowering, boundaries, self._stages)
         return cut, program_of(cut, folded=True, memory=False)
 
     def _try(self, cuts: Iterable[_Boundaries]) -> bool:
