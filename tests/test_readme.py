@@ -34,6 +34,12 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def gpt2_rows(tmp_path_factory):
+    """A cache of rows for the pictures and the demo, which sweep the same plans of GPT-2."""
+    return str(tmp_path_factory.mktemp("rows"))
+
+
 def run(line):
     done = CliRunner().invoke(cli, shlex.split(line)[1:])
     assert done.exit_code == 0, f"{line}\n{done.output}"
@@ -55,7 +61,8 @@ def test_commands_in_order(folder):
 
 
 @pytest.mark.slow
-def test_the_pictures_are_made_as_it_says(folder):
+def test_the_pictures_are_made_as_it_says(folder, gpt2_rows, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", gpt2_rows)
     for line in PICTURES:
         run(line)
     for name in ("speedup.png", "timeline.png"):
@@ -91,8 +98,9 @@ def test_links_lead_somewhere():
 
 
 @pytest.mark.slow
-def test_the_demo(folder):
+def test_the_demo(folder, gpt2_rows, monkeypatch):
     pytest.importorskip("torch")
+    monkeypatch.setenv("XDG_CACHE_HOME", gpt2_rows)
     out = run("mpsim demo")
     assert "cannot be run" in out
     assert {path.name for path in (folder / "out/demo").iterdir()} == {
