@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from mpsim.result.model import Result
     from mpsim.result.perfetto import save_perfetto
     from mpsim.result.text import summary
+    from mpsim.search.run import best
+    from mpsim.search.space import Axes
+    from mpsim.search.study import Study
     from mpsim.simulation import Job, simulate, simulate_collectives, simulate_jobs
     from mpsim.sweeps import sweep
     from mpsim.topology.file import load_topology, save_topology
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Axes",
     "Checkpoints",
     "Device",
     "Event",
@@ -59,9 +63,11 @@ __all__ = [
     "Recovery",
     "Result",
     "Stragglers",
+    "Study",
     "Topology",
     "Variability",
     "Workload",
+    "best",
     "calibrate",
     "calibrate_compute",
     "configured",
@@ -105,6 +111,9 @@ _FROM = {
     "result.model": ("Result",),
     "result.perfetto": ("save_perfetto",),
     "result.text": ("summary",),
+    "search.run": ("best",),
+    "search.space": ("Axes",),
+    "search.study": ("Study",),
     "simulation": ("Job", "simulate", "simulate_collectives", "simulate_jobs"),
     "sweeps": ("sweep",),
     "topology.file": ("load_topology", "save_topology"),

@@ -128,9 +128,9 @@ def best(model: str, cluster: str, as_json: bool, **given: Any) -> None:
     may be faster than the best so far, so that the answer is that of simulating all of them. See docs/search.md.
 
     \b
-      mpsim best workloads/gpt2.h200.json dgx_h200 --batch 64
+      mpsim best mlp.json switch:4,link=eth_10g --batch 8192 --plan best.json -o best.csv
+      mpsim best workloads/gpt2.h200.json dgx_h200:2 --batch 64 --dry-run
       mpsim best llama3-70b dgx_h100:8 --tokens 4M --seq 8192 --price '2.5 USD/h' --train-tokens 15T
-      mpsim best workloads/gpt2.h200.json dgx_h200:2 --batch 64 --plan best.json
     """
     asked = options_of(_Asked, given)
     if asked.output:

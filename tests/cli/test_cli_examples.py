@@ -23,6 +23,7 @@ SLOW = ("", "calibrate", "emulate", "sweep", "trace", "validate collectives", "v
 TOO_LONG = (
     "mpsim validate emulated -o validation.csv --figure validation.png", "mpsim validate emulated --quick",
     "mpsim validate published",
+    "mpsim best llama3-70b dgx_h100:8 --tokens 4M --seq 8192 --price '2.5 USD/h' --train-tokens 15T",
 )  # fmt: skip
 
 
@@ -73,6 +74,8 @@ def folder(mpsim, tmp_path):
         run(mpsim, f"mpsim simulate mlp.json ring:4,link=eth_10g {pair} {made} --save-plan plan.json")
     run(mpsim, f"mpsim export mlp.json ring:4,link=eth_10g {pair} step")
     run(mpsim, "mpsim sweep mlp.json switch:2,link=eth_10g --batch 8192 --processes 1 -o sweep.csv")
+    for device, link in (("h100", "eth_10g"), ("a100", "eth_100g")):
+        run(mpsim, f"mpsim sweep mlp.json switch:2,link={link} --batch 8192 --processes 1 -o {device}.csv")
     return tmp_path
 
 
