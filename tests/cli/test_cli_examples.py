@@ -4,10 +4,12 @@ import json
 import os
 import shlex
 import shutil
+from contextlib import chdir
 from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 from test_cli_calibrate import LOG
 from test_kineto import Trace, step
 
@@ -47,27 +49,41 @@ FOUND = {path: examples(command) for path, command in [("", cli), *commands()]}
 MARKED = [pytest.param(path, marks=[pytest.mark.slow] * (path in SLOW), id=path or "mpsim") for path in FOUND]
 
 
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A folder in which everything that the examples read has been made, once for all of them."""
+    folder = tmp_path_factory.mktemp("examples")
+    with chdir(folder):
+        _make(folder, lambda *words: CliRunner().invoke(cli, list(words)))
+    return folder
+
+
 @pytest.fixture
-def folder(mpsim, tmp_path):
-    """A folder in which everything that the examples read has been made."""
-    (tmp_path / "workloads").symlink_to(ROOT / "workloads")
+def folder(mpsim, tmp_path, made):
+    """A copy of it, for a test of its own."""
+    shutil.copytree(made, tmp_path, symlinks=True, dirs_exist_ok=True)
+    return tmp_path
+
+
+def _make(folder, mpsim):
+    (folder / "workloads").symlink_to(ROOT / "workloads")
     shutil.copy(ROOT / "workloads" / "mnist-mlp.cpu.json", "mlp.json")
     shutil.copy(ROOT / "workloads" / "llama.cpu.json", "llama.json")
     flags = "--pipeline-model-parallel-size 2 --micro-batch-size 1 --global-batch-size 64"
-    (tmp_path / "flags.sh").write_text(f"{flags} --pipeline-model-parallel-layout 'Et*3|t*3,L'")
+    (folder / "flags.sh").write_text(f"{flags} --pipeline-model-parallel-layout 'Et*3|t*3,L'")
     shutil.copy(COMMITTED, "mine.json")
-    (tmp_path / "mine").mkdir()
+    (folder / "mine").mkdir()
     shutil.copy(PUBLISHED / "megatron_seqpar2022_layer.csv", "mine")
-    (tmp_path / "all_reduce_perf.log").write_text(LOG)
+    (folder / "all_reduce_perf.log").write_text(LOG)
     net = "topology: [ Ring ]\nnpus_count: [ 4 ]\nbandwidth: [ 50 ]\nlatency: [ 500 ]\n"
-    (tmp_path / "network.yml").write_text(net)
+    (folder / "network.yml").write_text(net)
     profile = Trace()
     step(profile, 1000)
-    profile.save(tmp_path / "profile.json")
-    (tmp_path / "Llama-3-8B").mkdir()
+    profile.save(folder / "profile.json")
+    (folder / "Llama-3-8B").mkdir()
     config = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "vocab_size": 256}
     config |= {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 32}
-    (tmp_path / "Llama-3-8B" / "config.json").write_text(json.dumps(config))
+    (folder / "Llama-3-8B" / "config.json").write_text(json.dumps(config))
     pair = "--pp 4 --microbatches 8 -o"
     run(mpsim, f"mpsim simulate mlp.json ring:4,link=eth_10g {pair} gpipe.json --schedule gpipe --perfetto trace.json")
     for made in ("1f1b.json", "result.json"):
@@ -76,7 +92,6 @@ def folder(mpsim, tmp_path):
     run(mpsim, "mpsim sweep mlp.json switch:2,link=eth_10g --batch 8192 --processes 1 -o sweep.csv")
     for device, link in (("h100", "eth_10g"), ("a100", "eth_100g")):
         run(mpsim, f"mpsim sweep mlp.json switch:2,link={link} --batch 8192 --processes 1 -o {device}.csv")
-    return tmp_path
 
 
 def run(mpsim, line):
