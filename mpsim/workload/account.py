@@ -164,9 +164,8 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
         if phase == FORWARD and self._saving is None:
             self._saving = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
             self._saving.__enter__()
-        elif phase != FORWARD and self._saving is not None:
-            self._saving.__exit__(None, None, None)
-            self._saving = None
+        elif phase != FORWARD:
+            self._saved()
         if self._phase == BACKWARD and phase != BACKWARD:
             self._gradients()
         self._phase, self._now = phase, layer
@@ -174,6 +173,17 @@ class Account(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
             self._memory.begin()
             if self._seconds is not None:
                 self._seconds()
+
+    def __exit__(self, *failure: Any) -> Any:
+        """Leave nothing of itself behind, wherever a run has failed."""
+        self._saved()
+        return super().__exit__(*failure)
+
+    def _saved(self) -> None:
+        """Keep no more of what is saved for backward."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.__exit__(None, None, None)
 
     def graph(self, graph: Graph) -> None:
         """Tell which values a gradient comes back for, and in which order gradients become ready."""
