@@ -153,6 +153,8 @@ class _Frame:
         self.forward = np.min([passes[0] for passes in self.passes], axis=0)
         self.backward = np.min([passes[1] for passes in self.passes], axis=0)
         self.sums_s = (float(self.forward.sum()), float(self.backward.sum()))
+        weights = np.max([passes[3] for passes in self.passes], axis=0)
+        self.inputs_s = float(np.maximum(self.backward - weights, 0.0).sum())
         # What the layers that take least take together: none, one, two, ...
         self.least_f, self.least_b = (_before(np.sort(row)) for row in (self.forward, self.backward))
         grid, devices = plan.grid, routes.topology.devices
@@ -317,7 +319,9 @@ class _One:
         sums = np.array([work, backward_s / pp, forward_s / pp])
         through = float(self._with_replicas(sums[0], sums[1], sums[2], np.s_[:], 1 / pp))
         launched = 0.0 if self._host is None else count * float(self._host.sum()) / pp / self._host_speed
-        return float(max(work + fill / pp, through, forward_s + backward_s, launched))
+        # Of a backward in two parts the second need not be on the way of any micro-batch.
+        passed_s = forward_s + (frame.inputs_s if facts.split else backward_s)
+        return float(max(work + fill / pp, through, passed_s, launched))
 
     def step_by_cuts(self) -> float:
         """Return the bound of the best cut, where each rank has one stage."""

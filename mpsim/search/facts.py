@@ -25,11 +25,14 @@ class Facts(NamedTuple):
         Whether each rank has one stage, and no backward is in two parts: then stage `p` cannot begin before one
         micro-batch passed the stages before it, and what it returns last has to pass them too.
     before, behind : tuple of int
-        Of each rank how many stages its first micro-batch has passed, and its last has yet to pass.
+        Of each rank how many stages its first micro-batch has passed, and its last has yet to pass; of backwards in two
+        parts that is not asked.
     held : tuple of int
         Of each stage the micro-batches that its rank holds when it holds most.
     again : tuple of int
         Likewise, where one backward is over: then there are gradients too.
+    split : bool
+        Whether backwards are in two parts, of which the second waits for nobody.
     overlaps : bool
         Whether one operation computes while another exchanges.
     asynchronous : bool
@@ -42,6 +45,7 @@ class Facts(NamedTuple):
     behind: tuple[int, ...]
     held: tuple[int, ...]
     again: tuple[int, ...]
+    split: bool
     overlaps: bool
     asynchronous: bool
 
@@ -75,9 +79,10 @@ def _facts(schedule: str | Schedule, ranks: int, microbatches: int, chunks: int)
         shape=shape,
         plain=kinds == {"F", "B"} and shape.stages == ranks and alone,
         before=tuple(row[0].stage if alone else 0 for row in rows),
-        behind=tuple(row[-1].stage if alone and row[-1].kind in "BI" else 0 for row in rows),
+        behind=tuple(row[-1].stage if alone and "I" not in kinds and row[-1].kind == "B" else 0 for row in rows),
         held=held,
         again=again,
+        split="I" in kinds,
         overlaps=any(one.overlaps for row in rows for one in row),
         asynchronous="U" in kinds,
     )
