@@ -205,19 +205,18 @@ class Clock:
         return tuple(slowest * count / whole / plan.microbatches for count in accumulate(counts, initial=0))
 
     def passes(self, line: Line, *, waiting: bool = True) -> list[tuple[float, float, float, float]]:
-        """Return what each layer takes on the rank of a line that is slowest in all.
+        """Return what each layer takes on the first rank of a line, which waits for the others where they exchange.
 
         Forward, backward, forward again, and the part of backward for weights; without `waiting` what ranks exchange
         is left out.
         """
-        devices = [self._routes.topology.devices[device] for device in line.devices]
-        paces = list(dict.fromkeys((node.type, node.speed) for node in devices))
-        waits = [self.collective(kind, count, getattr(line, axis)) for kind, count, axis in self._calls(paces[0][0])]
-        key = ("passes", waiting, *paces, *waits)
+        first = self._routes.topology.devices[line.devices[0]]
+        pace = (first.type, first.speed)
+        waits = [self.collective(kind, count, getattr(line, axis)) for kind, count, axis in self._calls(first.type)]
+        key = ("passes", waiting, pace, *waits)
         if key not in self._passed:
             n = len(self._costs.workload.layers)
-            found = [[self._layer_passes(i, line, pace, waiting) for i in range(n)] for pace in paces]
-            self._passed[key] = max(found, key=lambda layers: sum(one[0] + one[1] for one in layers))
+            self._passed[key] = [self._layer_passes(i, line, pace, waiting) for i in range(n)]
         return self._passed[key]
 
     def _layer_passes(

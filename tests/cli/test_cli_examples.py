@@ -24,7 +24,7 @@ SLOW = ("", "calibrate", "emulate", "sweep", "trace", "validate collectives", "v
 # What is too long for a test; --quick `.ci/run` runs by itself, where nothing else is at work, and prints.
 TOO_LONG = (
     "mpsim validate emulated -o validation.csv --figure validation.png", "mpsim validate emulated --quick",
-    "mpsim validate published",
+    "mpsim validate published", "mpsim sweep seq-2048.json seq-4096.json dgx_h100 --batch 8,16,32 -o llama.csv",
     "mpsim best llama3-70b dgx_h100:8 --tokens 4M --seq 8192 --price '2.5 USD/h' --train-tokens 15T",
 )  # fmt: skip
 

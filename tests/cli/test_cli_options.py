@@ -17,7 +17,7 @@ from mpsim.plan.sharding import Sharding
 
 SCALING = {"costs": ("T4=a.json",), "rescale": None, "speed": 2.0}
 COMMANDS = [
-    "calibrate", "emulate", "explain", "export", "goodput", "import_", "simulate", "sweep", "trace",
+    "best", "calibrate", "emulate", "explain", "export.chakra", "goodput", "import_", "simulate", "sweep", "trace",
     "validate.emulated",
 ]  # fmt: skip
 
