@@ -349,7 +349,8 @@ def test_of_any_split_all_is_exchanged_and_nothing_locks(case):
         assert sent.get(("dp", "reduce_scatter"), 0) == reduced
     for device in result.devices:
         assert device.compute_s + device.exposed_communication_s + device.idle_s == result.step_s
-        assert device.memory.gradients_bytes > 0
+        # At some moment, which need not be that of the peak: what is gathered for a while may be more.
+        assert max(max(one.bytes) for one in device.memory.by_holder if one.holder == "gradients") > 0
     assert 0 < result.free_step_s <= result.step_s
 
 
