@@ -184,7 +184,7 @@ BASES: dict[str, list[_Base]] = {
         lambda rng: ["perfetto.json"],
         lambda rng: rng.choice(FOREIGN),
     ],
-    "export": [lambda rng: [rng.choice(WORKLOADS), _topology(rng), "-o", "out/p"]],
+    "export": [lambda rng: ["chakra", rng.choice(WORKLOADS), _topology(rng), "-o", "out/p"]],
     "jobs": [lambda rng: [_topology(rng), "small.json=plan.json", *(["hand.json=plan.json"] * rng.choice((0, 1)))]],
     "validate": [
         lambda rng: ["steps", "steps.json"],
