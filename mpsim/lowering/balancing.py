@@ -23,9 +23,11 @@ from mpsim.topology.routes import Routes
 from mpsim.workload.costs import median_s
 from mpsim.workload.layers import ShardCollective
 
-__all__ = ["Clock", "Line", "Scales", "balanced_boundaries", "boundaries_worth_trying", "lines_by_stage"]
+__all__ = ["Clock", "Line", "Scales", "balanced_boundaries", "boundaries_worth_trying", "lines_by_stage", "lines_of"]
 
 _Seconds = tuple[float, ...]
+# Forward, backward, forward again, and the part of backward for weights.
+_Passes = tuple[float, float, float, float]
 # So many cuts are all tried. Of more, those that are best if communication weighs so much (0: computation hides it;
 # above 1: messages share links), or if the costliest stage may take so many times what it must.
 _FEW = 300
@@ -136,14 +138,21 @@ def _alike(replicas: Sequence[Line], tp: int) -> list[tuple[int, ...]]:
 
 def lines_by_stage(place: tuple[int, ...], plan: Plan, shape: Shape) -> list[list[Line]]:
     """Return the devices that share the layers of each stage: of every replica, and of every copy in it."""
-    grid = plan.grid
     homes = [shape.home[stage :: shape.stages] for stage in range(shape.stages)]
+    return [[_line(place, plan, d, home) for d in range(plan.dp) for home in copies] for copies in homes]
 
-    def line(rank: int) -> Line:
-        groups = [grid.group(rank, *axes) for axes in (("cp", "tp"), ("tp",), ("cp",), ("ep",))]
-        return Line(*(tuple(place[one] for one in group) for group in groups))
 
-    return [[line(grid.rank(dp=d, pp=home)) for d in range(plan.dp) for home in copies] for copies in homes]
+def lines_of(place: tuple[int, ...], plan: Plan) -> list[Line]:
+    """Return the devices of each pipeline rank of the first replica that share its layers."""
+    return [_line(place, plan, 0, p) for p in range(plan.pp)]
+
+
+def _line(place: tuple[int, ...], plan: Plan, d: int, p: int) -> Line:
+    """Return the devices that share the layers of a pipeline rank of a replica."""
+    grid = plan.grid
+    rank = grid.rank(dp=d, pp=p)
+    groups = [grid.group(rank, *axes) for axes in (("cp", "tp"), ("tp",), ("cp",), ("ep",))]
+    return Line(*(tuple(place[one] for one in group) for group in groups))
 
 
 class Clock:
@@ -154,10 +163,10 @@ class Clock:
         self._routes = routes
         self._algorithm = algorithm
         self.partly = partly  # whether what runs again is the attention core of a layer alone
-        self._compute: dict[str, list[tuple[float, float, float]]] = {}
+        self._compute: dict[str, list[_Passes]] = {}
         self._exchanged: dict[str, list[tuple[str, int, str]]] = {}
         self._totals: dict[object, _Seconds] = {}
-        self._passed: dict[object, list[tuple[float, float, float, float]]] = {}
+        self._passed: dict[object, list[_Passes]] = {}
         self._collected: dict[tuple[str, int, tuple[int, ...]], float] = {}
 
     def running_total(self, line: Line, again: frozenset[int] = frozenset(), part: float = 1.0) -> _Seconds:
@@ -204,7 +213,7 @@ class Clock:
         slowest = max(self.collective("all_reduce", whole, group) for group in groups)
         return tuple(slowest * count / whole / plan.microbatches for count in accumulate(counts, initial=0))
 
-    def passes(self, line: Line, *, waiting: bool = True) -> list[tuple[float, float, float, float]]:
+    def passes(self, line: Line, *, waiting: bool = True) -> list[_Passes]:
         """Return what each layer takes on the first rank of a line, which waits for the others where they exchange.
 
         Forward, backward, forward again, and the part of backward for weights; without `waiting` what ranks exchange
@@ -213,22 +222,21 @@ class Clock:
         first = self._routes.topology.devices[line.devices[0]]
         pace = (first.type, first.speed)
         waits = [self.collective(kind, count, getattr(line, axis)) for kind, count, axis in self._calls(first.type)]
-        key = ("passes", waiting, pace, *waits)
+        key = (waiting, pace, *waits)
         if key not in self._passed:
             n = len(self._costs.workload.layers)
             self._passed[key] = [self._layer_passes(i, line, pace, waiting) for i in range(n)]
         return self._passed[key]
 
-    def _layer_passes(
-        self, i: int, line: Line, pace: tuple[str, float], waiting: bool
-    ) -> tuple[float, float, float, float]:
+    def _layer_passes(self, i: int, line: Line, pace: tuple[str, float], waiting: bool) -> _Passes:
         """Return the seconds of each pass of a layer on a rank of a type and a speed."""
         kind, speed = pace
         calls: Sequence[Sequence[ShardCollective]] = self._exchanges(kind, i) if waiting else ((), (), ())
+        *passes, weights_s = self._seconds(kind)[i]
         forward_s, backward_s, again_s = (
-            self._pass_s(seconds / speed, own, line) for seconds, own in zip(self._seconds(kind)[i], calls, strict=True)
+            self._pass_s(seconds / speed, own, line) for seconds, own in zip(passes, calls, strict=True)
         )
-        return forward_s, backward_s, again_s, median_s(self._costs.of(kind)[i].samples)[2] / speed
+        return forward_s, backward_s, again_s, weights_s / speed
 
     def _exchanges(self, device_type: str, i: int) -> tuple[Sequence[ShardCollective], ...]:
         """Return what the ranks of a layer exchange in its forward, its backward, and where its forward runs again."""
@@ -238,14 +246,10 @@ class Clock:
 
     def _layer_s(self, i: int, line: Line, paces: Sequence[tuple[str, float]], again: float) -> float:
         """Return the seconds of a layer's passes on the slowest rank, its second forward in a part of micro-batches."""
-        forward, backward, repeated = self._exchanges(paces[0][0], i)
-        slowest_s = 0.0
-        for kind, speed in paces:
-            forward_s, backward_s, again_s = (each / speed for each in self._seconds(kind)[i])
-            own_s = self._pass_s(forward_s, forward, line) + self._pass_s(backward_s, backward, line)
-            own_s += again * self._pass_s(again_s, repeated, line) if again else 0.0
-            slowest_s = max(slowest_s, own_s)
-        return slowest_s
+        each = (self._layer_passes(i, line, pace, waiting=True) for pace in paces)
+        return max(
+            forward_s + backward_s + (again * again_s if again else 0.0) for forward_s, backward_s, again_s, _ in each
+        )
 
     def _pass_s(self, seconds: float, calls: Iterable[ShardCollective], line: Line) -> float:
         """Return how long a computation takes with what its ranks exchange: before, behind, or going on beside it."""
@@ -257,13 +261,13 @@ class Clock:
                 beside_s += sent_s if call.when == "beside" else 0.0
         return max(seconds, beside_s) + awaited_s
 
-    def _seconds(self, device_type: str) -> list[tuple[float, float, float]]:
-        """Return what each layer computes on a device of speed 1: forward, backward, and again."""
+    def _seconds(self, device_type: str) -> list[_Passes]:
+        """Return what each layer computes on a device of speed 1."""
         if device_type not in self._compute:
             costs = self._costs.of(device_type)
             medians = (median_s(cost.samples) for cost in costs)
             self._compute[device_type] = [
-                (forward, inputs + weights, again_s(cost, self.partly))
+                (forward, inputs + weights, again_s(cost, self.partly), weights)
                 for cost, (forward, inputs, weights, *_) in zip(costs, medians, strict=True)
             ]
         return self._compute[device_type]

@@ -17,13 +17,13 @@ That a collective of fewer bytes takes no less for each byte is taken for grante
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mpsim.lowering.balancing import Clock, Line
+from mpsim.lowering.balancing import Clock, lines_of
 from mpsim.lowering.costs import Costs
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.recomputation import recomputed, recomputed_layers
@@ -32,12 +32,11 @@ from mpsim.lowering.units import communicated, path_of
 from mpsim.plan.model import Plan
 from mpsim.plan.partition import least_most
 from mpsim.plan.recompute import Recompute, parse_recompute
-from mpsim.plan.shape import Shape
 from mpsim.plan.sharding import Sharding
 from mpsim.program.allocator import workspace_bytes
-from mpsim.search.facts import Facts, facts_of
+from mpsim.search.facts import facts_of
 from mpsim.search.held import held_at_least
-from mpsim.simulation.timetable import Timetable, lines_of
+from mpsim.simulation.timetable import Timetable
 from mpsim.topology.routes import Routes
 from mpsim.workload.costs import median_s
 from mpsim.workload.model import DTYPE_BYTES, Workload
@@ -49,15 +48,14 @@ _Row = NDArray[np.float64]
 
 
 class Least(NamedTuple):
-    """What a plan takes at least: the step, in seconds, and the memory of its fullest device; whether that overflows.
-
-    `close` tells whether the bound looked at every cut.
-    """
+    """What a plan takes at least: the step, in seconds, the memory of its fullest device, and if that overflows."""
 
     step_s: float
     memory_bytes: float
     overflows: bool
-    close: bool
+
+
+_NOTHING = Least(0.0, 0.0, False)
 
 
 class _Held(NamedTuple):
@@ -137,13 +135,13 @@ class _Family:
 
 
 class _Frame:
-    """What plans have in common that share their axes, their devices and the shape of their pipeline."""
+    """What plans have in common that share their axes and their devices."""
 
     def __init__(
-        self, family: _Family, plan: Plan, lines: list[Line], place: tuple[int, ...], routes: Routes, partly: bool, *,
-        waiting: bool,
-    ) -> None:  # fmt: skip
+        self, family: _Family, plan: Plan, place: tuple[int, ...], routes: Routes, partly: bool, *, waiting: bool
+    ) -> None:
         self.family, self.clock = family, family.clock(partly)
+        lines = lines_of(place, plan)
         each = [self.clock.passes(line, waiting=waiting) for line in lines]
         unlike = {id(passes): passes for passes in each}
         order = list(unlike)
@@ -197,7 +195,6 @@ class Bounds:
         self.host_speed = host_speed
         self._families: dict[tuple[int, Split, str], _Family] = {}
         self._sizes: dict[Split, _Held] = {}
-        self._lines: dict[tuple[object, ...], list[Line]] = {}
         self._frames: dict[tuple[object, ...], _Frame] = {}
 
     def rough(self, plan: Plan) -> Least:
@@ -209,41 +206,33 @@ class Bounds:
         return self._least(plan, close=True)
 
     def _least(self, plan: Plan, *, close: bool) -> Least:
-        place = plan.place(len(self._routes.topology.devices))
-        facts = facts_of(plan.schedule, plan.pp, plan.microbatches, plan.chunks)  # type: ignore[arg-type]
-        if plan.boundaries is not None or facts.asynchronous:
-            return Least(0.0, 0.0, False, close)
-        of = _One(self, plan, facts, place)
-        if close and facts.plain:
-            return Least(of.step_by_cuts(), *of.memory_by_cuts(), True)
-        return Least(of.step_in_mean(), *of.memory_in_mean(), close)
+        of = _One(self, plan)
+        if plan.boundaries is not None or of.facts.asynchronous:
+            return _NOTHING
+        if close and of.facts.plain:
+            return Least(of.step_by_cuts(), *of.memory_by_cuts())
+        return Least(of.step_in_mean(), *of.memory_in_mean())
 
     def work_s(self, plan: Plan) -> float:
         """Return what any plan with these sizes of axes takes at least, whatever its schedule, ZeRO, recomputation."""
-        place = plan.place(len(self._routes.topology.devices))
-        facts = facts_of(plan.schedule, plan.pp, plan.microbatches, plan.chunks)  # type: ignore[arg-type]
-        # Of some schedules two operations go on at once, one of which exchanges.
-        return _One(self, plan, facts._replace(overlaps=plan.pp > 1), place).work_s
+        return plan.microbatches * sum(self.frame(plan, waiting=plan.pp == 1).sums_s) / plan.pp
 
-    def lowered(self, lowering: Lowering) -> Least:
-        """Return the bound of a plan that stays cut as it is lowered."""
-        plan, place = lowering.plan, lowering.place
-        facts = facts_of(plan.schedule, plan.pp, plan.microbatches, plan.chunks)  # type: ignore[arg-type]
-        if facts.asynchronous:
-            return Least(0.0, 0.0, False, True)
-        one = _One(self, plan, facts, place)
-        ended = Timetable(lowering, one.clock).ended(lowering.boundaries)
+    def lowered(self, lowering: Lowering, table: Timetable | None = None) -> Least:
+        """Return the bound of a plan that stays cut as it is lowered; `table` is of the plan, cut anyhow."""
+        plan, one = lowering.plan, _One(self, lowering.plan)
+        if one.facts.asynchronous:
+            return _NOTHING
+        ended = (table or Timetable(lowering, one.clock)).ended(lowering.boundaries)
         ends = zip(ended.row_s, ended.closing_s, strict=True)
         step_s = max(one.ended_s(lowering, p, *own) for p, own in enumerate(ends))
         held = [held_at_least(lowering, p) for p in range(plan.pp)]
         overflows = any(0 < room < own for room, own in zip(one.capacities, held, strict=True))
-        return Least(max(step_s, one.step_in_mean()), float(max(held)), overflows, True)
+        return Least(max(step_s, one.step_in_mean()), float(max(held)), overflows)
 
     def overflows(self, plan: Plan, boundaries: tuple[int, ...]) -> bool:
         """Return whether a plan surely overflows a memory with these stages."""
-        place = plan.place(len(self._routes.topology.devices))
-        facts = facts_of(plan.schedule, plan.pp, plan.microbatches, plan.chunks)  # type: ignore[arg-type]
-        return not facts.asynchronous and _One(self, plan, facts, place).overflows(boundaries)
+        one = _One(self, plan)
+        return not one.facts.asynchronous and one.overflows(boundaries)
 
     def family(self, plan: Plan) -> _Family:
         """Return what a plan has in common with others."""
@@ -254,23 +243,20 @@ class Bounds:
 
     def clock(self, plan: Plan) -> Clock:
         """Return what times the layers of a plan, with what other plans have found out of it."""
-        return self.family(plan).clock(parse_recompute(plan.sharding.recompute).what == "selective")
+        return self.family(plan).clock(_partly(plan))
 
-    def frame(self, plan: Plan, facts: Facts, place: tuple[int, ...], partly: bool) -> _Frame:
-        """Return what plans have in common that share their axes, their devices and the shape of their pipeline."""
-        family, shape = self.family(plan), facts.shape
-        key = (id(family), plan.dp, plan.pp, place, shape.stages, shape.home, facts.overlaps, partly)
+    def frame(self, plan: Plan, *, waiting: bool) -> _Frame:
+        """Return what plans have in common that share their axes and their devices.
+
+        Without `waiting` what ranks that share layers exchange takes no time: of some schedules two operations go on
+        at once, one of which exchanges.
+        """
+        family, place = self.family(plan), plan.place(len(self._routes.topology.devices))
+        partly = _partly(plan)
+        key = (id(family), plan.dp, plan.pp, place, waiting, partly)
         if key not in self._frames:
-            lines = self.lines(plan, place, shape)
-            self._frames[key] = _Frame(family, plan, lines, place, self._routes, partly, waiting=not facts.overlaps)
+            self._frames[key] = _Frame(family, plan, place, self._routes, partly, waiting=waiting)
         return self._frames[key]
-
-    def lines(self, plan: Plan, place: tuple[int, ...], shape: Shape) -> list[Line]:
-        """Return the devices of the first replica by pipeline rank."""
-        key = (plan.dp, plan.pp, plan.split, place, shape.stages, shape.home)
-        if key not in self._lines:
-            self._lines[key] = lines_of(place, plan, shape)
-        return self._lines[key]
 
     def held(self, split: Split) -> _Held:
         """Return what layers hold on a rank of a split."""
@@ -278,19 +264,15 @@ class Bounds:
             self._sizes[split] = _held(self._workload, split)
         return self._sizes[split]
 
-    @property
-    def routes(self) -> Routes:
-        """Of the topology."""
-        return self._routes
-
 
 class _One:
     """The bounds of one plan."""
 
-    def __init__(self, bounds: Bounds, plan: Plan, facts: Facts, place: tuple[int, ...]) -> None:
-        self._plan, self._facts = plan, facts
+    def __init__(self, bounds: Bounds, plan: Plan) -> None:
+        facts = facts_of(plan)
+        self._plan, self.facts = plan, facts
         self._what = parse_recompute(plan.sharding.recompute)
-        frame = bounds.frame(plan, facts, place, self._what.what == "selective")
+        frame = bounds.frame(plan, waiting=not facts.overlaps)
         self._family, self._held, self._frame, self.clock = frame.family, bounds.held(plan.split), frame, frame.clock
         self._replicas, self.capacities = frame.replicas, frame.capacities
         self._update_s = frame.fastest[3]
@@ -302,22 +284,17 @@ class _One:
         self._host = None if plan.launch == "graphs" else frame.host
         self._host_speed = bounds.host_speed
 
-    @property
-    def work_s(self) -> float:
-        """The work of a rank, of the mean one."""
-        return float(self._plan.microbatches * sum(self._frame.sums_s) / self._plan.pp)
-
     # The step.
 
     def step_in_mean(self) -> float:
         """Return the bound that is any cut's: the slowest rank takes no less than the mean."""
-        pp, count, facts, frame = self._plan.pp, self._plan.microbatches, self._facts, self._frame
+        pp, count, facts, frame = self._plan.pp, self._plan.microbatches, self.facts, self._frame
         forward_s, backward_s = frame.sums_s
         own = self._own[0] if len(self._own) == 1 else np.min(self._own, axis=0)
         fill = sum(frame.least_f[n] for n in facts.before) + sum(frame.least_b[n] for n in facts.behind)
         work = count * float(own.sum()) / pp
         sums = np.array([work, backward_s / pp, forward_s / pp])
-        through = float(self._with_replicas(sums[0], sums[1], sums[2], np.s_[:], 1 / pp))
+        through = float(self._with_replicas(sums[0], sums[1], sums[2], lambda row: row.sum() / pp))
         launched = 0.0 if self._host is None else count * float(self._host.sum()) / pp / self._host_speed
         # Of a backward in two parts the second need not be on the way of any micro-batch.
         passed_s = forward_s + (frame.inputs_s if facts.split else backward_s)
@@ -338,7 +315,7 @@ class _One:
                 own, backward, forward = map(_tables, (self._own[kind], passes[1], passes[0]))
                 begin = least_f[:, None]
                 alone = begin + count * own + least_b[:, None]
-                reduced = begin + self._with_replicas(count * own, backward, forward, None, 1.0, p)
+                reduced = begin + self._with_replicas(count * own, backward, forward, _tables, p)
                 tables[key] = np.maximum(alone, reduced)
                 if self._host is not None:
                     tables[key] = np.maximum(tables[key], count * _tables(self._host) / self._host_speed)
@@ -346,36 +323,35 @@ class _One:
         return least_most(found)
 
     def _with_replicas(
-        self, work: _Row, backward: _Row, forward: _Row, cut: object, part: float, p: int | None = None
+        self, work: _Row, backward: _Row, forward: _Row, sums: Callable[[_Row], _Row], p: int | None = None
     ) -> _Row:
         """Return what a rank takes with the collectives of its replicas, and its update.
 
         `work` is all that it computes, `backward` and `forward` what one micro-batch takes; each a number, or a table
-        by first layer and last.
+        by first layer and last, as `sums` makes it of a row of layers.
         """
         plan, held, count = self._plan, self._held, self._plan.microbatches
         sharding = plan.sharding
-        sums = (lambda row: row.sum() * part) if cut is not None else _tables
         shares = plan.replicas if sharding.zero else 1
         update = sums(self._update_s) / shares
         if plan.replicas == 1:
             return work + update
-        rate = {kind: self._rate(kind, p) for kind in ("all_reduce", "reduce_scatter", "all_gather")}
         if sharding.zero == 3:
+            gather_rate = self._rate("all_gather", p)
             again = held.blocks if sharding.reshard_after_forward == "blocks" and not sharding.keep_gathered else None
             gathers = 1 if sharding.keep_gathered else count
-            gathered = rate["all_gather"] * gathers * sums(held.gathered)
+            gathered = gather_rate * gathers * sums(held.gathered)
             if again is not None:
-                gathered = gathered + rate["all_gather"] * count * sums(again)
+                gathered = gathered + gather_rate * count * sums(again)
             times = 1 if sharding.accumulate else count
-            scattered = rate["reduce_scatter"] * times * sums(held.reduced)
+            scattered = self._rate("reduce_scatter", p) * times * sums(held.reduced)
             return np.maximum(np.maximum(work, gathered), scattered) + update
-        if not self._facts.plain:  # gradients of one of a rank's stages may be there long before another's
+        if not self.facts.plain:  # gradients of one of a rank's stages may be there long before another's
             backward = work - forward
         if sharding.zero == 0:
-            return work - backward + np.maximum(backward, rate["all_reduce"] * sums(held.reduced)) + update
-        reduced = rate["reduce_scatter"] * sums(held.reduced)
-        spread = update + rate["all_gather"] * sums(held.gathered)
+            return work - backward + np.maximum(backward, self._rate("all_reduce", p) * sums(held.reduced)) + update
+        reduced = self._rate("reduce_scatter", p) * sums(held.reduced)
+        spread = update + self._rate("all_gather", p) * sums(held.gathered)
         if sharding.zero == 2 and not sharding.accumulate:
             return np.maximum(np.maximum(work, forward + count * reduced), work - backward + reduced) + spread
         return work - backward + np.maximum(backward, reduced) + spread
@@ -398,20 +374,17 @@ class _One:
         sharding = plan.sharding
         layers = np.array([i for s in lowering.shape.held_by(p) for i in lowering.stages[s].layers])
         update = self._update_s[layers].sum() / (plan.replicas if sharding.zero else 1)
-        if plan.replicas == 1 or lowering.shape.directions > 1:
+        if plan.replicas == 1 or lowering.shape.directions > 1 or sharding.zero == 3:
             return float(end_s + update)
-        rate = {kind: self._rate(kind, p) for kind in ("all_reduce", "reduce_scatter", "all_gather")}
-        if sharding.zero == 3:
-            return float(end_s + update)
-        reduced = rate["reduce_scatter" if sharding.zero else "all_reduce"] * held.reduced[layers].sum()
-        gathered = rate["all_gather"] * held.gathered[layers].sum() if sharding.zero else 0.0
+        reduced = self._rate("reduce_scatter" if sharding.zero else "all_reduce", p) * held.reduced[layers].sum()
+        gathered = self._rate("all_gather", p) * held.gathered[layers].sum() if sharding.zero else 0.0
         return float(max(end_s, closing_s + reduced) + update + gathered)
 
     # Memory.
 
     def memory_in_mean(self) -> tuple[float, bool]:
         """Return the bytes that the fullest rank holds at least, however layers are cut, and whether it overflows."""
-        facts, pp = self._facts, self._plan.pp
+        facts, pp = self.facts, self._plan.pp
         held, made, kept = self._by_layer()
         copies = facts.shape.directions
         once, again = min(facts.held), min(facts.again)
@@ -428,7 +401,7 @@ class _One:
         ahead, back = self._within(kept)
         tables = []
         for p in range(self._plan.pp):
-            once, again = self._facts.held[p], self._facts.again[p]
+            once, again = self.facts.held[p], self.facts.again[p]
             # At its end all gradients are there; in a pass what the micro-batches before keep, and what it has made.
             most = np.maximum(held + gradients, held + (once - 1) * whole + np.maximum(ahead, back))
             if again:
@@ -440,14 +413,14 @@ class _One:
 
     def overflows(self, boundaries: tuple[int, ...]) -> bool:
         """Return whether a rank holds more than its device has, with these stages."""
-        shape = self._facts.shape
+        shape = self.facts.shape
         edges = [0, *boundaries, len(self._update_s)]
         held, made, kept = (_before(row) for row in self._by_layer())
         for p, room in enumerate(self.capacities):
             own = [(edges[s % shape.stages], edges[s % shape.stages + 1], s) for s in shape.held_by(p)]
             state, gradients = (sum(row[b] - row[a] for a, b, _ in own) for row in (held, made))
             once, again = (
-                sum(n[s] * (kept[b] - kept[a]) for a, b, s in own) for n in (self._facts.held, self._facts.again)
+                sum(n[s] * (kept[b] - kept[a]) for a, b, s in own) for n in (self.facts.held, self.facts.again)
             )
             if 0 < room < state + max(gradients, once, again) + self._workspace:
                 return True
@@ -487,6 +460,11 @@ class _One:
         if plan.sharding.offload or self._what.except_last:
             kept = np.zeros_like(kept)
         return state, held.gradients / shares[2], kept
+
+
+def _partly(plan: Plan) -> bool:
+    """Return whether a plan computes attention cores alone again."""
+    return parse_recompute(plan.sharding.recompute).what == "selective"
 
 
 def _before(row: _Row) -> _Row:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
-from mpsim.plan.schedules import Operation, Schedule, rows_for
+from mpsim.plan.model import Plan
+from mpsim.plan.schedules import Operation, Schedule, resolve_schedule, rows_for
 from mpsim.plan.shape import Shape, shape_of
 
 __all__ = ["Facts", "facts_of"]
@@ -50,8 +51,8 @@ class Facts(NamedTuple):
     asynchronous: bool
 
 
-def facts_of(schedule: str | Schedule, ranks: int, microbatches: int, chunks: int) -> Facts:
-    """Return the facts of a schedule; of many micro-batches those of fewer, which hold no more.
+def facts_of(plan: Plan) -> Facts:
+    """Return the facts of a plan's schedule; of many micro-batches those of fewer, which hold no more.
 
     Raises
     ------
@@ -60,12 +61,15 @@ def facts_of(schedule: str | Schedule, ranks: int, microbatches: int, chunks: in
 
     Examples
     --------
-    >>> facts_of("1f1b", 4, 8, 0).held, facts_of("1f1b", 4, 8, 0).before
+    >>> facts_of(Plan(pp=4, microbatches=8)).held, facts_of(Plan(pp=4, microbatches=8)).before
     ((4, 3, 2, 1), (0, 1, 2, 3))
     """
-    if ranks * microbatches * max(chunks, 1) > _MOST_CELLS:
+    ranks, microbatches = plan.pp, plan.microbatches
+    if ranks * microbatches * max(plan.chunks, 1) > _MOST_CELLS:
         microbatches = min(microbatches, 3 * ranks + microbatches % ranks)
-    return _facts(schedule, ranks, microbatches, chunks)
+    # A plan has given rows as what makes them.
+    schedule = plan.schedule if isinstance(plan.schedule, str) else resolve_schedule(plan.schedule)
+    return _facts(schedule, ranks, microbatches, plan.chunks)
 
 
 @cache

@@ -34,9 +34,7 @@ class Found:
         How many were ``simulated``, are ``bounded`` (can be no part of the answer), ``too large`` for a memory
         (known before any replay), and ``impossible``.
     reasons : mapping of str to int
-        Why plans, or combinations of axes, are impossible.
-    impossible : int
-        Combinations of axes that make no plan, and are not among those planned.
+        Why plans are impossible, or combinations of axes, which are not among those planned.
     unfit : Unfit or None
         The plan that comes nearest to fitting, of those that do not.
     complete : bool
@@ -49,7 +47,6 @@ class Found:
     planned: int
     counts: Mapping[str, int]
     reasons: Mapping[str, int]
-    impossible: int = 0
     unfit: Unfit | None = None
     complete: bool = True
     plans: Mapping[str, Plan] = field(default_factory=dict, compare=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import os
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
@@ -203,7 +203,9 @@ class _Search:
         self._reasons = Counter[str]()
         self._unfit: Unfit | None = None
         self.rows: dict[int, Row] = {}
-        self._steps: dict[int, list[tuple[float, int]]] = {}
+        # Steps of plans that fit, with their devices and numbers, ascending; the first for each number of devices.
+        self._every: list[tuple[float, int, int]] = []
+        self._fastest: dict[int, tuple[float, int, int]] = {}
         # The plans of a family have the numbers from its own to the next one's.
         sizes = [self._size(family) for family in made]
         self._numbers = [*accumulate(sizes, initial=0)]
@@ -266,8 +268,6 @@ class _Search:
                 self._decide("bounded")
             elif node.tier < len(_TIERS) and self._prune:
                 self._closer(node, heap)
-            elif node.number in self.rows:
-                continue
             elif self.journal is not None and node.number in self.journal.rows:
                 self._keep(node, self.journal.rows[node.number], known=True)
             else:
@@ -282,11 +282,10 @@ class _Search:
             if least_s is not None:
                 heapq.heappush(heap, _Node(round_step(least_s), node.number, family, None, 1))
                 return
-        plans = self._variants(family)
         if node.tier == 1 and self._ruled_out(family.ranks, node.least_s):
-            self._decide("bounded", len(plans))
+            self._decide("bounded", self._size(family))
             return
-        for number, plan in enumerate(plans, node.number):
+        for number, plan in enumerate(self._variants(family), node.number):
             self._push(_Node(0.0, number, family, plan), heap)
 
     def _lightest(self, family: Family) -> float | None:
@@ -340,11 +339,10 @@ class _Search:
         """Whether a plan of so many devices that takes no less can be no part of the answer."""
         if not self._prune:
             return False
-        own = self._steps.get(n_devices)
-        if not own or least_s <= own[0][0]:
+        own = self._fastest.get(n_devices)
+        if own is None or least_s <= own[0]:
             return False
-        every = sorted(step for steps in self._steps.values() for step in steps)
-        return len(every) >= self._top and least_s > every[self._top - 1][0] if self._top else True
+        return not self._top or (len(self._every) >= self._top and least_s > self._every[self._top - 1][0])
 
     def _keep(self, node: _Node, row: Row, *, known: bool = False) -> None:
         if self.journal is not None and not known:
@@ -359,9 +357,9 @@ class _Search:
             assert node.plan is not None
             self._nearer(node.plan, float(row["highest_peak_memory_bytes"]))
             return
-        steps = self._steps.setdefault(row["n_devices"], [])
-        steps.append((round_step(row["step_s"]), node.number))
-        steps.sort()
+        own = (round_step(row["step_s"]), row["n_devices"], node.number)
+        insort(self._every, own)
+        self._fastest[own[1]] = min(own, self._fastest.get(own[1], own))
 
     def _decide(self, what: str, count: int = 1) -> None:
         self._counts[what] += count
@@ -370,12 +368,11 @@ class _Search:
 
     def found(self, left: Counter[str], workers: int, *, complete: bool, trials: Trials | None = None) -> Found:
         """Return the answer: of each number of devices the fastest, and the fastest of all."""
-        every = sorted((*step, n) for n, steps in self._steps.items() for step in steps)
-        numbers = {number for *_, number, _ in every[: self._top]}
-        numbers |= {steps[0][1] for steps in self._steps.values()}
-        chosen = [self._cut(self.plan_of(number)) for number in sorted(numbers)]
-        rows = self._whole(chosen, trials or Trials(), workers) if complete else [self.rows[n] for n in sorted(numbers)]
-        rows = [row | {"question": self.rows[n]["question"]} for row, n in zip(rows, sorted(numbers), strict=True)]
+        numbers = sorted({number for *_, number in (*self._every[: self._top], *self._fastest.values())})
+        chosen = [self._study.as_cut(self.plan_of(number)) for number in numbers]
+        known = [self.rows[number] for number in numbers]
+        rows = self._whole(chosen, trials or Trials(), workers) if complete else known
+        rows = [row | {"question": own["question"]} for row, own in zip(rows, known, strict=True)]
         plans = {row["plan"]: plan for row, plan in zip(rows, chosen, strict=True)}
         sweep = finish(rows, len(rows), workers)
         return Found(
@@ -383,7 +380,6 @@ class _Search:
             planned=self.planned,
             counts=dict(self._counts),
             reasons=dict(self._reasons + left),
-            impossible=sum(left.values()),
             unfit=self._unfit,
             complete=complete,
             plans=plans,
@@ -395,9 +391,6 @@ class _Search:
             return [self._study.row(plan, trials) for plan in plans]
         with worker_pool(min(workers, len(plans)), _start, self._study) as pool:
             return list(pool.map(_whole, plans, [trials] * len(plans)))
-
-    def _cut(self, plan: Plan) -> Plan:
-        return plan if plan.pp == 1 else self._study.cut(plan)[0]
 
     def plan_of(self, number: int) -> Plan:
         """Return the plan of a number."""

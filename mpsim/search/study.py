@@ -31,6 +31,7 @@ from mpsim.simulation.run import simulate_played
 from mpsim.simulation.timetable import Timetable
 from mpsim.sweeps.model import COLUMNS, Row
 from mpsim.sweeps.placing import placements
+from mpsim.sweeps.row import coordinates
 from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
 from mpsim.workload.model import Workload
@@ -120,12 +121,17 @@ class Study:
         every = self._candidates(lowering)
         fitting = [boundaries for boundaries in every if not self.bounds.overflows(plan, boundaries)]
         found = []
-        for boundaries in self._quickest(lowering, fitting or every)[:_MOST_LOWERED]:
+        table = Timetable(lowering, self.bounds.clock(plan))
+        for boundaries in _quickest(table, fitting or every)[:_MOST_LOWERED]:
             own = lowering if boundaries == lowering.boundaries else cut_at(lowering, boundaries)
-            found.append((replace(plan, boundaries=boundaries), self.bounds.lowered(own)))
+            found.append((replace(plan, boundaries=boundaries), self.bounds.lowered(own, table)))
             if not fitting or not found[-1][1].overflows:
                 return found[-1]
         return found[0]
+
+    def as_cut(self, plan: Plan) -> Plan:
+        """Return a plan with the stages that `cut` gives it."""
+        return plan if plan.boundaries is not None or plan.pp == 1 else self.cut(plan)[0]
 
     def _candidates(self, lowering: Lowering) -> list[tuple[int, ...]]:
         """Return the cuts that may be a plan's, the balanced one first."""
@@ -136,13 +142,6 @@ class Study:
         most = _MOST_OPERATIONS // sum(map(len, lowering.rows))
         cuts = boundaries_worth_trying(scales, min(_MOST_CUTS, most)) if most > 1 else []
         return [*dict.fromkeys([lowering.boundaries, *cuts])]
-
-    def _quickest(self, lowering: Lowering, cuts: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Return cuts in the order of their timetables."""
-        if len(cuts) == 1:
-            return cuts
-        table = Timetable(lowering, self.bounds.clock(lowering.plan))
-        return sorted(cuts, key=lambda boundaries: round_step(max(table.ended(boundaries).row_s)))
 
     def result(self, plan: Plan, trials: Trials | None = None, **options: Any) -> Result:
         """Predict a plan, its stages cut as `cut` does; `options` are those of `simulate_played`.
@@ -155,9 +154,8 @@ class Study:
         return simulate_played(self._played(plan), trials or Trials(), unchecked=self.unchecked, **options)
 
     def _played(self, plan: Plan) -> Played:
-        chosen = plan if plan.boundaries is not None or plan.pp == 1 else self.cut(plan)[0]
         return prepare_played(
-            self.workload, self.topology, chosen, by_type=self.by_type, unchecked=self.unchecked,
+            self.workload, self.topology, self.as_cut(plan), by_type=self.by_type, unchecked=self.unchecked,
             host_speed=self.host_speed, routes=self.routes,
         )  # fmt: skip
 
@@ -188,23 +186,14 @@ class Study:
             return row | {"reason": str(error)}
 
     def _coordinates(self, plan: Plan, trials: Trials) -> Row:
-        return {
-            "workload": self.workload.name,
-            "topology": self.topology.name,
-            "plan": _text(plan),
-            "strategy": plan.strategy,
-            "n_devices": plan.ranks,
-            "dp": plan.dp,
-            "pp": plan.pp,
-            "tp": plan.tp,
-            "global_batch": plan.batch,
-            "microbatches": plan.microbatches,
-            "microbatch_size": plan.batch // (plan.dp * plan.microbatches),
-            "schedule": plan.schedule_name if plan.pp > 1 else None,
-            "runtime": plan.runtime,
-            "algorithm": plan.algorithm,
-            "trials": trials.count,
-        }
+        return coordinates(self.workload, self.topology, plan, plan.batch, trials) | {"plan": _text(plan)}
+
+
+def _quickest(table: Timetable, cuts: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Return cuts in the order of their timetables."""
+    if len(cuts) == 1:
+        return cuts
+    return sorted(cuts, key=lambda boundaries: round_step(max(table.ended(boundaries).row_s)))
 
 
 def _text(plan: Plan) -> str:

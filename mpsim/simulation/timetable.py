@@ -11,19 +11,17 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from mpsim.collectives.traffic import idle_s, message_traffic
-from mpsim.lowering.balancing import Clock, Line, lines_by_stage
+from mpsim.lowering.balancing import Clock, lines_of
 from mpsim.lowering.crossings import crossings
 from mpsim.lowering.launch import NO_LAUNCH, Launch
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.recomputation import recomputed_layers
 from mpsim.lowering.stages import microbatch_size
 from mpsim.lowering.times import RankTimes, medians
-from mpsim.plan.model import Plan
 from mpsim.plan.operations import Operation
 from mpsim.plan.recompute import parse_recompute
-from mpsim.plan.shape import Shape
 
-__all__ = ["Ended", "Timetable", "lines_of"]
+__all__ = ["Ended", "Timetable"]
 
 _Sums = tuple[float, ...]
 _Key = tuple[int, bool, int]
@@ -37,14 +35,6 @@ class Ended(NamedTuple):
     closing_s: list[float]
 
 
-def lines_of(place: tuple[int, ...], plan: Plan, shape: Shape) -> list[Line]:
-    """Return the devices of each pipeline rank of the first replica that share its layers."""
-    found = lines_by_stage(place, plan, shape)
-    copies = len(shape.home) // shape.stages
-    firsts = [shape.home.index(rank) for rank in range(plan.pp)]
-    return [found[first % shape.stages][first // shape.stages % copies] for first in firsts]
-
-
 class Timetable:
     """Runs the rows of a plan on the first of its replicas, cut anywhere.
 
@@ -54,12 +44,11 @@ class Timetable:
         The plan; its rows must not hang on its cut.
     clock : Clock, optional
         Of its costs, with what other plans have found out of it.
-    routes : Routes, optional
-        Of its topology, likewise.
 
     Examples
     --------
     >>> from mpsim.lowering.lower import lower
+    >>> from mpsim.plan.model import Plan
     >>> from mpsim.topology.builders import chain
     >>> from mpsim.workload.model import Layer, Workload
     >>> layers = [Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "abcd"]
@@ -74,7 +63,7 @@ class Timetable:
         self._lowering, self._shape = lowering, shape
         what = parse_recompute(plan.sharding.recompute)
         clock = clock or Clock(lowering.costs, lowering.routes, plan.algorithm, what.what == "selective")
-        lines = lines_of(lowering.place, plan, shape)
+        lines = lines_of(lowering.place, plan)
         overlaps = any(one.overlaps for row in lowering.rows for one in row)
         workload = lowering.workload
         again = recomputed_layers(workload, lowering.costs.of(""), what) if what.what else frozenset()

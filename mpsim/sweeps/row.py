@@ -24,7 +24,7 @@ from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
 from mpsim.workload.tokens import tokens_per_sample
 
-__all__ = ["Job", "packed", "row_here", "row_there"]
+__all__ = ["Job", "coordinates", "packed", "row_here", "row_there"]
 
 _REGISTRIES: tuple[dict[Any, Any], ...] = (SCHEDULES, ALGORITHMS, RUNTIMES)
 _KNOWN = tuple(dict(registry) for registry in _REGISTRIES)
@@ -46,7 +46,7 @@ class Job:
 
 def row_here(job: Job, candidate: Candidate) -> Row:
     """Return the row of one plan, or why it cannot be run."""
-    row: Row = dict.fromkeys(COLUMNS) | _coordinates(job, candidate)
+    row: Row = dict.fromkeys(COLUMNS) | _known(job, candidate)
     try:
         played = best_played(
             job.workload,
@@ -104,26 +104,31 @@ def row_there(name: str, data: bytes, number: int, candidate: Candidate) -> Row:
     return row_here(_unpacked[name][number], candidate)
 
 
-def _coordinates(job: Job, candidate: Candidate) -> Row:
-    """Return what is known of a plan before it is run."""
-    batch, parts = job.base.batch, candidate.dp * candidate.microbatches
-    # The text and the strategy do not depend on the batch, the one thing for which there may be no such plan.
-    plan = candidate.plan(Plan())
+def coordinates(workload: Workload, topology: Topology, plan: Plan, batch: int, trials: Trials) -> Row:
+    """Return what is known of a plan before it is run; the batch need not divide."""
+    parts = plan.dp * plan.microbatches
     return {
-        "workload": job.workload.name,
-        "topology": job.topology.name,
+        "workload": workload.name,
+        "topology": topology.name,
         "plan": plan.text,
         "strategy": plan.strategy,
-        "n_devices": candidate.ranks,
-        "dp": candidate.dp,
-        "pp": candidate.pp,
-        "tp": candidate.tp,
+        "n_devices": plan.ranks,
+        "dp": plan.dp,
+        "pp": plan.pp,
+        "tp": plan.tp,
         "global_batch": batch,
-        "microbatches": candidate.microbatches,
+        "microbatches": plan.microbatches,
         "microbatch_size": None if batch % parts else batch // parts,
-        "schedule": plan.schedule_name if candidate.pp > 1 else None,
-        "runtime": job.base.runtime,
-        "algorithm": job.base.algorithm,
-        "trials": job.trials.count,
-        "tokens_per_sample": tokens_per_sample(job.workload) or None,
+        "schedule": plan.schedule_name if plan.pp > 1 else None,
+        "runtime": plan.runtime,
+        "algorithm": plan.algorithm,
+        "trials": trials.count,
+        "tokens_per_sample": tokens_per_sample(workload) or None,
     }
+
+
+def _known(job: Job, candidate: Candidate) -> Row:
+    # The text and the strategy do not depend on the batch, the one thing for which there may be no such plan.
+    plan = candidate.plan(Plan(runtime=job.base.runtime))
+    found = coordinates(job.workload, job.topology, plan, job.base.batch, job.trials)
+    return found | {"algorithm": job.base.algorithm}
