@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,11 +167,11 @@ def best(model: str, cluster: str, as_json: bool, **given: Any) -> None:
         return
     trials = trials_of(asked.trials, batch, workload.dataset_samples)
     began = time.perf_counter()
-    found = _found(study, asked, batch, axes, base, trials)
+    head = f"{workload.name} | {topology.name} | batch {batch}{_in_tokens(rates, batch)}\n"
+    found = _found(study, asked, batch, axes, base, trials, lambda found: say(answer(found, rates, head)))
     if not found.sweep.rows:
         raise MpsimError(_nothing(found))
     _write(found, asked)
-    head = f"{workload.name} | {topology.name} | batch {batch}{_in_tokens(rates, batch)}\n"
     if as_json:
         print_json(_as_dict(found, rates))
     else:
@@ -220,7 +221,9 @@ def _in_tokens(rates: Rates, batch: int) -> str:
     return f" = {batch * rates.tokens:,} tokens" if rates.tokens else ""
 
 
-def _found(study: Study, asked: _Asked, batch: int, axes: Axes, base: Plan, trials: Trials) -> Found:
+def _found(
+    study: Study, asked: _Asked, batch: int, axes: Axes, base: Plan, trials: Trials, show: Callable[[Found], None]
+) -> Found:
     try:
         with progress_bar(asked.progress, "plans") as progress:
             return search(
@@ -230,7 +233,7 @@ def _found(study: Study, asked: _Asked, batch: int, axes: Axes, base: Plan, tria
     except FoundInterrupted as stop:
         found = stop.found
         if found.sweep.rows:
-            say(answer(found, Rates.of(study.workload, study.topology)))
+            show(found)
         kept = f"; rows are in {journal_path(asked.output)}: the same command goes on with them" if asked.output else ""
         decided = sum(found.counts.values())
         tell(f"mpsim: error: {interrupts.words()} after {decided} of {found.planned} plans{kept}")

@@ -104,11 +104,10 @@ def _costed(
 
     name = catalog_name(kind)
     assert name is not None
-    source = f"hf:{Path(model).parent}" if _is_configuration(model) else model
     spec = roofline_of(name, precision)
 
     def made(own: Sequence[Split]) -> Workload:
-        return configured(source, spec, seq=seq, precision=precision, splits=own, microbatches=microbatches)
+        return configured(model, spec, seq=seq, precision=precision, splits=own, microbatches=microbatches)
 
     try:
         return made(splits)
@@ -119,7 +118,7 @@ def _costed(
     kept = []
     for split in splits:
         try:
-            configured(source, spec, seq=seq, precision=precision, splits=[split], microbatches=microbatches[:1])
+            configured(model, spec, seq=seq, precision=precision, splits=[split], microbatches=microbatches[:1])
             kept.append(split)
         except MpsimError as error:
             tell(f"note: {split.text} is left out: {error}")

@@ -178,7 +178,11 @@ def _scaling(paths: Sequence[str]) -> _Shown:
         if Path(path).is_file() and noun_of(path) != "sweep":
             raise MpsimError(f"--scaling shows tables of mpsim sweep -o, {path} is a {noun_of(path)}: leave one out")
     rows = scaling_rows(read_sweeps(paths), paths)
-    return _Shown(lambda: scaling_text(rows), lambda: {"scaling": rows})
+    # Of a table's plans nothing says which others were tried.
+    own = "\neach table has the fastest of the plans that its own sweep tried, which may have been others" * (
+        len(paths) > 1
+    )
+    return _Shown(lambda: scaling_text(rows) + own, lambda: {"scaling": rows})
 
 
 def _catalog() -> _Shown:

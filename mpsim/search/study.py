@@ -11,6 +11,7 @@ from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
 from mpsim.lowering.balancing import boundaries_worth_trying
+from mpsim.lowering.caveats import borrowed, caveats
 from mpsim.lowering.costs import Costs
 from mpsim.lowering.devices import check_devices, for_costs, scaled_by_type
 from mpsim.lowering.draws import Trials
@@ -21,7 +22,7 @@ from mpsim.lowering.stages import scales_of
 from mpsim.plan.automatic import Fitted
 from mpsim.plan.model import Plan
 from mpsim.plan.schedules import resolve_schedule
-from mpsim.program.account import account_devices
+from mpsim.program.account import account_devices, account_traffic
 from mpsim.result.frames import summary_row
 from mpsim.result.model import Result
 from mpsim.search.bounds import Bounds, Least
@@ -160,7 +161,7 @@ class Study:
         )  # fmt: skip
 
     def quick_row(self, plan: Plan) -> Row:
-        """Return the row of a plan with its step and whether it fits, and no more; or why it cannot be run."""
+        """Return the row of a plan with its step, whether it fits and what may make it wrong; or why it cannot run."""
         row = dict.fromkeys(COLUMNS) | self._coordinates(plan, Trials())
         try:
             played = self._played(plan)
@@ -175,6 +176,8 @@ class Study:
             **dict.fromkeys(("step_s", "step_p5_s", "step_p95_s"), timing.step_s),
             "highest_peak_memory_bytes": max(use.memory.peak_bytes for use in uses),
             "fits": False if False in verdicts else None if None in verdicts else True,
+            "fidelity": played.lowering.fidelity.value,
+            "caveats": "; ".join((*caveats(played.lowering), *borrowed(account_traffic(program)))) or None,
         }
 
     def row(self, plan: Plan, trials: Trials | None = None) -> Row:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from mpsim.result.text import caution, format_percent, short_notes
+from mpsim.result.text import align, caution, format_percent, short_notes
 from mpsim.search.found import Found
 from mpsim.search.rates import Rates
 from mpsim.sweeps.model import Row
-from mpsim.sweeps.text import align
+from mpsim.sweeps.text import percent_or_blank
 from mpsim.units import format_bytes, format_duration
 
 __all__ = ["answer", "counted"]
@@ -58,17 +58,13 @@ def _table(rows: Sequence[Row], rates: Rates, best: Row) -> str:
         ("tokens/s", False, lambda row: _or_nothing(rates.tokens_per_s(row), "{:,.0f}")),
         ("TFLOP/s/device", False, lambda row: _or_nothing(rates.flops_per_s(row), "{:,.1f}", 1e-12)),
         ("MFU", False, lambda row: _or_nothing(rates.mfu(row), "{:.1f} %", 100.0)),
-        ("communication", False, lambda row: _percent(row["communication_overhead_fraction"])),
+        ("communication", False, lambda row: percent_or_blank(row["communication_overhead_fraction"])),
         ("peak memory", False, lambda row: format_bytes(row["highest_peak_memory_bytes"])),
         ("fits", True, lambda row: {True: "yes", False: "NO", None: "?"}[row["fits"]]),
         (_money_of(rates), False, lambda row: _money(rates, row)),
     ]
     cells = [(heading, left, [text(row) for row in rows]) for heading, left, text in columns]
     return align([column for column in cells if any(cell.strip() for cell in column[2])])
-
-
-def _percent(fraction: float | None) -> str:
-    return "" if fraction is None else format_percent(fraction)
 
 
 def _or_nothing(value: float | None, form: str, factor: float = 1.0) -> str:
@@ -105,7 +101,11 @@ def counted(found: Found) -> list[str]:
         f"{count.get('too large', 0):,} that cannot fit",
         f"{count.get('impossible', 0):,} that cannot be run",
     ]
-    said = "; each of the others takes longer, or does not fit" if found.complete and found.sweep.rows else ""
+    said = (
+        "; each of the others, cut where its timetable is the shortest, takes longer or does not fit"
+        if found.complete and found.sweep.rows
+        else ""
+    )
     return [f"{found.planned:,} plans: {', '.join(parts)}{said}.", *_why(found)]
 
 

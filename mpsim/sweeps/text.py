@@ -7,12 +7,12 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from mpsim.result.text import caution, format_percent, short_notes
+from mpsim.result.text import align, caution, format_percent, short_notes
 from mpsim.sweeps.model import Row, SweepResult
 from mpsim.sweeps.strong_and_weak import scaling_rows
 from mpsim.units import format_bytes, format_duration
 
-__all__ = ["scaling_text", "table"]
+__all__ = ["percent_or_blank", "scaling_text", "table"]
 
 MOST_REASONS = 6
 # heading, to the left, text of a row
@@ -92,14 +92,14 @@ _COLUMNS: _Columns = (
     ("step", False, lambda row: format_duration(row["step_s"])),
     ("5-95 % of trials", False, lambda row: _interval(row)),
     ("speedup", False, lambda row: f"{row['speedup']:.2f}x" if row["speedup"] else ""),
-    ("communication", False, lambda row: format_percent(row["communication_overhead_fraction"])),
+    ("communication", False, lambda row: percent_or_blank(row["communication_overhead_fraction"])),
     # Where a host launches what its device runs: how much of the step the device waits for that.
     (
         "launching",
         False,
         lambda row: format_percent(row["exposed_launch_fraction"]) if row["launch"] == "eager" else "",
     ),
-    ("bubble", False, lambda row: format_percent(row["bubble_fraction"])),
+    ("bubble", False, lambda row: percent_or_blank(row["bubble_fraction"])),
     ("peak memory", False, lambda row: format_bytes(row["highest_peak_memory_bytes"])),
     ("fits", True, lambda row: {True: "yes", False: "NO", None: "?"}[row["fits"]]),
     ("fidelity", True, lambda row: row["fidelity"]),
@@ -115,23 +115,6 @@ def _interval(row: Row) -> str:
 def _cells(columns_of: _Columns, rows: Sequence[Row]) -> list[tuple[str, bool, list[str]]]:
     columns = [(heading, left, [text(row) for row in rows]) for heading, left, text in columns_of]
     return [column for column in columns if any(cell.strip() for cell in column[2])]
-
-
-def align(columns: Sequence[tuple[str, bool, list[str]]]) -> str:
-    """Return columns beside one another: each a heading, whether it is set to the left, and its cells.
-
-    Examples
-    --------
-    >>> print(align([("a", True, ["x", "yy"]), ("n", False, ["10", "2"])]))
-    a    n
-    x   10
-    yy   2
-    """
-    aligned = []
-    for heading, left, cells in columns:
-        width = max(len(heading), *map(len, cells))
-        aligned.append([cell.ljust(width) if left else cell.rjust(width) for cell in (heading, *cells)])
-    return "\n".join("  ".join(line).rstrip() for line in zip(*aligned, strict=True))
 
 
 def _ranked_line(result: SweepResult, shown: int) -> str:
@@ -216,15 +199,22 @@ _SCALING: _Columns = (
     ("samples/s", False, lambda row: _number(row["throughput_samples_per_s"])),
     ("tokens/s", False, lambda row: _number(row["throughput_tokens_per_s"])),
     ("speedup", False, lambda row: f"{row['speedup']:.2f}x"),
-    ("efficiency", False, lambda row: _percent(row["efficiency_fraction"])),
+    ("efficiency", False, lambda row: percent_or_blank(row["efficiency_fraction"])),
     ("batch/device", False, lambda row: _number(row["batch_per_device"])),
-    ("weak", False, lambda row: _percent(row["weak_efficiency_fraction"])),
+    ("weak", False, lambda row: percent_or_blank(row["weak_efficiency_fraction"])),
     ("fits", True, lambda row: {True: "yes", False: "NO", None: "?"}[row["fits"]]),
 )
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else format_percent(value)
+def percent_or_blank(fraction: float | None) -> str:
+    """Write a fraction for people; nothing where it is not known, as of a search that was interrupted.
+
+    Examples
+    --------
+    >>> percent_or_blank(0.5), percent_or_blank(None)
+    ('50.0 %', '')
+    """
+    return "" if fraction is None else format_percent(fraction)
 
 
 def _number(value: float | None) -> str:

@@ -116,6 +116,9 @@ def test_rows_are_kept_and_gone_on_with(tmp_path, monkeypatch) -> None:
     with pytest.raises(KeyboardInterrupt, match="interrupted after"):
         best(study, batch=8, processes=1, output=path)
     assert len(path.read_text().splitlines()) == 4
+    shown = run("show", path)
+    assert shown.exit_code == 0, shown.output
+    assert load_sweep(path).rows[0]["fidelity"] == "given"
     monkeypatch.undo()
     again = []
     monkeypatch.setattr(study, "quick_row", lambda plan, real=study.quick_row: again.append(plan) or real(plan))
