@@ -7,7 +7,7 @@ from itertools import groupby
 
 from mpsim.explanation.compare import Beside
 from mpsim.explanation.model import FullLink, Part, PathStep, WhatIf
-from mpsim.result.text import format_percent
+from mpsim.result.text import align, format_percent
 from mpsim.units import format_duration
 
 __all__ = ["comparison_text", "facts_text", "links_text", "parts_text", "path_text", "what_ifs_text"]
@@ -246,12 +246,5 @@ def _gain(fraction: float) -> str:
 
 def _aligned(name: str, head: Sequence[str], rows: Sequence[_Row], right: Sequence[int] = ()) -> str:
     """Align columns under their headings; of those to the right these are too."""
-    table = [(name, *head), *rows]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = (
-        "  ".join(
-            cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in table
-    )
-    return "\n".join(line.rstrip() for line in lines)
+    columns = zip(*[(name, *head), *rows], strict=True)
+    return align([(heading, i not in right, cells) for i, (heading, *cells) in enumerate(columns)])

@@ -8,10 +8,12 @@ from mpsim.result.model import DeviceUse, Result
 from mpsim.result.statistics import interval, quantile
 from mpsim.units import format_bytes, format_duration
 
-__all__ = ["caution", "format_percent", "short_notes", "summary"]
+__all__ = ["Column", "align", "caution", "format_percent", "short_notes", "summary"]
 
 MOST_DEVICES = 16  # A table of more says less than its extremes.
 _MOST_CAVEATS = 3  # Of more, a line says that there are more.
+
+Column = tuple[str, bool, list[str]]  # heading, whether to the left, cells
 
 _FIDELITY = {
     "measured": "every layer time was measured at the size used",
@@ -33,6 +35,23 @@ def format_percent(fraction: float) -> str:
     """
     # Adding 0.0 turns the -0.0 of a rounded-away negative into 0.0.
     return f"{round(100 * fraction, 1) + 0.0:.1f} %"
+
+
+def align(columns: Sequence[Column]) -> str:
+    """Return columns of text beside one another: each a heading, whether it is set to the left, and its cells.
+
+    Examples
+    --------
+    >>> print(align([("a", True, ["x", "yy"]), ("n", False, ["10", "2"])]))
+    a    n
+    x   10
+    yy   2
+    """
+    aligned = []
+    for heading, left, cells in columns:
+        width = max(map(len, (heading, *cells)))
+        aligned.append([cell.ljust(width) if left else cell.rjust(width) for cell in (heading, *cells)])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*aligned, strict=True))
 
 
 def summary(result: Result) -> str:

@@ -7,7 +7,7 @@ from statistics import correlation
 
 from mpsim.errors import MpsimError
 
-__all__ = ["error_fraction", "error_in_spreads", "rank_correlation"]
+__all__ = ["error_fraction", "error_in_spreads", "errors_of_pairs", "rank_correlation"]
 
 
 def error_fraction(predicted: float, measured: float) -> float:
@@ -73,3 +73,27 @@ def _ranks(values: Sequence[float]) -> list[float]:
     for place, value in enumerate(sorted(values), 1):
         places.setdefault(value, []).append(place)
     return [sum(places[value]) / len(places[value]) for value in values]
+
+
+def errors_of_pairs(pairs: Sequence[tuple[float, float]]) -> dict[str, float | None]:
+    """Return the errors of pairs of a prediction and a measurement, and how well their order is kept.
+
+    Returns
+    -------
+    dict
+        ``mean_fraction`` and ``worst_fraction`` without signs, ``bias_fraction`` with its sign, ``rank_correlation``;
+        None where there are no pairs, or no order.
+
+    Examples
+    --------
+    >>> errors_of_pairs([(2.5, 2.0), (3.0, 4.0)])["worst_fraction"], errors_of_pairs([])["bias_fraction"]
+    (0.25, None)
+    """
+    errors = [error_fraction(predicted, measured) for predicted, measured in pairs]
+    count = len(errors)
+    return {
+        "mean_fraction": sum(map(abs, errors)) / count if count else None,
+        "worst_fraction": max(map(abs, errors)) if count else None,
+        "bias_fraction": sum(errors) / count if count else None,
+        "rank_correlation": rank_correlation([one for one, _ in pairs], [other for _, other in pairs]),
+    }

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import median
 
+from mpsim.result.text import Column, align
 from mpsim.units import format_bytes, format_duration
 from mpsim.validate.compare import Comparison
 from mpsim.validate.exchanges import Exchanged
 from mpsim.validate.model import Summary, Validation, summarize
 
-__all__ = ["align", "exchange_table", "percent", "table"]
-
-Column = tuple[str, bool, list[str]]  # heading, whether to the left, cells
+__all__ = ["Column", "align", "exchange_table", "percent", "table"]
 
 
 def percent(fraction: float) -> str:
@@ -138,12 +137,3 @@ def _medians(groups: dict[str, list[Exchanged]]) -> list[Column]:
         ("ideal: median", False, [percent(median(errors))[1:] for errors in ideal]),
         ("worst", False, [percent(max(errors))[1:] for errors in ideal]),
     ]
-
-
-def align(columns: Sequence[Column]) -> str:
-    """Return columns of text, side by side."""
-    aligned = []
-    for heading, left, cells in columns:
-        width = max(len(heading), *map(len, cells))
-        aligned.append([cell.ljust(width) if left else cell.rjust(width) for cell in (heading, *cells)])
-    return "\n".join("  ".join(line).rstrip() for line in zip(*aligned, strict=True))

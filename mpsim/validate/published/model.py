@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from mpsim.validate.agreement import error_fraction, rank_correlation
+from mpsim.validate.agreement import error_fraction, errors_of_pairs
 from mpsim.validate.published.table import Row, Table
 
 __all__ = ["Adapter", "FileErrors", "Inputs", "Outcome", "Predictor", "Published", "errors_of", "refused"]
@@ -166,20 +166,13 @@ def errors_of(rows: Sequence[Outcome], goals: Mapping[str, float]) -> FileErrors
     0.25
     """
     judging = [row for row in rows if row.judges]
-    errors = [row.error_fraction for row in judging]
-    count = len(judging)
     return FileErrors(
         file=rows[0].file,
         what=rows[0].what,
-        count=count,
+        count=len(judging),
         calibrating=sum(bool(row.calibrates) for row in rows),
         refused=sum(bool(row.refused) for row in rows),
-        mean_fraction=sum(map(abs, errors)) / count if count else None,
-        worst_fraction=max(map(abs, errors)) if count else None,
-        bias_fraction=sum(errors) / count if count else None,
-        rank_correlation=rank_correlation(
-            [row.predicted or 0.0 for row in judging], [row.measured or 0.0 for row in judging]
-        ),
+        **errors_of_pairs([(row.predicted or 0.0, row.measured or 0.0) for row in judging]),
         goal_fraction=goals.get(rows[0].what),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mpsim.validate.agreement import error_fraction, rank_correlation
+from mpsim.validate.agreement import error_fraction, errors_of_pairs
 
 __all__ = ["Judged", "Recipes", "SystemErrors", "errors_by_system"]
 
@@ -174,17 +174,10 @@ def errors_by_system(rows: Sequence[Judged]) -> tuple[SystemErrors, ...]:
 
 def _errors(system: str, rows: Sequence[Judged]) -> SystemErrors:
     judging = [row for row in rows if row.judges]
-    errors = [row.error_fraction for row in judging]
-    count = len(judging)
     return SystemErrors(
         system=system,
-        count=count,
+        count=len(judging),
         calibrating=sum(bool(row.calibrates) for row in rows),
         refused=sum(bool(row.refused) for row in rows),
-        mean_fraction=sum(map(abs, errors)) / count if count else None,
-        worst_fraction=max(map(abs, errors)) if count else None,
-        bias_fraction=sum(errors) / count if count else None,
-        rank_correlation=rank_correlation(
-            [row.predicted or 0.0 for row in judging], [row.measured or 0.0 for row in judging]
-        ),
+        **errors_of_pairs([(row.predicted or 0.0, row.measured or 0.0) for row in judging]),
     )
