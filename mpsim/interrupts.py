@@ -38,6 +38,9 @@ def leave_alone() -> None:
     for number in _SIGNALS:
         with suppress(ValueError):  # not the main thread
             signal.signal(number, signal.SIG_IGN)
+    # An interrupt amid code that was given as text (a dataclass being made) is remembered by Python 3.11 as unhandled,
+    # and ends ``python -m`` by SIGINT whatever its exit code is. Other such code makes it forget.
+    eval("0")
 
 
 def stopped() -> bool:

@@ -141,6 +141,9 @@ def _begin(parent: int, start: Callable[..., None] | None, shared: tuple[Any, ..
 def end_workers(pool: ProcessPoolExecutor) -> None:
     """End a pool now: what its workers are at may take minutes, and nobody waits for it any more."""
     workers = list((pool._processes or {}).values())  # public as kill_workers from Python 3.14 on
+    if (manager := pool._executor_manager_thread) is not None:
+        # It gives each pending call an error, and up to Python 3.12 fails at those that were cancelled meanwhile.
+        manager._invoke_excepthook = lambda thread: None  # type: ignore[attr-defined]
     pool.shutdown(wait=False, cancel_futures=True)
     for worker in workers:
         worker.kill()

@@ -77,6 +77,19 @@ def test_a_signal_amid_the_imports_is_one_line(tmp_path) -> None:
     assert process.returncode == 130
 
 
+def test_a_signal_amid_code_given_as_text_keeps_the_exit_code(tmp_path) -> None:
+    """Python 3.11 remembers such an interrupt as unhandled and ends ``python -m`` by SIGINT."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import click, os, signal\n"
+        "click.Group.invoke = lambda *_: exec('import os, signal; os.kill(os.getpid(), signal.SIGTERM)')\n"
+    )
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    done = subprocess.run(
+        [sys.executable, "-m", "mpsim"], capture_output=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}
+    )
+    assert (done.returncode, done.stderr) == (143, b"mpsim: error: ended by SIGTERM\n")
+
+
 def test_workers_leave_signals_to_their_parent() -> None:
     with worker_pool(1) as pool:
         handlers = [pool.submit(signal.getsignal, number).result() for number in (signal.SIGINT, signal.SIGTERM)]

@@ -277,7 +277,8 @@ def test_several_batches_and_tables_are_one_picture_and_one_table(mpsim, two_swe
         "hand, ring:2,link=eth_1g",
     ]
     shown = mpsim("show", "t.csv", "o.csv", "--scaling").stdout.splitlines()
-    assert len(shown) == 1 + len(rows) + 3
+    assert len(shown) == 1 + len(rows) + 4
+    assert shown[-1] == "each table has the fastest of the plans that its own sweep tried, which may have been others"
     (head, *_) = mpsim("show", "t.csv").stdout.splitlines()
     assert head.split()[:3] == ["series", "batch", "devices"]
 
