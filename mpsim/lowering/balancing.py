@@ -19,9 +19,11 @@ from mpsim.plan.model import Plan
 from mpsim.plan.partition import Table, balance, cheapest
 from mpsim.plan.recompute import parse_recompute
 from mpsim.plan.shape import Shape
+from mpsim.program.model import Traffic
 from mpsim.topology.routes import Routes
 from mpsim.workload.costs import median_s
 from mpsim.workload.layers import ShardCollective
+from mpsim.workload.split import Split
 
 __all__ = ["Clock", "Line", "Scales", "balanced_boundaries", "boundaries_worth_trying", "lines_by_stage", "lines_of"]
 
@@ -74,6 +76,8 @@ class Scales:
         What crosses each cut.
     shape : Shape
         Of its pipeline: how many stages, and where each lives.
+    clock : Clock, optional
+        Of its costs, with what other plans have found out of it.
     """
 
     def __init__(
@@ -84,10 +88,11 @@ class Scales:
         place: tuple[int, ...],
         cuts: Sequence[Crossing],
         shape: Shape,
+        clock: Clock | None = None,
     ) -> None:
         self.layers, self.stages = len(costs.workload.layers), shape.stages
         what = parse_recompute(plan.sharding.recompute)
-        self._clock = Clock(costs, routes, plan.algorithm, partly=what.what == "selective")
+        self._clock = clock or Clock(costs, routes, plan.algorithm, partly=what.what == "selective")
         ranks = lines_by_stage(place, plan, shape)
         again = recomputed_layers(costs.workload, costs.of(""), what) if what.what else frozenset()
         part = (plan.microbatches - 1) / plan.microbatches if what.except_last else 1.0
@@ -168,6 +173,7 @@ class Clock:
         self._totals: dict[object, _Seconds] = {}
         self._passed: dict[object, list[_Passes]] = {}
         self._collected: dict[tuple[str, int, tuple[int, ...]], float] = {}
+        self._gradients: dict[Split, list[int]] = {}
 
     def running_total(self, line: Line, again: frozenset[int] = frozenset(), part: float = 1.0) -> _Seconds:
         """Return the seconds of the layers before each one, and of all; `part` of micro-batches compute some again."""
@@ -206,7 +212,10 @@ class Clock:
 
     def reducing(self, groups: Iterable[tuple[int, ...]], plan: Plan) -> _Seconds:
         """Return a micro-batch's part of the all-reduce of gradients of the layers before each one, and of all."""
-        counts = [sum(g.bytes for g in layer.shard(plan.split).gradients) for layer in self._costs.workload.layers]
+        if plan.split not in self._gradients:
+            layers = self._costs.workload.layers
+            self._gradients[plan.split] = [sum(g.bytes for g in layer.shard(plan.split).gradients) for layer in layers]
+        counts = self._gradients[plan.split]
         whole = sum(counts)
         if plan.replicas == 1 or not whole:
             return (0.0,) * (len(counts) + 1)
@@ -276,6 +285,9 @@ class Clock:
         """Return the seconds of a collective of some devices on an idle network."""
         key = (kind, count, group)
         if key not in self._collected:
-            traffic = collective(self._routes, kind, group, count, algorithm=algorithm_of(kind, self._algorithm))
-            self._collected[key] = idle_s(self._routes, traffic)
+            self._collected[key] = idle_s(self._routes, self.traffic(kind, count, group))
         return self._collected[key]
+
+    def traffic(self, kind: str, count: int, group: tuple[int, ...]) -> Traffic:
+        """Return what a collective of some devices puts on the network."""
+        return collective(self._routes, kind, group, count, algorithm=algorithm_of(kind, self._algorithm))

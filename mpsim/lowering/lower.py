@@ -33,7 +33,7 @@ from mpsim.topology.model import Topology
 from mpsim.topology.routes import Routes
 from mpsim.workload.model import Fidelity, Workload
 
-__all__ = ["cut_at", "lower", "run_by"]
+__all__ = ["cut_at", "lower", "run_by", "uncut"]
 
 
 def lower(
@@ -65,14 +65,34 @@ def lower(
         schedule, more stages than layers, units that are no module's, a trace with one clock where the plan says how
         to launch.
     """
+    whole = uncut(workload, topology, plan, by_type=by_type, host_speed=host_speed, routes=routes)
+    return cut_at(whole, plan.boundaries)
+
+
+def uncut(
+    workload: Workload,
+    topology: Topology,
+    plan: Plan,
+    *,
+    by_type: Mapping[str, Workload] | None = None,
+    host_speed: float = 1.0,
+    routes: Routes | None = None,
+    costs: Costs | None = None,
+    like: Lowering | None = None,
+) -> Lowering:
+    """Return a plan as `lower` does, but for its stages: `cut_at` cuts it.
+
+    `costs` are those of the plan, where they are known; `like` is one with the same rows, runtime, and whether the last
+    micro-batch is computed again.
+    """
     place = plan.place(len(topology.devices))
-    costs = Costs(workload, by_type or {}, microbatch_size(workload, plan), plan.split)
+    costs = costs or Costs(workload, by_type or {}, microbatch_size(workload, plan), plan.split)
     check_devices(costs, (topology.devices[device] for device in place))
     topology = for_costs(topology, costs)
     if routes is None or routes.topology is not topology:
         routes = Routes(topology)
-    rows = plan.rows()
-    asynchronous = any(operation.kind == "U" for row in rows for operation in row)
+    rows = plan.rows() if like is None else like.rows
+    asynchronous = like.asynchronous if like else any(one.kind == "U" for row in rows for one in row)
     if plan.sharding.zero and asynchronous:
         raise MpsimError(
             f"plan: {plan.sharding.text} gathers what an update has changed, {plan.schedule_name} updates amid the"
@@ -84,7 +104,7 @@ def lower(
     types = {topology.devices[device].type for device in place}
     for kind in sorted(types):
         check_cores(workload, costs.of(""), kind, costs.of(kind), again)
-    shape = shape_of(rows)
+    shape = shape_of(rows) if like is None else like.shape
     lowering = Lowering(
         workload=workload,
         topology=topology,
@@ -106,7 +126,9 @@ def lower(
         launches=_launches(costs, plan, types, host_speed),
         host_speed=host_speed,
     )
-    return _run(_cut(lowering, plan.boundaries))
+    if like is None:
+        return _run(lowering)
+    return replace(lowering, closing=like.closing, keeping=like.keeping, posting=like.posting, early=like.early)
 
 
 def cut_at(lowering: Lowering, boundaries: tuple[int, ...] | None, known: dict[range, Stage] | None = None) -> Lowering:

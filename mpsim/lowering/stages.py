@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 from mpsim.errors import MpsimError
-from mpsim.lowering.balancing import Scales, balanced_boundaries
+from mpsim.lowering.balancing import Clock, Scales, balanced_boundaries
 from mpsim.lowering.buckets import Bucket, fill
 from mpsim.lowering.costs import Costs
 from mpsim.lowering.crossings import Crossing, crossings, tensor_bytes
@@ -36,6 +37,7 @@ __all__ = [
     "scales_of",
     "share_bytes",
     "shares_of",
+    "units_within",
     "update_parts",
 ]
 
@@ -224,20 +226,29 @@ def cut(
             " name the first layer of each stage but the first"
         )
     slices = stage_slices(boundaries, len(workload.layers))
-    states = _states(workload, split)
+    of = _Whole(_states(workload, split), _completed(workload, split))
     for layers in slices:
         if layers not in known:
-            known[layers] = _stage(costs, layers, plan, cuts, states)
+            known[layers] = _stage(costs, layers, plan, cuts, of)
     return tuple(known[layers] for layers in slices) * shape.directions
 
 
-def scales_of(costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...], shape: Shape) -> Scales:
-    """Return what weighs the stages that a workload can be cut into."""
+def scales_of(
+    costs: Costs, routes: Routes, plan: Plan, place: tuple[int, ...], shape: Shape, clock: Clock | None = None
+) -> Scales:
+    """Return what weighs the stages that a workload can be cut into; `clock` is of its costs, where it is known."""
     cuts = crossings(costs.workload, microbatch_size(costs.workload, plan), plan.split)
-    return Scales(costs, routes, plan, place, cuts, shape)
+    return Scales(costs, routes, plan, place, cuts, shape, clock)
 
 
-def _stage(costs: Costs, layers: range, plan: Plan, cuts: list[Crossing], states: Sequence[_Sizes]) -> Stage:
+class _Whole(NamedTuple):
+    """What stages ask of the whole model: each layer's optimizer state, and the first layer that has each gradient."""
+
+    states: list[_Sizes]
+    completed: dict[str, int]
+
+
+def _stage(costs: Costs, layers: range, plan: Plan, cuts: list[Crossing], of: _Whole) -> Stage:
     workload, split = costs.workload, plan.split
     microbatch = microbatch_size(workload, plan)
     chosen = tuple(costs.of("")[i] for i in layers)
@@ -249,7 +260,7 @@ def _stage(costs: Costs, layers: range, plan: Plan, cuts: list[Crossing], states
     parts = _parts(workload, layers, plan, experts)
     keeps_whole = zero < 2 or (zero == 2 and plan.sharding.accumulate)
     shares = (1, 1) if keeps_whole else shares_of(plan)
-    held |= {"optimizer": {of: count for i in layers for of, count in states[i].items()}}
+    held |= {"optimizer": {one: count for i in layers for one, count in of.states[i].items()}}
     return Stage(
         layers=layers,
         costs=chosen,
@@ -266,7 +277,7 @@ def _stage(costs: Costs, layers: range, plan: Plan, cuts: list[Crossing], states
         units=_units(workload, layers, plan, gradients) if zero == 3 else (),
         shares=shares[0],
         experts=experts,
-        begun=_begun(workload, layers, split),
+        begun=_begun(workload, layers, split, of.completed),
         arriving=tuple(cuts[i].backward_bytes if i < len(cuts) else 0 for i in layers),
         offloaded=offloaded_layers(workload, costs.of(""), plan.sharding.offload).intersection(layers),
         recomputed=recomputed(
@@ -330,6 +341,11 @@ def _units(workload: Workload, layers: range, plan: Plan, gradients: _Gradients)
     )
 
 
+def units_within(workload: Workload, layers: range, plan: Plan) -> tuple[Unit, ...]:
+    """Return what replicas that shard parameters gather and reduce at once of a stage with some layers."""
+    return _units(workload, layers, plan, _gradients(workload, layers, plan.split))
+
+
 def _exchanges(layers: range, costs: Sequence[Cost]) -> dict[str, dict[int, tuple[ShardCollective, ...]]]:
     found: dict[str, dict[int, tuple[ShardCollective, ...]]] = {}
     for layer, cost in zip(layers, costs, strict=True):
@@ -371,15 +387,22 @@ def _gradients(workload: Workload, layers: range, split: Split) -> _Gradients:
     return tuple(found.values())
 
 
-def _begun(workload: Workload, layers: range, split: Split) -> tuple[tuple[Gradient, ...], ...]:
+def _begun(
+    workload: Workload, layers: range, split: Split, completed: Mapping[str, int]
+) -> tuple[tuple[Gradient, ...], ...]:
     """Return of each layer the gradients to which the backward of one before it adds."""
-    completed: dict[str, int] = {}
-    for i, layer in enumerate(workload.layers):
-        for gradient in layer.shard(split).gradients:
-            completed.setdefault(gradient.parameter, i)
     return tuple(
         tuple(one for one in workload.layers[i].shard(split).gradients if completed[one.parameter] < i) for i in layers
     )
+
+
+def _completed(workload: Workload, split: Split) -> dict[str, int]:
+    """Return the first layer that has each gradient."""
+    found: dict[str, int] = {}
+    for i, layer in enumerate(workload.layers):
+        for gradient in layer.shard(split).gradients:
+            found.setdefault(gradient.parameter, i)
+    return found
 
 
 def _states(workload: Workload, split: Split) -> list[_Sizes]:

@@ -18,7 +18,7 @@ measured, the least of sixteen sizes counts, each half of the one before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,15 +37,17 @@ from mpsim.plan.sharding import Sharding
 from mpsim.program.allocator import workspace_bytes
 from mpsim.search.facts import facts_of
 from mpsim.search.held import held_at_least
-from mpsim.simulation.timetable import Timetable
+from mpsim.simulation.gathering import Gathering, gathers
+from mpsim.simulation.timetable import Ended
 from mpsim.topology.routes import Routes
 from mpsim.workload.costs import median_s
 from mpsim.workload.model import DTYPE_BYTES, Workload
 from mpsim.workload.split import Split
 
-__all__ = ["Bounds", "Least"]
+__all__ = ["NOTHING", "Bounds", "Least", "PlanBounds"]
 
 _Row = NDArray[np.float64]
+_Cuts = Sequence[tuple[int, ...]]
 
 
 class Least(NamedTuple):
@@ -56,7 +58,7 @@ class Least(NamedTuple):
     overflows: bool
 
 
-_NOTHING = Least(0.0, 0.0, False)
+NOTHING = Least(0.0, 0.0, False)
 _HALVINGS = 16
 
 
@@ -164,6 +166,8 @@ class _Frame:
         paces = frozenset((devices[device].type, devices[device].speed) for device in place)
         self.fastest = family.fastest(paces)
         self.measured = bool(routes.topology.costs)
+        self.rates: dict[tuple[str, int, int | None], float] = {}
+        self.gatherings: dict[Sharding, Gathering] = {}
         host = family.launching(frozenset(kind for kind, _ in paces))
         self.host = None if host is None else host[0] + host[1] + host[2]
 
@@ -209,9 +213,9 @@ class Bounds:
         return self._least(plan, close=True)
 
     def _least(self, plan: Plan, *, close: bool) -> Least:
-        of = _One(self, plan)
+        of = PlanBounds(self, plan)
         if plan.boundaries is not None or of.facts.asynchronous:
-            return _NOTHING
+            return NOTHING
         if close and of.facts.plain:
             return Least(of.step_by_cuts(), *of.memory_by_cuts())
         return Least(of.step_in_mean(), *of.memory_in_mean())
@@ -220,22 +224,9 @@ class Bounds:
         """Return what any plan with these sizes of axes takes at least, whatever its schedule, ZeRO, recomputation."""
         return plan.microbatches * sum(self.frame(plan, waiting=plan.pp == 1).sums_s) / plan.pp
 
-    def lowered(self, lowering: Lowering, table: Timetable | None = None) -> Least:
-        """Return the bound of a plan that stays cut as it is lowered; `table` is of the plan, cut anyhow."""
-        plan, one = lowering.plan, _One(self, lowering.plan)
-        if one.facts.asynchronous:
-            return _NOTHING
-        ended = (table or Timetable(lowering, one.clock)).ended(lowering.boundaries)
-        ends = zip(ended.row_s, ended.closing_s, strict=True)
-        step_s = max(one.ended_s(lowering, p, *own) for p, own in enumerate(ends))
-        held = [held_at_least(lowering, p) for p in range(plan.pp)]
-        overflows = any(0 < room < own for room, own in zip(one.capacities, held, strict=True))
-        return Least(max(step_s, one.step_in_mean()), float(max(held)), overflows)
-
-    def overflows(self, plan: Plan, boundaries: tuple[int, ...]) -> bool:
-        """Return whether a plan surely overflows a memory with these stages."""
-        one = _One(self, plan)
-        return not one.facts.asynchronous and one.overflows(boundaries)
+    def of(self, plan: Plan) -> PlanBounds:
+        """Return the bounds of a plan at cuts that are known."""
+        return PlanBounds(self, plan)
 
     def family(self, plan: Plan) -> _Family:
         """Return what a plan has in common with others."""
@@ -268,7 +259,7 @@ class Bounds:
         return self._sizes[split]
 
 
-class _One:
+class PlanBounds:
     """The bounds of one plan."""
 
     def __init__(self, bounds: Bounds, plan: Plan) -> None:
@@ -284,6 +275,8 @@ class _One:
         # Of a rank's micro-batches all but one add to gradients that are there.
         added = frame.fastest[4] * (plan.microbatches - 1) / plan.microbatches if facts.shape.directions == 1 else 0.0
         self._own = [passes[0] + passes[1] + part * again * passes[2] + added for passes in frame.passes]
+        # Gradients may be reduced as soon as the last of the layers has run backward, others not even forward again.
+        self._behind = [passes[1] + again * passes[2] for passes in frame.passes]
         self._host = None if plan.launch == "graphs" else frame.host
         self._host_speed = bounds.host_speed
 
@@ -293,10 +286,10 @@ class _One:
         """Return the bound that is any cut's: the slowest rank takes no less than the mean."""
         pp, count, facts, frame = self._plan.pp, self._plan.microbatches, self.facts, self._frame
         forward_s, backward_s = frame.sums_s
-        own = self._own[0] if len(self._own) == 1 else np.min(self._own, axis=0)
+        own, behind = (rows[0] if len(rows) == 1 else np.min(rows, axis=0) for rows in (self._own, self._behind))
         fill = sum(frame.least_f[n] for n in facts.before) + sum(frame.least_b[n] for n in facts.behind)
         work = count * float(own.sum()) / pp
-        sums = np.array([work, backward_s / pp, forward_s / pp])
+        sums = np.array([work, behind.sum() / pp, forward_s / pp])
         through = float(self._with_replicas(sums[0], sums[1], sums[2], lambda row: row.sum() / pp))
         launched = 0.0 if self._host is None else count * float(self._host.sum()) / pp / self._host_speed
         # Of a backward in two parts the second need not be on the way of any micro-batch.
@@ -315,10 +308,10 @@ class _One:
             key = (kind, self._replicas[p] if self._plan.replicas > 1 else ())
             if key not in tables:
                 passes = frame.passes[kind]
-                own, backward, forward = map(_tables, (self._own[kind], passes[1], passes[0]))
+                own, behind, forward = map(_tables, (self._own[kind], self._behind[kind], passes[0]))
                 begin = least_f[:, None]
                 alone = begin + count * own + least_b[:, None]
-                reduced = begin + self._with_replicas(count * own, backward, forward, _tables, p)
+                reduced = begin + self._with_replicas(count * own, behind, forward, _tables, p)
                 tables[key] = np.maximum(alone, reduced)
                 if self._host is not None:
                     tables[key] = np.maximum(tables[key], count * _tables(self._host) / self._host_speed)
@@ -330,8 +323,8 @@ class _One:
     ) -> _Row:
         """Return what a rank takes with the collectives of its replicas, and its update.
 
-        `work` is all that it computes, `backward` and `forward` what one micro-batch takes; each a number, or a table
-        by first layer and last, as `sums` makes it of a row of layers.
+        `work` is all that it computes, `backward` and `forward` what one micro-batch takes, in the one case with what
+        is computed again; each a number, or a table by first layer and last, as `sums` makes it of a row of layers.
         """
         plan, held, count = self._plan, self._held, self._plan.microbatches
         sharding = plan.sharding
@@ -366,24 +359,68 @@ class _One:
         most = int(whole.sum())
         if self._plan.sharding.zero < 3:
             most = min(most, int(2 * (self._plan.bucket_bytes + held.gradients.max(initial=0) + held.gathered.max())))
-        if not most:
+        if not most or self._plan.sharding.shards not in (0, self._plan.replicas):
             return 0.0
-        groups = dict.fromkeys(self._replicas if p is None else [self._replicas[p]])
-        # Of links whose collectives were measured less may take less for each byte.
-        sizes = [most >> i for i in range(_HALVINGS) if most >> i] if self._frame.measured else [most]
-        return min(self.clock.collective(kind, size, group) / size for group in groups for size in sizes)
+        key = (kind, most, p)
+        if key not in self._frame.rates:
+            groups = dict.fromkeys(self._replicas if p is None else [self._replicas[p]])
+            # Of links whose collectives were measured less may take less for each byte.
+            sizes = [most >> i for i in range(_HALVINGS) if most >> i] if self._frame.measured else [most]
+            rates = (self.clock.collective(kind, size, group) / size for group in groups for size in sizes)
+            self._frame.rates[key] = min(rates)
+        return self._frame.rates[key]
 
-    def ended_s(self, lowering: Lowering, p: int, end_s: float, closing_s: float) -> float:
-        """Return when a rank has updated, given when it is done with its row and its last backwards began."""
-        plan, held = self._plan, self._held
-        sharding = plan.sharding
-        layers = np.array([i for s in lowering.shape.held_by(p) for i in lowering.stages[s].layers])
-        update = self._update_s[layers].sum() / (plan.replicas if sharding.zero else 1)
-        if plan.replicas == 1 or lowering.shape.directions > 1 or sharding.zero == 3:
-            return float(end_s + update)
-        reduced = self._rate("reduce_scatter" if sharding.zero else "all_reduce", p) * held.reduced[layers].sum()
-        gathered = self._rate("all_gather", p) * held.gathered[layers].sum() if sharding.zero else 0.0
-        return float(max(end_s, closing_s + reduced) + update + gathered)
+    def gathering(self, lowering: Lowering) -> Gathering | None:
+        """Return what times the passes of a plan whose replicas share parameters, with what others have found out."""
+        plan, known = self._plan, self._frame.gatherings
+        if not gathers(plan):
+            return None
+        if plan.sharding not in known:
+            known[plan.sharding] = Gathering(lowering, self.clock)
+        return known[plan.sharding]
+
+    def steps_at(self, cuts: _Cuts, ended: Ended) -> _Row:
+        """Return what the step takes at least at each cut, given when ranks are done with their rows."""
+        plan, held, work_s = self._plan, self._held, ended.row_s
+        zero = plan.sharding.zero
+        update_s = self._by_rank(self._update_s, cuts) / (plan.replicas if zero else 1)
+        if plan.replicas > 1 and zero == 3:
+            work_s = np.maximum(work_s, self._gathering_s(cuts))
+        elif plan.replicas > 1 and self.facts.shape.directions == 1:
+            reduced = self._rates("reduce_scatter" if zero else "all_reduce") * self._by_rank(held.reduced, cuts)
+            work_s = np.maximum(work_s, ended.closing_s + reduced)
+            update_s = update_s + (self._rates("all_gather") * self._by_rank(held.gathered, cuts) if zero else 0.0)
+        found: _Row = np.maximum((work_s + update_s).max(axis=1), self.step_in_mean())
+        return found
+
+    def _gathering_s(self, cuts: _Cuts) -> _Row:
+        """Return what replicas that share parameters take at least to gather them, and to reduce gradients."""
+        held, sharding, count = self._held, self._plan.sharding, self._plan.microbatches
+        times = 1 if sharding.keep_gathered else count
+        gathered = held.gathered * times
+        if sharding.reshard_after_forward == "blocks" and not sharding.keep_gathered:
+            gathered = gathered + count * held.blocks
+        reduced = held.reduced * (1 if sharding.accumulate else count)
+        found: _Row = np.maximum(
+            self._rates("all_gather") * self._by_rank(gathered, cuts),
+            self._rates("reduce_scatter") * self._by_rank(reduced, cuts),
+        )
+        return found
+
+    def _rates(self, kind: str) -> _Row:
+        """Return `_rate` of each pipeline rank."""
+        return np.array([self._rate(kind, p) for p in range(self._plan.pp)])
+
+    def _by_rank(self, row: _Row, cuts: _Cuts, weights: Sequence[float] | None = None) -> _Row:
+        """Return the sums of a row of layers on each rank at each cut; a stage may count several times."""
+        shape = self.facts.shape
+        total = _before(row)
+        n_layers = len(row)
+        edges = np.array([(0, *own, n_layers) for own in cuts], dtype=np.intp)
+        each = np.tile(total[edges[:, 1:]] - total[edges[:, :-1]], shape.directions)
+        found = np.zeros((self._plan.pp, len(cuts)))
+        np.add.at(found, np.array(shape.home), (each if weights is None else each * np.array(weights)).T)
+        return found.T
 
     # Memory.
 
@@ -394,7 +431,9 @@ class _One:
         copies = facts.shape.directions
         once, again = min(facts.held), min(facts.again)
         sums = held.sum() * copies, made.sum() * copies, kept.sum() * copies
-        most = max(sums[0] + sums[1], sums[0] + once * sums[2], sums[0] + bool(again) * (sums[1] + again * sums[2]))
+        # Of several stages of a rank not all have gradients when it holds most.
+        alone = facts.shape.stages == pp and again
+        most = max(sums[0] + sums[1], sums[0] + once * sums[2], sums[0] + again * sums[2] + (sums[1] if alone else 0.0))
         own = most / pp + self._workspace
         room = sum(self.capacities) if all(self.capacities) else np.inf
         return float(own), bool(most + pp * self._workspace > room)
@@ -416,20 +455,21 @@ class _One:
         overflows = all(room) and least_most([table / own for table, own in zip(tables, room, strict=True)]) > 1
         return least_most(tables), bool(overflows)
 
-    def overflows(self, boundaries: tuple[int, ...]) -> bool:
-        """Return whether a rank holds more than its device has, with these stages."""
-        shape = self.facts.shape
-        edges = [0, *boundaries, len(self._update_s)]
-        held, made, kept = (_before(row) for row in self._by_layer())
-        for p, room in enumerate(self.capacities):
-            own = [(edges[s % shape.stages], edges[s % shape.stages + 1], s) for s in shape.held_by(p)]
-            state, gradients = (sum(row[b] - row[a] for a, b, _ in own) for row in (held, made))
-            once, again = (
-                sum(n[s] * (kept[b] - kept[a]) for a, b, s in own) for n in (self.facts.held, self.facts.again)
-            )
-            if 0 < room < state + max(gradients, once, again) + self._workspace:
-                return True
-        return False
+    def memory_at(self, cuts: _Cuts) -> tuple[_Row, NDArray[np.bool_]]:
+        """Return the bytes that the fullest rank holds at least at each cut, and whether one overflows."""
+        state, made, kept = self._by_layer()
+        facts = self.facts
+        throughout, gradients = self._by_rank(state, cuts) + self._workspace, self._by_rank(made, cuts)
+        once = self._by_rank(kept, cuts, facts.held)
+        again = self._by_rank(kept, cuts, facts.again) + self._by_rank(made, cuts, facts.made)
+        most = throughout + np.maximum.reduce([gradients, once, again])
+        room = np.array(self.capacities, dtype=float)
+        return most.max(axis=1), ((most > room) & (room > 0)).any(axis=1)
+
+    def lowered(self, lowering: Lowering) -> tuple[float, bool]:
+        """Return the bytes that the fullest rank holds at least as a plan is cut, and whether one overflows."""
+        held = [held_at_least(lowering, p) for p in range(self._plan.pp)]
+        return float(max(held)), any(0 < room < own for room, own in zip(self.capacities, held, strict=True))
 
     def _within(self, kept: _Row) -> tuple[_Row, _Row]:
         """Return what a micro-batch takes at most in its forward, and in its backward, but for gradients.

@@ -32,6 +32,8 @@ class Facts(NamedTuple):
         Of each stage the micro-batches that its rank holds when it holds most.
     again : tuple of int
         Likewise, where one backward is over: then there are gradients too.
+    made : tuple of bool
+        The stages that then have them.
     split : bool
         Whether backwards are in two parts, of which the second waits for nobody.
     overlaps : bool
@@ -46,6 +48,7 @@ class Facts(NamedTuple):
     behind: tuple[int, ...]
     held: tuple[int, ...]
     again: tuple[int, ...]
+    made: tuple[bool, ...]
     split: bool
     overlaps: bool
     asynchronous: bool
@@ -77,7 +80,7 @@ def _facts(schedule: str | Schedule, ranks: int, microbatches: int, chunks: int)
     rows = rows_for(schedule, ranks, microbatches, chunks or None)
     shape = shape_of(rows)
     kinds = {one.kind for row in rows for one in row}
-    held, again = _most_held(rows, shape)
+    held, again, made = _most_held(rows, shape)
     alone = shape.directions == 1
     return Facts(
         shape=shape,
@@ -86,26 +89,36 @@ def _facts(schedule: str | Schedule, ranks: int, microbatches: int, chunks: int)
         behind=tuple(row[-1].stage if alone and "I" not in kinds and row[-1].kind == "B" else 0 for row in rows),
         held=held,
         again=again,
+        made=made,
         split="I" in kinds,
         overlaps=any(one.overlaps for row in rows for one in row),
         asynchronous="U" in kinds,
     )
 
 
-def _most_held(rows: Sequence[Sequence[Operation]], shape: Shape) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return what each stage holds when its rank holds most, and when it does so with a backward behind it."""
+def _most_held(
+    rows: Sequence[Sequence[Operation]], shape: Shape
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[bool, ...]]:
+    """Return what each stage holds when its rank holds most, and when it does so with a backward behind it, and which.
+
+    Of those with a backward behind them at that moment.
+    """
     found = [[0] * len(shape.home), [0] * len(shape.home)]
+    made = [False] * len(shape.home)
     for row in rows:
         now = dict.fromkeys((one.stage for one in row), 0)
-        most = [0, 0]
-        over = False
+        total, most = 0, [0, 0]
+        over: set[int] = set()
         for one in row:
-            now[one.stage] += {"F": 1, "B": -1, "W": -1}.get(one.kind, 0)
-            total = sum(now.values())
-            for which, counts in enumerate((True, over)):
-                if counts and total > most[which]:
+            change = {"F": 1, "B": -1, "W": -1}.get(one.kind, 0)
+            now[one.stage] += change
+            total += change
+            for which in range(1 + bool(over)):
+                if total > most[which]:
                     most[which] = total
                     for stage, count in now.items():
                         found[which][stage] = count
-            over = over or one.kind in "BW"
-    return tuple(found[0]), tuple(found[1])
+                        made[stage] = bool(which) and stage in over
+            if one.kind in "BW":
+                over.add(one.stage)
+    return tuple(found[0]), tuple(found[1]), tuple(made)

@@ -406,7 +406,7 @@ def _close(study: Study, plan: Plan) -> tuple[Plan, Least]:
     return plan, study.bounds.close(plan)
 
 
-_TIERS: tuple[Callable[[Study, Plan], tuple[Plan, Least]], ...] = (_rough, _close, Study.cut)
+_TIERS: tuple[Callable[[Study, Plan], tuple[Plan, Least]], ...] = (_rough, _close, Study.timed, Study.cut)
 
 _shared: list[Study] = []
 

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
-from mpsim.lowering.balancing import boundaries_worth_trying
+from mpsim.lowering.balancing import balanced_boundaries, boundaries_worth_trying
 from mpsim.lowering.caveats import borrowed, caveats
 from mpsim.lowering.costs import Costs
 from mpsim.lowering.devices import check_devices, for_costs, scaled_by_type
 from mpsim.lowering.draws import Trials
 from mpsim.lowering.emit import program_of
-from mpsim.lowering.lower import cut_at, lower
+from mpsim.lowering.lower import cut_at, uncut
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.stages import scales_of
 from mpsim.plan.automatic import Fitted
 from mpsim.plan.model import Plan
+from mpsim.plan.recompute import parse_recompute
 from mpsim.plan.schedules import resolve_schedule
+from mpsim.plan.shape import Shape
 from mpsim.program.account import account_devices, account_traffic
 from mpsim.result.frames import summary_row
 from mpsim.result.model import Result
-from mpsim.search.bounds import Bounds, Least
+from mpsim.search.bounds import NOTHING, Bounds, Least, PlanBounds
 from mpsim.simulation.cutting import Played, round_step
+from mpsim.simulation.levels import Levels, levels_of
 from mpsim.simulation.preparing import prepare_played
 from mpsim.simulation.run import simulate_played
 from mpsim.simulation.timetable import Timetable
@@ -39,9 +42,20 @@ from mpsim.workload.model import Workload
 
 __all__ = ["Study"]
 
-# Cuts whose timetables are held against one another, and the operations in all of these.
-_MOST_CUTS, _MOST_OPERATIONS = 300, 20_000
+# Cuts whose timetables are held against one another, and about how many operations in all of these.
+_FEWEST_CUTS, _MOST_CUTS, _MOST_OPERATIONS = 15, 300, 500_000
 _MOST_LOWERED = 3  # of them, to find one that fits
+_MOST_ROWS = 1_000_000  # operations of the rows that are kept for other plans
+_MOST_ORDERS = 10_000
+_RowsKey = tuple[str, int, int, int, str, bool]
+
+
+class _Order(NamedTuple):
+    """The cuts of a plan, that of the shortest timetable first, with their bounds; and that of all of them."""
+
+    cuts: tuple[tuple[int, ...], ...]
+    steps_s: tuple[float, ...]
+    least: Least
 
 
 class Study:
@@ -89,6 +103,9 @@ class Study:
         self.unchecked, self.host_speed = unchecked, host_speed
         self.notes = costs.remarks(topology.devices)
         self._places: dict[tuple[int, int, int], list[tuple[int, ...]]] = {}
+        self._known_cuts: dict[object, list[tuple[int, ...]]] = {}
+        self._orders: dict[Plan, _Order] = {}
+        self._rows: dict[_RowsKey, tuple[Lowering, Levels]] = {}
 
     @cached_property
     def bounds(self) -> Bounds:
@@ -102,6 +119,21 @@ class Study:
             self._places[shape] = placements(self.topology, *shape)
         return self._places[shape]
 
+    def timed(self, plan: Plan) -> tuple[Plan, Least]:
+        """Return a plan, and its bound at those of its cuts that may be the fastest.
+
+        Raises
+        ------
+        MpsimError
+            A plan that cannot be run.
+        """
+        of = self.bounds.of(plan)
+        if not self._hangs_on_cut(plan, of):
+            held, over = of.memory_at(self._cuts(plan, of.facts.shape))
+            if over.all():  # what surely overflows is told apart before it is timed
+                return plan, Least(0.0, float(held.min()), True)
+        return plan, self._order(plan).least
+
     def cut(self, plan: Plan) -> tuple[Plan, Least]:
         """Return a plan with its stages cut, and the bound of that.
 
@@ -113,20 +145,13 @@ class Study:
         MpsimError
             A plan that cannot be run.
         """
-        lowering = lower(
-            self.workload, self.topology, plan, by_type=self.by_type, host_speed=self.host_speed, routes=self.routes
-        )
-        if lowering.shape.stages == 1 or plan.boundaries is not None:
-            return plan, self.bounds.lowered(lowering)
-        # What surely overflows is told apart before it is lowered.
-        every = self._candidates(lowering)
-        fitting = [boundaries for boundaries in every if not self.bounds.overflows(plan, boundaries)]
+        order, (whole, _), of = self._order(plan), self._uncut(plan), self.bounds.of(plan)
         found = []
-        table = Timetable(lowering, self.bounds.clock(plan))
-        for boundaries in _quickest(table, fitting or every)[:_MOST_LOWERED]:
-            own = lowering if boundaries == lowering.boundaries else cut_at(lowering, boundaries)
-            found.append((replace(plan, boundaries=boundaries), self.bounds.lowered(own, table)))
-            if not fitting or not found[-1][1].overflows:
+        for boundaries, step_s in zip(order.cuts, order.steps_s, strict=True):
+            own = plan if plan.pp == 1 else replace(plan, boundaries=boundaries)
+            least = NOTHING if whole.asynchronous else Least(step_s, *of.lowered(cut_at(whole, boundaries)))
+            found.append((own, least))
+            if order.least.overflows or not least.overflows:
                 return found[-1]
         return found[0]
 
@@ -134,15 +159,68 @@ class Study:
         """Return a plan with the stages that `cut` gives it."""
         return plan if plan.boundaries is not None or plan.pp == 1 else self.cut(plan)[0]
 
-    def _candidates(self, lowering: Lowering) -> list[tuple[int, ...]]:
-        """Return the cuts that may be a plan's, the balanced one first."""
-        # Of a large plan the balanced cut, as its replay would take longer than another cut saves.
-        if lowering.asynchronous or isinstance(resolve_schedule(lowering.plan.schedule), Fitted):
-            return [lowering.boundaries]  # its rows hang on its cut
-        scales = scales_of(lowering.costs, lowering.routes, lowering.plan, lowering.place, lowering.shape)
-        most = _MOST_OPERATIONS // sum(map(len, lowering.rows))
-        cuts = boundaries_worth_trying(scales, min(_MOST_CUTS, most)) if most > 1 else []
-        return [*dict.fromkeys([lowering.boundaries, *cuts])]
+    def _order(self, plan: Plan) -> _Order:
+        """Return the cuts that may be a plan's."""
+        if plan not in self._orders:
+            if len(self._orders) == _MOST_ORDERS:
+                self._orders.clear()
+            self._orders[plan] = self._ordered(plan)
+        return self._orders[plan]
+
+    def _ordered(self, plan: Plan) -> _Order:
+        of, (whole, levels) = self.bounds.of(plan), self._uncut(plan)
+        if self._hangs_on_cut(plan, of):
+            whole = cut_at(whole, plan.boundaries)
+            if whole.asynchronous:
+                return _Order((whole.boundaries,), (0.0,), NOTHING)
+            return _order_of(of, Timetable(whole, of.clock), [whole.boundaries])
+        cuts = self._cuts(plan, of.facts.shape)
+        fitting = [boundaries for boundaries, over in zip(cuts, of.memory_at(cuts)[1], strict=True) if not over]
+        return _order_of(of, Timetable(whole, of.clock, levels, of.gathering(whole)), fitting or cuts)
+
+    def _hangs_on_cut(self, plan: Plan, of: PlanBounds) -> bool:
+        """Return whether a plan's rows are made for its cut, or update amid the step: then no other cut is tried."""
+        return of.facts.asynchronous or isinstance(resolve_schedule(plan.schedule), Fitted)
+
+    def _cuts(self, plan: Plan, shape: Shape) -> list[tuple[int, ...]]:
+        """Return the cuts that may be the fastest of plans with these stages, the balanced one first."""
+        if plan.boundaries is not None:
+            return [plan.boundaries]
+        if shape.stages == 1:
+            return [()]
+        axes = (plan.dp, plan.pp, plan.split, plan.batch, plan.microbatches, plan.algorithm, plan.devices)
+        key = (axes, plan.sharding.recompute, shape.stages, shape.home)
+        if key not in self._known_cuts:
+            place = plan.place(len(self.topology.devices))
+            family, clock = self.bounds.family(plan), self.bounds.clock(plan)
+            scales = scales_of(family.costs, self.routes, plan, place, shape, clock)
+            most = _MOST_OPERATIONS // (2 * len(shape.home) * plan.microbatches)
+            few = min(max(most, _FEWEST_CUTS), _MOST_CUTS)
+            found = [balanced_boundaries(scales), *boundaries_worth_trying(scales, few)]
+            self._known_cuts[key] = [*dict.fromkeys(found)]
+        return self._known_cuts[key]
+
+    def _uncut(self, plan: Plan) -> tuple[Lowering, Levels]:
+        """Return a plan that is lowered but for its stages, and the levels of its rows."""
+        key = None
+        if isinstance(plan.schedule, str):
+            last = parse_recompute(plan.sharding.recompute).except_last
+            key = (plan.schedule, plan.pp, plan.microbatches, plan.chunks, plan.runtime, last)
+        known = None if key is None else self._rows.pop(key, None)
+        whole = uncut(
+            self.workload, self.topology, plan, by_type=self.by_type, host_speed=self.host_speed, routes=self.routes,
+            costs=self.bounds.family(plan).costs, like=known and known[0],
+        )  # fmt: skip
+        levels = known[1] if known else levels_of(whole.rows, whole.shape, whole.keeping, whole.closing)
+        if key is not None:
+            self._keep(key, whole, levels)
+        return whole, levels
+
+    def _keep(self, key: _RowsKey, whole: Lowering, levels: Levels) -> None:
+        """Keep the rows that were used last for plans that run the same."""
+        self._rows[key] = (whole, levels)
+        while len(self._rows) > 1 and sum(len(own.rank) for _, own in self._rows.values()) > _MOST_ROWS:
+            del self._rows[next(iter(self._rows))]
 
     def result(self, plan: Plan, trials: Trials | None = None, **options: Any) -> Result:
         """Predict a plan, its stages cut as `cut` does; `options` are those of `simulate_played`.
@@ -192,11 +270,17 @@ class Study:
         return coordinates(self.workload, self.topology, plan, plan.batch, trials) | {"plan": _text(plan)}
 
 
-def _quickest(table: Timetable, cuts: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """Return cuts in the order of their timetables."""
-    if len(cuts) == 1:
-        return cuts
-    return sorted(cuts, key=lambda boundaries: round_step(max(table.ended(boundaries).row_s)))
+def _order_of(of: PlanBounds, table: Timetable, cuts: Sequence[tuple[int, ...]]) -> _Order:
+    """Return the first of some cuts in the order of their timetables, and the bound of all of these."""
+    ended = table.ended(cuts)
+    steps_s = of.steps_at(cuts, ended)
+    order = sorted(range(len(cuts)), key=lambda i: round_step(float(ended.row_s[i].max())))
+    first = [cuts[i] for i in order[:_MOST_LOWERED]]
+    steps_s = steps_s[order[:_MOST_LOWERED]]
+    held, over = of.memory_at(first)
+    return _Order(
+        tuple(first), tuple(steps_s.tolist()), Least(float(steps_s.min()), float(held.min()), bool(over.all()))
+    )
 
 
 def _text(plan: Plan) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
 from typing import NamedTuple
 
@@ -135,7 +135,8 @@ class _Search:
     def _try(self, cuts: Iterable[_Boundaries]) -> bool:
         """Try the cuts that were not yet, the most promising first; return whether one of them is better than all."""
         before = self._best
-        least = {cut: self._least_s(cut) for cut in cuts if cut not in self._seen}
+        new = [cut for cut in cuts if cut not in self._seen]
+        least = dict(zip(new, self._least_s(new), strict=True))
         for cut in sorted(least, key=lambda cut: (round_step(least[cut]), cut)):
             if (False, round_step(least[cut])) >= self._score:
                 break
@@ -156,15 +157,15 @@ class _Search:
         return self._best != before
 
 
-def least_step_s(lowering: Lowering) -> Callable[[_Boundaries], float]:
-    """Return what tells of boundaries how long a step takes at least.
+def least_step_s(lowering: Lowering) -> Callable[[Sequence[_Boundaries]], list[float]]:
+    """Return what tells of each of some cuts how long a step takes at least.
 
     Where stages update amid the step, and of rows that are made for a cut, it knows nothing.
     """
     if lowering.asynchronous or isinstance(resolve_schedule(lowering.plan.schedule), Fitted):
-        return lambda boundaries: 0.0
+        return lambda cuts: [0.0] * len(cuts)
     table = Timetable(lowering)
-    return lambda boundaries: max(table.ended(boundaries).row_s)
+    return lambda cuts: table.ended(cuts).row_s.max(axis=1).tolist() if cuts else []
 
 
 def round_step(step_s: float) -> float:

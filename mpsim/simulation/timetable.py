@@ -6,33 +6,40 @@ a search come from it, whatever the cut: it needs no program.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mpsim.collectives.traffic import idle_s, message_traffic
 from mpsim.lowering.balancing import Clock, lines_of
 from mpsim.lowering.crossings import crossings
-from mpsim.lowering.launch import NO_LAUNCH, Launch
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.recomputation import recomputed_layers
 from mpsim.lowering.stages import microbatch_size
 from mpsim.lowering.times import RankTimes, medians
-from mpsim.plan.operations import Operation
 from mpsim.plan.recompute import parse_recompute
+from mpsim.simulation.gathering import Gathering, gathers
+from mpsim.simulation.levels import KINDS, Levels, levels_of, which_of
 
 __all__ = ["Ended", "Timetable"]
 
-_Sums = tuple[float, ...]
-_Key = tuple[int, bool, int]
-_Step = tuple[tuple[int, str], _Key | None, _Key | None, bool, bool]
+_Row = NDArray[np.float64]
+_Edges = NDArray[np.intp]
+_Sums = dict[str, _Row]
 
 
 class Ended(NamedTuple):
-    """When each pipeline rank is done with its row at the earliest, and when its first last backward begins."""
+    """When each pipeline rank is done with its row at the earliest, and when its first last backward begins.
 
-    row_s: list[float]
-    closing_s: list[float]
+    Both have the shape (cuts, ranks).
+    """
+
+    row_s: _Row
+    closing_s: _Row
 
 
 class Timetable:
@@ -41,9 +48,13 @@ class Timetable:
     Parameters
     ----------
     lowering : Lowering
-        The plan; its rows must not hang on its cut.
+        The plan; its rows must not hang on its cut, and its stages are not looked at.
     clock : Clock, optional
         Of its costs, with what other plans have found out of it.
+    levels : Levels, optional
+        Of its rows, where they are known.
+    gathering : Gathering, optional
+        Of a plan that `gathers`, with what other plans have found out of it.
 
     Examples
     --------
@@ -54,33 +65,44 @@ class Timetable:
     >>> layers = [Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "abcd"]
     >>> plan = Plan(pp=2, microbatches=2)
     >>> table = Timetable(lower(Workload.chain("four", layers), chain(2, link="1GB/s@0"), plan))
-    >>> table.ended((2,)).row_s, table.ended((1,)).row_s
-    ([18.0, 14.0], [21.0, 19.0])
+    >>> table.ended([(2,), (1,)]).row_s.tolist()
+    [[18.0, 14.0], [21.0, 19.0]]
     """
 
-    def __init__(self, lowering: Lowering, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        lowering: Lowering,
+        clock: Clock | None = None,
+        levels: Levels | None = None,
+        gathering: Gathering | None = None,
+    ) -> None:
         plan, shape = lowering.plan, lowering.shape
         self._lowering, self._shape = lowering, shape
+        self._levels = levels or levels_of(lowering.rows, shape, lowering.keeping, lowering.closing)
         what = parse_recompute(plan.sharding.recompute)
         clock = clock or Clock(lowering.costs, lowering.routes, plan.algorithm, what.what == "selective")
         lines = lines_of(lowering.place, plan)
         overlaps = any(one.overlaps for row in lowering.rows for one in row)
         workload = lowering.workload
-        again = recomputed_layers(workload, lowering.costs.of(""), what) if what.what else frozenset()
-        made: dict[int, tuple[_Sums, ...]] = {}
-        self._sums = []
+        self._again = recomputed_layers(workload, lowering.costs.of(""), what) if what.what else frozenset()
+        # A whole stage runs again while what its backward begins with is on its way, layers once it is there.
+        self.again_before = what.what == "stages"
+        made: dict[int, _Sums] = {}
+        self._passes, self._sums = [], []
         for line in lines:
             passes = clock.passes(line, waiting=not overlaps)
             if id(passes) not in made:
-                made[id(passes)] = _sums(passes, again)
+                made[id(passes)] = _sums(passes, self._again)
+            self._passes.append(passes)
             self._sums.append(made[id(passes)])
+        self._gathering = (gathering or Gathering(lowering, clock)) if gathers(plan) else None
         nodes = [lowering.topology.devices[line.devices[0]] for line in lines]
         known = {(node.type, node.speed): node for node in nodes} if lowering.launches else {}
         hosts = {
             pace: medians(lowering.costs.of(node.type), node.speed, lowering.host_speed) for pace, node in known.items()
         }
         self._hosts = [hosts.get((node.type, node.speed)) for node in nodes]
-        self._launches: dict[tuple[RankTimes, str, int, int], Launch] = {}
+        self._launches: dict[tuple[RankTimes, str, int, int], tuple[float, float]] = {}
         cuts = crossings(workload, microbatch_size(workload, plan), plan.split)
         self._sent = [[0, *(getattr(cut, f"{way}_bytes") for cut in cuts), 0] for way in ("forward", "backward")]
         self._hops = [
@@ -88,107 +110,89 @@ class Timetable:
             for number, (here, there) in enumerate(zip(shape.home, [*shape.home[1:], 0], strict=True))
         ]
         self._message: dict[tuple[int, int, int], float] = {}
-        self._steps = [[self._step(one) for one in row] for row in lowering.rows]
 
-    def ended(self, boundaries: Sequence[int]) -> Ended:
+    def ended(self, cuts: Sequence[Sequence[int]]) -> Ended:
         """Return when ranks are done, of stages with these first layers but the first."""
-        edges = (0, *boundaries, len(self._lowering.workload.layers))
-        stages, kinds = range(len(self._shape.home)), ("F", "B", "I", "W", "U")
-        passes = [self._stage(number, edges) for number in stages]
-        messages = self._messages(edges)
-        # By stage and kind: a second forward before it, itself, the message that it waits for, and its launch.
-        seconds = {
-            (number, kind): (
-                passes[number]["R"] if kind in "BI" else 0.0,
-                passes[number][kind],
-                self._waits_s(number, kind, messages),
-                *self._launch(number, kind, edges),
-            )
-            for number in stages
-            for kind in kinds
-        }
-        done: dict[_Key, float] = {}
-        waiting: dict[_Key, int] = {}
-        ranks = range(len(self._steps))
-        at, now, closing = [0 for _ in ranks], [0.0 for _ in ranks], [float("inf") for _ in ranks]
-        issued = [0.0 for _ in ranks]
-        ready = list(ranks)
-        while ready:
-            rank = ready.pop()
-            row, i, time_s, issued_s = self._steps[rank], at[rank], now[rank], issued[rank]
-            while i < len(row):
-                which, needs, gives, again, closes = row[i]
-                again_s, own_s, message_s, lead_s, rest_s = seconds[which]
-                begin = time_s + again_s if again else time_s
-                if needs is not None:
-                    there = done.get(needs)
-                    if there is None:
-                        waiting[needs] = rank
-                        break
-                    if there + message_s > begin:
-                        begin = there + message_s
-                if issued_s + lead_s > begin:
-                    begin = issued_s + lead_s
-                issued_s += lead_s + rest_s
-                if closes and begin < closing[rank]:
-                    closing[rank] = begin
-                time_s = begin + own_s
-                i += 1
-                if gives is not None:
-                    done[gives] = time_s
-                    woken = waiting.pop(gives, None)
-                    if woken is not None:
-                        ready.append(woken)
-            at[rank], now[rank], issued[rank] = i, time_s, issued_s
-        return Ended(now, closing)
+        levels, ranks = self._levels, len(self._lowering.rows)
+        n_layers = len(self._lowering.workload.layers)
+        passes = _Passes(self, np.array([(0, *own, n_layers) for own in cuts], dtype=np.intp))
+        before, own, message, launch = passes.before, passes.own, passes.message, passes.launch
+        done = np.full((len(levels.rank) + 1, len(cuts)), -np.inf)
+        now, closing, issued = np.zeros((ranks, len(cuts))), np.full((ranks, len(cuts)), np.inf), None
+        if launch is not None:
+            issued = np.zeros((ranks, len(cuts)))
+        for (first, last), closes in zip(pairwise(levels.edges), levels.closing, strict=True):
+            rank, which = levels.rank[first:last], levels.which[first:last]
+            there = done[levels.needs[first:last]] + message[which]
+            begin = np.maximum(now[rank] + before[which], there)
+            if len(closes):
+                own_rank = levels.rank[closes]
+                closing[own_rank] = np.minimum(closing[own_rank], begin[closes - first])
+            if issued is not None and launch is not None:
+                np.maximum(begin, issued[rank] + launch[0][which], out=begin)
+                issued[rank] += launch[1][which]
+            begin += own[which]
+            now[rank] = done[first:last] = begin
+        return Ended(now.T, closing.T)
 
-    def _step(self, one: Operation) -> _Step:
-        """Return an operation: what it needs and gives, whether some runs again before it, whether it closes."""
-        lowering, (stage, kind, microbatch, *_) = self._lowering, one
-        source = self._shape.source(stage, kind)
-        return (
-            (stage, kind),
-            None if source is None else (source, kind == "F", microbatch),
-            (stage, kind == "F", microbatch) if kind in "FBI" else None,
-            kind in "BI" and (stage, microbatch) not in lowering.keeping,
-            (stage, kind, microbatch) in lowering.closing,
-        )
+    def stages(self) -> range:
+        """Return the numbers of the stages, copies included."""
+        return range(len(self._shape.home))
 
-    def _waits_s(self, number: int, kind: str, messages: tuple[list[float], list[float]]) -> float:
-        """Return the seconds of the message that a pass of a stage waits for."""
-        sent, returned = messages
-        if kind == "F":
-            return sent[number - 1] if number % self._shape.stages else 0.0
-        return returned[number] if kind in "BI" else 0.0
+    def spans(self, number: int, edges: _Edges) -> tuple[_Edges, _Edges]:
+        """Return the first layers of a stage, and those behind its last, at each cut."""
+        at = number % self._shape.stages
+        return edges[:, at], edges[:, at + 1]
 
-    def _stage(self, number: int, edges: Sequence[int]) -> dict[str, float]:
-        """Return the seconds of a stage's passes, by kind."""
-        first, last = edges[number % self._shape.stages], edges[number % self._shape.stages + 1]
-        forward, backward, again, weights = (
-            total[last] - total[first] for total in self._sums[self._shape.home[number]]
-        )
-        return {"F": forward, "B": backward, "I": backward - weights, "W": weights, "R": again, "U": 0.0}
+    def passes(self, number: int, edges: _Edges) -> dict[str, _Row]:
+        """Return the seconds of a stage's passes at each cut, by kind; R: forward again."""
+        first, last = self.spans(number, edges)
+        sums = self._sums[self._shape.home[number]]
+        forward, backward, again, weights = (sums[kind][last] - sums[kind][first] for kind in "FBRW")
+        return {"F": forward, "B": backward, "I": backward - weights, "W": weights, "R": again}
 
-    def _launch(self, number: int, kind: str, edges: Sequence[int]) -> Launch:
-        """Return what a host takes to launch a pass of a stage."""
+    def own(self, number: int, kind: str, again: bool, edges: _Edges, seconds: dict[str, _Row]) -> _Row:
+        """Return the seconds of a stage's passes of a kind at each cut, with what is gathered, reduced, run again."""
+        alone = seconds[kind] + seconds["R"] if again and not self.again_before else seconds[kind]
+        if self._gathering is None or (again and self.again_before):
+            return alone
+        home = self._shape.home[number]
+        layers = frozenset(self._again) if again else frozenset()
+        spans = zip(*(ends.tolist() for ends in self.spans(number, edges)), strict=True)
+        found = [self._gathering.pass_s(home, range(*span), kind, self._passes[home], layers) for span in spans]
+        return np.maximum(alone, found)
+
+    def launch(self, number: int, kind: str, edges: _Edges) -> tuple[_Row, _Row]:
+        """Return at each cut what a host takes to launch a pass of a stage, until it may run, and in all."""
         times = self._hosts[self._shape.home[number]]
         if times is None or kind == "U":
-            return NO_LAUNCH
-        first, last = edges[number % self._shape.stages], edges[number % self._shape.stages + 1]
-        key = (times, kind, first, last)
-        if key not in self._launches:
-            self._launches[key] = times.launch(kind, 0, first, last)
-        return self._launches[key]
+            return np.zeros(len(edges)), np.zeros(len(edges))
+        found = []
+        for first, last in zip(*(ends.tolist() for ends in self.spans(number, edges)), strict=True):
+            key = (times, kind, first, last)
+            if key not in self._launches:
+                lead_s, rest_s = times.launch(kind, 0, first, last)
+                self._launches[key] = lead_s, lead_s + rest_s
+            found.append(self._launches[key])
+        leads, totals = np.array(found).T
+        return leads, totals
 
-    def _messages(self, edges: Sequence[int]) -> tuple[list[float], list[float]]:
-        """Return the seconds of what each stage sends on, and of what it returns the gradient of."""
-        sent, returned = [0.0] * len(self._hops), [0.0] * len(self._hops)
-        for number, (here, there) in enumerate(self._hops):
-            if here != there:
-                at = edges[number % self._shape.stages + 1]
-                sent[number] = self._message_s(here, there, self._sent[0][at])
-                returned[number] = self._message_s(there, here, self._sent[1][at])
-        return sent, returned
+    @property
+    def launches(self) -> bool:
+        """Whether hosts launch."""
+        return any(self._hosts)
+
+    def messages(self, number: int, edges: _Edges) -> tuple[_Row, _Row]:
+        """Return at each cut the seconds of what a stage sends on, and of what is returned to it of that."""
+        here, there = self._hops[number]
+        if here == there:
+            return np.zeros(len(edges)), np.zeros(len(edges))
+        ends = self.spans(number, edges)[1].tolist()
+        sent, returned = self._sent
+        return (
+            np.array([self._message_s(here, there, sent[at]) for at in ends]),
+            np.array([self._message_s(there, here, returned[at]) for at in ends]),
+        )
 
     def _message_s(self, here: int, there: int, count: int) -> float:
         key = (here, there, count)
@@ -198,8 +202,70 @@ class Timetable:
         return self._message[key]
 
 
-def _sums(passes: Sequence[tuple[float, float, float, float]], again: frozenset[int]) -> tuple[_Sums, ...]:
+class _Passes:
+    """What each stage's passes of each kind take at each cut: arrays of the shape (`which_of`, cuts)."""
+
+    def __init__(self, table: Timetable, edges: _Edges) -> None:
+        self._table, self._edges = table, edges
+        self._plain = [table.passes(number, edges) for number in table.stages()]
+        self._messages = [table.messages(number, edges) for number in table.stages()]
+
+    @cached_property
+    def own(self) -> _Row:
+        """Seconds of a pass itself."""
+        return self._rows(
+            lambda number, kind, again: (
+                None if kind == "U" else self._table.own(number, kind, again, self._edges, self._plain[number])
+            )
+        )
+
+    @cached_property
+    def before(self) -> _Row:
+        """Seconds of the forward that runs again before it, while it waits."""
+        before = self._table.again_before
+        return self._rows(lambda number, kind, again: self._plain[number]["R"] if again and before else None)
+
+    @cached_property
+    def message(self) -> _Row:
+        """Seconds of the message that it waits for."""
+        stages = self._table._shape.stages
+
+        def waits(number: int, kind: str, again: bool) -> _Row | None:
+            if kind == "F":
+                return self._messages[number - 1][0] if number % stages else None
+            return self._messages[number][1] if kind in "BI" else None
+
+        return self._rows(waits)
+
+    @cached_property
+    def launch(self) -> tuple[_Row, _Row] | None:
+        """Seconds until a host has launched enough of it, and all of it; None where hosts launch nothing."""
+        if not self._table.launches:
+            return None
+        found = {
+            (number, kind): self._table.launch(number, kind, self._edges)
+            for number in self._table.stages()
+            for kind in KINDS
+        }
+        leads = self._rows(lambda number, kind, again: found[number, kind][0])
+        totals = self._rows(lambda number, kind, again: found[number, kind][1])
+        # A pass ends no sooner than if it began behind that and took as long as it computes; it takes longer.
+        return leads + self._rows(lambda number, kind, again: self._plain[number].get(kind)) - self.own, totals
+
+    def _rows(self, seconds: Callable[[int, str, bool], _Row | None]) -> _Row:
+        found = np.zeros((which_of(len(self._plain), KINDS[0], False), len(self._edges)))
+        for number in range(len(self._plain)):
+            for kind in KINDS:
+                for again in (False, True):
+                    own = seconds(number, kind, again)
+                    if own is not None:
+                        found[which_of(number, kind, again)] = own
+        return found
+
+
+def _sums(passes: Sequence[tuple[float, float, float, float]], again: frozenset[int]) -> _Sums:
     """Return the seconds of the layers before each one, and of all, of each kind of pass."""
     forward, backward, repeated, weights = zip(*passes, strict=True)
     repeated = tuple(seconds if i in again else 0.0 for i, seconds in enumerate(repeated))
-    return tuple(tuple(accumulate(column, initial=0.0)) for column in (forward, backward, repeated, weights))
+    columns = {"F": forward, "B": backward, "R": repeated, "W": weights}
+    return {kind: np.array([*accumulate(column, initial=0.0)]) for kind, column in columns.items()}

@@ -439,8 +439,14 @@ class Layer:
             That shard was never traced.
         """
         split = split_of(split)
+        tp, cp, ep, sequence = split
         for shard in self.shards:
-            if shard.split == split:
+            if (
+                shard.tensor_parallel == tp
+                and shard.context_parallel == cp
+                and shard.expert_parallel == ep
+                and shard.sequence_parallel == sequence
+            ):
                 return shard
         have, remedy = traced_splits([shard.split for shard in self.shards], split)
         raise MpsimError(f"layer {self.name!r} has no shard for {split.text}, traced: {have}; {remedy}")

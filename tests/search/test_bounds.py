@@ -99,13 +99,15 @@ def test_nothing_is_less_than_its_bound(case) -> None:
     study, plan = case
     row = study.quick_row(plan)
     try:
-        found = [study.bounds.rough(plan), study.bounds.close(plan)]
+        found = [study.bounds.rough(plan), study.bounds.close(plan), study.timed(plan)[1]]
         lower(study.workload, study.topology, plan)
     except MpsimError:
         assert row["reason"]
         return
-    found.append(study.cut(plan)[1])
-    assert found[-1] == study.bounds.lowered(lower(study.workload, study.topology, study.cut(plan)[0]))
+    cut, least = study.cut(plan)
+    found.append(least)
+    assert least == study.cut(cut)[1]
+    assert least[1:] == study.bounds.of(plan).lowered(lower(study.workload, study.topology, cut))
     if row["reason"]:  # such as a deadlock, which only a replay tells
         return
     for least in found:
