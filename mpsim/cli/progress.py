@@ -6,19 +6,22 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from mpsim.bars import new_bar, progress_of
+
 __all__ = ["progress_bar"]
 
 
 @contextmanager
 def progress_bar(asked: bool | None, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield what to call with the number done and the total: it moves a bar on stderr, by default on a terminal."""
-    if not (sys.stderr.isatty() if asked is None else asked):
-        yield lambda done, total: None
-        return
-    from tqdm import tqdm
+    """Yield what to call with the number done and the total: it moves a bar on stderr.
 
-    tqdm.monitor_interval = 0  # its thread must not be forked
-    with tqdm(unit=f" {unit}", file=sys.stderr, leave=False) as bar:
+    By default on a terminal, once it has lasted two seconds.
+    """
+    if not asked:
+        with progress_of(asked, unit) as progress:
+            yield progress
+        return
+    with new_bar(unit=f" {unit}", file=sys.stderr) as bar:
 
         def move(done: int, total: int) -> None:
             if bar.total != total:

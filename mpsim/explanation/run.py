@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from mpsim.bars import Progress, ShowProgress, progress_of
 from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
 from mpsim.explanation.account import Idle, mean_idle_s, parts_of_step
@@ -13,7 +14,7 @@ from mpsim.explanation.critical import path_steps
 from mpsim.explanation.kinds import Kinds
 from mpsim.explanation.links import Watched
 from mpsim.explanation.outcome import Explanation
-from mpsim.explanation.whatifs import Progress, Setting, programmed, simulate_changes
+from mpsim.explanation.whatifs import Setting, programmed, simulate_changes
 from mpsim.lowering.devices import scaled_by_type
 from mpsim.lowering.draws import Trials
 from mpsim.lowering.stages import global_batch
@@ -41,7 +42,7 @@ def explain(
     unchecked: bool = False,
     host_speed: float = 1.0,
     fold: bool | None = None,
-    progress: Progress | None = None,
+    progress: ShowProgress = None,
 ) -> Explanation:
     """Say where a step of a plan goes, what it waits for, and what would make it shorter.
 
@@ -55,8 +56,9 @@ def explain(
         Simulate the step again with one thing changed at a time, which takes as long as so many simulations.
     by_type, rescale, speed, unchecked, host_speed, fold
         As in `mpsim.simulate`.
-    progress : callable, optional
-        Called with how many what-ifs are done, and how many there are.
+    progress : callable or bool, optional
+        Called with how many what-ifs are done, and how many there are; by default a bar, in a terminal or a notebook,
+        of what takes more than two seconds. False: none.
 
     Returns
     -------
@@ -84,8 +86,8 @@ def explain(
     setting = Setting(by_type=types, unchecked=unchecked, host_speed=host_speed, fold=fold)
     if against is not None:
         _check_batches(workload, plan, against)
-    told = (progress or (lambda done, total: None)) if what_ifs else None
-    found = _explained(workload, topology, plan, setting, told)
+    with progress_of(progress, "what-ifs") as told:
+        found = _explained(workload, topology, plan, setting, told if what_ifs else None)
     if against is None:
         return found
     return replace(found, against=_explained(workload, topology, against, setting, None))

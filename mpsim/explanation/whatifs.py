@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from mpsim.bars import Progress
 from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
 from mpsim.explanation import changes
@@ -24,9 +25,8 @@ from mpsim.simulation.cutting import Played
 from mpsim.simulation.preparing import prepare_played
 from mpsim.workload.model import Workload
 
-__all__ = ["Progress", "Setting", "programmed", "simulate_changes"]
+__all__ = ["Setting", "programmed", "simulate_changes"]
 
-Progress = Callable[[int, int], None]
 _Make = Callable[[], Changed]
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 
+from mpsim.bars import Progress, ShowProgress, progress_of
 from mpsim.errors import MpsimError
 from mpsim.lowering.draws import Trials, check_processes
 from mpsim.plan.model import Plan, check_size
@@ -29,7 +30,6 @@ from mpsim.sweeps.question import Question, code_digest, digest
 
 __all__ = ["best", "dry_run"]
 
-Progress = Callable[[int, int], None]
 _TOP = 10
 _EVERYTHING, _PLAIN = Axes(), Plan()
 
@@ -46,7 +46,7 @@ def best(
     processes: int | None = None,
     output: str | Path | None = None,
     resume: bool = True,
-    progress: Progress | None = None,
+    progress: ShowProgress = None,
 ) -> Found:
     """Return the best plans of a study: of each number of devices the fastest that fits, and the fastest of all.
 
@@ -76,8 +76,9 @@ def best(
         answer take their place in the end.
     resume : bool
         Go on with the rows of the same search that `output` has.
-    progress : callable, optional
-        Called with the number of plans decided and of all.
+    progress : callable or bool, optional
+        Called with the number of plans decided and of all; by default a bar, in a terminal or a notebook, of what takes
+        more than two seconds. False: none.
 
     Raises
     ------
@@ -106,8 +107,9 @@ def best(
         raise MpsimError(_none(left))
     workers = processes or os.cpu_count() or 1
     check_processes(workers)
-    search = _Search(study, made, base, axes, top=top, prune=prune, progress=progress)
-    with _journal(study, batch, axes, base, output, search.planned, resume=resume) as search.journal:
+    search = _Search(study, made, base, axes, top=top, prune=prune)
+    kept = _journal(study, batch, axes, base, output, search.planned, resume=resume)
+    with progress_of(progress, "plans") as search.progress, kept as search.journal:
         try:
             search.run(workers)
         except KeyboardInterrupt:
@@ -137,7 +139,7 @@ def dry_run(study: Study, *, batch: int, axes: Axes = _EVERYTHING, base: Plan = 
     made, left = families(study.workload, len(study.topology.devices), batch, axes)
     if not made:
         raise MpsimError(_none(left))
-    search = _Search(study, made, replace(base, batch=batch), axes, top=1, prune=True, progress=None)
+    search = _Search(study, made, replace(base, batch=batch), axes, top=1, prune=True)
     search.bound()
     return search.found(left, 1, complete=False)
 
@@ -193,12 +195,11 @@ class _Search:
         *,
         top: int,
         prune: bool,
-        progress: Progress | None,
     ) -> None:
         self._study, self._base, self._axes = study, base, axes
         self._top, self._prune = top, prune
         self.journal: Journal | None = None
-        self._progress = progress or (lambda done, total: None)
+        self.progress: Progress = lambda done, total: None
         self._counts = Counter[str]()
         self._reasons = Counter[str]()
         self._unfit: Unfit | None = None
@@ -235,7 +236,7 @@ class _Search:
         """Decide every plan."""
         heap = [_Node(0.0, number, family) for number, family in zip(self._numbers, self._made, strict=False)]
         heapq.heapify(heap)
-        self._progress(0, self.planned)
+        self.progress(0, self.planned)
         futures: dict[Future[Row], _Node] = {}
         try:
             with worker_pool(workers, _start, self._study) if workers > 1 else nullcontext() as pool:
@@ -364,7 +365,7 @@ class _Search:
     def _decide(self, what: str, count: int = 1) -> None:
         self._counts[what] += count
         self._decided += count
-        self._progress(self._decided, self.planned)
+        self.progress(self._decided, self.planned)
 
     def found(self, left: Counter[str], workers: int, *, complete: bool, trials: Trials | None = None) -> Found:
         """Return the answer: of each number of devices the fastest, and the fastest of all."""

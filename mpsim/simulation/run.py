@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from mpsim.bars import ShowProgress, progress_of
 from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
@@ -65,6 +66,7 @@ def simulate(
     processes: int = 1,
     spans: bool = True,
     fold: bool | None = None,
+    progress: ShowProgress = None,
 ) -> Result:
     """Predict a step of a workload on a topology under a plan.
 
@@ -99,6 +101,9 @@ def simulate(
         Simulate one of the ranks that do the same at the same moments; the result has it once, with a `count`. By
         default from 17 ranks on, whose table no longer has a row for each. The numbers are those of the whole, to the
         last bit.
+    progress : callable or bool, optional
+        Called with the number of trials done and their total; by default a bar, in a terminal or a notebook, of trials
+        that take more than two seconds. False: none.
 
     Returns
     -------
@@ -126,7 +131,9 @@ def simulate(
         workload, topology, plan, by_type=by_type, rescale=rescale, speed=speed, unchecked=unchecked,
         host_speed=host_speed,
     )  # fmt: skip
-    return simulate_played(played, drawn, unchecked=unchecked, baseline=baseline, spans=spans, fold=fold)
+    return simulate_played(
+        played, drawn, unchecked=unchecked, baseline=baseline, spans=spans, fold=fold, progress=progress
+    )
 
 
 def simulate_played(
@@ -137,6 +144,7 @@ def simulate_played(
     baseline: Result | None = None,
     spans: bool = True,
     fold: bool | None = None,
+    progress: ShowProgress = False,
 ) -> Result:
     """Predict a step of a plan that is lowered, as `mpsim.simulation.preparing.prepare_played` does it.
 
@@ -146,8 +154,8 @@ def simulate_played(
         A plan with its stages cut, and what was replayed of it, which is not replayed anew.
     trials : Trials
         How many steps, and what differs between them.
-    unchecked, baseline, spans, fold
-        As in `simulate`; `unchecked` counts for the one device that a speedup compares with.
+    unchecked, baseline, spans, fold, progress
+        As in `simulate`, which shows a bar unasked; `unchecked` counts for the one device that a speedup compares with.
 
     Raises
     ------
@@ -184,6 +192,7 @@ def simulate_played(
         steady=partial(steady_s, lowering, pipelines=spans),
         redrawn=partial(Redrawn, lowering) if Redrawn.applies(lowering) else None,
         played=played if folded or (played.program and not played.program.stands_for) else None,
+        progress=progress,
     )
 
 
@@ -207,6 +216,7 @@ def play(
     steady: Callable[[Program, Timing, bool], float | None] | None = None,
     redrawn: Callable[[], Redrawn] | None = None,
     played: Played | None = None,
+    progress: ShowProgress = False,
 ) -> Result:
     """Replay the trials of a program and account for the middle one.
 
@@ -216,7 +226,12 @@ def play(
     draw, steps = None, []
     if trials.differ(random=random):
         trials = trials.seeded()
-        steps = drawn_steps(redrawn(), topology, trials) if redrawn else trial_steps(program_of, topology, trials)
+        with progress_of(progress, "trials") as told:
+            steps = (
+                drawn_steps(redrawn(), topology, trials, told)
+                if redrawn
+                else trial_steps(program_of, topology, trials, told)
+            )
         draw = trials.draw(middle(steps))
     known = played if played is not None and draw is None else None
     program = (known and known.program) or program_of(draw)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 
+from mpsim.bars import Progress, ShowProgress, progress_of
 from mpsim.collectives.mapping import check_algorithm
 from mpsim.errors import MpsimError
 from mpsim.lowering.costs import Costs
@@ -34,8 +35,6 @@ from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
 
 __all__ = ["sweep"]
-
-Progress = Callable[[int, int], None]
 
 
 def sweep(
@@ -67,7 +66,7 @@ def sweep(
     output: str | Path | None = None,
     resume: bool = True,
     cache: bool | str | Path = False,
-    progress: Progress | None = None,
+    progress: ShowProgress = None,
 ) -> SweepResult:
     """Simulate every plan that uses up to so many devices, and rank them.
 
@@ -105,8 +104,9 @@ def sweep(
         Go on with the rows of the same sweep that `output` has; otherwise what it has is lost.
     cache : bool or path
         Take rows from a folder, and keep them there for other sweeps: True for the user's cache folder.
-    progress : callable, optional
-        Called with the number of plans done and their total.
+    progress : callable or bool, optional
+        Called with the number of plans done and their total; by default a bar, in a terminal or a notebook, of what
+        takes more than two seconds. False: none.
 
     Returns
     -------
@@ -166,8 +166,9 @@ def sweep(
             jobs.append(job_of(workload=work, base=replace(base, batch=size), by_type=scaled, baseline=held))
     workers = min(processes or os.cpu_count() or 1, len(cells))
     check_processes(workers)
-    with _kept(jobs, cells, output=output, resume=resume, cache=cache, speedups=speedups) as (journal, known):
-        table = _Table(cells=cells, progress=progress or (lambda done, total: None), journal=journal, caches=known)
+    kept = _kept(jobs, cells, output=output, resume=resume, cache=cache, speedups=speedups)
+    with progress_of(progress, "plans") as told, kept as (journal, known):
+        table = _Table(cells=cells, progress=told, journal=journal, caches=known)
         try:
             table.begin()
             _fill(table, jobs, workers, executor)

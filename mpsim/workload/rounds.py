@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
+from mpsim.bars import PATIENCE_S, new_bar, watched
 from mpsim.workload.split import WHOLE, Split
 
 __all__ = ["Rounds"]
@@ -44,27 +44,27 @@ class Rounds:
         return self
 
     def __enter__(self) -> Rounds:
-        from tqdm import tqdm
-
-        file = sys.__stderr__ or sys.stderr  # where messages of the model's own are held back, the bar still shows
-        shown = self._shown and (file.isatty() or "ipykernel" in sys.modules)
         total = self.rounds * sum(_weight(size, split) for size, split in self.points)
         form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-        self._bar = tqdm(total=total, disable=not shown, delay=2, leave=False, file=file, bar_format=form)
+        shown = self._shown and watched()
+        self._bar = new_bar(total=total, delay=PATIENCE_S, bar_format=form) if shown else None
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
     def at(self, size: int, split: Split) -> None:
         """A point begins."""
         self._weight = _weight(size, split)
         shard = f", {split.text}" if split != WHOLE else ""
-        self._bar.set_description_str(f"{self.name}: micro-batch {size}{shard}", refresh=False)
+        if self._bar is not None:
+            self._bar.set_description_str(f"{self.name}: micro-batch {size}{shard}", refresh=False)
 
     def one(self) -> None:
         """A round is done."""
-        self._bar.update(self._weight)
+        if self._bar is not None:
+            self._bar.update(self._weight)
 
 
 def _weight(size: int, split: Split) -> float:
