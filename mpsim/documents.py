@@ -26,6 +26,7 @@ from typing import Any
 from mpsim.errors import MpsimError, did_you_mean
 from mpsim.files import parse_json, read_text, write_text, writing
 from mpsim.garbage import collector_paused
+from mpsim.reprs import short_repr
 
 __all__ = ["Provenance", "decode", "encode", "made_now", "read", "write", "write_text", "writing"]
 
@@ -46,6 +47,8 @@ class Provenance:
     machine: str = ""
     software: str = ""
     source: str = ""
+
+    __repr__ = short_repr
 
 
 def made_now(call: str) -> Provenance:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mpsim.plan.model import Plan
+from mpsim.reprs import short_repr
 from mpsim.topology.model import Topology
 
 __all__ = ["PARTS", "FullLink", "Part", "PathStep", "WhatIf"]
@@ -97,6 +98,8 @@ class PathStep:
     shared_s: float = 0.0
     because: str = ""
 
+    __repr__ = short_repr
+
     @property
     def takes_s(self) -> float:
         """How long the step waits for it."""
@@ -132,6 +135,8 @@ class FullLink:
     when: tuple[tuple[float, float], ...]
     users: tuple[tuple[str, float], ...]
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WhatIf:
@@ -166,3 +171,5 @@ class WhatIf:
     reason: str = ""
     topology: Topology | None = field(default=None, repr=False, compare=False)
     plan: Plan | None = field(default=None, repr=False, compare=False)
+
+    __repr__ = short_repr

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mpsim.explanation.compare import Beside, side_by_side, why
 from mpsim.explanation.model import FullLink, Part, PathStep, WhatIf
 from mpsim.explanation.text import comparison_text, facts_text, links_text, parts_text, path_text, what_ifs_text
+from mpsim.reprs import short_repr
 from mpsim.result.frames import result_to_dict
 from mpsim.result.model import Result
 from mpsim.result.text import caution, short_notes
@@ -63,6 +64,8 @@ class Explanation:
     links: tuple[FullLink, ...]
     what_ifs: tuple[WhatIf, ...] = ()
     against: Explanation | None = None
+
+    __repr__ = short_repr
 
     @property
     def beside(self) -> tuple[Beside, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mpsim.errors import MpsimError, unknown
+from mpsim.reprs import short_repr
 from mpsim.units import duration
 
 __all__ = ["KINDS", "Checkpoints", "Event", "Failures", "Recovery", "Stragglers", "check_time"]
@@ -62,6 +63,8 @@ class Event:
     factor: float = 1.0
     lasting_s: float = 0.0
 
+    __repr__ = short_repr
+
     def __post_init__(self) -> None:
         _into_seconds(self, at_s=f"time of {self.what!r}", lasting_s=f"how long {self.what!r} is slow")
         check_time(f"time of {self.what!r}", self.at_s)
@@ -111,6 +114,8 @@ class Failures:
     link_by_type: Mapping[str, float | str] = field(default_factory=dict)
     shape: float = 1.0
     listed: tuple[Event, ...] = ()
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         for name in ("mtbf_s", "node_mtbf_s", "link_mtbf_s"):
@@ -182,6 +187,8 @@ class Stragglers:
     factor: float
     lasting_s: float | str
 
+    __repr__ = short_repr
+
     def __post_init__(self) -> None:
         for name in ("every_s", "lasting_s"):
             what = f"{name.removesuffix('_s')} of stragglers"
@@ -231,6 +238,8 @@ class Checkpoints:
     copy_bytes_per_s: float = 0.0
     write_s: float | None = None
     copy_s: float | None = None
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -290,6 +299,8 @@ class Recovery:
     swap_s: float = 0.0
     repair_s: float = 0.0
     smaller: bool = False
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         _into_seconds(self, detect_s="detect", restart_s="restart", swap_s="swap", repair_s="repair")

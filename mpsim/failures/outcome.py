@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mpsim.documents import Provenance
+from mpsim.reprs import short_repr
 from mpsim.result.statistics import quantile
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Replayed:
     what: str
     step_s: float
     useful_s: float
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +160,8 @@ class Goodput:
     formula: Formula | None = None
     replayed: tuple[Replayed, ...] = ()
     provenance: Provenance = Provenance()
+
+    __repr__ = short_repr
 
     @property
     def trials(self) -> int:

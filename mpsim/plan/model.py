@@ -16,6 +16,7 @@ from mpsim.plan.runtimes import resolve_runtime
 from mpsim.plan.schedule_file import given_schedule
 from mpsim.plan.schedules import Schedule, resolve_schedule, rows_for
 from mpsim.plan.sharding import Sharding
+from mpsim.reprs import short_repr
 from mpsim.units import format_bytes, whole
 from mpsim.workload.split import Split
 
@@ -98,6 +99,8 @@ class Plan:
     sharding: Sharding = Sharding()
     cp: int = 1
     ep: int = 1
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         for name in ("dp", "pp", "tp", "cp", "ep", "microbatches", "bucket_bytes", "first_bucket_bytes"):

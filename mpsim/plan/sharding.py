@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from mpsim.errors import MpsimError, unknown
 from mpsim.plan.recompute import parse_offload, parse_recompute
+from mpsim.reprs import short_repr
 from mpsim.workload.tensors import check_dtype
 
 __all__ = ["RESHARDED", "Sharding"]
@@ -77,6 +78,8 @@ class Sharding:
     sequence: bool = False
     recompute: str = ""
     offload: str = ""
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         if self.zero not in (0, 1, 2, 3):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mpsim.errors import MpsimError
+from mpsim.reprs import short_repr
 
 __all__ = ["Allocation", "Program", "Resident", "Stream", "Task", "Timing", "Traffic"]
 
@@ -56,6 +57,8 @@ class Traffic:
     alike: tuple[int, ...] = ()
     copies: int = 1
     one: Traffic | None = None
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         if len(self.links) != len(self.bytes):
@@ -187,6 +190,8 @@ class Program:
     allocations: tuple[Allocation, ...] = ()
     stands_for: Mapping[int, int] = field(default_factory=dict)
 
+    __repr__ = short_repr
+
     def __post_init__(self) -> None:
         if not self._sound():
             self._refuse()
@@ -236,6 +241,8 @@ class Timing:
     start_s: tuple[float, ...]
     end_s: tuple[float, ...]
     released_by: tuple[int, ...] = ()
+
+    __repr__ = short_repr
 
     @property
     def step_s(self) -> float:

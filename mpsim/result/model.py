@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mpsim.documents import Provenance
+from mpsim.reprs import short_repr
 from mpsim.scaling import Scaling
 
 __all__ = ["HOLDERS", "Count", "DeviceUse", "MemoryUse", "Result", "Spans", "Timeline"]
@@ -51,6 +52,8 @@ class Spans:
     start_s: tuple[float, ...] = ()
     end_s: tuple[float, ...] = ()
 
+    __repr__ = short_repr
+
     def __len__(self) -> int:
         return len(self.name)
 
@@ -68,6 +71,8 @@ class Timeline:
     holder: str
     time_s: tuple[float, ...]
     bytes: tuple[int, ...]
+
+    __repr__ = short_repr
 
     def held(self, times: Iterable[float]) -> list[int]:
         """Return the bytes held from each of some times on; nothing before the first change."""
@@ -97,6 +102,8 @@ class MemoryUse:
     timeline_s: tuple[float, ...] = ()
     timeline_bytes: tuple[int, ...] = ()
     by_holder: tuple[Timeline, ...] = ()
+
+    __repr__ = short_repr
 
     @property
     def peak_bytes(self) -> int:
@@ -143,6 +150,8 @@ class DeviceUse:
     memory: MemoryUse = MemoryUse()
     capacity_bytes: int = 0
     count: int = 1
+
+    __repr__ = short_repr
 
     @property
     def label(self) -> str:
@@ -254,6 +263,8 @@ class Result:
     traffic: tuple[Count, ...] = ()
     spans: Spans = Spans()
     provenance: Provenance = Provenance()
+
+    __repr__ = short_repr
 
     @property
     def throughput_samples_per_s(self) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mpsim.plan.model import Plan
-from mpsim.sweeps.model import Row, SweepResult
+from mpsim.sweeps.model import Row, SweepResult, best_text
 
 __all__ = ["Found", "FoundInterrupted", "Unfit"]
 
@@ -50,6 +50,10 @@ class Found:
     unfit: Unfit | None = None
     complete: bool = True
     plans: Mapping[str, Plan] = field(default_factory=dict, compare=False)
+
+    def __repr__(self) -> str:
+        done = sum(self.counts.values())
+        return f"<Found: {done:,} of {self.planned:,} plans decided{best_text(self.sweep)}>"
 
     @property
     def best(self) -> Row | None:

@@ -13,6 +13,7 @@ from mpsim.errors import MpsimError
 from mpsim.plan.model import ALIKE_ALONE, Plan
 from mpsim.plan.schedules import Schedule, resolve_schedule, rows_for, stages_a_rank, takes_chunks
 from mpsim.plan.sharding import Sharding
+from mpsim.reprs import short_repr
 from mpsim.workload.costs import measured_microbatches
 from mpsim.workload.model import Workload
 from mpsim.workload.split import Split
@@ -61,6 +62,8 @@ class Axes:
     zero: tuple[int, ...] = ()
     recompute: tuple[str, ...] = ()
     launch: tuple[str, ...] = ()
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         for name in ("devices", "dp", "pp", "tp", "cp", "ep", "microbatch_sizes", "chunks"):

@@ -17,6 +17,7 @@ from mpsim.lowering.model import Lowering
 from mpsim.plan.model import Plan, check_size
 from mpsim.program.account import account_traffic
 from mpsim.program.model import Program, Stream, Task, Timing
+from mpsim.reprs import short_repr
 from mpsim.simulation.preparing import prepare
 from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
@@ -38,6 +39,8 @@ class Job:
     workload: Workload
     plan: Plan
     by_type: Mapping[str, Workload] = field(default_factory=dict)
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +76,8 @@ class JobResult:
     steps: int
     caveats: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    __repr__ = short_repr
 
     @property
     def slowdown(self) -> float:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from math import isclose
 from typing import TYPE_CHECKING, Any
 
-from mpsim.errors import MpsimError
+from mpsim.errors import MpsimError, printable, shortened
 from mpsim.result.frames import summary_row
 from mpsim.result.model import Result
+from mpsim.units import format_duration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +25,7 @@ __all__ = [
     "Row",
     "SweepInterrupted",
     "SweepResult",
+    "best_text",
     "finish",
     "grouped",
 ]
@@ -84,6 +86,9 @@ class SweepResult:
     known: int = field(default=0, compare=False)
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<SweepResult: {len(self.rows):,} of {self.planned:,} plans{best_text(self)}>"
+
     @property
     def complete(self) -> bool:
         """Whether every plan of the grid has a row."""
@@ -142,6 +147,23 @@ class SweepResult:
         frame = pd.DataFrame(list(self.rows), columns=pd.Index(COLUMNS))
         kinds = dict.fromkeys(COUNTS, "Int64") | dict.fromkeys(FLAGS, "boolean") | dict.fromkeys(TEXTS, "string")
         return frame.astype({name: kinds.get(name, "float64") for name in COLUMNS})
+
+
+def best_text(found: SweepResult) -> str:
+    """Return the best plan of a sweep as it stands in its short form, of several workloads or batches how many.
+
+    Examples
+    --------
+    >>> best_text(SweepResult(rows=(), planned=0))
+    ', none of which can be run and fits'
+    """
+    groups = found.groups
+    if len(groups) > 1:
+        return f" of {len(groups)} workloads and batches, each with its own ranks"
+    best = found.best
+    if best is None:
+        return ", none of which can be run and fits"
+    return f"; best: {shortened(printable(best['plan']), 200)}, {format_duration(best['step_s'])} a step"
 
 
 class SweepInterrupted(KeyboardInterrupt):

@@ -16,6 +16,7 @@ import math
 from dataclasses import dataclass
 
 from mpsim.errors import MpsimError
+from mpsim.reprs import short_repr
 
 __all__ = ["NOT_MEASURED", "CollectiveCost", "Regime", "relative_width"]
 
@@ -95,6 +96,8 @@ class CollectiveCost:
     link_bytes_per_s: float = 0.0
     error_fraction: float = 0.0
     source: str = ""
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         what = f"cost of {self.kind} over {self.link!r}"

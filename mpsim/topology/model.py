@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mpsim.documents import Provenance
 from mpsim.errors import MpsimError, did_you_mean
+from mpsim.reprs import short_repr
 from mpsim.topology.costs import CollectiveCost
 
 __all__ = ["Device", "Link", "Topology"]
@@ -55,6 +56,8 @@ class Device:
     overlap_slowdown: float = 1.0
     host: str = ""
 
+    __repr__ = short_repr
+
     def __post_init__(self) -> None:
         if not (math.isfinite(self.overlap_slowdown) and self.overlap_slowdown >= 1):
             raise MpsimError(
@@ -100,6 +103,8 @@ class Link:
     latency_s: float = 0.0
     type: str = ""
 
+    __repr__ = short_repr
+
     def __post_init__(self) -> None:
         if not self.bandwidth_bytes_per_s > 0:
             raise MpsimError(f"{self}: bandwidth is {self.bandwidth_bytes_per_s} bytes/s, expected more than 0")
@@ -138,6 +143,8 @@ class Topology:
     provenance: Provenance = Provenance()
     reducing: tuple[str, ...] = ()
     costs: tuple[CollectiveCost, ...] = ()
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         if not self.devices:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from mpsim.reprs import short_repr
 from mpsim.validate.agreement import rank_correlation
 from mpsim.validate.compare import Comparison
 
@@ -82,6 +83,8 @@ class Validation:
     rows: tuple[Comparison, ...]
     planned: int
     failures: tuple[tuple[str, str], ...] = ()
+
+    __repr__ = short_repr
 
     @property
     def kinds(self) -> dict[str, Summary]:

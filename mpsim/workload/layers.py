@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from mpsim.errors import MpsimError, did_you_mean
+from mpsim.reprs import short_repr
 from mpsim.units import real, whole
 from mpsim.workload.split import Split, axes_of, check_split, split_of, split_text
 from mpsim.workload.tensors import check_count, check_dtype, check_shape, tensor_bytes
@@ -61,6 +62,8 @@ class Parameter:
     shape: tuple[int, ...]
     dtype: str = "float32"
 
+    __repr__ = short_repr
+
     def __post_init__(self) -> None:
         check_dtype(self.dtype, f"parameter {self.name!r}")
         check_shape(self.shape, f"parameter {self.name!r}")
@@ -96,6 +99,8 @@ class Gradient:
     expert: bool = False
     partial: bool = False
 
+    __repr__ = short_repr
+
     def __post_init__(self) -> None:
         check_count(self.bytes, f"gradient of {self.parameter!r}: bytes")
         if self.dtype:
@@ -130,6 +135,8 @@ class Shard:
     gradients: tuple[Gradient, ...] = ()
     optimizer_bytes: int = 0
     buffer_bytes: int = 0
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         check_split(self.split)
@@ -175,6 +182,8 @@ class Samples:
     optimizer_s: tuple[float, ...] = (0.0,)
     accumulate_s: tuple[float, ...] = (0.0,)
 
+    __repr__ = short_repr
+
     def __post_init__(self) -> None:
         for name in TIMES:
             values = getattr(self, name)
@@ -210,6 +219,8 @@ class ShardCollective:
     axis: str = "tp"
     when: str = "behind"
 
+    __repr__ = short_repr
+
     def __post_init__(self) -> None:
         kinds = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send_receive")
         if self.kind not in kinds:
@@ -237,6 +248,8 @@ class Attention:
 
     forward_fraction: float
     saved_bytes: int = 0
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         if not 0 <= self.forward_fraction <= 1:
@@ -294,6 +307,8 @@ class Cost:
     collectives: tuple[ShardCollective, ...] = ()
     attention: Attention | None = None
 
+    __repr__ = short_repr
+
     def __post_init__(self) -> None:
         check_count(self.microbatch, "microbatch", 1)
         check_split(self.split)
@@ -342,6 +357,8 @@ class Layer:
     kind: str = ""
     shards: tuple[Shard, ...] = (Shard(),)
     costs: tuple[Cost, ...] = ()
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         if not self.name:

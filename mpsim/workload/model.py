@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mpsim.documents import Provenance
 from mpsim.errors import MpsimError, did_you_mean
+from mpsim.reprs import short_repr
 from mpsim.scaling import Scaling
 from mpsim.units import whole
 from mpsim.workload.layers import Attention, Cost, Fidelity, Gradient, Layer, Parameter, Samples, Shard, ShardCollective
@@ -61,6 +62,8 @@ class StepCheck:
     layers_s: tuple[float, ...]
     differences: tuple[str, ...] = ()
 
+    __repr__ = short_repr
+
     def __post_init__(self) -> None:
         for value in (*self.whole_s, *self.layers_s):
             if not (math.isfinite(value) and value >= 0):
@@ -109,6 +112,8 @@ class Precision:
     gradients: str = "float32"
     optimizer: str = "float32"
     master: str = ""
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         for what in ("compute", "parameters", "gradients", "optimizer"):
@@ -174,6 +179,8 @@ class Workload:
     notes: tuple[str, ...] = ()
     scaling: Scaling | None = None
     provenance: Provenance = Provenance()
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         check_count(self.microbatch, "microbatch", 1)

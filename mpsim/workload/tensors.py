@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from mpsim.errors import MpsimError, did_you_mean
+from mpsim.reprs import short_repr
 from mpsim.workload.split import WHOLE, Split, split_of
 
 __all__ = ["DTYPE_BYTES", "Tensor", "TensorShard", "check_count", "check_dtype", "check_shape", "tensor_bytes"]
@@ -55,6 +56,8 @@ class TensorShard:
     sequence_parallel: bool = False
     shape: tuple[int, ...]
 
+    __repr__ = short_repr
+
     def __post_init__(self) -> None:
         if self.split == WHOLE:
             raise MpsimError("tensor shard is of no split: tensor_parallel is 1, expected 2 or more")
@@ -102,6 +105,8 @@ class Tensor:
     needs_gradient: bool = True
     saved_by: str = ""
     shards: tuple[TensorShard, ...] = ()
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         what = f"tensor {self.name!r}"
