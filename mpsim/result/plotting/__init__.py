@@ -6,9 +6,11 @@ Each function returns a `matplotlib.figure.Figure` and shows nothing; ``ax=`` dr
 from mpsim.result.plotting.agreement import predicted_and_measured
 from mpsim.result.plotting.bars import breakdown, memory
 from mpsim.result.plotting.curves import cdf, memory_over_time
+from mpsim.result.plotting.described import alternative_text
 from mpsim.result.plotting.gantt import timeline
 from mpsim.result.plotting.goodput import goodput
 from mpsim.result.plotting.holders import memory_by_holder
+from mpsim.result.plotting.layers import layers
 from mpsim.result.plotting.network import network
 from mpsim.result.plotting.schedule import schedule
 from mpsim.result.plotting.speedups import speedup
@@ -16,9 +18,11 @@ from mpsim.result.plotting.strong_and_weak import scaling
 from mpsim.result.plotting.style import save_figure
 
 __all__ = [
+    "alternative_text",
     "breakdown",
     "cdf",
     "goodput",
+    "layers",
     "memory",
     "memory_by_holder",
     "memory_over_time",

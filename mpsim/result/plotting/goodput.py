@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mpsim.errors import MpsimError
+from mpsim.result.plotting.described import Described
 from mpsim.result.plotting.style import BLUE, CYCLE, VERMILION, title
 from mpsim.result.statistics import cdf
 from mpsim.units import format_long_duration
@@ -56,7 +57,7 @@ def goodput(
     if not trials:
         raise MpsimError("a goodput of no trials: give at least one")
     count = 3 if len(tried) > 1 else 2
-    figure, axes = plt.subplots(1, count, figsize=(4.4 * count, 4.2), layout="constrained")
+    figure, axes = plt.subplots(1, count, figsize=(4.4 * count, 4.2), layout="constrained", FigureClass=Described)
     plt.close(figure)
     _parts(axes[0], parts)
     _distribution(axes[1], trials)

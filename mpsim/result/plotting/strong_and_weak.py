@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, StrMetho
 from matplotlib.transforms import ScaledTranslation
 
 from mpsim.errors import MpsimError
+from mpsim.result.plotting.described import Described
 from mpsim.result.plotting.style import CYCLE, shorten, title
 from mpsim.result.text import caution
 
@@ -71,7 +72,9 @@ def scaling(rows: Sequence[Row]) -> Figure:
     width, heading = _WIDTH * len(panels), _heading(rows, _WIDTH * len(panels))
     most = max(sum(1 + line.label.count("\n") for line in lines) for _, lines in panels)
     height = _HEIGHT + _ENTRY * (most + heading.count("\n"))
-    figure, axes = plt.subplots(1, len(panels), figsize=(width, height), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(width, height), layout="constrained", FigureClass=Described, squeeze=False
+    )
     plt.close(figure)  # No longer pyplot's: see `axes_for`.
     figure.get_layout_engine().set(wspace=0.05)  # type: ignore[union-attr,call-arg]
     for ax, (panel, lines) in zip(axes[0], panels, strict=True):

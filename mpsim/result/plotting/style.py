@@ -15,6 +15,7 @@ from matplotlib.transforms import ScaledTranslation
 from mpsim.errors import MpsimError
 from mpsim.files import writing
 from mpsim.result.model import Result
+from mpsim.result.plotting.described import Described
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -80,7 +81,7 @@ def axes_for(ax: Axes | None, width: float, height: float) -> Axes:
     """Return `ax`, or the axes of a new figure of that size in inches."""
     if ax is not None:
         return ax
-    figure, ax = plt.subplots(figsize=(width, height), layout="constrained")
+    figure, ax = plt.subplots(figsize=(width, height), layout="constrained", FigureClass=Described)
     # Closed, it is no longer pyplot's: it can be saved and shown by a notebook, once, and is freed with its last user.
     plt.close(figure)
     ax.spines[["top", "right"]].set_visible(False)
