@@ -75,7 +75,7 @@ def made_now(call: str) -> Provenance:
 
 
 def encode(value: Any) -> Any:
-    """Return `value` as what JSON can hold; fields at their default are left out.
+    """Return `value` as what JSON can hold; fields at their default are left out, and those that equality ignores.
 
     What has an `as_document` says itself what it is there.
 
@@ -111,7 +111,7 @@ _FLAT = _PLAIN | {float}
 
 @cache
 def _defaults(kind: Any) -> list[tuple[str, Any]]:
-    return [(field.name, field.default) for field in dataclasses.fields(kind)]
+    return [(field.name, field.default) for field in dataclasses.fields(kind) if field.compare]
 
 
 # Of what is larger, products are no numbers any more.
@@ -177,7 +177,7 @@ def _decoder(kind: Any) -> _Decoder:
 def _fields(kind: type) -> tuple[dict[str, _Decoder], list[str]]:
     """Return what decodes each field of a dataclass, and which it needs."""
     hints = typing.get_type_hints(kind)
-    fields = dataclasses.fields(kind)
+    fields = [field for field in dataclasses.fields(kind) if field.compare]
     missing = dataclasses.MISSING
     needed = [field.name for field in fields if field.default is missing and field.default_factory is missing]
     return {field.name: _decoder(hints[field.name]) for field in fields}, needed

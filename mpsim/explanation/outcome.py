@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from mpsim.above import above
 from mpsim.explanation.compare import Beside, side_by_side, why
 from mpsim.explanation.model import FullLink, Part, PathStep, WhatIf
 from mpsim.explanation.text import comparison_text, facts_text, links_text, parts_text, path_text, what_ifs_text
@@ -78,6 +79,9 @@ class Explanation:
         if self.against is None:
             return ""
         return why(self.beside, self.result.step_s, self.against.result.step_s)
+
+    def _repr_html_(self) -> str:
+        return str(above("cards.explained").card(self))
 
     def __str__(self) -> str:
         result = self.result

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mpsim import documents
+from mpsim.above import above
 from mpsim.documents import Provenance
 from mpsim.errors import MpsimError, unknown
 from mpsim.plan.automatic import Fitted
@@ -19,6 +21,9 @@ from mpsim.plan.sharding import Sharding
 from mpsim.reprs import short_repr
 from mpsim.units import format_bytes, whole
 from mpsim.workload.split import Split
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["ALIKE_ALONE", "LAUNCHES", "Plan", "check_size", "load_plan", "save_plan"]
 
@@ -282,6 +287,35 @@ class Plan:
         if self.launch == "graphs":
             words.append("graphs")
         return " ".join(words)
+
+    def plot(self, **options: Any) -> Any:
+        """Return a figure of what each pipeline rank runs when, by unit times.
+
+        Parameters
+        ----------
+        **options
+            Those of `mpsim.plotting.schedule`, such as ``ax=``.
+
+        Raises
+        ------
+        MpsimError
+            Its schedule gives no rows, or too many to be drawn; matplotlib is not installed.
+        """
+        return above("cards.pictures").plan_figure(self, **options)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a table with a row for each rank: its device, in the topology's order, and its place on each axis.
+
+        Examples
+        --------
+        >>> Plan(dp=2, pp=2).to_frame().values.tolist()
+        [[0, 0, 0, 0, 0, 0], [1, 1, 0, 1, 0, 0], [2, 2, 1, 0, 0, 0], [3, 3, 1, 1, 0, 0]]
+        """
+        frame: pd.DataFrame = above("cards.tables").plan_frame(self)
+        return frame
+
+    def _repr_html_(self) -> str:
+        return str(above("cards.plan").card(self))
 
 
 def check_size(plan: Plan) -> None:

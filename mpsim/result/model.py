@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mpsim.above import above
 from mpsim.documents import Provenance
 from mpsim.reprs import short_repr
 from mpsim.scaling import Scaling
 
-__all__ = ["HOLDERS", "Count", "DeviceUse", "MemoryUse", "Result", "Spans", "Timeline"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["HOLDERS", "Count", "DeviceUse", "MemoryUse", "Origin", "Result", "Spans", "Timeline"]
 
 
 HOLDERS = (
@@ -188,6 +193,23 @@ class Count:
     unmeasured: str = ""
 
 
+class Origin(NamedTuple):
+    """What a result was replayed from; it is of rooms that lie beside the result's, or above it.
+
+    Attributes
+    ----------
+    workload, topology, plan
+        As of `mpsim.simulate`.
+    options : mapping of str to object
+        Its arguments `by_type`, `unchecked` and `host_speed`.
+    """
+
+    workload: Any
+    topology: Any
+    plan: Any
+    options: Mapping[str, Any]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """One plan of one workload on one topology.
@@ -237,6 +259,8 @@ class Result:
         By kind and axis.
     spans : Spans
         What ran when.
+    origin : Origin or None
+        What it was replayed from, for `explain`: no part of its value. None of a real run, or of a result from a file.
     """
 
     workload: str
@@ -263,6 +287,7 @@ class Result:
     traffic: tuple[Count, ...] = ()
     spans: Spans = Spans()
     provenance: Provenance = Provenance()
+    origin: Origin | None = field(default=None, compare=False, repr=False)
 
     __repr__ = short_repr
 
@@ -306,3 +331,53 @@ class Result:
         if False in verdicts:
             return False
         return None if None in verdicts or not verdicts else True
+
+    def plot(self, kind: str = "", **options: Any) -> Any:
+        """Return a figure: what ran when or, without spans, where the step goes.
+
+        Parameters
+        ----------
+        kind : str
+            Another picture: ``breakdown``, ``memory``, ``memory_over_time``, ``memory_by_holder``, ``cdf``, ``speedup``
+            or ``timeline``, the functions of `mpsim.plotting`.
+        **options
+            Of that function, such as ``ax=``.
+
+        Raises
+        ------
+        MpsimError
+            There is no such picture, the result lacks what it needs, or matplotlib is not installed.
+        """
+        return above("cards.pictures").result_figure(self, kind, **options)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a table with a row for each device: where its step went, what it holds at its peak.
+
+        Examples
+        --------
+        >>> use = DeviceUse(name="gpu0", compute_s=1.5, exposed_communication_s=0.25, idle_s=0.25)
+        >>> result = Result(workload="mlp", topology="one", plan="dp=1", step_s=2.0, trial_step_s=(2.0,),
+        ...                 free_step_s=1.5, devices=(use,))
+        >>> result.to_frame()[["device", "compute_fraction"]].values.tolist()
+        [['gpu0', 0.75]]
+        """
+        frame: pd.DataFrame = above("cards.tables").result_frame(self)
+        return frame
+
+    def explain(self, **options: Any) -> Any:
+        """Return an `Explanation` of where the step goes, every time at its median.
+
+        Parameters
+        ----------
+        **options
+            Those of `mpsim.explain`, such as ``what_ifs=False``.
+
+        Raises
+        ------
+        MpsimError
+            The result is of a real run or from a file: it has no workload to replay.
+        """
+        return above("cards.explained").explain_result(self, **options)
+
+    def _repr_html_(self) -> str:
+        return str(above("cards.result").card(self))

@@ -8,7 +8,7 @@ from mpsim.result.model import DeviceUse, Result
 from mpsim.result.statistics import interval, quantile
 from mpsim.units import format_bytes, format_duration
 
-__all__ = ["Column", "align", "caution", "format_percent", "short_notes", "summary"]
+__all__ = ["Column", "align", "caution", "device_rows", "facts_of", "format_percent", "short_notes", "summary"]
 
 MOST_DEVICES = 16  # A table of more says less than its extremes.
 _MOST_CAVEATS = 3  # Of more, a line says that there are more.
@@ -72,7 +72,31 @@ def summary(result: Result) -> str:
     fidelity        given: some times were given by hand, not measured
     runtime         ideal
     """
-    facts = [
+    head = f"{result.workload} | {result.plan} | {result.topology}"
+    facts = facts_of(result)
+    blocks = [caution(result.caveats) + head, "\n".join(f"{name:<16}{text}" for name, text in facts if text)]
+    blocks += [_table(rows) for rows in (_traffic_rows(result), device_rows(result)) if rows]
+    beyond = [count for count in result.traffic if count.beyond]
+    blocks += [
+        f"warning: {count.beyond:,} of {count.transfers:,} {count.kind} are of sizes or over ranks that the topology's"
+        " costs were not measured for: extrapolated"
+        for count in beyond
+    ]
+    blocks += [f"caution: {text}" for text in result.caveats[_MOST_CAVEATS:]]
+    blocks += ["\n".join(short_notes(result.notes))] if result.notes else []
+    return "\n\n".join(blocks)
+
+
+def facts_of(result: Result) -> list[tuple[str, str]]:
+    """Return what is said of a step by name; "" of what is not known.
+
+    Examples
+    --------
+    >>> result = Result(workload="mlp", topology="pair", plan="pp=2", step_s=2.0, trial_step_s=(2.0,), free_step_s=1.5)
+    >>> facts_of(result)[0]
+    ('step', '2 s')
+    """
+    return [
         ("step", _step(result)),
         ("back to back", _steady(result)),
         ("throughput", _throughput(result)),
@@ -85,18 +109,6 @@ def summary(result: Result) -> str:
         ("measured on", result.measured_on),
         ("runtime", _runtime(result)),
     ]
-    head = f"{result.workload} | {result.plan} | {result.topology}"
-    blocks = [caution(result.caveats) + head, "\n".join(f"{name:<16}{text}" for name, text in facts if text)]
-    blocks += [_table(rows) for rows in (_traffic_rows(result), _device_rows(result)) if rows]
-    beyond = [count for count in result.traffic if count.beyond]
-    blocks += [
-        f"warning: {count.beyond:,} of {count.transfers:,} {count.kind} are of sizes or over ranks that the topology's"
-        " costs were not measured for: extrapolated"
-        for count in beyond
-    ]
-    blocks += [f"caution: {text}" for text in result.caveats[_MOST_CAVEATS:]]
-    blocks += ["\n".join(short_notes(result.notes))] if result.notes else []
-    return "\n\n".join(blocks)
 
 
 def caution(caveats: Sequence[str], most: int = _MOST_CAVEATS) -> str:
@@ -249,7 +261,8 @@ def _columns(result: Result) -> list[_Column]:
     return [column for column in _COLUMNS if column[0] not in unknown]
 
 
-def _device_rows(result: Result) -> list[list[str]]:
+def device_rows(result: Result) -> list[list[str]]:
+    """Return a heading and a row for each device, or of many the lowest, the median and the highest of each column."""
     if not result.devices:
         return []
     columns = _columns(result)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mpsim.above import above
 from mpsim.plan.model import Plan
 from mpsim.sweeps.model import Row, SweepResult, best_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Found", "FoundInterrupted", "Unfit"]
 
@@ -41,6 +45,8 @@ class Found:
         Whether every plan was decided; otherwise this is the best so far.
     plans : mapping of str to Plan
         The plans of the rows, by their text.
+    study : Study or None
+        Whose plans they are, for `explain`.
     """
 
     sweep: SweepResult
@@ -50,6 +56,7 @@ class Found:
     unfit: Unfit | None = None
     complete: bool = True
     plans: Mapping[str, Plan] = field(default_factory=dict, compare=False)
+    study: Any = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         done = sum(self.counts.values())
@@ -72,6 +79,40 @@ class Found:
         for row in self.sweep.ranked:
             found.setdefault(row["n_devices"], row)
         return [found[count] for count in sorted(found)]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the rows of the answer as a table, as a sweep has them: the fastest first."""
+        return self.sweep.to_frame()
+
+    def plot(self) -> Any:
+        """Return a figure of the best plan of each number of devices.
+
+        Raises
+        ------
+        MpsimError
+            No plan has a speedup; matplotlib is not installed.
+        """
+        return above("cards.pictures").found_figure(self)
+
+    def explain(self, rank: int = 1, **options: Any) -> Any:
+        """Return an `Explanation` of the best plan's step, or of another rank's.
+
+        Parameters
+        ----------
+        rank : int
+            Of the plan.
+        **options
+            Those of `mpsim.explain`.
+
+        Raises
+        ------
+        MpsimError
+            There is no such rank.
+        """
+        return above("cards.explained").explain_found(self, rank, **options)
+
+    def _repr_html_(self) -> str:
+        return str(above("cards.sweep").found_card(self))
 
 
 class FoundInterrupted(KeyboardInterrupt):

@@ -384,6 +384,7 @@ class _Search:
             unfit=self._unfit,
             complete=complete,
             plans=plans,
+            study=self._study,
         )
 
     def _whole(self, plans: Sequence[Plan], trials: Trials, workers: int) -> list[Row]:

@@ -11,7 +11,7 @@ from mpsim.sweeps.model import Row
 from mpsim.sweeps.text import percent_or_blank
 from mpsim.units import format_bytes, format_duration
 
-__all__ = ["answer", "counted"]
+__all__ = ["answer", "counted", "nearest"]
 
 _MOST_REASONS = 4
 
@@ -42,7 +42,7 @@ def answer(found: Found, rates: Rates, head: str = "") -> str:
             blocks.append(f"= the 5-95 % interval overlaps that of the first: {ties} of these tie with it")
     else:
         blocks.append("No plan fits." if found.unfit else "No plan can be run.")
-    blocks += counted(found) + _nearest(found) + short_notes(found.sweep.notes)
+    blocks += counted(found) + nearest(found) + short_notes(found.sweep.notes)
     return "\n".join(block for block in blocks if block)
 
 
@@ -126,7 +126,8 @@ def _why(found: Found) -> list[str]:
     return lines
 
 
-def _nearest(found: Found) -> list[str]:
+def nearest(found: Found) -> list[str]:
+    """Return which plan comes nearest to fitting, where none does."""
     if found.unfit is None or found.sweep.ranked:
         return []
     plan, count, capacity = found.unfit

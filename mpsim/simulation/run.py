@@ -19,7 +19,7 @@ from mpsim.lowering.stages import global_batch
 from mpsim.plan.model import Plan
 from mpsim.program.account import account_devices, account_traffic, spans_of
 from mpsim.program.model import Program, Timing
-from mpsim.result.model import Result, Spans
+from mpsim.result.model import Origin, Result, Spans
 from mpsim.result.statistics import check_baseline, middle
 from mpsim.result.text import MOST_DEVICES
 from mpsim.scaling import Scaling
@@ -192,6 +192,12 @@ def simulate_played(
         steady=partial(steady_s, lowering, pipelines=spans),
         redrawn=partial(Redrawn, lowering) if Redrawn.applies(lowering) else None,
         played=played if folded or (played.program and not played.program.stands_for) else None,
+        origin=Origin(
+            workload,
+            lowering.topology,
+            plan,
+            {"by_type": lowering.costs.by_type, "unchecked": unchecked, "host_speed": lowering.host_speed},
+        ),
         progress=progress,
     )
 
@@ -216,12 +222,13 @@ def play(
     steady: Callable[[Program, Timing, bool], float | None] | None = None,
     redrawn: Callable[[], Redrawn] | None = None,
     played: Played | None = None,
+    origin: Origin | None = None,
     progress: ShowProgress = False,
 ) -> Result:
     """Replay the trials of a program and account for the middle one.
 
     `steady` tells what steps in a row take, of a program at its median or not, `redrawn` is the program with its times
-    drawn for many trials at once, and `played` what was replayed of it at the median.
+    drawn for many trials at once, `played` what was replayed of it at the median, and `origin` what it was made from.
     """
     draw, steps = None, []
     if trials.differ(random=random):
@@ -266,4 +273,5 @@ def play(
         devices=uses,
         traffic=traffic,
         spans=ran,
+        origin=origin,
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from mpsim.errors import MpsimError
 from mpsim.files import in_cell, of_cell, read_bytes, read_text, write_text, writing
-from mpsim.sweeps.model import COLUMNS, COUNTS, FIRST, FLAGS, TEXTS, Row, SweepResult, finish
+from mpsim.sweeps.model import COLUMNS, COUNTS, FIRST, FLAGS, TEXTS, Row, SweepResult, finish, frame_of
 
 __all__ = ["SUFFIXES", "check_columns", "check_suffix", "csv_line", "load_sweep", "row_of", "save_sweep"]
 
@@ -90,7 +90,7 @@ def csv_line(cells: Sequence[Any]) -> str:
 
 def _to_parquet(result: SweepResult) -> bytes:
     data = io.BytesIO()
-    result.to_frame().to_parquet(data, index=False)
+    frame_of(result.rows).to_parquet(data, index=False)
     return data.getvalue()
 
 

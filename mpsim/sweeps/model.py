@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import isclose
 from typing import TYPE_CHECKING, Any
 
+from mpsim.above import above, needed
 from mpsim.errors import MpsimError, printable, shortened
 from mpsim.result.frames import summary_row
-from mpsim.result.model import Result
+from mpsim.result.model import Origin, Result
 from mpsim.units import format_duration
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
     "SweepResult",
     "best_text",
     "finish",
+    "frame_of",
     "grouped",
 ]
 
@@ -73,6 +75,8 @@ class SweepResult:
         Rows that were there already, in the sweep's file or in the cache.
     notes : tuple of str
         What the traces have to say in words; not in a table's file.
+    origin_of : callable or None
+        Returns what a row was replayed from, for `explain`; None of a sweep from a file. No part of its value.
 
     Examples
     --------
@@ -85,6 +89,7 @@ class SweepResult:
     processes: int = field(default=1, compare=False)
     known: int = field(default=0, compare=False)
     notes: tuple[str, ...] = ()
+    origin_of: Callable[[Row], Origin] | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         return f"<SweepResult: {len(self.rows):,} of {self.planned:,} plans{best_text(self)}>"
@@ -141,12 +146,53 @@ class SweepResult:
         return sorted(((group[0], len(group)) for group in groups.values()), key=lambda pair: -pair[1])
 
     def to_frame(self) -> pd.DataFrame:
-        """Return the rows as a table; missing numbers are NA."""
-        import pandas as pd
+        """Return the rows as a table, missing numbers NA: the ranked, then those too large, then those with a reason.
 
-        frame = pd.DataFrame(list(self.rows), columns=pd.Index(COLUMNS))
-        kinds = dict.fromkeys(COUNTS, "Int64") | dict.fromkeys(FLAGS, "boolean") | dict.fromkeys(TEXTS, "string")
-        return frame.astype({name: kinds.get(name, "float64") for name in COLUMNS})
+        Examples
+        --------
+        >>> list(SweepResult(rows=(), planned=0).to_frame().columns[:4])
+        ['rank', 'plan', 'strategy', 'n_devices']
+        """
+        first = [*self.ranked, *self.too_large]
+        known = set(map(id, first))
+        return frame_of([*first, *(row for row in self.rows if id(row) not in known)])
+
+    def plot(self) -> Any:
+        """Return a figure of plans' speedups by devices, or, of several batches or workloads, of what devices bring.
+
+        Raises
+        ------
+        MpsimError
+            No plan has a speedup; matplotlib is not installed.
+        """
+        return above("cards.pictures").sweep_figure(self)
+
+    def explain(self, rank: int = 1, **options: Any) -> Any:
+        """Return an `Explanation` of where the step of the best plan goes, or of that of another rank.
+
+        Parameters
+        ----------
+        rank : int
+            Of the plan.
+        **options
+            Those of `mpsim.explain`.
+
+        Raises
+        ------
+        MpsimError
+            There is no such rank, several workloads or batches have one each, or the sweep is from a file.
+        """
+        return above("cards.explained").explain_sweep(self, rank, **options)
+
+    def _repr_html_(self) -> str:
+        return str(above("cards.sweep").sweep_card(self))
+
+
+def frame_of(rows: Sequence[Row]) -> pd.DataFrame:
+    """Return rows as a table, in their order."""
+    frame: pd.DataFrame = needed("pandas").DataFrame(list(rows), columns=list(COLUMNS))
+    kinds = dict.fromkeys(COUNTS, "Int64") | dict.fromkeys(FLAGS, "boolean") | dict.fromkeys(TEXTS, "string")
+    return frame.astype({name: kinds.get(name, "float64") for name in COLUMNS})
 
 
 def best_text(found: SweepResult) -> str:

@@ -14,7 +14,7 @@ from mpsim.plan.model import Plan
 from mpsim.plan.runtimes import RUNTIMES
 from mpsim.plan.schedules import SCHEDULES
 from mpsim.result.frames import summary_row
-from mpsim.result.model import Result
+from mpsim.result.model import Origin, Result
 from mpsim.simulation.run import simulate_played
 from mpsim.sweeps.choosing import best_played
 from mpsim.sweeps.grid import Candidate
@@ -24,10 +24,16 @@ from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
 from mpsim.workload.tokens import tokens_per_sample
 
-__all__ = ["Job", "coordinates", "packed", "row_here", "row_there"]
+__all__ = ["Job", "coordinates", "origin_of", "packed", "row_here", "row_there"]
 
 _REGISTRIES: tuple[dict[Any, Any], ...] = (SCHEDULES, ALGORITHMS, RUNTIMES)
 _KNOWN = tuple(dict(registry) for registry in _REGISTRIES)
+
+
+_TOLD_APART_BY = (
+    "workload", "topology", "n_devices", "dp", "pp", "tp", "global_batch", "microbatches", "schedule", "runtime",
+    "algorithm",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +68,31 @@ def row_here(job: Job, candidate: Candidate) -> Row:
     except MpsimError as error:
         return row | {"reason": str(error)}
     return row | summary_row(result)
+
+
+def origin_of(plans: Sequence[tuple[Job, Candidate]], row: Row) -> Origin:
+    """Return what a row of a sweep was replayed from: its plan on the devices and with the stages that were chosen.
+
+    Raises
+    ------
+    MpsimError
+        None of the sweep's plans is the row's, or several are.
+    """
+    # The text of a plan that ran has what was chosen for it.
+    found = [(job, one) for job, one in plans if all(_known(job, one)[name] == row[name] for name in _TOLD_APART_BY)]
+    if len(found) != 1:
+        raise MpsimError(f"{len(found)} plans of the sweep are {row['plan']!r}: explain it by mpsim.explain")
+    ((job, candidate),) = found
+    played = best_played(
+        job.workload,
+        job.topology,
+        candidate.plan(job.base),
+        job.by_type,
+        host_speed=job.host_speed,
+        unchecked=job.unchecked,
+    )
+    options = {"by_type": job.by_type, "unchecked": job.unchecked, "host_speed": job.host_speed}
+    return Origin(job.workload, job.topology, played.lowering.plan, options)
 
 
 def packed(jobs: Sequence[Job]) -> bytes:

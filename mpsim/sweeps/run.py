@@ -30,7 +30,7 @@ from mpsim.sweeps.jobs import Cell, baseline_for, batches_of, workloads_of
 from mpsim.sweeps.journal import Journal, journal_path, open_journal
 from mpsim.sweeps.model import Row, SweepInterrupted, SweepResult, finish
 from mpsim.sweeps.question import Question, ask, cell_text, digest
-from mpsim.sweeps.row import Job, row_here
+from mpsim.sweeps.row import Job, origin_of, row_here
 from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
 
@@ -174,7 +174,8 @@ def sweep(
             _fill(table, jobs, workers, executor)
         except KeyboardInterrupt:
             raise SweepInterrupted(table.finished(workers, speedups=speedups)) from None
-    found = table.finished(workers, speedups=speedups)
+    plans = [(jobs[number], candidate) for number, candidate in cells]
+    found = replace(table.finished(workers, speedups=speedups), origin_of=partial(origin_of, plans))
     if output is not None:
         _save(found, Path(output))
     return replace(found, notes=tuple(dict.fromkeys(notes)))

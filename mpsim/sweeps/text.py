@@ -7,12 +7,12 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from mpsim.result.text import align, caution, format_percent, short_notes
+from mpsim.result.text import Column, align, caution, format_percent, short_notes
 from mpsim.sweeps.model import Row, SweepResult
 from mpsim.sweeps.strong_and_weak import scaling_rows
 from mpsim.units import format_bytes, format_duration
 
-__all__ = ["percent_or_blank", "scaling_text", "table"]
+__all__ = ["percent_or_blank", "ranked_columns", "said_of", "scaling_text", "table"]
 
 MOST_REASONS = 6
 # heading, to the left, text of a row
@@ -53,6 +53,30 @@ def table(result: SweepResult, top: int = 10, head: str = "") -> str:
         lines = (_outcome(group, len(rows)), *_too_large(group))
         blocks += [_name_of(group, groups) + line for line in lines]
     return "\n".join([*blocks, *_reasons(result), *short_notes(result.notes)])
+
+
+def ranked_columns(result: SweepResult, rows: Sequence[Row]) -> list[Column]:
+    """Return some of a sweep's ranked plans as columns of text.
+
+    What tells the sweep's workloads and batches apart comes first.
+    """
+    return _cells(_columns_of(result.groups), rows)
+
+
+def said_of(result: SweepResult, shown: int) -> list[str]:
+    """Return what became of a sweep's plans, a line each, where so many of each workload and batch are listed.
+
+    Examples
+    --------
+    >>> said_of(SweepResult(rows=(), planned=2), 10)
+    ['interrupted: 0 of 2 plans were tried', 'no plan can be run']
+    """
+    groups = result.groups or (result,)
+    found = [] if result.complete else [f"interrupted: {len(result.rows)} of {result.planned} plans were tried"]
+    for group in groups:
+        own = (_outcome(group, min(shown, len(group.ranked))), *_too_large(group))
+        found += [_name_of(group, groups) + line for line in own]
+    return [*"\n".join(found).split("\n"), *_reasons(result)]
 
 
 def _outcome(group: SweepResult, shown: int) -> str:
@@ -112,7 +136,7 @@ def _interval(row: Row) -> str:
     return f"{format_duration(row['step_p5_s'])} to {format_duration(row['step_p95_s'])}"
 
 
-def _cells(columns_of: _Columns, rows: Sequence[Row]) -> list[tuple[str, bool, list[str]]]:
+def _cells(columns_of: _Columns, rows: Sequence[Row]) -> list[Column]:
     columns = [(heading, left, [text(row) for row in rows]) for heading, left, text in columns_of]
     return [column for column in columns if any(cell.strip() for cell in column[2])]
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from mpsim.above import above
 from mpsim.documents import Provenance
 from mpsim.errors import MpsimError, did_you_mean
 from mpsim.reprs import short_repr
 from mpsim.topology.costs import CollectiveCost
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Device", "Link", "Topology"]
 
@@ -176,6 +181,43 @@ class Topology:
                 hint = _near(cost.link, sorted(filter(None, types))) if any(types) else ", which have no types"
                 raise MpsimError(f"a cost is for links of type {cost.link!r}, not among the topology's{hint}")
         self._check_reachable()
+
+    def plot(self, **options: Any) -> Any:
+        """Return a figure of its devices, switches and links; `options` are those of `mpsim.plotting.network`.
+
+        Raises
+        ------
+        MpsimError
+            So many nodes or links that nothing could be told from the picture; matplotlib is not installed.
+        """
+        return above("cards.pictures").topology_figure(self, **options)
+
+    def to_frame(self, of: str = "devices") -> pd.DataFrame:
+        """Return a table with a row for each of its devices, or of its links.
+
+        Parameters
+        ----------
+        of : str
+            ``devices``, with how many links leave each and their bandwidths together; or ``links``.
+
+        Raises
+        ------
+        MpsimError
+            Another table is asked for.
+
+        Examples
+        --------
+        >>> pair = Topology(name="pair", devices=(Device(name="a"), Device(name="b")), links=(
+        ...     Link(source="a", target="b", bandwidth_bytes_per_s=5.0),
+        ...     Link(source="b", target="a", bandwidth_bytes_per_s=5.0)))
+        >>> pair.to_frame()[["device", "links", "bandwidth_bytes_per_s"]].values.tolist()
+        [['a', 1, 5.0], ['b', 1, 5.0]]
+        """
+        frame: pd.DataFrame = above("cards.tables").topology_frame(self, of)
+        return frame
+
+    def _repr_html_(self) -> str:
+        return str(above("cards.topology").card(self))
 
     def _check_reachable(self) -> None:
         """Refuse a device that the first one cannot reach, or that cannot reach the first one."""

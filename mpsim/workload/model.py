@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from mpsim.above import above
 from mpsim.documents import Provenance
 from mpsim.errors import MpsimError, did_you_mean
 from mpsim.reprs import short_repr
@@ -13,6 +15,9 @@ from mpsim.units import whole
 from mpsim.workload.layers import Attention, Cost, Fidelity, Gradient, Layer, Parameter, Samples, Shard, ShardCollective
 from mpsim.workload.split import WHOLE, Split, axes_of
 from mpsim.workload.tensors import DTYPE_BYTES, Tensor, TensorShard, check_count, check_dtype
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "DTYPE_BYTES",
@@ -278,6 +283,31 @@ class Workload:
             if candidate.name == layer:
                 return i
         raise MpsimError(f"unknown layer {layer!r}{did_you_mean(layer, [item.name for item in self.layers])}")
+
+    def plot(self) -> Any:
+        """Return a figure of what each layer takes and holds, at the reference micro-batch.
+
+        Raises
+        ------
+        MpsimError
+            Matplotlib is not installed.
+        """
+        return above("cards.pictures").workload_figure(self)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a table with a row for each layer, in execution order, at the reference micro-batch.
+
+        Examples
+        --------
+        >>> layers = [Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "ab"]
+        >>> Workload.chain("two", layers).to_frame()[["layer", "forward_s", "backward_s"]].values.tolist()
+        [['a', 1.0, 2.0], ['b', 1.0, 2.0]]
+        """
+        frame: pd.DataFrame = above("cards.tables").workload_frame(self)
+        return frame
+
+    def _repr_html_(self) -> str:
+        return str(above("cards.workload").card(self))
 
 
 def _part(split: Split, reference: int, count: int, sends: str) -> TensorShard:
