@@ -6,6 +6,7 @@ Fails on the first cell that raises. With ``--write`` the outputs are stored in 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ FOLDER = Path(__file__).parent
 
 def execute(path: Path, write: bool) -> float:
     """Run one notebook in its own folder and return the seconds that it took."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # no bar stands in what is stored
     notebook = nbformat.read(path, as_version=4)
     start = time.perf_counter()
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(FOLDER)}}).execute()

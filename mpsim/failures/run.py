@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mpsim.bars import ShowProgress, progress_of
 from mpsim.errors import MpsimError
 from mpsim.failures.components import Components, components_of, known_types
 from mpsim.failures.daly import daly_s, expected_goodput, young_s
@@ -58,6 +59,7 @@ def goodput(
     speed: float | None = None,
     unchecked: bool = False,
     host_speed: float = 1.0,
+    progress: ShowProgress = None,
 ) -> Goodput:
     """Predict how much of a run's wall time is useful where devices, nodes and links fail, or are slow for a while.
 
@@ -83,6 +85,9 @@ def goodput(
         For tokens a second; 0: not known.
     by_type, rescale, speed, unchecked, host_speed
         As in `simulate`.
+    progress : callable or bool, optional
+        Called with the number of trials drawn and their total; by default a bar, in a terminal or a notebook, of what
+        takes more than two seconds. False: none.
 
     Returns
     -------
@@ -112,7 +117,7 @@ def goodput(
     )  # fmt: skip
     return goodput_of(
         lowering, failures=failures, checkpoints=checkpoints, recovery=recovery, stragglers=stragglers,
-        horizon=horizon, trials=trials, rng=rng, tokens_per_sample=tokens_per_sample,
+        horizon=horizon, trials=trials, rng=rng, tokens_per_sample=tokens_per_sample, progress=progress,
     )  # fmt: skip
 
 
@@ -127,6 +132,7 @@ def goodput_of(
     trials: int | None = None,
     rng: Seed = 0,
     tokens_per_sample: int = 0,
+    progress: ShowProgress = None,
 ) -> Goodput:
     """Do as `goodput` for a plan that is lowered, as `mpsim.simulation.preparing.prepare` does it.
 
@@ -142,10 +148,12 @@ def goodput_of(
     count = _checked(lowering, failures, stragglers, trials, tokens_per_sample)
     replays = Replays(lowering, checkpoints, recovery)
     components = _components(replays, failures)
-    drawn = Draws(
+    draws = Draws(
         components=components, failures=failures, recovery=recovery, stragglers=stragglers, lowering=lowering,
         can_go_on=replays.can_go_on, seed=seed_of(rng), horizon_s=horizon_s,
-    ).trials(count)  # fmt: skip
+    )  # fmt: skip
+    with progress_of(progress, "trials") as told:
+        drawn = draws.trials(count, told)
     _check_replays(len(drawn.situations), len(replays.program.tasks))
     modes_of = {one: replays.mode(one) for one in drawn.situations}
     run = Run(tuple(modes_of.values()), drawn.rows, horizon_s)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mpsim.bars import Progress
 from mpsim.errors import MpsimError
 from mpsim.failures.components import Component, Components, listed_index
 from mpsim.failures.draws import Floats, failure_times, generator
@@ -63,8 +64,8 @@ class Draws:
     lowering: Lowering | None = None
     can_go_on: Callable[[frozenset[int]], bool] = lambda out: False
 
-    def trials(self, count: int) -> Drawn:
-        """Return the events of so many trials.
+    def trials(self, count: int, progress: Progress = lambda done, total: None) -> Drawn:
+        """Return the events of so many trials; `progress` is called with how many are drawn, and of how many.
 
         Raises
         ------
@@ -73,14 +74,14 @@ class Draws:
         """
         self._check(count)
         fails, slow, unused = self._listed()
-        exact = self._events(count, fails, slow, None, _MOST_EXACT)
+        exact = self._events(count, fails, slow, None, _MOST_EXACT, progress)
         if exact is not None:
             return Drawn(_padded(exact[0]), exact[1], unused, False)
         named = None
         if self.lowering:
             rank_of = {device: rank for rank, device in enumerate(self.lowering.place)}
             named = partial(alike, lowering=self.lowering, rank_of=rank_of)
-        found = self._events(count, fails, slow, named, _MOST_SITUATIONS)
+        found = self._events(count, fails, slow, named, _MOST_SITUATIONS, progress)
         if found is None:
             raise MpsimError(
                 f"more than {_MOST_SITUATIONS} situations of slow devices and replicas that are out differ, each would"
@@ -110,6 +111,7 @@ class Draws:
         slow: Sequence[Slow],
         named: Callable[[Situation], Situation] | None,
         most: int,
+        progress: Progress,
     ) -> tuple[list[Floats], tuple[Situation, ...]] | None:
         """Return the events of each trial, and the situations; None where there are more of those than `most`."""
         numbers: dict[Situation, int] = {NOBODY: 0}
@@ -124,6 +126,7 @@ class Draws:
                     named,
                 )
                 found.append(_columns(drawn, numbers, self.horizon_s))
+                progress(trial + 1, count)
                 if len(numbers) > most:
                     return None
         return found, tuple(numbers)

@@ -173,9 +173,8 @@ def sweep(
             table.begin()
             _fill(table, jobs, workers, executor)
         except KeyboardInterrupt:
-            raise SweepInterrupted(table.finished(workers, speedups=speedups)) from None
-    plans = [(jobs[number], candidate) for number, candidate in cells]
-    found = replace(table.finished(workers, speedups=speedups), origin_of=partial(origin_of, plans))
+            raise SweepInterrupted(table.finished(workers, jobs, speedups=speedups)) from None
+    found = table.finished(workers, jobs, speedups=speedups)
     if output is not None:
         _save(found, Path(output))
     return replace(found, notes=tuple(dict.fromkeys(notes)))
@@ -293,10 +292,11 @@ class _Table:
     def _keep(self, number: int, row: Row) -> None:
         self.rows[number] = row if self.journal is None else self.journal.append(number, row)
 
-    def finished(self, processes: int, *, speedups: bool) -> SweepResult:
+    def finished(self, processes: int, jobs: Sequence[Job], *, speedups: bool) -> SweepResult:
         """Return the rows there are, ranked."""
         rows = [self.rows[i] for i in sorted(self.rows)]
-        found = replace(finish(rows, len(self.cells), processes), known=self.known)
+        plans = [(jobs[number], candidate) for number, candidate in self.cells]
+        found = replace(finish(rows, len(self.cells), processes), known=self.known, origin_of=partial(origin_of, plans))
         if speedups:
             return found
         empty = dict.fromkeys(("speedup", "baseline", "baseline_step_s"))

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
+from mpsim.errors import shortened
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["Described", "alternative_text"]
 
-_MOST_ENTRIES = 12  # Of a legend: who hears more of them remembers none.
+_MOST_ENTRIES = 8  # Of a legend: who hears more of them remembers none.
 
 
 class Described(Figure):
@@ -28,8 +30,7 @@ class Described(Figure):
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, Any]]:
         """Return no picture, which the notebook makes in the format that its user likes, but the words to it."""
         # The key that IPython's own Image has, and that nbconvert reads.
-        told = {"alt": alternative_text(self)}
-        return {}, {"image/png": told, "image/jpeg": told}
+        return {}, {"image/png": {"alt": alternative_text(self)}}
 
 
 def alternative_text(figure: Figure) -> str:
@@ -54,7 +55,7 @@ def _described(ax: Axes) -> str:
     heads = ", ".join(" ".join(title.split()) for title in titles if title)
     sides = {"across": ax.get_xlabel(), "up": ax.get_ylabel()} if ax.axison else {}
     named = "; ".join(f"{side}: {' '.join(label.split())}" for side, label in sides.items() if label)
-    shown = list(dict.fromkeys(" ".join(str(label).split()) for label in _entries(ax)))
+    shown = list(dict.fromkeys(shortened(" ".join(str(label).split()), 60) for label in _entries(ax)))
     more = [f"and {len(shown) - _MOST_ENTRIES} more"] if len(shown) > _MOST_ENTRIES else []
     entries = ", ".join([*shown[:_MOST_ENTRIES], *more])
     return ". ".join(filter(None, (heads, named[:1].upper() + named[1:], f"Shown: {entries}" if entries else "")))
