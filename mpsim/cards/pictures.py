@@ -65,8 +65,7 @@ def plan_figure(plan: Plan, **options: Any) -> Any:
         raise MpsimError(f"the plan's schedule has {cells:,} cells a pass, {_MOST_CELLS:,} are drawn at most")
     drawing = drawing_of(plan.rows())
     about = f"{drawing.bubble_fraction:.1%} bubble, at most {max(drawing.most_held):g} micro-batches held"
-    name = f"{plan.schedule_name}, " if plan.pp > 1 else ""
-    heading = [plan.text, f"{name}{plan.pp} pipeline ranks, {about}"]
+    heading = [plan.text, f"{plan.pp} pipeline ranks, {about}"]
     figure = _plotting().schedule(drawing.cells, **{"heading": heading, "shades": drawing.shades, **options})
     return _told(figure, f"What each pipeline rank runs when: {about}")
 

@@ -177,6 +177,17 @@ def test_a_notebook_keeps_the_words_beside_the_picture(values) -> None:
     assert formatter.format(values["sweep"])[0]["text/html"] == values["sweep"]._repr_html_()
 
 
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_names_are_drawn_as_they_are(tmp_path) -> None:
+    pytest.importorskip("matplotlib")
+    work = chain(["$x_{$", "b\x1b"], name="a$b^$")
+    result = mpsim.simulate(work, LINE, mpsim.Plan(pp=2))
+    for figure in (work.plot(), result.plot(), result.plot("cdf")):
+        mpsim.plotting.save_figure(figure, tmp_path / "it.svg")
+        assert "a$b^$" in mpsim.plotting.alternative_text(figure)
+        assert mpsim.plotting.alternative_text(figure).isprintable()
+
+
 def test_other_pictures_of_a_result_by_name(values) -> None:
     result = values["result"]
     assert result.plot("memory-over-time").axes[0].get_xlabel()

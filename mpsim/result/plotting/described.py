@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from mpsim.errors import shortened
+from mpsim.errors import printable, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["Described", "alternative_text"]
 
+_MATHEMATICS = "$\\mathdefault"  # How labels of logarithmic axes begin that matplotlib makes itself.
 _MOST_ENTRIES = 8  # Of a legend: who hears more of them remembers none.
 
 
@@ -26,6 +28,13 @@ class Described(Figure):
     """
 
     description = ""
+
+    def draw(self, renderer: Any) -> None:
+        """Draw it; names of layers and models are words, whatever dollars and carets stand in them."""
+        for words in self.findobj(Text):
+            if isinstance(words, Text) and not words.get_text().startswith(_MATHEMATICS):
+                words.set_parse_math(False)
+        super().draw(renderer)
 
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, Any]]:
         """Return no picture, which the notebook makes in the format that its user likes, but the words to it."""
@@ -47,7 +56,8 @@ def alternative_text(figure: Figure) -> str:
     """
     said = [getattr(figure, "description", ""), *(_described(ax) for ax in figure.axes)]
     whole = figure.get_suptitle() if hasattr(figure, "get_suptitle") else ""
-    return " ".join(f"{words.rstrip('.')}." for words in dict.fromkeys((*said[:1], whole, *said[1:])) if words)
+    sentences = dict.fromkeys(words.rstrip(".") for words in (*said[:1], whole, *said[1:]) if words)
+    return printable(" ".join(f"{words}." for words in sentences))
 
 
 def _described(ax: Axes) -> str:
