@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from mpsim.errors import MpsimError
+
 __all__ = ["PATIENCE_S", "Progress", "ShowProgress", "in_notebook", "new_bar", "progress_of", "watched"]
 
 Progress = Callable[[int, int], None]
@@ -69,12 +71,19 @@ def progress_of(asked: ShowProgress, unit: str) -> Iterator[Progress]:
     unit : str
         What is counted, in the plural.
 
+    Raises
+    ------
+    MpsimError
+        It is none of these.
+
     Examples
     --------
     >>> with progress_of(print, "plans") as progress:
     ...     progress(1, 2)
     1 2
     """
+    if not (callable(asked) or isinstance(asked, bool | None)):
+        raise MpsimError(f"progress is {asked!r}, expected a function of the number done and the total, True or False")
     if callable(asked):
         yield asked
     elif asked is False or not watched():

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mpsim.above import above
 from mpsim.documents import Provenance
 from mpsim.reprs import short_repr
 from mpsim.result.statistics import quantile
@@ -213,6 +214,9 @@ class Goodput:
         columns = {"goodput": self.trial_goodput, "stops": self.stops}
         columns |= {f"{name}_s": getattr(self, f"{name}_s") for name in self.parts}
         return pd.DataFrame(columns).rename_axis("trial").reset_index()
+
+    def _repr_html_(self) -> str:
+        return str(above("cards.goodput").card(self))
 
     def plot(self) -> Any:
         """Return a figure of where the wall time went, the distribution over trials, the intervals that were tried."""

@@ -64,6 +64,14 @@ def values():
         "sweeps": mpsim.sweep(work, LINE, batch=[4, 8], devices=2, processes=1),
         "found": mpsim.best(mpsim.Study(work, LINE), batch=8, processes=1),
         "explanation": mpsim.explain(work, LINE, plan, what_ifs=False),
+        "goodput": mpsim.goodput(
+            work,
+            LINE,
+            plan,
+            failures=mpsim.Failures(listed=(mpsim.Event(at_s=30.0, what="d0"),)),
+            horizon=300.0,
+            checkpoints=mpsim.Checkpoints(every_s=60.0, write_s=1.0),
+        ),
     }
 
 
@@ -95,6 +103,7 @@ def large():
         ("sweep", ["four on chain:4,link=1GB/s@0, batch 8", "dp=4 pp=1 tp=1", "4.00x", "speedup over one device"]),
         ("sweeps", ["2 batches", "batch 4: ", "batch 8: "]),
         ("found", ["batch 8", "the best of each number of devices", "that cannot be faster"]),
+        ("goodput", ["useful", "restart"]),
         ("explanation", ["where the step goes", "pipeline bubble"]),
     ],
 )
@@ -197,6 +206,18 @@ def test_other_pictures_of_a_result_by_name(values) -> None:
             result.plot(kind)
 
 
+def test_what_pictures_do_not_have_is_refused(values) -> None:
+    for call, message in (
+        (lambda: values["result"].plot(axes=1), "unknown option of a timeline 'axes'"),
+        (lambda: values["result"].plot(ax=1), "ax is 1, expected axes"),
+        (lambda: values["topology"].plot(colour="red"), "unknown option of a network 'colour'"),
+        (lambda: values["plan"].plot(ax="x"), "ax is 'x', expected axes"),
+        (lambda: mpsim.sweep(chain(), LINE, batch=8, processes=1, progress="yes"), "progress is 'yes', expected a"),
+    ):
+        with pytest.raises(MpsimError, match=message):
+            call()
+
+
 def test_a_result_without_spans_draws_where_its_step_goes(values) -> None:
     bare = mpsim.simulate(values["workload"], LINE, values["plan"], spans=False)
     assert mpsim.plotting.alternative_text(bare.plot()).startswith("Breakdown of four")
@@ -215,7 +236,11 @@ def test_pictures_that_show_nothing_are_refused(values) -> None:
 
 def test_tables_have_what_one_looks_for_first(values, large) -> None:
     pytest.importorskip("pandas")
-    first = {name: [*value.to_frame().columns[:3]] for name, value in values.items() if name != "explanation"}
+    first = {
+        name: [*value.to_frame().columns[:3]]
+        for name, value in values.items()
+        if name not in ("explanation", "goodput")
+    }
     assert first["workload"] == ["layer", "kind", "forward_s"]
     assert first["topology"] == ["device", "type", "memory_bytes"]
     assert first["plan"] == ["rank", "device", "dp"]

@@ -15,7 +15,7 @@ from matplotlib.transforms import ScaledTranslation
 from mpsim.errors import MpsimError
 from mpsim.files import writing
 from mpsim.result.model import Result
-from mpsim.result.plotting.described import Described
+from mpsim.result.plotting.described import Described, alternative_text
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -165,7 +165,7 @@ def shorten(name: str, most: int = 48) -> str:
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Save a figure as PNG, SVG or PDF, whole or not at all.
 
-    The same figure gives the same bytes: no date is written.
+    The same figure gives the same bytes: no date is written. What it shows in words stands in the file.
 
     Raises
     ------
@@ -183,6 +183,11 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     kind = path.suffix[1:].lower()
     if kind not in SUFFIXES:
         raise MpsimError(f"cannot draw {str(path)!r}: suffix is {path.suffix!r}, expected .{', .'.join(SUFFIXES)}")
-    metadata = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    words = alternative_text(figure)
+    metadata: dict[str, str | None] = {
+        "png": {"Description": words},
+        "svg": {"Date": None, "Description": words},
+        "pdf": {"CreationDate": None, "Subject": words},
+    }[kind]  # type: ignore[assignment]
     with writing(path) as file, mpl.rc_context({"svg.hashsalt": "mpsim"}):
         figure.savefig(file, format=kind, dpi=150, metadata=metadata)
