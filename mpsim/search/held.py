@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from mpsim.lowering.memory import residents_of, within
 from mpsim.lowering.model import Lowering
+from mpsim.lowering.passes.hold import copied_bytes
 from mpsim.lowering.stages import Stage, gradient_bytes, share_bytes
 
 __all__ = ["held_at_least"]
 
 
 def held_at_least(lowering: Lowering, rank: int) -> int:
-    """Return the bytes that a pipeline rank holds at least at its peak; what is gathered for a while left out."""
+    """Return the bytes that a pipeline rank holds at least at its peak; of what is gathered for a while the least."""
     held = {number: lowering.stages[number] for number in lowering.shape.held_by(rank)}
     throughout = sum(one.bytes for one in residents_of(list(held.values()), 0))
     inside: dict[tuple[int, str, bool], int] = {}
@@ -21,21 +22,37 @@ def held_at_least(lowering: Lowering, rank: int) -> int:
     now = most = 0
     for one in lowering.rows[rank]:
         stage = held[one.stage]
-        again = lowering.computed_again(one.stage, one.microbatch) is not None
-        now += stage.kept_bytes(again) if one.kind == "F" else 0
+        again = lowering.computed_again(one.stage, one.microbatch)
+        now += stage.kept_bytes(again is not None) if one.kind == "F" else 0
+        # What runs again for a backward in two parts stays to the end of the second, attention cores apart.
+        beside = sum(again.again) if again is not None and not again.partly else 0
+        now += beside if one.kind == "I" else 0
         # Of the first backward of a stage, which makes its gradients, what is there before it.
         known = one.kind == "F" or one.stage in made
-        key = (one.stage, one.kind, again)
+        key = (one.stage, one.kind, again is not None)
         if known and key not in inside:
             there = () if one.kind == "F" else tuple(gradient_bytes([stage]))
-            inside[key] = max(within(stage, _KINDS[one.kind], there, again).most, 0)
+            pass_ = within(stage, _KINDS[one.kind], there, again is not None)
+            inside[key] = max(pass_.most, 0) + (_gathered(stage) if one.kind != "W" else 0)
         most = max(most, now + (inside[key] if known else 0) + gradients[made])
         if one.kind in "BW":
             if one.stage not in made:
                 made |= {one.stage}
                 gradients[made] = _gradients([held[number] for number in made])
-            now -= stage.kept_bytes(again)
-    return throughout + max(most, now + gradients[made])
+            now -= stage.kept_bytes(again is not None) + (beside if one.kind == "W" else 0)
+    copied = copied_bytes(list(held.values()), lowering.plan)
+    return throughout + max(most, now + gradients[made] + copied)
+
+
+def _gathered(stage: Stage) -> int:
+    """Return what of a stage's parameters is gathered at least while one of its layers computes: the root, a unit."""
+    by_layer = dict.fromkeys(stage.layers, 0)
+    root = 0
+    for unit in stage.units:
+        root += unit.gathered_bytes if unit.root else 0
+        for layer in () if unit.root else unit.layers:
+            by_layer[layer] += unit.gathered_bytes
+    return root + min(by_layer.values())
 
 
 _KINDS = {"F": "forward", "B": "backward", "I": "backward_input", "W": "backward_weight"}

@@ -82,19 +82,18 @@ class Timetable:
         what = parse_recompute(plan.sharding.recompute)
         clock = clock or Clock(lowering.costs, lowering.routes, plan.algorithm, what.what == "selective")
         lines = lines_of(lowering.place, plan)
-        overlaps = any(one.overlaps for row in lowering.rows for one in row)
         workload = lowering.workload
         self._again = recomputed_layers(workload, lowering.costs.of(""), what) if what.what else frozenset()
         # A whole stage runs again while what its backward begins with is on its way, layers once it is there.
         self.again_before = what.what == "stages"
         made: dict[int, _Sums] = {}
-        self._passes, self._sums = [], []
-        for line in lines:
-            passes = clock.passes(line, waiting=not overlaps)
+        self._passes = [clock.passes(line) for line in lines]
+        # Of two operations in one cell one computes while the other exchanges.
+        paired = [clock.passes(line, waiting=False) for line in lines] if self._levels.pairs else self._passes
+        for passes in (*self._passes, *paired):
             if id(passes) not in made:
                 made[id(passes)] = _sums(passes, self._again)
-            self._passes.append(passes)
-            self._sums.append(made[id(passes)])
+        self._sums, self._paired = ([made[id(passes)] for passes in of] for of in (self._passes, paired))
         self._gathering = (gathering or Gathering(lowering, clock)) if gathers(plan) else None
         nodes = [lowering.topology.devices[line.devices[0]] for line in lines]
         known = {(node.type, node.speed): node for node in nodes} if lowering.launches else {}
@@ -123,8 +122,9 @@ class Timetable:
             issued = np.zeros((ranks, len(cuts)))
         for (first, last), closes in zip(pairwise(levels.edges), levels.closing, strict=True):
             rank, which = levels.rank[first:last], levels.which[first:last]
-            there = done[levels.needs[first:last]] + message[which]
-            begin = np.maximum(now[rank] + before[which], there)
+            begin = np.maximum(now[rank] + before[which], done[levels.needs[first:last]] + message[which])
+            if levels.pairs:
+                np.maximum(begin, done[levels.others[first:last]], out=begin)
             if len(closes):
                 own_rank = levels.rank[closes]
                 closing[own_rank] = np.minimum(closing[own_rank], begin[closes - first])
@@ -144,10 +144,15 @@ class Timetable:
         at = number % self._shape.stages
         return edges[:, at], edges[:, at + 1]
 
-    def passes(self, number: int, edges: _Edges) -> dict[str, _Row]:
+    @property
+    def pairs(self) -> bool:
+        """Whether two operations share a cell anywhere."""
+        return self._levels.pairs
+
+    def passes(self, number: int, edges: _Edges, paired: bool = False) -> dict[str, _Row]:
         """Return the seconds of a stage's passes at each cut, by kind; R: forward again."""
         first, last = self.spans(number, edges)
-        sums = self._sums[self._shape.home[number]]
+        sums = (self._paired if paired else self._sums)[self._shape.home[number]]
         forward, backward, again, weights = (sums[kind][last] - sums[kind][first] for kind in "FBRW")
         return {"F": forward, "B": backward, "I": backward - weights, "W": weights, "R": again}
 
@@ -206,18 +211,27 @@ class _Passes:
     """What each stage's passes of each kind take at each cut: arrays of the shape (`which_of`, cuts)."""
 
     def __init__(self, table: Timetable, edges: _Edges) -> None:
-        self._table, self._edges = table, edges
-        self._plain = [table.passes(number, edges) for number in table.stages()]
-        self._messages = [table.messages(number, edges) for number in table.stages()]
+        self._table, self._edges, numbers = table, edges, table.stages()
+        self._plain = [table.passes(number, edges) for number in numbers]
+        self._paired = [table.passes(number, edges, True) for number in numbers] if table.pairs else []
+        self._messages = [table.messages(number, edges) for number in numbers]
 
     @cached_property
     def own(self) -> _Row:
         """Seconds of a pass itself."""
-        return self._rows(
+        table = self._table
+        found = self._rows(
             lambda number, kind, again: (
-                None if kind == "U" else self._table.own(number, kind, again, self._edges, self._plain[number])
+                None if kind == "U" else table.own(number, kind, again, self._edges, self._plain[number])
             )
         )
+        for number, plain in enumerate(self._paired):
+            for kind in "FBI":
+                for again in (False, True):
+                    alone = plain[kind] + plain["R"] if again and not table.again_before else plain[kind]
+                    found[which_of(number, kind, again, True)] = alone
+            found[which_of(number, "W", False, True)] = plain["W"]
+        return found
 
     @cached_property
     def before(self) -> _Row:
@@ -253,13 +267,14 @@ class _Passes:
         return leads + self._rows(lambda number, kind, again: self._plain[number].get(kind)) - self.own, totals
 
     def _rows(self, seconds: Callable[[int, str, bool], _Row | None]) -> _Row:
-        found = np.zeros((which_of(len(self._plain), KINDS[0], False), len(self._edges)))
+        found = np.zeros((which_of(len(self._plain), KINDS[0]), len(self._edges)))
         for number in range(len(self._plain)):
             for kind in KINDS:
                 for again in (False, True):
                     own = seconds(number, kind, again)
                     if own is not None:
-                        found[which_of(number, kind, again)] = own
+                        first = which_of(number, kind, again)
+                        found[first : first + 2] = own
         return found
 
 

@@ -11,7 +11,7 @@ from mpsim.lowering.passes.hold_units import hold_units
 from mpsim.lowering.stages import Stage, gradient_bytes, share_bytes, shares_of
 from mpsim.plan.model import Plan
 
-__all__ = ["hold"]
+__all__ = ["copied_bytes", "hold"]
 
 
 def hold(instructions: Instructions, lowering: Lowering) -> Instructions:
@@ -26,7 +26,7 @@ def hold(instructions: Instructions, lowering: Lowering) -> Instructions:
     stages = [lowering.stages[number] for number in holdings]
     sharded = any(stage.units for stage in lowering.stages)
     found = hold_units(instructions, lowering) if sharded else _hold(instructions, holdings)
-    copied = _copied(stages, lowering.plan)
+    copied = copied_bytes(stages, lowering.plan)
     return _around_update(found, copied) if copied else found
 
 
@@ -64,7 +64,7 @@ def _ends(one: Compute, layers: range) -> bool:
     return layers.stop == one.last if one.pass_kind == "F" else layers.start == one.first
 
 
-def _copied(stages: Sequence[Stage], plan: Plan) -> int:
+def copied_bytes(stages: Sequence[Stage], plan: Plan) -> int:
     """Return the bytes that an update of all stages of a rank, which is one call, takes for a while: of its share."""
     experts = frozenset().union(*(stage.experts for stage in stages))
     return stages[0].update_copies * share_bytes(gradient_bytes(stages), experts, shares_of(plan))
