@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "transformers", "matplotlib", "pandas", "pyarrow", "click")
+HEAVY = ("torch", "transformers", "matplotlib", "pandas", "pyarrow", "click", "jinja2")
 
 
 def python(code):

@@ -8,7 +8,17 @@ from mpsim.result.model import DeviceUse, Result
 from mpsim.result.statistics import interval, quantile
 from mpsim.units import format_bytes, format_duration
 
-__all__ = ["Column", "align", "caution", "device_rows", "facts_of", "format_percent", "short_notes", "summary"]
+__all__ = [
+    "Column",
+    "align",
+    "caution",
+    "device_rows",
+    "facts_of",
+    "fidelity_words",
+    "format_percent",
+    "short_notes",
+    "summary",
+]
 
 MOST_DEVICES = 16  # A table of more says less than its extremes.
 _MOST_CAVEATS = 3  # Of more, a line says that there are more.
@@ -35,6 +45,17 @@ def format_percent(fraction: float) -> str:
     """
     # Adding 0.0 turns the -0.0 of a rounded-away negative into 0.0.
     return f"{round(100 * fraction, 1) + 0.0:.1f} %"
+
+
+def fidelity_words(fidelity: str) -> str:
+    """Return what a fidelity means.
+
+    Examples
+    --------
+    >>> fidelity_words("given")
+    'some times were given by hand, not measured'
+    """
+    return _FIDELITY.get(fidelity, "unknown to this version")
 
 
 def align(columns: Sequence[Column]) -> str:
@@ -105,7 +126,7 @@ def facts_of(result: Result) -> list[tuple[str, str]]:
         ("mean device", _mean_device(result)),
         ("memory", _memory(result)),
         ("trials", _trials(result)),
-        ("fidelity", f"{result.fidelity}: {_FIDELITY.get(result.fidelity, 'unknown to this version')}"),
+        ("fidelity", f"{result.fidelity}: {fidelity_words(result.fidelity)}"),
         ("measured on", result.measured_on),
         ("runtime", _runtime(result)),
     ]
