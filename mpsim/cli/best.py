@@ -82,6 +82,7 @@ class _Asked:
     resume: bool
     progress: bool | None
     plan: str | None
+    report: str | None
     output: str | None
 
 
@@ -120,6 +121,7 @@ class _Asked:
 @click.option("--progress/--no-progress", default=None, help="A bar on stderr; by default on a terminal.")
 @json_option
 @output_option("--plan", what="Write the best plan (.json).", suffixes=DOCUMENTS)
+@output_option("--report", what="Write all of it as a page (.html): see mpsim report.", suffixes=("",))
 @output_option("-o", "--output", what="Write the rows of the answer (.csv or .parquet).", suffixes=TABLES)
 def best(model: str, cluster: str, as_json: bool, **given: Any) -> None:
     """Find the fastest way of splitting MODEL over CLUSTER, for each number of devices, and prove it.
@@ -129,22 +131,18 @@ def best(model: str, cluster: str, as_json: bool, **given: Any) -> None:
     may be faster than the best so far, so that the answer is that of simulating all of them. See docs/search.md.
 
     \b
-      mpsim best mlp.json switch:4,link=eth_10g --batch 8192 --plan best.json -o best.csv
+      mpsim best mlp.json switch:4,link=eth_10g --batch 8192 --plan best.json -o best.csv --report report.html
       mpsim best workloads/gpt2.h200.json dgx_h200:2 --batch 64 --dry-run
       mpsim best llama3-70b dgx_h100:8 --tokens 4M --seq 8192 --price '2.5 USD/h' --train-tokens 15T
     """
     asked = options_of(_Asked, given)
-    if asked.output:
-        check_suffix(asked.output)
-    if asked.top < 1:
-        raise MpsimError(f"--top is {asked.top}, expected 1 or more plans to find")
+    _check_outputs(asked, model, cluster)
     price = parse_price(asked.price) if asked.price else None
     train = parse_count(asked.train_tokens, "--train-tokens") if asked.train_tokens else 0
     if train and price is None:
         raise MpsimError("--train-tokens is for money: give --price too, as in '2.5 USD/h'")
     axes = _axes(asked)
     topology = parse_topology(cluster)
-    check_apart({"output": asked.output, "plan": asked.plan}, [model, cluster])
     began = time.perf_counter()
     workload, own = read_model(
         model, topology, seq=asked.seq, precision=asked.precision, microbatches=asked.microbatch_sizes,
@@ -172,11 +170,26 @@ def best(model: str, cluster: str, as_json: bool, **given: Any) -> None:
     if not found.sweep.rows:
         raise MpsimError(_nothing(found))
     _write(found, asked)
+    if asked.report:
+        _report(found, study, rates, asked, (model, cluster))
     if as_json:
         print_json(_as_dict(found, rates))
     else:
         say(answer(found, rates, head))
         say(f"\n{time.perf_counter() - began:.1f} s{f', the model {made_s:.1f} s' if made_s > 1 else ''}")
+
+
+def _check_outputs(asked: _Asked, model: str, cluster: str) -> None:
+    """Refuse what could not be written, before anything is computed."""
+    if asked.output:
+        check_suffix(asked.output)
+    if asked.report:
+        from mpsim.cli.page import check_page
+
+        check_page(asked.report)
+    if asked.top < 1:
+        raise MpsimError(f"--top is {asked.top}, expected 1 or more plans to find")
+    check_apart({"output": asked.output, "plan": asked.plan, "report": asked.report}, [model, cluster])
 
 
 def _axes(asked: _Asked) -> Axes:
@@ -259,6 +272,20 @@ def _write(found: Found, asked: _Asked) -> None:
         tell(f"wrote {asked.plan}")
     if asked.output:
         tell(f"wrote {asked.output}")
+
+
+def _report(found: Found, study: Study, rates: Rates, asked: _Asked, named: tuple[str, str]) -> None:
+    """Write the answer as a page, with the step of the best plan."""
+    from mpsim.cli.page import write_page
+    from mpsim.report.gather import Given, source_of
+
+    assert asked.report is not None
+    given = Given(
+        sweep=found.sweep, table="the table", study=study, workload=study.workload, topology=study.topology,
+        rates=rates, plans=dict(found.plans), counted=tuple(counted(found)),
+        sources=(source_of("workload", named[0]), source_of("topology", named[1])),
+    )  # fmt: skip
+    write_page(given, asked.report, progress=asked.progress)
 
 
 def _as_dict(found: Found, rates: Rates) -> dict[str, Any]:

@@ -30,6 +30,7 @@ COMMANDS = {
     "sweep": "Predict every way of splitting, and rank them.",
     "validate": "Hold predictions against real runs.",
     "plot": "Draw results, sweeps and topologies.",
+    "report": "Write a page about a study: plans, ranked, and what the best one does.",
     "topology": "Write a topology file from a builder.",
     "calibrate": "Fit what collectives cost, or how fast devices are, to what was measured.",
     "import": "Read what other tools wrote: Chakra, ASTRA-sim, torch.profiler.",

@@ -17,8 +17,8 @@ from mpsim.plan.sharding import Sharding
 
 SCALING = {"costs": ("T4=a.json",), "rescale": None, "speed": 2.0}
 COMMANDS = [
-    "best", "calibrate", "emulate", "explain", "export.chakra", "goodput", "import_", "simulate", "sweep", "trace",
-    "validate.emulated",
+    "best", "calibrate", "emulate", "explain", "export.chakra", "goodput", "import_", "report", "simulate", "sweep",
+    "trace", "validate.emulated",
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from cli_inputs import HAND, RING
 
 from mpsim.sweeps import load_sweep
 
-HEAVY = ("torch", "transformers", "matplotlib", "pandas", "scipy")
+HEAVY = ("torch", "transformers", "matplotlib", "pandas", "scipy", "jinja2")
 REPORT = (
     "import sys\n"
     "from mpsim.cli import main\n"
