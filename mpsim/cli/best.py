@@ -171,7 +171,7 @@ def best(model: str, cluster: str, as_json: bool, **given: Any) -> None:
         raise MpsimError(_nothing(found))
     _write(found, asked)
     if asked.report:
-        _report(found, study, rates, asked, (model, cluster))
+        _report(found, rates, asked, (model, cluster))
     if as_json:
         print_json(_as_dict(found, rates))
     else:
@@ -274,18 +274,15 @@ def _write(found: Found, asked: _Asked) -> None:
         tell(f"wrote {asked.output}")
 
 
-def _report(found: Found, study: Study, rates: Rates, asked: _Asked, named: tuple[str, str]) -> None:
+def _report(found: Found, rates: Rates, asked: _Asked, named: tuple[str, str]) -> None:
     """Write the answer as a page, with the step of the best plan."""
     from mpsim.cli.page import write_page
-    from mpsim.report.gather import Given, source_of
+    from mpsim.report.gather import source_of
+    from mpsim.report.values import given_of_found
 
     assert asked.report is not None
-    given = Given(
-        sweep=found.sweep, table="the table", study=study, workload=study.workload, topology=study.topology,
-        rates=rates, plans=dict(found.plans), counted=tuple(counted(found)),
-        sources=(source_of("workload", named[0]), source_of("topology", named[1])),
-    )  # fmt: skip
-    write_page(given, asked.report, progress=asked.progress)
+    sources = (source_of("workload", named[0]), source_of("topology", named[1]))
+    write_page(given_of_found(found, rates, sources), asked.report, progress=asked.progress)
 
 
 def _as_dict(found: Found, rates: Rates) -> dict[str, Any]:

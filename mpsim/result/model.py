@@ -13,6 +13,8 @@ from mpsim.reprs import short_repr
 from mpsim.scaling import Scaling
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
 __all__ = ["HOLDERS", "Count", "DeviceUse", "MemoryUse", "Origin", "Result", "Spans", "Timeline"]
@@ -378,6 +380,24 @@ class Result:
             The result is of a real run or from a file: it has no workload to replay.
         """
         return above("cards.explained").explain_result(self, **options)
+
+    def report(self, path: str | Path, **options: Any) -> None:
+        """Write the step as one page that needs no network: see docs/report.md.
+
+        Parameters
+        ----------
+        path : path
+            The page, ``.html`` by custom.
+        **options
+            ``what_ifs=False`` leaves out what is simulated with one thing changed, `real` has results of real
+            runs to lay beside it, `progress` is called with how many what-ifs are done of how many.
+
+        Raises
+        ------
+        MpsimError
+            The file cannot be written there.
+        """
+        above("report.values").report_result(self, path, **options)
 
     def _repr_html_(self) -> str:
         return str(above("cards.result").card(self))

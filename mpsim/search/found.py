@@ -11,6 +11,8 @@ from mpsim.plan.model import Plan
 from mpsim.sweeps.model import Row, SweepResult, best_text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
 __all__ = ["Found", "FoundInterrupted", "Unfit"]
@@ -110,6 +112,24 @@ class Found:
             There is no such rank.
         """
         return above("cards.explained").explain_found(self, rank, **options)
+
+    def report(self, path: str | Path, **options: Any) -> None:
+        """Write the answer as one page that needs no network: see docs/report.md.
+
+        Parameters
+        ----------
+        path : path
+            The page, ``.html`` by custom.
+        **options
+            ``what_ifs=False`` leaves out what is simulated with one thing changed, `top` says how many plans are
+            ranked, `progress` is called with how many what-ifs are done of how many.
+
+        Raises
+        ------
+        MpsimError
+            There is nothing to report, or the file cannot be written there.
+        """
+        above("report.values").report_found(self, path, **options)
 
     def _repr_html_(self) -> str:
         return str(above("cards.sweep").found_card(self))

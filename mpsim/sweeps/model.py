@@ -15,6 +15,8 @@ from mpsim.result.model import Origin, Result
 from mpsim.units import format_duration
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
 __all__ = [
@@ -183,6 +185,24 @@ class SweepResult:
             There is no such rank, several workloads or batches have one each, or the sweep is from a file.
         """
         return above("cards.explained").explain_sweep(self, rank, **options)
+
+    def report(self, path: str | Path, **options: Any) -> None:
+        """Write the sweep as one page that needs no network: see docs/report.md.
+
+        Parameters
+        ----------
+        path : path
+            The page, ``.html`` by custom.
+        **options
+            ``what_ifs=False`` leaves out what is simulated with one thing changed, `top` says how many plans are
+            ranked, `batch` of which batch it is, `progress` is called with how many what-ifs are done of how many.
+
+        Raises
+        ------
+        MpsimError
+            There are several workloads or batches and none is named, or the file cannot be written there.
+        """
+        above("report.values").report_sweep(self, path, **options)
 
     def _repr_html_(self) -> str:
         return str(above("cards.sweep").sweep_card(self))
