@@ -18,7 +18,7 @@ from mpsim.collectives.traffic import idle_s, message_traffic
 from mpsim.lowering.balancing import Clock, lines_of
 from mpsim.lowering.crossings import crossings
 from mpsim.lowering.model import Lowering
-from mpsim.lowering.recomputation import recomputed_layers
+from mpsim.lowering.recomputation import fraction_again, recomputed_layers
 from mpsim.lowering.stages import microbatch_size
 from mpsim.lowering.times import RankTimes, medians
 from mpsim.plan.recompute import parse_recompute
@@ -97,9 +97,12 @@ class Timetable:
         self._gathering = (gathering or Gathering(lowering, clock)) if gathers(plan) else None
         nodes = [lowering.topology.devices[line.devices[0]] for line in lines]
         known = {(node.type, node.speed): node for node in nodes} if lowering.launches else {}
-        hosts = {
-            pace: medians(lowering.costs.of(node.type), node.speed, lowering.host_speed) for pace, node in known.items()
-        }
+        partly = what.what == "selective"
+        hosts = {}
+        for pace, node in known.items():
+            costs = lowering.costs.of(node.type)
+            parts = [fraction_again(cost, partly) if i in self._again else 0.0 for i, cost in enumerate(costs)]
+            hosts[pace] = medians(costs, node.speed, lowering.host_speed, again=parts)
         self._hosts = [hosts.get((node.type, node.speed)) for node in nodes]
         self._launches: dict[tuple[RankTimes, str, int, int], tuple[float, float]] = {}
         cuts = crossings(workload, microbatch_size(workload, plan), plan.split)
@@ -261,10 +264,15 @@ class _Passes:
             for number in self._table.stages()
             for kind in KINDS
         }
-        leads = self._rows(lambda number, kind, again: found[number, kind][0])
-        totals = self._rows(lambda number, kind, again: found[number, kind][1])
-        # A pass ends no sooner than if it began behind that and took as long as it computes; it takes longer.
-        return leads + self._rows(lambda number, kind, again: self._plain[number].get(kind)) - self.own, totals
+        repeated = [self._table.launch(number, "R", self._edges)[1] for number in self._table.stages()]
+        alone = self._rows(lambda number, kind, again: found[number, kind][0])
+        totals = self._rows(
+            lambda number, kind, again: found[number, kind][1] + (repeated[number] if again and kind in "BI" else 0.0)
+        )
+        plain = self._rows(lambda number, kind, again: self._plain[number].get(kind))
+        # A pass ends no sooner than if it began behind that and took as long as it computes, which is less than it
+        # takes; nor before all of it is launched.
+        return np.maximum(alone + plain, totals) - self.own, totals
 
     def _rows(self, seconds: Callable[[int, str, bool], _Row | None]) -> _Row:
         found = np.zeros((which_of(len(self._plain), KINDS[0]), len(self._edges)))
