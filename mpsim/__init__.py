@@ -21,9 +21,19 @@ if TYPE_CHECKING:
     from mpsim.emulate.splitter import ModelSplitter
     from mpsim.emulate.trainer import ParallelTrainer
     from mpsim.explanation import Explanation, explain
-    from mpsim.failures import Checkpoints, Event, Failures, Goodput, Recovery, Stragglers, goodput
-    from mpsim.lowering.draws import Variability
+    from mpsim.failures import (
+        Checkpoints,
+        Event,
+        Failures,
+        Goodput,
+        Recovery,
+        Stragglers,
+        goodput,
+    )
+    from mpsim.failures.file import load_goodput, save_goodput
+    from mpsim.lowering.draws import Trials, Variability
     from mpsim.plan.model import Plan, load_plan, save_plan
+    from mpsim.plan.sharding import Sharding
     from mpsim.result import plotting
     from mpsim.result.file import load_result, save_result
     from mpsim.result.model import Result
@@ -33,12 +43,13 @@ if TYPE_CHECKING:
     from mpsim.search.space import Axes
     from mpsim.search.study import Study
     from mpsim.simulation import Job, simulate, simulate_collectives, simulate_jobs
-    from mpsim.sweeps import sweep
+    from mpsim.sweeps import SweepResult, load_sweep, save_sweep, sweep
     from mpsim.topology.file import load_topology, save_topology
     from mpsim.topology.model import Device, Link, Topology
     from mpsim.topology.show import draw
     from mpsim.topology.spec import parse_topology
     from mpsim.workload.configured import configured
+    from mpsim.workload.example import Example
     from mpsim.workload.file import load_workload, save_workload
     from mpsim.workload.model import Layer, Workload
     from mpsim.workload.show import show_workload
@@ -50,6 +61,7 @@ __all__ = [
     "Checkpoints",
     "Device",
     "Event",
+    "Example",
     "Explanation",
     "Failures",
     "Goodput",
@@ -62,9 +74,12 @@ __all__ = [
     "Plan",
     "Recovery",
     "Result",
+    "Sharding",
     "Stragglers",
     "Study",
+    "SweepResult",
     "Topology",
+    "Trials",
     "Variability",
     "Workload",
     "best",
@@ -74,16 +89,20 @@ __all__ = [
     "draw",
     "explain",
     "goodput",
+    "load_goodput",
     "load_plan",
     "load_result",
+    "load_sweep",
     "load_topology",
     "load_workload",
     "parse_topology",
     "plotting",
     "read_log",
+    "save_goodput",
     "save_perfetto",
     "save_plan",
     "save_result",
+    "save_sweep",
     "save_topology",
     "save_workload",
     "show_workload",
@@ -104,8 +123,10 @@ _FROM = {
     "emulate.trainer": ("ParallelTrainer",),
     "explanation": ("Explanation", "explain"),
     "failures": ("Checkpoints", "Event", "Failures", "Goodput", "Recovery", "Stragglers", "goodput"),
-    "lowering.draws": ("Variability",),
+    "failures.file": ("load_goodput", "save_goodput"),
+    "lowering.draws": ("Trials", "Variability"),
     "plan.model": ("Plan", "load_plan", "save_plan"),
+    "plan.sharding": ("Sharding",),
     "result.plotting": ("plotting",),
     "result.file": ("load_result", "save_result"),
     "result.model": ("Result",),
@@ -115,12 +136,13 @@ _FROM = {
     "search.space": ("Axes",),
     "search.study": ("Study",),
     "simulation": ("Job", "simulate", "simulate_collectives", "simulate_jobs"),
-    "sweeps": ("sweep",),
+    "sweeps": ("SweepResult", "load_sweep", "save_sweep", "sweep"),
     "topology.file": ("load_topology", "save_topology"),
     "topology.model": ("Device", "Link", "Topology"),
     "topology.show": ("draw",),
     "topology.spec": ("parse_topology",),
     "workload.configured": ("configured",),
+    "workload.example": ("Example",),
     "workload.file": ("load_workload", "save_workload"),
     "workload.model": ("Layer", "Workload"),
     "workload.show": ("show_workload",),
@@ -147,5 +169,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Return the public names, used or not."""
-    return sorted({*globals(), *__all__})
+    """Return the public names, used or not, and no others."""
+    return sorted(__all__)

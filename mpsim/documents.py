@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 import shlex
 import sys
@@ -21,14 +22,22 @@ from enum import Enum
 from functools import cache
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self, TypeVar
 
+from mpsim.above import above
+from mpsim.calls import with_methods
 from mpsim.errors import MpsimError, did_you_mean
 from mpsim.files import parse_json, read_text, write_text, writing
 from mpsim.garbage import collector_paused
+from mpsim.hints import shown
 from mpsim.reprs import short_repr
 
-__all__ = ["Provenance", "decode", "encode", "made_now", "read", "write", "write_text", "writing"]
+__all__ = [
+    "Document", "Provenance", "Written", "decode", "encode", "function_of", "in_order", "made_now", "read",
+    "write", "write_text", "writing",
+]  # fmt: skip
+
+_Kind = TypeVar("_Kind")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +81,99 @@ def made_now(call: str) -> Provenance:
         command=shlex.join(["mpsim", *sys.argv[1:]]) if called == "mpsim" else call,
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
     )
+
+
+@with_methods
+class Written:
+    """A value that text can stand for wherever it is due.
+
+    What reads the text knows the value, which does not know it back: it stands in a room above, and is named.
+    """
+
+    __slots__ = ()
+    _reads: ClassVar[str]  # the function that does, as ``room:name``
+    _written: ClassVar[str]  # what a value or its text looks like, for messages
+
+    @classmethod
+    def of(cls, given: Self | str | Path) -> Self:
+        """Return a value as it is, or the one that text stands for.
+
+        Raises
+        ------
+        MpsimError
+            It is neither, or the text says nothing that there is.
+        """
+        if isinstance(given, cls):
+            return given
+        if not isinstance(given, str | os.PathLike):
+            raise MpsimError(f"{cls.__name__.lower()} is {shown(given)}, expected {cls._written}")
+        found: Self = function_of(cls._reads)(str(given))
+        return found
+
+
+@with_methods
+class Document(Written):
+    """A value that is kept in a file: ``value.save(path)`` writes it, ``Noun.load(path)`` reads it."""
+
+    __slots__ = ()
+    _file: ClassVar[str]  # the room of its ``save_noun`` and ``load_noun``, and the noun
+
+    def save(self, path: str | Path, **options: Any) -> None:
+        """Write it to a file, whole or not at all; `options` are those of the function ``save_…`` of its kind.
+
+        Raises
+        ------
+        MpsimError
+            The file cannot be written there.
+        """
+        room, noun = self._file.split(":")
+        function_of(f"{room}:save_{noun}")(path, self, **options)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read one from a file of any version ever written.
+
+        Raises
+        ------
+        MpsimError
+            No such file, or it holds something else.
+        """
+        room, noun = cls._file.split(":")
+        found: Self = function_of(f"{room}:load_{noun}")(path)
+        return found
+
+
+def function_of(text: str) -> Callable[..., Any]:
+    """Return the function that ``room:name`` names, of a room above.
+
+    Examples
+    --------
+    >>> function_of("documents:encode") is encode
+    True
+    """
+    room, name = text.split(":")
+    found: Callable[..., Any] = getattr(above(room), name)
+    return found
+
+
+def in_order(first: object, second: object, kind: type[_Kind]) -> tuple[str | Path, _Kind]:
+    """Return a path and what is saved there, whichever was given first: hours of measuring may hang on it.
+
+    Raises
+    ------
+    MpsimError
+        There is no path among them, or nothing of that kind.
+
+    Examples
+    --------
+    >>> in_order(Provenance(), "made.json", Provenance)[0]
+    'made.json'
+    """
+    path, value = (second, first) if isinstance(first, kind) else (first, second)
+    if not isinstance(value, kind) or not isinstance(path, str | os.PathLike):
+        noun = kind.__name__
+        raise MpsimError(f"{shown(first)} and {shown(second)} were given, expected a path and a {noun} to write there")
+    return Path(path) if not isinstance(path, str) else path, value
 
 
 def encode(value: Any) -> Any:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
-__all__ = ["MpsimError", "at", "did_you_mean", "printable", "shortened", "unknown"]
+__all__ = ["MpsimError", "at", "did_you_mean", "known_name", "printable", "shortened", "unknown"]
 
 # Controls (escape sequences of terminals begin with one) but for line ends and tabs, marks that reorder or hide what
 # stands beside them, line ends that not all take for such, and halves of characters.
@@ -98,6 +98,20 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         return f"; did you mean {near[0]!r}?"
     # A name may come from a file, and hold anything.
     return f"; known: {', '.join(one if one.isprintable() else repr(one) for one in known)}"
+
+
+def known_name(name: str, known: Collection[str]) -> str:
+    """Return the known name that is written so but for capitals, and ``_`` for ``-``; else `name` itself.
+
+    Examples
+    --------
+    >>> known_name("ZB_V", ["1f1b", "zb-v"]), known_name("mine", ["1f1b"])
+    ('zb-v', 'mine')
+    """
+    if not name or name in known:
+        return name
+    plain = name.lower().replace("_", "-")
+    return next((one for one in known if one.lower().replace("_", "-") == plain), name)
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> MpsimError:

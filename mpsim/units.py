@@ -10,8 +10,10 @@ import math
 import numbers
 import operator
 import re
+import sys
 
 from mpsim.errors import MpsimError
+from mpsim.hints import shown
 
 __all__ = [
     "bandwidth",
@@ -163,12 +165,17 @@ def whole(value: object, what: str, least: int | None = 0) -> int:
     except TypeError:
         found = None
     if found is None:
-        raise MpsimError(
-            f"{what} is {value!r}, expected a whole number{'' if least is None else f' of {least} or more'}"
-        )
+        expected = f"expected a whole number{'' if least is None else f' of {least} or more'}"
+        raise MpsimError(f"{what} is {shown(value)}, {expected}{_write(value)}")
     if least is not None and found < least:
         raise MpsimError(f"{what} is {found}, expected {least} or more")
     return found
+
+
+def _write(value: object) -> str:
+    """Return which whole number to write instead, where text or a fraction of none says one."""
+    match = re.fullmatch(r"\s*([+-]?[0-9]{1,15})(?:\.0*)?\s*", str(value)) if isinstance(value, str | float) else None
+    return f": write {int(match[1])}" if match else ""
 
 
 def real(value: object, what: str) -> float:
@@ -186,9 +193,11 @@ def real(value: object, what: str) -> float:
     ...
     mpsim.errors.MpsimError: forward_s is '1 ms', expected a number of 0 or more
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
-        raise MpsimError(f"{what} is {value!r}, expected a number of 0 or more")
-    return float(value)
+    if isinstance(value, numbers.Real) and not isinstance(value, int | float):
+        value = float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max:
+        return float(value)
+    raise MpsimError(f"{what} is {shown(value)}, expected a number of 0 or more")
 
 
 def format_duration(seconds: float) -> str:

@@ -1,7 +1,11 @@
 """What is loaded when, and what may be missing."""
 
+import shutil
 import subprocess
 import sys
+import tomllib
+import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -61,3 +65,29 @@ def test_every_public_name_is_there_and_no_other():
     )
     error = python(code).stderr.splitlines()[-1]
     assert error.startswith("AttributeError: module 'mpsim' has no attribute 'simulat'")
+
+
+def test_an_editable_install_puts_the_repository_on_the_path(tmp_path):
+    """Otherwise a script beside the clone imports the clone's folder, an empty namespace, and not the package."""
+    root, clone, wheels = Path(__file__).parents[1], tmp_path / "mpsim", tmp_path / "wheels"
+    backend = tomllib.loads((root / "pyproject.toml").read_text())["build-system"]["build-backend"]
+    pytest.importorskip(backend)
+    wheels.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "mpsim/__init__.py", "workloads/gpt2.h200.json"):
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / name, clone / name)
+    code = f"import {backend} as backend; backend.build_editable({str(wheels)!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=clone, capture_output=True, text=True)
+    if "ModuleNotFoundError" in done.stderr:
+        pytest.skip(f"{backend} lacks what it makes editable installs with")
+    (wheel,) = wheels.glob("*.whl")
+    with zipfile.ZipFile(wheel) as files:
+        (path,) = [name for name in files.namelist() if name.endswith(".pth")]
+        assert files.read(path).decode().strip() == str(clone), done.stderr
+        assert not [name for name in files.namelist() if "finder" in name]
+
+
+def test_modules_can_be_imported_first():
+    for module in ("simulation.run", "lowering.plan_words", "workload.reading", "search.run", "cli.planning"):
+        done = python(f"import mpsim.{module}, mpsim; print(mpsim.{module}.__name__, mpsim.Plan.of('pp=2').pp)")
+        assert done.stdout.split() == [f"mpsim.{module}", "2"], done.stderr

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from mpsim.calls import checked
 from mpsim.documents import made_now
 from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError, did_you_mean
@@ -51,12 +53,13 @@ class ComputeCalibration:
     source: str
 
 
+@checked
 def calibrate_compute(
-    workload: Workload,
-    topology: Topology,
+    workload: Workload | str | Path,
+    topology: Topology | str | Path,
     *,
     step_s: float | None = None,
-    plan: Plan | None = None,
+    plan: Plan | str | Path | None = None,
     layers_s: Mapping[str, float] | None = None,
 ) -> ComputeCalibration:
     """Return the topology with the speed at which a workload's roofline costs come to what was measured.
@@ -91,6 +94,8 @@ def calibrate_compute(
     >>> found.speed, found.topology.devices[0].speed_of
     (0.75, 'roofline')
     """
+    workload, topology = Workload.of(workload), Topology.of(topology)
+    plan = None if plan is None else Plan.of(plan)
     if not is_analytical(workload):
         raise MpsimError(
             f"workload {workload.name!r} has no roofline costs to calibrate: mpsim trace --analytical DEVICE makes them"

@@ -17,6 +17,7 @@ from mpsim.calibration.records import Records, records_of_csv, records_of_json
 from mpsim.calibration.row import check_ratio, check_row, factor, fits, ranks_by_bandwidths
 from mpsim.calibration.spelling import kinds_in, kinds_told
 from mpsim.calibration.table import tables_of
+from mpsim.calls import checked
 from mpsim.errors import MpsimError
 from mpsim.files import read_text
 from mpsim.result.file import load_result
@@ -28,6 +29,7 @@ _NONE: _Groups = ()
 _RANK = re.compile(r"(?:#\s*|(?<!\w))Rank\s+(\d{1,9})\b(?:\s+Group\s+(\d{1,9})\b)?")
 
 
+@checked
 def read_log(path: str | Path) -> tuple[Measurement, ...]:
     """Return what a log measured.
 

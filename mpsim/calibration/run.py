@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from mpsim.calibration.between import find_gaps, level_links, middle_of
 from mpsim.calibration.fit import Fitted, Known, criterion, fit_regimes
 from mpsim.calibration.measurement import Measurement
 from mpsim.calibration.parts import Parts, level_link, narrowest_bytes_per_s, parts_of
+from mpsim.calls import checked
 from mpsim.collectives.choice import can_be, quickest
 from mpsim.collectives.protocols import cost_family
 from mpsim.documents import made_now
@@ -73,7 +75,8 @@ def geometric_mean_error(errors: Sequence[float]) -> float:
     return math.expm1(math.fsum(abs(math.log1p(error)) for error in errors) / len(errors)) if errors else 0.0
 
 
-def calibrate(topology: Topology, measurements: Sequence[Measurement]) -> Calibration:
+@checked
+def calibrate(topology: Topology | str | Path, measurements: Sequence[Measurement]) -> Calibration:
     """Fit the costs of a topology's links to measured collectives.
 
     Ranks are taken to be the first devices of the topology. Their outermost level decides over which links a number of
@@ -102,6 +105,7 @@ def calibrate(topology: Topology, measurements: Sequence[Measurement]) -> Calibr
     >>> round(found.topology.links[0].bandwidth_bytes_per_s / 1e9, 6)
     1.0
     """
+    topology = Topology.of(topology)
     if not measurements:
         raise MpsimError("nothing measured: give logs of nccl-tests")
     routes = Routes(topology)

@@ -9,12 +9,12 @@ import click
 
 from mpsim.cli.options import options_of
 from mpsim.cli.output import DOCUMENTS, check_kept, json_option, output_option, print_json, say, tell
-from mpsim.cli.read import read_workload
 from mpsim.cli.types import SECONDS
 from mpsim.errors import MpsimError
 from mpsim.topology.file import save_topology
 from mpsim.topology.spec import parse_topology
 from mpsim.units import duration, format_duration
+from mpsim.workload.reading import read_workload
 
 __all__ = ["calibrate"]
 

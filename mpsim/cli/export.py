@@ -12,7 +12,7 @@ import click
 from mpsim.cli.options import options_of
 from mpsim.cli.output import check_kept, output_option, tell
 from mpsim.cli.planning import PlanOptions, plan_of, plan_options
-from mpsim.cli.read import read_pair, read_workload
+from mpsim.cli.read import read_pair
 from mpsim.cli.scaling import ScalingOptions, by_type_of, scaling_options
 from mpsim.errors import MpsimError
 from mpsim.files import write_text
@@ -21,6 +21,7 @@ from mpsim.lowering.lower import lower
 from mpsim.plan.model import Plan, load_plan
 from mpsim.simulation.cutting import fastest_cut
 from mpsim.workload.model import Workload
+from mpsim.workload.reading import read_workload
 
 if TYPE_CHECKING:
     from mpsim.interchange.losses import Losses

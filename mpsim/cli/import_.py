@@ -10,9 +10,9 @@ import click
 
 from mpsim.cli.options import options_of
 from mpsim.cli.output import DOCUMENTS, check_kept, output_option, say, tell
-from mpsim.cli.read import read_workload
 from mpsim.errors import MpsimError
 from mpsim.files import read_text
+from mpsim.workload.reading import read_workload
 
 if TYPE_CHECKING:
     from mpsim.interchange.losses import Losses

@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from mpsim.cli.output import json_option, print_json, say, table_text
-from mpsim.cli.read import read_workload
 from mpsim.cli.scaling import rescale_option, speed_option, unchecked_option
 from mpsim.errors import MpsimError
 from mpsim.plan.model import load_plan
@@ -16,6 +15,7 @@ from mpsim.result.text import caution, short_notes
 from mpsim.simulation.jobs import Job, JobResult, simulate_jobs
 from mpsim.topology.spec import parse_topology
 from mpsim.units import format_duration
+from mpsim.workload.reading import read_workload
 
 __all__ = ["jobs"]
 

@@ -11,10 +11,10 @@ import click
 from mpsim.cli.types import BYTES, NUMBERS
 from mpsim.collectives.mapping import AUTO, algorithm_names, check_algorithm
 from mpsim.errors import MpsimError, unknown
-from mpsim.plan.model import LAUNCHES, Plan, check_size, load_plan
+from mpsim.plan.model import LAUNCHES, Plan, check_size
 from mpsim.plan.runtimes import RUNTIMES
 from mpsim.plan.schedule_file import GivenRows, given_schedule
-from mpsim.plan.schedules import SCHEDULES, stages_a_rank
+from mpsim.plan.schedules import SCHEDULES, as_registered, stages_a_rank
 from mpsim.plan.sharding import RESHARDED
 from mpsim.workload.model import Workload
 
@@ -102,7 +102,11 @@ _OPTIONS = (
         type=NUMBERS,
         help="Which device stands at each rank, as in 0,2,1,3; by default in the topology's order.",
     ),
-    click.option("--plan", metavar="FILE", help="A plan file; options beside it change it."),
+    click.option(
+        "--plan",
+        metavar="FILE|TEXT",
+        help="A plan's file, or its text as results have it; options beside it change it.",
+    ),
 )
 
 _FIELDS = {"bucket": "bucket_bytes", "place": "devices"}
@@ -181,7 +185,7 @@ def plan_of(given: PlanOptions, workload: Workload | None, n_devices: int) -> Pl
         No such plan can be, or it needs more than `n_devices`.
     """
     _refuse_empty(given)
-    base = load_plan(given.plan) if given.plan else Plan()
+    base = Plan.of(given.plan) if given.plan else Plan()
     names = (
         "dp", "pp", "tp", "cp", "ep", "microbatches", "batch", "schedule", "chunks", "bucket", "algorithm",
         "runtime", "launch", "place",
@@ -231,7 +235,7 @@ def _sharding(given: PlanOptions, base: Plan) -> dict[str, Any]:
 
 def _of_rows(given: PlanOptions) -> dict[str, Any]:
     """Return the schedule of a file, and the ranks and micro-batches that it is for where nobody says them."""
-    rows = given_schedule(given.schedule) if given.schedule else None
+    rows = given_schedule(as_registered(given.schedule)) if given.schedule else None
     if not isinstance(rows, GivenRows):
         return {}
     own = {"schedule": rows, "pp": rows.ranks, "microbatches": rows.microbatches}
@@ -247,6 +251,7 @@ def _strategy(name: str, given: PlanOptions, n_devices: int) -> dict[str, Any]:
         )
     if name in ("tensor", "data"):
         return {"dp": 1, "pp": 1, "tp": 1} | {"tp" if name == "tensor" else "dp": n_devices}
+    name = as_registered(name)
     if name not in SCHEDULES:
         raise unknown("strategy", name, [*SCHEDULES, "tensor", "data"])
     if name != "naive" and given.microbatches is None and not given.plan:

@@ -9,28 +9,13 @@ from typing import TYPE_CHECKING
 from mpsim.errors import MpsimError
 from mpsim.topology.model import Topology
 from mpsim.topology.spec import parse_topology
-from mpsim.workload.file import load_workload
 from mpsim.workload.model import Workload
+from mpsim.workload.reading import read_workload
 
 if TYPE_CHECKING:
     from mpsim.sweeps import SweepResult
 
-__all__ = ["costs_by_type", "read_pair", "read_sweeps", "read_workload"]
-
-
-def read_workload(path: str) -> Workload:
-    """Return the workload of a file.
-
-    Raises
-    ------
-    MpsimError
-        No such file, or no workload in it; of a zoo model's name, that it must be traced first.
-    """
-    from mpsim.workload.zoo import ZOO
-
-    if path in ZOO and not Path(path).exists():
-        raise MpsimError(f"{path!r} is a model, not a workload file: mpsim trace {path} -o {path}.json makes one")
-    return load_workload(path)
+__all__ = ["costs_by_type", "read_pair", "read_sweeps"]
 
 
 def read_pair(workload: str, topology: str) -> tuple[Workload, Topology]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mpsim.emulate.device import Device
+from mpsim.errors import MpsimError
 
 __all__ = ["Seat", "fewer", "seats_for"]
 
@@ -54,7 +55,10 @@ def seats_for(devices: Sequence[Any] | None, number: int, processes: bool) -> li
 def _given(index: int, device: Any) -> Seat:
     if isinstance(device, Device):
         return Seat(device.id, device.place, device)
-    return Seat(f"{index} ({device})", str(torch.device(device)))
+    try:
+        return Seat(f"{index} ({device})", str(torch.device(device)))
+    except RuntimeError:
+        raise MpsimError(f"unknown device {str(device)!r}: give 'cpu', 'cuda:1' or an mpsim.emulate.Device") from None
 
 
 def fewer(seats: Sequence[Seat]) -> Iterator[list[Seat]]:

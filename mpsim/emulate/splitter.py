@@ -7,12 +7,14 @@ import math
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from mpsim.calls import checked
 from mpsim.emulate.balancing import measured_seconds
 from mpsim.emulate.batches import batch_size, chunk_sizes, cut_leaf
 from mpsim.emulate.call import Call, Chunk, Split, run
@@ -34,6 +36,7 @@ from mpsim.emulate.processes import Crew, refuse_processes
 from mpsim.emulate.resplit import balanced
 from mpsim.emulate.seats import Seat, fewer, seats_for
 from mpsim.errors import MpsimError
+from mpsim.hints import shown
 from mpsim.plan.model import Plan
 from mpsim.units import format_bytes
 from mpsim.workload.example import Example, flat_inputs
@@ -41,7 +44,10 @@ from mpsim.workload.source import arguments_of
 
 __all__ = ["ModelSplitter"]
 
+_MOST_PARTS = 10_000
 
+
+@checked
 class ModelSplitter:
     """Split a model into parts, and run batches through them as a pipeline.
 
@@ -112,7 +118,7 @@ class ModelSplitter:
         model: nn.Module,
         num_devices: int | None = None,
         *,
-        plan: Plan | None = None,
+        plan: Plan | str | Path | None = None,
         devices: Sequence[str | torch.device | Device] | None = None,
         chunks: int | None = None,
         example: Any = None,
@@ -123,6 +129,7 @@ class ModelSplitter:
         if not isinstance(model, nn.Module):
             raise MpsimError(f"model is a {type(model).__name__}: give a torch.nn.Module")
         self.model, self.depth = model, depth
+        plan = None if plan is None else Plan.of(plan)
         number = _number(num_devices, plan, devices)
         self.chunks = chunks if chunks is not None or plan is None else plan.microbatches
         if self.chunks is not None and self.chunks < 1:
@@ -429,6 +436,8 @@ def _number(num_devices: int | None, plan: Plan | None, devices: Sequence[Any] |
     number = next(iter(given.values()), 4)
     if number < 1:
         raise MpsimError(f"num_devices is {number}, expected 1 or more")
+    if number > _MOST_PARTS:
+        raise MpsimError(f"num_devices is {shown(number)}, more than {_MOST_PARTS:,} parts are too many: use fewer")
     return number
 
 

@@ -7,12 +7,14 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from mpsim.calls import checked
 from mpsim.emulate.balancing import untouched
 from mpsim.emulate.batches import micro_batches
 from mpsim.emulate.captured import Captured
@@ -49,6 +51,7 @@ SAME = 1e-4
 T = TypeVar("T")
 
 
+@checked
 class ParallelTrainer:
     """Train one model on several devices: layers in stages, layers shared, replicas of the data, or all of these.
 
@@ -114,7 +117,7 @@ class ParallelTrainer:
         self,
         devices: Sequence[Device],
         *,
-        plan: Plan | None = None,
+        plan: Plan | str | Path | None = None,
         optimizer: MakeOptimizer = torch.optim.AdamW,
         loss: Loss | None = None,
         on_failure: str = "raise",
@@ -126,7 +129,7 @@ class ParallelTrainer:
                 raise MpsimError(f"{device!r} is a {type(device).__name__}: give mpsim.emulate.Device(id, memory)")
         self.on_failure = check_on_failure(on_failure)
         self.failures: tuple[DeviceFailure, ...] = ()
-        plan = plan or Plan(pp=max(1, len(self.devices)), schedule="naive")
+        plan = Plan(pp=max(1, len(self.devices)), schedule="naive") if plan is None else Plan.of(plan)
         self._optimizer, self._loss = optimizer, loss
         self._take(plan, [self.devices[i] for i in plan.place(len(self.devices))])
         self._crew = Crew() if processes else None

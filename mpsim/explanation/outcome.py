@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mpsim.above import above
+from mpsim.calls import checked
 from mpsim.explanation.compare import Beside, side_by_side, why
 from mpsim.explanation.model import FullLink, Part, PathStep, WhatIf
 from mpsim.explanation.text import comparison_text, facts_text, links_text, parts_text, path_text, what_ifs_text
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Explanation"]
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """Where a step goes, what it waits for, and what would make it shorter.

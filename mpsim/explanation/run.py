@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from mpsim.bars import Progress, ShowProgress, progress_of
+from mpsim.calls import checked
 from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
 from mpsim.explanation.account import Idle, mean_idle_s, parts_of_step
@@ -29,14 +31,15 @@ from mpsim.workload.model import Workload
 __all__ = ["explain"]
 
 
+@checked
 def explain(
-    workload: Workload,
-    topology: Topology,
-    plan: Plan,
+    workload: Workload | str | Path,
+    topology: Topology | str | Path,
+    plan: Plan | str | Path,
     *,
-    against: Plan | None = None,
+    against: Plan | str | Path | None = None,
     what_ifs: bool = True,
-    by_type: Mapping[str, Workload] | None = None,
+    by_type: Mapping[str, Workload | str | Path] | None = None,
     rescale: str | None = None,
     speed: float | None = None,
     unchecked: bool = False,
@@ -49,7 +52,7 @@ def explain(
     Parameters
     ----------
     workload, topology, plan
-        What is split, over what, and how.
+        What is split, over what, and how: values, or what the command line takes, a file or text.
     against : Plan, optional
         Another plan of the same batch, whose account is laid beside this one's.
     what_ifs : bool
@@ -82,6 +85,8 @@ def explain(
     >>> [one.name for one in found.path]
     ['0F0', '0F0>1', '1F0', '1B0', '1F1', '1B1', '1B1>0', '0B1']
     """
+    workload, topology, plan = Workload.of(workload), Topology.of(topology), Plan.of(plan)
+    against = None if against is None else Plan.of(against)
     types = scaled_by_type(workload, topology, by_type, rescale=rescale, speed=speed)
     setting = Setting(by_type=types, unchecked=unchecked, host_speed=host_speed, fold=fold)
     if against is not None:

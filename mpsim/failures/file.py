@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mpsim import documents
+from mpsim.calls import checked
 from mpsim.errors import MpsimError
 from mpsim.failures.lanes import PARTS
 from mpsim.failures.outcome import Goodput
@@ -14,8 +15,9 @@ __all__ = ["load_goodput", "save_goodput"]
 _NOUN, _VERSION = "goodput", 1
 
 
-def save_goodput(path: str | Path, found: Goodput) -> None:
-    """Write a goodput to a file, all its trials included, whole or not at all.
+@checked
+def save_goodput(path: str | Path | Goodput, found: Goodput | str | Path) -> None:
+    """Write a goodput to a file, all its trials included, whole or not at all; the goodput may come first.
 
     Raises
     ------
@@ -33,9 +35,11 @@ def save_goodput(path: str | Path, found: Goodput) -> None:
     ...     load_goodput(os.path.join(folder, "goodput.json")) == found
     True
     """
-    documents.write(path, _NOUN, _VERSION, found)
+    where, held = documents.in_order(path, found, Goodput)
+    documents.write(where, _NOUN, _VERSION, held)
 
 
+@checked
 def load_goodput(path: str | Path) -> Goodput:
     """Read a goodput from a file of any version.
 

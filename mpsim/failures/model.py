@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from mpsim.calls import checked
 from mpsim.errors import MpsimError, unknown
 from mpsim.reprs import short_repr
 from mpsim.units import duration
 
 __all__ = ["KINDS", "Checkpoints", "Event", "Failures", "Recovery", "Stragglers", "check_time"]
 
+Seconds = Annotated[float, str]
+"""Seconds, which text such as ``"3 min"`` may stand for."""
 KINDS = ("sharded", "whole", "async")
 _MOST_SPARES = 100_000
 _MOST_S = 3e9  # A century: what is longer is no time that a run takes, and sums of it would not be exact.
@@ -37,6 +41,7 @@ def check_time(what: str, seconds: float, *, least: str = "0 or more", endless: 
         raise MpsimError(f"{what} is {seconds:g} s, expected {least if not low else 'at most a century'}")
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """One failure at a known time, or a device that is slow from then on for a while.
@@ -58,10 +63,10 @@ class Event:
     False
     """
 
-    at_s: float
+    at_s: Seconds
     what: str
     factor: float = 1.0
-    lasting_s: float = 0.0
+    lasting_s: Seconds = 0.0
 
     __repr__ = short_repr
 
@@ -81,6 +86,7 @@ class Event:
         return self.factor > 1
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failures:
     """How often what a plan uses fails. Times are mean times between failures of one device, node or link.
@@ -164,6 +170,7 @@ def _into_seconds(value: object, **names: str) -> None:
             object.__setattr__(value, name, seconds_of(getattr(value, name), what))
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stragglers:
     """Devices that are slow for a while, at random; what that does to a step is replayed.
@@ -198,6 +205,7 @@ class Stragglers:
             raise MpsimError(f"factor of stragglers is {self.factor:g}, expected more than 1")
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoints:
     """How a run is saved: when, by whom, over what.
@@ -236,8 +244,8 @@ class Checkpoints:
     storage_bytes_per_s: float = 0.0
     total_bytes_per_s: float = math.inf
     copy_bytes_per_s: float = 0.0
-    write_s: float | None = None
-    copy_s: float | None = None
+    write_s: Seconds | None = None
+    copy_s: Seconds | None = None
 
     __repr__ = short_repr
 
@@ -266,6 +274,7 @@ class Checkpoints:
             raise MpsimError("bandwidths of checkpoints are below 0: give what storage and copies reach")
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovery:
     """What is done about a failure; times are seconds, or text such as ``"3 min"``.
@@ -293,11 +302,11 @@ class Recovery:
     180.0
     """
 
-    detect_s: float = 0.0
-    restart_s: float = 0.0
+    detect_s: Seconds = 0.0
+    restart_s: Seconds = 0.0
     spares: int = 0
-    swap_s: float = 0.0
-    repair_s: float = 0.0
+    swap_s: Seconds = 0.0
+    repair_s: Seconds = 0.0
     smaller: bool = False
 
     __repr__ = short_repr

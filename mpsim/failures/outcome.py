@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mpsim.above import above
-from mpsim.documents import Provenance
+from mpsim.calls import checked
+from mpsim.documents import Document, Provenance
 from mpsim.reprs import short_repr
 from mpsim.result.statistics import quantile
 
@@ -61,8 +62,9 @@ class Formula:
     misses: tuple[str, ...] = ()
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Goodput:
+class Goodput(Document):
     """A run of a plan through failures, over trials.
 
     ``useful_s + lost_s + checkpoint_s + restart_s + repair_s + slowed_s == horizon_s`` in every trial, exactly.
@@ -126,6 +128,10 @@ class Goodput:
     >>> found.goodput, found.parts["checkpoint"]
     (0.75, 0.1875)
     """
+
+    _file = "failures.file:goodput"
+    _reads = "failures.file:load_goodput"
+    _written = "a Goodput or the path of its file"
 
     workload: str
     topology: str

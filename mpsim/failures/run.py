@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mpsim.bars import ShowProgress, progress_of
+from mpsim.calls import checked
 from mpsim.errors import MpsimError
 from mpsim.failures.components import Components, components_of, known_types
 from mpsim.failures.daly import daly_s, expected_goodput, young_s
@@ -41,10 +43,11 @@ _MOST_TASKS = 30_000_000
 _ENOUGH_STOPS = 50_000  # of as many an interval's loss is known to half a percent, and two intervals' difference better
 
 
+@checked
 def goodput(
-    workload: Workload,
-    topology: Topology,
-    plan: Plan,
+    workload: Workload | str | Path,
+    topology: Topology | str | Path,
+    plan: Plan | str | Path,
     *,
     failures: Failures,
     checkpoints: Checkpoints,
@@ -54,7 +57,7 @@ def goodput(
     trials: int | None = None,
     rng: Seed = 0,
     tokens_per_sample: int = 0,
-    by_type: Mapping[str, Workload] | None = None,
+    by_type: Mapping[str, Workload | str | Path] | None = None,
     rescale: str | None = None,
     speed: float | None = None,
     unchecked: bool = False,
@@ -66,7 +69,7 @@ def goodput(
     Parameters
     ----------
     workload, topology, plan
-        What is split, over what, and how; every layer time at its median.
+        What is split, over what, and how, as in `simulate`; every layer time at its median.
     failures : Failures
         How often what fails. Nobody measured that of your devices: it must be given.
     checkpoints : Checkpoints
@@ -111,6 +114,7 @@ def goodput(
     >>> found.useful_s, found.lost_s, found.checkpoint_s, found.restart_s
     ((20.0,), (3.0,), (5.0,), (2.0,))
     """
+    workload, topology, plan = Workload.of(workload), Topology.of(topology), Plan.of(plan)
     lowering = prepare(
         workload, topology, plan, by_type=by_type, rescale=rescale, speed=speed, unchecked=unchecked,
         host_speed=host_speed,
@@ -142,7 +146,6 @@ def goodput_of(
         As there.
     """
     recovery = recovery or Recovery()
-    _check_kinds((failures, Failures), (checkpoints, Checkpoints), (recovery, Recovery), (stragglers, Stragglers))
     horizon_s = seconds_of(horizon, "horizon")
     check_time("horizon", horizon_s, least="more than 0")
     count = _checked(lowering, failures, stragglers, trials, tokens_per_sample)
@@ -187,12 +190,6 @@ def goodput_of(
         replayed=tuple(_replayed(one, mode, lowering, drawn.alike) for one, mode in modes_of.items()),
         **run.trials(steps),
     )
-
-
-def _check_kinds(*given: tuple[object, type]) -> None:
-    for value, kind in given:
-        if not isinstance(value, kind | None):
-            raise MpsimError(f"{kind.__name__.lower()} is {str(value)[:40]!r}, expected mpsim.{kind.__name__}(...)")
 
 
 def _checked(

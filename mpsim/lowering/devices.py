@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpsim.errors import MpsimError, unknown
@@ -22,7 +23,7 @@ __all__ = ["check_devices", "for_costs", "has_costs", "is_analytical", "scaled_b
 def scaled_by_type(
     workload: Workload,
     topology: Topology,
-    by_type: Mapping[str, Workload] | None = None,
+    by_type: Mapping[str, Workload | str | Path] | None = None,
     *,
     rescale: str | None = None,
     speed: float | None = None,
@@ -49,7 +50,7 @@ def scaled_by_type(
     >>> scaled_by_type(work, ring(2, link="1GB/s@0", device="T4"), speed=2.0)["T4"].layers[0].costs[0].samples.forward_s
     (0.5,)
     """
-    found = dict(by_type or {})
+    found = {kind: Workload.of(one) for kind, one in (by_type or {}).items()}
     for kind, other in found.items():
         if other.scaling is None and [one.name for one in other.layers] == [one.name for one in workload.layers]:
             _check_sizes(workload, other, kind)

@@ -12,12 +12,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mpsim.calls import checked
 from mpsim.errors import MpsimError
 from mpsim.program.model import Task, Traffic
+from mpsim.units import whole
 
 __all__ = ["Draw", "Seed", "Trials", "Variability", "check_processes", "delayed", "seed_of"]
 
@@ -32,10 +35,8 @@ def seed_of(rng: Seed) -> int:
     >>> seed_of(7)
     7
     """
-    if isinstance(rng, int) and not isinstance(rng, bool):
-        if rng < 0:
-            raise MpsimError(f"seed is {rng}, expected 0 or more")
-        return rng
+    if isinstance(rng, Integral) and not isinstance(rng, bool):
+        return whole(rng, "seed")
     return int(np.random.default_rng(rng).integers(2**63))
 
 
@@ -70,6 +71,7 @@ class _Key(IntEnum):
     LINK = 3
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variability:
     """What differs from trial to trial, besides the measured samples of layer times.
@@ -142,6 +144,7 @@ class Draw:
         return self._generator(_Key.LINK).exponential(self.variability.link_jitter_s, count)
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trials:
     """How many steps are run, and what differs between them.

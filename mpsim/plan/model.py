@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from mpsim import documents
 from mpsim.above import above
-from mpsim.documents import Provenance
-from mpsim.errors import MpsimError, unknown
+from mpsim.calls import checked
+from mpsim.documents import Document, Provenance
+from mpsim.errors import MpsimError, known_name, unknown
 from mpsim.plan.automatic import Fitted
 from mpsim.plan.grid import Grid, View
 from mpsim.plan.operations import Operation, Rows
-from mpsim.plan.runtimes import resolve_runtime
+from mpsim.plan.runtimes import RUNTIMES, resolve_runtime
 from mpsim.plan.schedule_file import given_schedule
-from mpsim.plan.schedules import Schedule, resolve_schedule, rows_for
+from mpsim.plan.schedules import Schedule, as_registered, resolve_schedule, rows_for
 from mpsim.plan.sharding import Sharding
 from mpsim.reprs import short_repr
 from mpsim.units import format_bytes, whole
@@ -41,8 +42,9 @@ MOST_MICROBATCHES = 1_000_000
 MOST_RANKS = 1_000_000  # More than any topology has devices.
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(Document):
     """A split of a workload over ``dp × pp × cp × tp`` ranks.
 
     Attributes
@@ -87,6 +89,11 @@ class Plan:
     'dp=2 pp=4 tp=1 micro-batches=8 1f1b'
     """
 
+    _file = "plan.model:plan"
+    _reads = "lowering.plan_words:parse_plan"
+    _written = "a Plan, its file or text such as 'pp=4 microbatches=8 1f1b'"
+    _found = "mpsim.best(mpsim.Study(workload, topology), batch=…).plan is the fastest"
+
     dp: int = 1
     pp: int = 1
     tp: int = 1
@@ -115,7 +122,9 @@ class Plan:
             raise MpsimError(f"plan: batch is {self.batch}, expected 1 or more samples")
         object.__setattr__(self, "batch", whole(self.batch, "plan: batch"))
         self._check_types()
-        object.__setattr__(self, "schedule", given_schedule(self.schedule))
+        object.__setattr__(self, "schedule", given_schedule(as_registered(self.schedule)))
+        object.__setattr__(self, "runtime", known_name(self.runtime, RUNTIMES))
+        object.__setattr__(self, "launch", known_name(self.launch, LAUNCHES))
         resolve_schedule(self.schedule)
         resolve_runtime(self.runtime)
         if self.launch and self.launch not in LAUNCHES:
@@ -332,21 +341,26 @@ def check_size(plan: Plan) -> None:
         )
 
 
-def save_plan(path: str | Path, plan: Plan, provenance: Provenance = _UNSAID) -> None:
-    """Write a plan as ``mpsim.plan/4``; a schedule that has no registered name is saved as its rows.
+@checked
+def save_plan(path: str | Path | Plan, plan: Plan | str | Path, provenance: Provenance = _UNSAID) -> None:
+    """Write a plan as ``mpsim.plan/4``; the plan may come first.
+
+    A schedule that has no registered name is saved as its rows.
 
     Raises
     ------
     MpsimError
         Its schedule does not give rows for it.
     """
-    if isinstance(plan.schedule, Fitted):
-        raise MpsimError(f"plan's schedule {plan.schedule_name!r} is made for its stages: name it as it is registered")
-    if not isinstance(plan.schedule, str):
-        plan = replace(plan, schedule=[list(row) for row in plan.rows()])
-    documents.write(path, "plan", _VERSION, _PlanFile(plan=plan, provenance=provenance))
+    where, held = documents.in_order(path, plan, Plan)
+    if isinstance(held.schedule, Fitted):
+        raise MpsimError(f"plan's schedule {held.schedule_name!r} is made for its stages: name it as it is registered")
+    if not isinstance(held.schedule, str):
+        held = replace(held, schedule=[list(row) for row in held.rows()])
+    documents.write(where, "plan", _VERSION, _PlanFile(plan=held, provenance=provenance))
 
 
+@checked
 def load_plan(path: str | Path) -> Plan:
     """Read a plan of any version ever written."""
     document: _PlanFile = documents.read(path, "plan", _VERSION, _PlanFile, _UPGRADES)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import inspect
 import math
+from typing import TypeVar
 
-from mpsim.errors import MpsimError, unknown
+from mpsim.errors import MpsimError, known_name, unknown
 from mpsim.plan.automatic import ZeroBubble
 from mpsim.plan.bidirectional import chimera, dualpipe
 from mpsim.plan.checks import check_rows
@@ -26,6 +27,7 @@ __all__ = [
     "Operation",
     "Rows",
     "Schedule",
+    "as_registered",
     "check_rows",
     "chimera",
     "dualpipe",
@@ -61,6 +63,7 @@ SCHEDULES: dict[str, Schedule] = {
     "chimera": chimera,
     "zb-auto": ZeroBubble(),
 }
+_Schedule = TypeVar("_Schedule")
 # Each is two operations or more, 200 bytes each.
 MOST_CELLS = 4_000_000
 # Held to their contract by tests, at every number of ranks and micro-batches: they are not checked again.
@@ -87,6 +90,17 @@ def resolve_schedule(schedule: str | Schedule | Rows) -> Schedule:
     if schedule not in SCHEDULES:
         raise unknown("schedule", schedule, SCHEDULES)
     return SCHEDULES[schedule]
+
+
+def as_registered(schedule: _Schedule) -> _Schedule:
+    """Return a schedule with its name as it is registered, however its letters are written.
+
+    Examples
+    --------
+    >>> as_registered("1F1B"), as_registered("ZB_V"), as_registered("mine")
+    ('1f1b', 'zb-v', 'mine')
+    """
+    return known_name(schedule, SCHEDULES) if isinstance(schedule, str) else schedule  # type: ignore[return-value]
 
 
 def takes_chunks(schedule: Schedule) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from mpsim.calls import checked
 from mpsim.errors import MpsimError, unknown
 from mpsim.plan.recompute import parse_offload, parse_recompute
 from mpsim.reprs import short_repr
@@ -17,6 +18,7 @@ _OF_GATHERS = {"gather_ahead": 1, "keep_gathered": False, "units": "blocks", "re
 _FIRST = {"shards": 1, "gather_dtype": 1, "reduce_dtype": 1, "accumulate": 2} | dict.fromkeys(_OF_GATHERS, 3)
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sharding:
     """How replicas of a plan shard their state (Rajbhandari et al., https://arxiv.org/abs/1910.02054).

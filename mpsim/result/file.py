@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from mpsim import documents
+from mpsim.calls import checked
 from mpsim.errors import MpsimError
 from mpsim.result.check import check_result
 from mpsim.result.model import Result, Spans
@@ -20,7 +21,8 @@ _NOUN, _VERSION = "result", 6
 _UPGRADES = dict.fromkeys((1, 2, 3, 4, 5), lambda body: body)
 
 
-def save_result(path: str | Path, result: Result, *, spans: bool = True) -> None:
+@checked
+def save_result(path: str | Path | Result, result: Result | str | Path, *, spans: bool = True) -> None:
     """Write a result to a file, whole or not at all.
 
     Parameters
@@ -28,7 +30,7 @@ def save_result(path: str | Path, result: Result, *, spans: bool = True) -> None
     path : path
         The file to write, ``.json`` by custom.
     result : Result
-        What to write.
+        What to write; it may come first.
     spans : bool
         False leaves the spans out: the numbers stay, the file is small, and a timeline can no longer be drawn.
 
@@ -46,10 +48,12 @@ def save_result(path: str | Path, result: Result, *, spans: bool = True) -> None
     ...     load_result(os.path.join(folder, "result.json")) == result
     True
     """
-    kept = result if spans else dataclasses.replace(result, spans=Spans())
-    documents.write(path, _NOUN, _VERSION, kept)
+    where, held = documents.in_order(path, result, Result)
+    kept = held if spans else dataclasses.replace(held, spans=Spans())
+    documents.write(where, _NOUN, _VERSION, kept)
 
 
+@checked
 def load_result(path: str | Path) -> Result:
     """Read a result from a file of any version.
 

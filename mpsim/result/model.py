@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpsim.above import above
-from mpsim.documents import Provenance
+from mpsim.calls import checked
+from mpsim.documents import Document, Provenance
 from mpsim.reprs import short_repr
 from mpsim.scaling import Scaling
 
@@ -212,8 +213,9 @@ class Origin(NamedTuple):
     options: Mapping[str, Any]
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class Result(Document):
     """One plan of one workload on one topology.
 
     Attributes
@@ -264,6 +266,10 @@ class Result:
     origin : Origin or None
         What it was replayed from, for `explain`: no part of its value. None of a real run, or of a result from a file.
     """
+
+    _file = "result.file:result"
+    _reads = "result.file:load_result"
+    _written = "a Result or the path of its file"
 
     workload: str
     measured_on: str = ""

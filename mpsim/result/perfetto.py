@@ -12,6 +12,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from mpsim.calls import checked
+from mpsim.documents import in_order
 from mpsim.errors import MpsimError
 from mpsim.files import write_text
 from mpsim.garbage import collector_paused
@@ -64,8 +66,9 @@ def to_perfetto(result: Result) -> dict[str, Any]:
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": _about(result)}
 
 
-def save_perfetto(path: str | Path, result: Result) -> None:
-    """Write the result as a trace that https://ui.perfetto.dev opens, whole or not at all.
+@checked
+def save_perfetto(path: str | Path | Result, result: Result | str | Path) -> None:
+    """Write the result as a trace that https://ui.perfetto.dev opens, whole or not at all; the result may come first.
 
     Raises
     ------
@@ -80,9 +83,10 @@ def save_perfetto(path: str | Path, result: Result) -> None:
     ...
     mpsim.errors.MpsimError: result of 'dp=1' holds no spans, a trace needs them: simulate again and keep them
     """
+    where, held = in_order(path, result, Result)
     with collector_paused():
-        text = json.dumps(to_perfetto(result), allow_nan=False, separators=(",", ":"))
-    write_text(path, text + "\n")
+        text = json.dumps(to_perfetto(held), allow_nan=False, separators=(",", ":"))
+    write_text(where, text + "\n")
 
 
 def _tracks(result: Result) -> dict[tuple[int, str], list[int]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from mpsim.calls import checked
 from mpsim.result.model import DeviceUse, Result
 from mpsim.result.statistics import interval, quantile
 from mpsim.units import format_bytes, format_duration
@@ -75,7 +77,8 @@ def align(columns: Sequence[Column]) -> str:
     return "\n".join("  ".join(line).rstrip() for line in zip(*aligned, strict=True))
 
 
-def summary(result: Result) -> str:
+@checked
+def summary(result: Result | str | Path) -> str:
     """Return what a result says, for a terminal.
 
     At most 16 devices are listed one by one; of more, the lowest, median and highest of each column.
@@ -93,6 +96,7 @@ def summary(result: Result) -> str:
     fidelity        given: some times were given by hand, not measured
     runtime         ideal
     """
+    result = Result.of(result)
     head = f"{result.workload} | {result.plan} | {result.topology}"
     facts = facts_of(result)
     blocks = [caution(result.caveats) + head, "\n".join(f"{name:<16}{text}" for name, text in facts if text)]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpsim.above import above
+from mpsim.calls import checked
+from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan
 from mpsim.sweeps.model import Row, SweepResult, best_text
 
@@ -26,6 +28,7 @@ class Unfit(NamedTuple):
     capacity_bytes: int = 0
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """The answer of a search.
@@ -68,6 +71,19 @@ class Found:
     def best(self) -> Row | None:
         """The fastest plan that is not known to overflow a memory; None if there is none."""
         return self.sweep.best
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of `best`, as `mpsim.simulate` takes it.
+
+        Raises
+        ------
+        MpsimError
+            There is none.
+        """
+        if self.best is None:
+            raise MpsimError("no plan that was found can be run and fits: see counts, reasons and unfit")
+        return self.plans[self.best["plan"]]
 
     @property
     def simulated(self) -> int:

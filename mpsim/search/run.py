@@ -14,6 +14,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from mpsim.bars import Progress, ShowProgress, progress_of
+from mpsim.calls import checked
 from mpsim.errors import MpsimError
 from mpsim.lowering.draws import Trials, check_processes
 from mpsim.plan.model import Plan, check_size
@@ -34,12 +35,13 @@ _TOP = 10
 _EVERYTHING, _PLAIN = Axes(), Plan()
 
 
+@checked
 def best(
     study: Study,
     *,
     batch: int,
     axes: Axes = _EVERYTHING,
-    base: Plan = _PLAIN,
+    base: Plan | str | Path = _PLAIN,
     top: int = _TOP,
     trials: Trials | None = None,
     prune: bool = True,
@@ -102,7 +104,7 @@ def best(
     if output is not None:
         check_suffix(output)
     made, left = families(study.workload, len(study.topology.devices), batch, axes)
-    base = replace(base, batch=batch)
+    base = replace(Plan.of(base), batch=batch)
     if not made:
         raise MpsimError(_none(left))
     workers = processes or os.cpu_count() or 1

@@ -9,9 +9,10 @@ from functools import cache
 from itertools import product
 from math import prod
 
+from mpsim.calls import checked
 from mpsim.errors import MpsimError
 from mpsim.plan.model import ALIKE_ALONE, Plan
-from mpsim.plan.schedules import Schedule, resolve_schedule, rows_for, stages_a_rank, takes_chunks
+from mpsim.plan.schedules import Schedule, as_registered, resolve_schedule, rows_for, stages_a_rank, takes_chunks
 from mpsim.plan.sharding import Sharding
 from mpsim.reprs import short_repr
 from mpsim.workload.costs import measured_microbatches
@@ -26,6 +27,7 @@ _CHUNKS = (2, 4, 8)
 _ALL = 8  # up to so many devices every number of them is tried
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axes:
     """What a search tries of each axis of a plan; empty: all that the workload has costs for, or the axis's own.
@@ -70,6 +72,7 @@ class Axes:
             for value in getattr(self, name):
                 if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                     raise MpsimError(f"{name.replace('_', ' ')} is {value!r}, expected whole numbers, 1 or more")
+        object.__setattr__(self, "schedules", tuple(map(as_registered, self.schedules)))
         for schedule in self.schedules:
             resolve_schedule(schedule)
         for zero in self.zero:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from mpsim.calls import checked, with_methods
 from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
@@ -58,13 +60,14 @@ class _Order(NamedTuple):
     least: Least
 
 
+@with_methods
 class Study:
     """A workload on a topology: its plans are bounded and simulated with what they share found out once.
 
     Parameters
     ----------
     workload, topology
-        What is split, over what.
+        What is split, over what, as in `mpsim.simulate`.
     by_type, rescale, speed, unchecked, host_speed
         As in `mpsim.simulate`.
 
@@ -83,17 +86,21 @@ class Study:
     (33.0, 33.0)
     """
 
+    _made = "mpsim.Study(workload, topology)"
+
+    @checked
     def __init__(
         self,
-        workload: Workload,
-        topology: Topology,
+        workload: Workload | str | Path,
+        topology: Topology | str | Path,
         *,
-        by_type: Mapping[str, Workload] | None = None,
+        by_type: Mapping[str, Workload | str | Path] | None = None,
         rescale: str | None = None,
         speed: float | None = None,
         unchecked: bool = False,
         host_speed: float = 1.0,
     ) -> None:
+        workload, topology = Workload.of(workload), Topology.of(topology)
         self.workload = workload
         self.by_type = scaled_by_type(workload, topology, by_type, rescale=rescale, speed=speed)
         costs = Costs(workload, self.by_type, workload.microbatch, 1)
@@ -222,7 +229,7 @@ class Study:
         while len(self._rows) > 1 and sum(len(own.rank) for _, own in self._rows.values()) > _MOST_ROWS:
             del self._rows[next(iter(self._rows))]
 
-    def result(self, plan: Plan, trials: Trials | None = None, **options: Any) -> Result:
+    def result(self, plan: Plan | str | Path, trials: Trials | None = None, **options: Any) -> Result:
         """Predict a plan, its stages cut as `cut` does; `options` are those of `simulate_played`.
 
         Raises
@@ -230,7 +237,7 @@ class Study:
         MpsimError
             A plan that cannot be run.
         """
-        return simulate_played(self._played(plan), trials or Trials(), unchecked=self.unchecked, **options)
+        return simulate_played(self._played(Plan.of(plan)), trials or Trials(), unchecked=self.unchecked, **options)
 
     def _played(self, plan: Plan) -> Played:
         return prepare_played(
@@ -258,8 +265,9 @@ class Study:
             "caveats": "; ".join((*caveats(played.lowering), *borrowed(account_traffic(program)))) or None,
         }
 
-    def row(self, plan: Plan, trials: Trials | None = None) -> Row:
+    def row(self, plan: Plan | str | Path, trials: Trials | None = None) -> Row:
         """Return the row of a plan in a sweep's table, or why it cannot be run."""
+        plan = Plan.of(plan)
         row = dict.fromkeys(COLUMNS) | self._coordinates(plan, trials or Trials())
         try:
             return row | summary_row(self.result(plan, trials, spans=False, fold=True)) | {"plan": _text(plan)}

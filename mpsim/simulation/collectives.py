@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
+from mpsim.calls import checked
 from mpsim.collectives.traffic import collective
 from mpsim.errors import MpsimError
 from mpsim.lowering.bind import collective_scripts
@@ -22,9 +24,10 @@ from mpsim.topology.routes import Routes
 __all__ = ["simulate_collectives"]
 
 
+@checked
 def simulate_collectives(
     sizes: Sequence[int],
-    topology: Topology,
+    topology: Topology | str | Path,
     *,
     kind: str = "all_reduce",
     algorithm: str = "ring",
@@ -68,6 +71,7 @@ def simulate_collectives(
     >>> simulate_collectives([1024, 512], ring(4, link=Wire(1024.0)), trials=8).step_s
     2.25
     """
+    topology = Topology.of(topology)
     count = len(topology.devices) if devices is None else devices
     if count > len(topology.devices):
         raise MpsimError(f"{count} devices asked for, topology {topology.name!r} has {len(topology.devices)}")

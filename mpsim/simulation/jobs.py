@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import NamedTuple
 
+from mpsim.calls import checked
 from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
@@ -28,17 +30,19 @@ _MOST_TASKS = 5_000_000
 _MOST_ROUNDS = 12
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """What one of several jobs trains, and how; a plan that names no devices gets the first that are free.
 
+    Workload and plan may be given as text, as in `simulate`.
     `by_type` has the same model as traced on other types of device.
     """
 
     name: str
     workload: Workload
     plan: Plan
-    by_type: Mapping[str, Workload] = field(default_factory=dict)
+    by_type: Mapping[str, Workload | str | Path] = field(default_factory=dict)
 
     __repr__ = short_repr
 
@@ -98,9 +102,10 @@ class _Laid(NamedTuple):
         return self.lowering.place
 
 
+@checked
 def simulate_jobs(
     jobs: Sequence[Job],
-    topology: Topology,
+    topology: Topology | str | Path,
     *,
     steps: int = 8,
     rescale: str | None = None,
@@ -139,6 +144,7 @@ def simulate_jobs(
     >>> [one.slowdown for one in simulate_jobs(jobs, switch(4, link=Wire(1024.0)))]
     [1.0, 1.0]
     """
+    topology = Topology.of(topology)
     if steps < 1:
         raise MpsimError(f"steps is {steps}, expected 1 or more")
     laid = _lay([_scaled(job, topology, rescale, speed) for job in jobs], topology, unchecked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from mpsim.lowering.caveats import check_point
 from mpsim.lowering.devices import scaled_by_type
@@ -22,7 +23,7 @@ def prepare(
     topology: Topology,
     plan: Plan,
     *,
-    by_type: Mapping[str, Workload] | None = None,
+    by_type: Mapping[str, Workload | str | Path] | None = None,
     rescale: str | None = None,
     speed: float | None = None,
     unchecked: bool = False,
@@ -55,7 +56,7 @@ def prepare_played(
     topology: Topology,
     plan: Plan,
     *,
-    by_type: Mapping[str, Workload] | None = None,
+    by_type: Mapping[str, Workload | str | Path] | None = None,
     rescale: str | None = None,
     speed: float | None = None,
     unchecked: bool = False,
@@ -67,7 +68,7 @@ def prepare_played(
     `routes` are the topology's, with what other plans have found out of them.
     """
     check_size(plan)
-    by_type = scaled_by_type(workload, topology, by_type, rescale=rescale, speed=speed)
-    lowering = lower(workload, topology, plan, by_type=by_type, host_speed=host_speed, routes=routes)
+    types = scaled_by_type(workload, topology, by_type, rescale=rescale, speed=speed)
+    lowering = lower(workload, topology, plan, by_type=types, host_speed=host_speed, routes=routes)
     check_point(lowering, unchecked=unchecked)
     return fastest_played(lowering)

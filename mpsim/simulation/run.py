@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from mpsim.bars import ShowProgress, progress_of
+from mpsim.calls import checked
 from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
 from mpsim.garbage import collector_paused
@@ -49,15 +51,16 @@ class Label(NamedTuple):
     scalings: tuple[Scaling, ...] = ()
 
 
+@checked
 def simulate(
-    workload: Workload,
-    topology: Topology,
-    plan: Plan,
+    workload: Workload | str | Path,
+    topology: Topology | str | Path,
+    plan: Plan | str | Path,
     *,
     trials: int = 1,
     rng: Seed = 0,
     variability: Variability | None = None,
-    by_type: Mapping[str, Workload] | None = None,
+    by_type: Mapping[str, Workload | str | Path] | None = None,
     rescale: str | None = None,
     speed: float | None = None,
     unchecked: bool = False,
@@ -73,7 +76,7 @@ def simulate(
     Parameters
     ----------
     workload, topology, plan
-        What is split, over what, and how.
+        What is split, over what, and how: values, or what the command line takes, a file or text.
     trials : int
         With 1, and no `variability`, every time is at its median. With more, each trial draws every execution of
         every layer from its measured samples; where nothing is random one replay stands for all.
@@ -81,7 +84,7 @@ def simulate(
         Seed of the trials; the same seed gives the same bits, whatever the plan's other trials or `processes`.
     variability : Variability, optional
         Link jitter and stragglers.
-    by_type : mapping of str to Workload, optional
+    by_type : mapping of str to Workload, or to its file, optional
         The same model traced on other types of device.
     rescale, speed
         What makes costs of one device stand for others, see `mpsim.lowering.devices.scaled_by_type`; without either
@@ -126,6 +129,7 @@ def simulate(
     >>> simulate(work, chain(4, link=Wire(1024.0)), plan).step_s
     39.0
     """
+    workload, topology, plan = Workload.of(workload), Topology.of(topology), Plan.of(plan)
     drawn = Trials(count=trials, rng=rng, variability=variability or Variability(), processes=processes)
     played = prepare_played(
         workload, topology, plan, by_type=by_type, rescale=rescale, speed=speed, unchecked=unchecked,

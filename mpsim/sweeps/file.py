@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mpsim.calls import checked
+from mpsim.documents import in_order
 from mpsim.errors import MpsimError
 from mpsim.files import in_cell, of_cell, read_bytes, read_text, write_text, writing
 from mpsim.sweeps.model import COLUMNS, COUNTS, FIRST, FLAGS, TEXTS, Row, SweepResult, finish, frame_of
@@ -46,8 +48,9 @@ def _need_pyarrow() -> None:
         raise MpsimError("Parquet needs pyarrow, which is not installed: pip install 'mpsim[parquet]', or use .csv")
 
 
-def save_sweep(path: str | Path, result: SweepResult) -> None:
-    """Write the rows as CSV or Parquet, by the suffix, whole or not at all.
+@checked
+def save_sweep(path: str | Path | SweepResult, result: SweepResult | str | Path) -> None:
+    """Write the rows as CSV or Parquet, by the suffix, whole or not at all; the sweep may come first.
 
     Raises
     ------
@@ -62,12 +65,13 @@ def save_sweep(path: str | Path, result: SweepResult) -> None:
     ...     load_sweep(folder + "/none.csv").rows
     ()
     """
-    check_suffix(path)
-    if Path(path).suffix.lower() == ".csv":
-        write_text(path, _to_csv(result))
+    where, held = in_order(path, result, SweepResult)
+    check_suffix(where)
+    if Path(where).suffix.lower() == ".csv":
+        write_text(where, _to_csv(held))
     else:
-        with writing(path) as file:
-            file.write(_to_parquet(result))
+        with writing(where) as file:
+            file.write(_to_parquet(held))
 
 
 def _to_csv(result: SweepResult) -> str:
@@ -94,6 +98,7 @@ def _to_parquet(result: SweepResult) -> bytes:
     return data.getvalue()
 
 
+@checked
 def load_sweep(path: str | Path) -> SweepResult:
     """Read the rows of a sweep from CSV or Parquet; those of one that was stopped are ranked as far as they go.
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
+from pathlib import Path
 from typing import NamedTuple
 
 from mpsim.errors import MpsimError
 from mpsim.result.model import Result
 from mpsim.result.statistics import check_baseline
 from mpsim.sweeps.grid import Candidate
+from mpsim.units import whole
 from mpsim.workload.model import Workload
 
 __all__ = ["Cell", "baseline_for", "batches_of", "workloads_of"]
@@ -21,7 +24,7 @@ class Cell(NamedTuple):
     candidate: Candidate
 
 
-def workloads_of(given: Workload | Sequence[Workload]) -> tuple[Workload, ...]:
+def workloads_of(given: Workload | str | Path | Sequence[Workload | str | Path]) -> tuple[Workload, ...]:
     """Return the workloads of a sweep: their names tell its rows apart.
 
     Raises
@@ -36,7 +39,7 @@ def workloads_of(given: Workload | Sequence[Workload]) -> tuple[Workload, ...]:
     ...
     mpsim.errors.MpsimError: a sweep of no workload: give at least one
     """
-    works = (given,) if isinstance(given, Workload) else tuple(given)
+    works = tuple(map(Workload.of, [given] if isinstance(given, Workload | str | Path) else given))
     if not works:
         raise MpsimError("a sweep of no workload: give at least one")
     names = [work.name for work in works]
@@ -58,12 +61,10 @@ def batches_of(given: int | Sequence[int]) -> list[int]:
     >>> batches_of(8), batches_of([16, 8, 16])
     ([8], [8, 16])
     """
-    batches = [given] if isinstance(given, int) else sorted(set(given))
+    each = [given] if isinstance(given, Integral) else given
+    batches = sorted({whole(one, "batch", 1) for one in each})  # type: ignore[union-attr]
     if not batches:
         raise MpsimError("a sweep of no batch: give at least one")
-    for batch in batches:
-        if batch < 1:
-            raise MpsimError(f"batch is {batch}, expected 1 or more")
     return batches
 
 

@@ -9,6 +9,8 @@ from math import isclose
 from typing import TYPE_CHECKING, Any
 
 from mpsim.above import above, needed
+from mpsim.calls import checked
+from mpsim.documents import Document
 from mpsim.errors import MpsimError, printable, shortened
 from mpsim.result.frames import summary_row
 from mpsim.result.model import Origin, Result
@@ -58,8 +60,9 @@ FLAGS = _columns_of(bool, "fits", "tie")
 COUNTS = _columns_of(int, "rank", "dp", "pp", "tp", "microbatches", "microbatch_size", "tokens_per_sample")
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SweepResult:
+class SweepResult(Document):
     """The rows of a sweep, in the order of the grid.
 
     Attributes
@@ -85,6 +88,10 @@ class SweepResult:
     >>> SweepResult(rows=(), planned=3).complete
     False
     """
+
+    _file = "sweeps.file:sweep"
+    _reads = "sweeps.file:load_sweep"
+    _written = "a SweepResult or the path of its table"
 
     rows: tuple[Row, ...]
     planned: int

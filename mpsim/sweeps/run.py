@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from mpsim.bars import Progress, ShowProgress, progress_of
+from mpsim.calls import checked
 from mpsim.collectives.mapping import check_algorithm
 from mpsim.errors import MpsimError
 from mpsim.lowering.costs import Costs
@@ -19,7 +20,7 @@ from mpsim.lowering.draws import Seed, Trials, Variability, check_processes, see
 from mpsim.lowering.recomputation import recomputed_layers
 from mpsim.plan.model import MIB, Plan
 from mpsim.plan.recompute import parse_recompute
-from mpsim.plan.schedules import Schedule, resolve_schedule
+from mpsim.plan.schedules import Schedule, as_registered, resolve_schedule
 from mpsim.plan.sharding import Sharding
 from mpsim.result.model import Result
 from mpsim.sweeps.cache import Cache, cache_folder
@@ -37,9 +38,10 @@ from mpsim.workload.model import Workload
 __all__ = ["sweep"]
 
 
+@checked
 def sweep(
-    workload: Workload | Sequence[Workload],
-    topology: Topology,
+    workload: Workload | str | Path | Sequence[Workload | str | Path],
+    topology: Topology | str | Path,
     *,
     batch: int | Sequence[int],
     devices: int | None = None,
@@ -55,7 +57,7 @@ def sweep(
     trials: int = 1,
     rng: Seed = 0,
     variability: Variability | None = None,
-    by_type: Mapping[str, Workload] | None = None,
+    by_type: Mapping[str, Workload | str | Path] | None = None,
     rescale: str | None = None,
     speed: float | None = None,
     unchecked: bool = False,
@@ -129,6 +131,7 @@ def sweep(
     >>> found.best["plan"], found.best["step_s"], found.best["speedup"]
     ('dp=4 pp=1 tp=1 micro-batches=2', 24.0, 4.0)
     """
+    topology = Topology.of(topology)
     n_devices = _checked_devices(devices, topology)
     if output is not None:
         check_suffix(output)
@@ -137,6 +140,7 @@ def sweep(
     for name, value in (("processes", processes), *_each(microbatches, tensor)):
         if value is not None and value < 1:
             raise MpsimError(f"{name} is {value}, expected 1 or more")
+    schedules = None if schedules is None else [as_registered(one) for one in schedules]
     for schedule in schedules or ():
         resolve_schedule(schedule)
     check_algorithm("all_reduce", algorithm)
@@ -235,6 +239,8 @@ def _question(job: Job, grid: Sequence[Candidate]) -> Question:
 
 
 def _folder(cache: bool | str | Path) -> Path | None:
+    if "\0" in str(cache):
+        raise MpsimError(f"cache {str(cache)!r} is no path of a folder: name one, or give True for your own")
     try:
         return cache_folder() if isinstance(cache, bool) else Path(cache)
     except RuntimeError:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mpsim import documents, units
+from mpsim.calls import checked
 from mpsim.documents import Provenance
 from mpsim.errors import MpsimError, unknown
 from mpsim.topology.catalog import parse_wire, topology_device
@@ -46,8 +47,9 @@ class _Written:
     costs: tuple[CollectiveCost, ...] = ()
 
 
-def save_topology(path: str | Path, topology: Topology) -> None:
-    """Write a topology as ``mpsim.topology/5``, whole or not at all.
+@checked
+def save_topology(path: str | Path | Topology, topology: Topology | str | Path) -> None:
+    """Write a topology as ``mpsim.topology/5``, whole or not at all; the topology may come first.
 
     Raises
     ------
@@ -63,9 +65,11 @@ def save_topology(path: str | Path, topology: Topology) -> None:
     ...     load_topology(folder + "/ring.json") == ring(4, link="50GB/s@2us")
     True
     """
-    documents.write(path, "topology", _VERSION, topology)
+    where, held = documents.in_order(path, topology, Topology)
+    documents.write(where, "topology", _VERSION, held)
 
 
+@checked
 def load_topology(path: str | Path) -> Topology:
     """Read a topology that was saved, or written by hand.
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mpsim.above import above
-from mpsim.documents import Provenance
+from mpsim.calls import checked
+from mpsim.documents import Document, Provenance
 from mpsim.errors import MpsimError, did_you_mean
 from mpsim.reprs import short_repr
 from mpsim.topology.costs import CollectiveCost
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Device", "Link", "Topology"]
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """Something that computes.
@@ -86,6 +88,7 @@ class Device:
             raise MpsimError(f"device {self.name!r}: memory_bytes is {self.memory_bytes}, expected 0 or more")
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
     """One direction of a wire between two nodes.
@@ -122,8 +125,9 @@ class Link:
         return f"link {self.source!r} -> {self.target!r}"
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Topology:
+class Topology(Document):
     """Devices, switches and directed links: any graph.
 
     Attributes
@@ -140,6 +144,10 @@ class Topology:
         Two nodes of one name, two links of one direction between the same nodes, a link to no node, a reducing switch
         that is none, or a device that another cannot reach.
     """
+
+    _file = "topology.file:topology"
+    _reads = "topology.spec:parse_topology"
+    _written = "a Topology, its file or text such as 'switch:8,link=nvlink4'"
 
     name: str
     devices: tuple[Device, ...]

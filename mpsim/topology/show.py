@@ -7,9 +7,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby, pairwise
+from pathlib import Path
 from typing import Any
 
 from mpsim import documents, units
+from mpsim.calls import checked
 from mpsim.topology.model import Device, Link, Topology
 
 __all__ = ["draw", "topology_to_dict"]
@@ -18,7 +20,8 @@ _WIDTH = 96
 _ROWS = 16
 
 
-def draw(topology: Topology) -> str:
+@checked
+def draw(topology: Topology | str | Path) -> str:
     """Return a drawing where the graph is a small chain, ring, grid or star, and what it is made of in any case.
 
     Links are counted by what they join: numbers in names become ``*``, and ``⇄`` stands for a link each way.
@@ -38,6 +41,7 @@ def draw(topology: Topology) -> str:
     links, one direction
       8 × d* ⇄ d*, 50 GB/s, 2 us
     """
+    topology = Topology.of(topology)
     parts = [_headline(topology), *_picture(topology), "", "devices", *_device_lines(topology.devices)]
     if topology.links:
         parts += ["links, one direction", *_link_lines(topology)]

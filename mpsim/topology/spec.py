@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from mpsim import units
+from mpsim.calls import checked
 from mpsim.documents import Provenance
 from mpsim.errors import MpsimError, did_you_mean, unknown
 from mpsim.topology.builders import BUILDERS
@@ -73,6 +74,7 @@ _OF_DEVICES: dict[str, tuple[str, Callable[[str], Any]]] = {
 }
 
 
+@checked
 def parse_topology(text: str) -> Topology:
     """Return the topology that a text stands for: the path of a file, or a builder with its arguments.
 

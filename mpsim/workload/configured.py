@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpsim.workload.file import load_workload
+from mpsim.calls import checked
+from mpsim.workload.device_spec import DeviceSpec
 from mpsim.workload.measured_blocks import with_measured_blocks
+from mpsim.workload.model import Workload
 from mpsim.workload.source import resolve_model
 from mpsim.workload.trace import trace
 
 if TYPE_CHECKING:
-    from mpsim.workload.device_spec import DeviceSpec
-    from mpsim.workload.model import Workload
     from mpsim.workload.split import Split
 
 __all__ = ["configured"]
 
 
+@checked
 def configured(
     model: Any,
-    device: DeviceSpec,
+    device: DeviceSpec | str,
     *,
     seq: int | None = None,
     precision: str | None = None,
     splits: Sequence[Split | int | str] = (),
     microbatches: Sequence[int] = (1,),
     optimizer: str = "adamw",
-    measured: Workload | str | None = None,
+    measured: Workload | str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     **shared: Any,
 ) -> Workload:
@@ -38,8 +40,8 @@ def configured(
     model : str, transformers.PretrainedConfig, torch.nn.Module, callable or Source
         A name of the zoo, a config.json of transformers or the folder with one (``hf:FOLDER``),
         ``package.module:factory``, or whatever else :func:`mpsim.trace` takes.
-    device : DeviceSpec
-        Its roofline, at the rate of a precision: :func:`mpsim.lowering.rescaling.roofline_of`.
+    device : DeviceSpec or str
+        Its roofline, or the name of a device of the catalog, whose products then are at the rate of `precision`.
     seq : int
         Tokens in a sequence; the model's own if not given.
     precision : str
@@ -78,16 +80,17 @@ def configured(
     (9, [(1, 1), (2, 1), (1, 2), (2, 2)])
     """
     sizes = {**(overrides or {}), **({} if seq is None else {"seq": seq})}
+    spec = DeviceSpec.of(device, precision or "")
     made = trace(
         resolve_model(model, sizes) if isinstance(model, str) else model,
         microbatches=tuple(microbatches),
         splits=tuple(splits),
         precision=precision,
         optimizer=optimizer,
-        analytical=device,
+        analytical=spec,
         progress=False,
         **shared,
     )
     if measured is None:
         return made
-    return with_measured_blocks(made, load_workload(measured) if isinstance(measured, str) else measured, device)
+    return with_measured_blocks(made, Workload.of(measured), spec)

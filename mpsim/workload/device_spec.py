@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from mpsim.calls import checked
+from mpsim.documents import Written, function_of
 from mpsim.errors import MpsimError
+from mpsim.hints import shown
 
 __all__ = ["DeviceSpec"]
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceSpec:
+class DeviceSpec(Written):
     """What the roofline of a device is made of.
 
     Attributes
@@ -41,6 +46,9 @@ class DeviceSpec:
     5e-06
     """
 
+    _reads = "lowering.rescaling:roofline_of"
+    _written = "a DeviceSpec, or a device of the catalog such as 'H100-SXM5-80GB'"
+
     name: str
     peak_flops_per_s: Mapping[str, float]
     matmul_fraction: float = 0.7
@@ -58,6 +66,27 @@ class DeviceSpec:
             raise MpsimError(f"device {self.name!r}: a peak of {min(self.peak_flops_per_s.values())} FLOP/s")
         if self.linear_dtype:
             self.peak(self.linear_dtype)
+
+    @classmethod
+    def of(cls, given: DeviceSpec | str | Path, precision: str = "") -> DeviceSpec:
+        """Return a roofline as it is, or that of a device of the catalog, at the rate of a precision.
+
+        Raises
+        ------
+        MpsimError
+            It is neither, or the device has no such rate.
+
+        Examples
+        --------
+        >>> DeviceSpec.of("H100-SXM5-80GB", "bf16-mixed").name
+        'H100-SXM5-80GB'
+        """
+        if isinstance(given, DeviceSpec):
+            return given
+        if not isinstance(given, str):
+            raise MpsimError(f"device is {shown(given)}, expected {cls._written}")
+        found: DeviceSpec = function_of(cls._reads)(given, precision)
+        return found
 
     def peak(self, dtype: str) -> float:
         """Return the peak of a dtype in FLOP/s.

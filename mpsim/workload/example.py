@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from mpsim.calls import checked
 from mpsim.errors import MpsimError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Example", "default_loss", "fields_of", "flat_inputs", "on_device", "output_tensors"]
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
     """A model with one batch.
@@ -52,7 +54,7 @@ class Example:
         Where ranks share experts: the tokens that the busiest rank gets, in means.
     """
 
-    model: torch.nn.Module
+    model: torch.nn.Module | Any
     inputs: tuple[Any, ...]
     keywords: Mapping[str, Any] = field(default_factory=dict)
     target: Any = None

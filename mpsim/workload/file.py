@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mpsim import documents
+from mpsim.calls import checked
 from mpsim.workload.model import Workload
 
 __all__ = ["VERSION", "load_workload", "save_workload"]
@@ -13,8 +14,9 @@ __all__ = ["VERSION", "load_workload", "save_workload"]
 VERSION = 3
 
 
-def save_workload(path: str | Path, workload: Workload) -> None:
-    """Write a workload, whole or not at all.
+@checked
+def save_workload(path: str | Path | Workload, workload: Workload | str | Path) -> None:
+    """Write a workload, whole or not at all; the workload may come first.
 
     Raises
     ------
@@ -30,9 +32,11 @@ def save_workload(path: str | Path, workload: Workload) -> None:
     ...     load_workload(f"{folder}/w.json").name
     'w'
     """
-    documents.write(path, "workload", VERSION, workload)
+    where, held = documents.in_order(path, workload, Workload)
+    documents.write(where, "workload", VERSION, held)
 
 
+@checked
 def load_workload(path: str | Path) -> Workload:
     """Read a workload of any version ever written.
 

@@ -9,6 +9,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from mpsim.calls import checked
 from mpsim.errors import MpsimError, did_you_mean
 from mpsim.reprs import short_repr
 from mpsim.units import real, whole
@@ -332,6 +333,7 @@ class Cost:
         return Split(self.tensor_parallel, self.context_parallel, self.expert_parallel, self.sequence_parallel)
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
     """A unit that a split can place.
@@ -370,6 +372,7 @@ class Layer:
             raise MpsimError(f"layer {self.name!r} has no costs: trace the model, or give forward_s and backward_s")
 
     @classmethod
+    @checked
     def given(
         cls,
         name: str,

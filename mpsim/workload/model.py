@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mpsim.above import above
-from mpsim.documents import Provenance
+from mpsim.calls import checked
+from mpsim.documents import Document, Provenance
 from mpsim.errors import MpsimError, did_you_mean
 from mpsim.reprs import short_repr
 from mpsim.scaling import Scaling
@@ -127,8 +128,9 @@ class Precision:
             check_dtype(self.master, "precision of master weights")
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
+class Workload(Document):
     """A model's training step: layers in execution order, the tensors between them, and how they were measured.
 
     Attributes
@@ -170,6 +172,10 @@ class Workload:
     'a'
     """
 
+    _file = "workload.file:workload"
+    _reads = "workload.reading:read_workload"
+    _written = "a Workload or the path of its file"
+
     name: str
     layers: tuple[Layer, ...]
     tensors: tuple[Tensor, ...] = ()
@@ -203,6 +209,7 @@ class Workload:
         _check_clocks(self)
 
     @classmethod
+    @checked
     def chain(
         cls,
         name: str,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from statistics import median
 from typing import Any
 
+from mpsim.calls import checked
 from mpsim.units import format_bytes, format_duration
 from mpsim.workload.costs import cost_at, median_s
 from mpsim.workload.model import Cost, Layer, StepCheck, Workload
@@ -40,7 +42,8 @@ def output_bytes(workload: Workload, layer: str, split: Split | int = 1) -> int:
     return sum(tensor.bytes(split) for tensor in workload.tensors if tensor.producer == layer)
 
 
-def show_workload(workload: Workload, microbatch: int | None = None, split: Split | int = 1) -> str:
+@checked
+def show_workload(workload: Workload | str | Path, microbatch: int | None = None, split: Split | int = 1) -> str:
     """Return a table of a workload's layers at one measured point, medians over the samples.
 
     Raises
@@ -54,6 +57,7 @@ def show_workload(workload: Workload, microbatch: int | None = None, split: Spli
     >>> print(show_workload(Workload.chain("two", layers)).splitlines()[0])
     two: 2 layers, micro-batch 1, given (clock given)
     """
+    workload = Workload.of(workload)
     size = microbatch or workload.microbatch
     rows = [_row(workload, layer, cost_at(layer, size, split), split) for layer in workload.layers]
     table = [_COLUMNS, *rows, _total_row(workload, size, split)]

@@ -9,8 +9,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mpsim.calls import checked
 from mpsim.errors import MpsimError
 from mpsim.workload.allocator import keep_freed_memory
+from mpsim.workload.device_spec import DeviceSpec
 from mpsim.workload.model_source import Source
 from mpsim.workload.precision import precision as precision_named
 from mpsim.workload.rounds import Rounds
@@ -20,7 +22,6 @@ from mpsim.workload.split import WHOLE, Split, axes_of, check_split, split_of, s
 if TYPE_CHECKING:
     import torch
 
-    from mpsim.workload.analytical import DeviceSpec
     from mpsim.workload.example import Example
     from mpsim.workload.model import Precision, Tensor, Workload
     from mpsim.workload.own_step import StepSource
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["build", "trace"]
 
 
+@checked
 def trace(
-    model: torch.nn.Module | Callable[[Any], Any] | Source | str,
+    model: torch.nn.Module | Callable[[Any], Any] | Source | str | Any,
     batch: Any = None,
     *,
     name: str | None = None,
@@ -51,7 +53,7 @@ def trace(
     loss: Callable[[Any, Any], torch.Tensor] | None = None,
     tensor_parallel: Mapping[str, str] | None = None,
     dataset_samples: int = 0,
-    analytical: DeviceSpec | None = None,
+    analytical: DeviceSpec | str | None = None,
     progress: bool = True,
 ) -> Workload:
     """Measure a model's training step on this machine, layer by layer.
@@ -105,8 +107,9 @@ def trace(
         With a module: see :class:`Example`.
     dataset_samples : int
         Samples in one epoch.
-    analytical : DeviceSpec
-        Do not run: cost every operation by this device's roofline. For models too large for the device.
+    analytical : DeviceSpec or str
+        Do not run: cost every operation by this device's roofline, or by that of a device of the catalog. For models
+        too large for the device.
     progress : bool
         Whether a bar shows how far it has come, in a terminal or a notebook, once it has taken two seconds.
 
@@ -131,10 +134,11 @@ def trace(
     """
     _need_torch()
     types = precision_named(precision) if precision is not None else None
+    spec = None if analytical is None else DeviceSpec.of(analytical, precision or "")
     shards = _asked_splits(tensor, splits)
     source: Source | StepSource
     if _is_own_step(model, batch):
-        source = _own_source(model, batch, microbatches, name, shards, types, analytical)
+        source = _own_source(model, batch, microbatches, name, shards, types, spec)
         default, where = source.samples, "its own device"
     else:
         example = {"target": target, "loss": loss, "tensor_parallel": tensor_parallel or {}}
@@ -150,8 +154,8 @@ def trace(
     _check_shared(shards, imbalance, context)
     if regather:
         _check_regathers(shards, types)
-    if analytical is not None:
-        point = _analytical(source, analytical, types, depth, optimizer, microbatches=sizes, **shared)
+    if spec is not None:
+        point = _analytical(source, spec, types, depth, optimizer, microbatches=sizes, **shared)
     elif isinstance(source, Source):
         _check_at_first(source, min(sizes), shards, where, optimizer, types, context)
         point = _measuring(source, where, types, shared, each=rounds.one, **how)
@@ -161,7 +165,7 @@ def trace(
         points = _whole_points(point, rounds)
     reference = _reference(points, default)
     tensors = _tensors(source, points, reference)
-    return _workload(source, points, tensors, reference, threads, dataset_samples, analytical)
+    return _workload(source, points, tensors, reference, threads, dataset_samples, spec)
 
 
 def _asked_splits(tensor: Sequence[int], splits: Sequence[Split | int | str]) -> tuple[Split, ...]:

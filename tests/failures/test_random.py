@@ -106,7 +106,7 @@ def test_parts_of_every_trial_add_up_and_go_to_a_file_and_back(tmp_path):
         ({"failures": Failures(listed=(Event(at_s=1.0, what="d77"),))}, "no device, node or link 'd77'"),
         ({"trials": 90_000, "failures": Failures(mtbf_s="10h")}, "90,000 trials have about 34,560,000 failures"),
         ({"failures": "50000h"}, r"failures is '50000h', expected mpsim\.Failures"),
-        ({"stragglers": 3}, "stragglers is '3', expected mpsim"),
+        ({"stragglers": 3}, "stragglers is 3, expected mpsim"),
         ({"trials": 0}, "trials is 0, expected 1 to 100,000"),
         ({"trials": 10**12}, "expected 1 to 100,000"),
         ({"horizon": 0.0}, "horizon is 0 s, expected more than 0"),

@@ -3,6 +3,7 @@
 Each function returns a `matplotlib.figure.Figure` and shows nothing; ``ax=`` draws into axes of your own.
 """
 
+from mpsim.calls import checked
 from mpsim.result.plotting.agreement import predicted_and_measured
 from mpsim.result.plotting.bars import breakdown, memory
 from mpsim.result.plotting.curves import cdf, memory_over_time
@@ -34,3 +35,5 @@ __all__ = [
     "speedup",
     "timeline",
 ]
+
+globals().update({name: checked(globals()[name]) for name in __all__})

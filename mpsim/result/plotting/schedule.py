@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
 
+from mpsim.errors import MpsimError
 from mpsim.result.cells import Cell
 from mpsim.result.plotting.style import BLUE, ORANGE, PURPLE, YELLOW, axes_for, figure_of, legend_right, title
 
@@ -55,6 +56,8 @@ def schedule(
     >>> schedule([Cell(0, 0.0, 1.0, "F", 0), Cell(0, 1.0, 3.0, "B", 0)]).axes[0].get_xlabel()
     'time (forward of a stage = 1)'
     """
+    if not cells:
+        raise MpsimError("no cells: a picture of a schedule needs one or more")
     count, end = max(cell.rank for cell in cells) + 1, max(cell.end for cell in cells)
     own = ax is None
     width, height = 12.0, min(1.5 + 0.42 * count, 18.0)
