@@ -21,7 +21,7 @@ __all__ = ["draw", "plot", "save_picture"]
 
 # kind → the function that draws it, and whether it draws several results on one figure
 _KINDS = {
-    "timeline": ("timeline", False),
+    "timeline": ("timeline", True),
     "breakdown": ("breakdown", True),
     "memory": ("memory", False),
     "memory-over-time": ("memory_over_time", False),
@@ -35,12 +35,13 @@ _SWEEP_KINDS = ("speedup", "scaling")
 @click.command()
 @click.argument("files", nargs=-1, metavar="FILE...")
 @click.option("--kind", metavar="KIND", help=f"{', '.join(_KINDS)}, scaling; by default what suits the files.")
+@click.option("--part", metavar="NAME", help="Of a timeline: whole, warm-up, steady-state, cool-down.")
 @output_option("-o", "--output", what="The picture (.png, .svg or .pdf).", suffixes=PICTURES, required=True)
 @click.option("--schedule", metavar="NAME|CSV", help=f"{', '.join(SCHEDULES)}, or a file of rows: needs no FILE.")
 @click.option("--stages", type=int, metavar="N", help="Of --schedule: pipeline ranks; a file's own by default.")
 @click.option("--microbatches", type=int, metavar="M", help="Of --schedule; a file's own by default.")
 @click.option("--chunks", type=int, metavar="V", help="Of --schedule: stages a rank; by default as it has by itself.")
-def plot(files: tuple[str, ...], kind: str | None, output: str, **asked: Any) -> None:
+def plot(files: tuple[str, ...], kind: str | None, part: str | None, output: str, **asked: Any) -> None:
     """Draw the results of mpsim simulate -o, the tables of mpsim sweep -o, a topology, or a schedule.
 
     By default one result is drawn as a timeline, several as a breakdown of their steps, a sweep as speedups, several or
@@ -49,29 +50,42 @@ def plot(files: tuple[str, ...], kind: str | None, output: str, **asked: Any) ->
 
     \b
       mpsim plot result.json -o timeline.png
-      mpsim plot gpipe.json 1f1b.json --kind breakdown -o both.svg
+      mpsim plot result.json --part steady-state -o steady.png
+      mpsim plot gpipe.json 1f1b.json --kind timeline -o both.svg
       mpsim plot sweep.csv -o speedup.png
       mpsim plot h100.csv a100.csv -o both.png
       mpsim plot dgx_h100:2 -o cluster.png
       mpsim plot --schedule zb-v --stages 4 --microbatches 8 -o zb-v.png
     """
     if asked["schedule"] is not None:
-        if files or kind is not None:
-            raise MpsimError(f"--schedule draws a schedule alone: leave out {files[0] if files else '--kind'}")
+        _refuse_beside_schedule(files, kind, part)
         save_picture(lambda plotting: draw_schedule(plotting, **asked), output)
-        tell(f"wrote {output}")
-        return
-    _refuse_missing(files, asked)
-    if kind is not None and kind not in (*_KINDS, *_SWEEP_KINDS):
-        raise unknown("kind of picture", kind, (*_KINDS, *_SWEEP_KINDS))
+    else:
+        _refuse_missing(files, asked)
+        if kind is not None and kind not in (*_KINDS, *_SWEEP_KINDS):
+            raise unknown("kind of picture", kind, (*_KINDS, *_SWEEP_KINDS))
+        if part is not None and kind not in (None, "timeline"):
+            raise MpsimError(f"--part is of a timeline, not of {kind}: leave one of both out")
+        _draw_files(files, kind, part, output)
+    tell(f"wrote {output}")
+
+
+def _refuse_beside_schedule(files: Sequence[str], kind: str | None, part: str | None) -> None:
+    given = [*files, *(["--kind"] if kind is not None else []), *(["--part"] if part is not None else [])]
+    if given:
+        raise MpsimError(f"--schedule draws a schedule alone: leave out {given[0]}")
+
+
+def _draw_files(files: Sequence[str], kind: str | None, part: str | None, output: str) -> None:
+    """Draw what the files hold: a topology, a goodput, sweeps, or results."""
+    if part is not None and kind is None:
+        kind = "timeline"
     if any(_is_topology(path) for path in files):
         _draw_topology(files, kind, output)
-        tell(f"wrote {output}")
         return
     nouns = {path: noun_of(_existing(path)) for path in files}
     if [*nouns.values()] == ["goodput"]:
         _draw_goodput(files[0], kind, output)
-        tell(f"wrote {output}")
         return
     for path, noun in nouns.items():
         if noun not in ("result", "sweep"):
@@ -83,8 +97,7 @@ def plot(files: tuple[str, ...], kind: str | None, output: str, **asked: Any) ->
         raise MpsimError("scaling is of the tables of mpsim sweep -o, not of results: draw several as speedup")
     else:
         results = [load_result(path) for path in files]
-        draw(results, kind or ("timeline" if len(results) == 1 else "breakdown"), output)
-    tell(f"wrote {output}")
+        draw(results, kind or ("timeline" if len(results) == 1 else "breakdown"), output, part=part)
 
 
 def _refuse_mixed(nouns: dict[str, str]) -> None:
@@ -154,8 +167,8 @@ def _draw_sweeps(files: Sequence[str], kind: str | None, output: str) -> None:
         save_picture(lambda plotting: plotting.speedup(found[0].to_frame()), output)
 
 
-def draw(results: Sequence[Result], kind: str, output: str) -> None:
-    """Draw results to a file.
+def draw(results: Sequence[Result], kind: str, output: str, *, part: str | None = None) -> None:
+    """Draw results to a file; of timelines a part alone.
 
     Raises
     ------
@@ -166,7 +179,9 @@ def draw(results: Sequence[Result], kind: str, output: str) -> None:
     if len(results) > 1 and not several:
         many = ", ".join(kind for kind, (_, several) in _KINDS.items() if several)
         raise MpsimError(f"a {kind} draws one result, got {len(results)}: draw each alone, or several as {many}")
-    save_picture(lambda plotting: getattr(plotting, name)(list(results) if several else results[0]), output)
+    given = results[0] if len(results) == 1 else list(results)
+    more = {} if part is None else {"part": part}
+    save_picture(lambda plotting: getattr(plotting, name)(given, **more), output)
 
 
 def save_picture(make: Callable[[Any], Any], output: str) -> None:

@@ -322,10 +322,19 @@ def test_pictures_of_several_and_of_sweeps(mpsim) -> None:
     for name, words in (("a", ("--pp", "4")), ("b", ("--dp", "4"))):
         mpsim("simulate", HAND, RING, "--batch", "16", "--microbatches", "4", *words, "-o", f"{name}.json")
     mpsim(*SWEEP, "-o", "t.csv")
-    for files in (("a.json", "b.json"), ("a.json", "b.json", "--kind", "cdf"), ("t.csv",), ("a.json",)):
+    both = ("a.json", "b.json", "--kind")
+    for files in (both[:2], (*both, "cdf"), (*both, "timeline"), ("t.csv",), ("a.json", "--part", "warm-up")):
         assert mpsim("plot", *files, "-o", "x.png").exit_code == 0
-    refused = mpsim("plot", "a.json", "b.json", "--kind", "timeline", "-o", "x.png")
-    assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1)
+    for words, message in (
+        ((*both, "memory-by-holder"), "a memory-by-holder draws one result, got 2"),
+        (("b.json", "--part", "warm-up"), "has no warm-up"),
+        (("a.json", "--part", "warm"), "unknown part of a timeline 'warm'; did you mean 'warm-up'?"),
+        (("a.json", "--part", "whole", "--kind", "cdf"), "--part is of a timeline, not of cdf"),
+        (("t.csv", "--part", "whole"), "it has nothing for timeline"),
+    ):
+        refused = mpsim("plot", *words, "-o", "y.png")
+        assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1)
+        assert message in refused.stderr
 
 
 @pytest.mark.parametrize("option", ["-o", "--save-plan", "--perfetto"])

@@ -114,23 +114,6 @@ def legend(figure: Figure) -> list[str]:
     return [text.get_text() for text in found.get_texts()] if found else []
 
 
-def test_timeline_holds_every_span_under_each_of_its_devices(replay):
-    result = replay(replicas=2, split=True)
-    (ax,) = plotting.timeline(result).axes
-    assert sum(len(collection.get_paths()) for collection in ax.collections) == sum(map(len, result.spans.devices))
-    assert legend(ax.figure)[:6] == [
-        "forward", "backward input", "backward weight", "optimizer", "pp transfer", "dp transfer",
-    ]  # fmt: skip
-    assert ax.get_xlabel() == "time (ms)"
-    assert ax.get_ylim() == (8, 0)
-
-
-def test_timeline_numbers_microbatches_where_there_is_room(pipeline, replay):
-    numbers = [text.get_text() for text in plotting.timeline(pipeline).axes[0].texts]
-    assert sorted(numbers) == sorted([str(i) for i in range(8)] * 2 * 4)
-    assert not plotting.timeline(replay(stages=16, replicas=4, microbatches=64)).axes[0].texts
-
-
 def test_a_pass_cut_in_pieces_is_numbered_once(pipeline):
     spans = Spans(
         name=("0B0",) * 3,

@@ -8,7 +8,6 @@ from mpsim.result.plotting.agreement import predicted_and_measured
 from mpsim.result.plotting.bars import breakdown, memory
 from mpsim.result.plotting.curves import cdf, memory_over_time
 from mpsim.result.plotting.described import alternative_text
-from mpsim.result.plotting.gantt import timeline
 from mpsim.result.plotting.goodput import goodput
 from mpsim.result.plotting.holders import memory_by_holder
 from mpsim.result.plotting.layers import layers
@@ -17,6 +16,7 @@ from mpsim.result.plotting.schedule import schedule
 from mpsim.result.plotting.speedups import speedup
 from mpsim.result.plotting.strong_and_weak import scaling
 from mpsim.result.plotting.style import save_figure
+from mpsim.result.plotting.timelines import timeline
 
 __all__ = [
     "alternative_text",

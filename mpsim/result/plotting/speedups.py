@@ -61,7 +61,7 @@ class _Point:
 
 
 def speedup(
-    results: pd.DataFrame | Sequence[Result] | Sequence[Mapping[str, Any]], *, ax: Axes | None = None
+    results: Result | pd.DataFrame | Sequence[Result] | Sequence[Mapping[str, Any]], *, ax: Axes | None = None
 ) -> Figure:
     """Draw the speedup of each plan against the devices it uses, with the ideal line.
 
@@ -87,7 +87,7 @@ def speedup(
     >>> speedup(rows).axes[0].get_ylabel()
     'speedup'
     """
-    rows = _rows(results)
+    rows = _rows([results] if isinstance(results, Result) else results)
     points = [point for point in map(_point, rows) if point is not None]
     if not points:
         raise MpsimError(f"none of {len(rows)} rows has a speedup: give a baseline, or plans that can be run")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AXIS_COLOURS",
     "CYCLE",
+    "GAP_COLOURS",
     "HOLDER_COLOURS",
     "KIND_COLOURS",
     "PART_COLOURS",
@@ -61,6 +62,12 @@ PART_COLOURS = {
     "exposed launch": YELLOW,
     "idle in the bubble": "#BBBBBB",
     "other idle": "#E6E6E6",
+}
+GAP_COLOURS = {
+    "waits for a transfer": "#F8D9C4",
+    "waits for a launch": "#FAF3B4",
+    "bubble": "#EBEBEB",
+    "idle": "#EBEBEB",
 }
 HOLDER_COLOURS = {
     "parameters": BLUE,
