@@ -19,7 +19,8 @@ __all__ = ["load_perfetto"]
 
 _AXES = ("pp", "tp", "cp", "ep", "dp")
 _COUNTERS = ("memory", *(f"memory: {holder}" for holder in HOLDERS))
-_PHASES = ("X", "M", "C")  # slices, names, counters
+_PHASES = ("X", "M", "C", "s", "f")  # slices, names, counters, both ends of messages
+_MOST_AT_US = 1e300  # Of an arrow; past it, or infinite, it is none.
 _ABOUT = ("workload", "topology", "plan", "runtime", "made_by", "fidelity")
 
 
@@ -99,6 +100,7 @@ class _Reader:
         self.threads: dict[tuple[str, str], str] = {}
         # By process and counter, "memory" or "memory: holder": bytes by time; of several at one time the last counts.
         self.memory: dict[str, dict[str, dict[float, int]]] = defaultdict(lambda: defaultdict(dict))
+        self.messages = _Messages()
         for event in trace["traceEvents"]:
             if isinstance(event, dict) and isinstance(event.get("args", {}), dict):
                 self._read(event, event.get("args", {}))
@@ -115,6 +117,8 @@ class _Reader:
             self.names[pid] = str(args.get("name", pid))
         elif event.get("name") == "thread_name":
             self.threads[pid, str(event.get("tid", ""))] = str(args.get("name", ""))
+        elif event.get("ph") in ("s", "f"):
+            self.messages.read(event)
         elif event.get("ph") == "C" and event.get("name") in _COUNTERS:
             at_us, held = event.get("ts"), args.get("bytes")
             if (
@@ -175,11 +179,36 @@ class _Reader:
                 f" {span.n_devices}: the file was edited"
             )
         counts = Counter(where)
+        pairs = self.messages.pairs(span, {self.devices[device]: device for device in counts})
+        if Counter(device for pair in pairs for device in pair) == counts:
+            return pairs
         if len(counts) == span.n_devices:
             return [tuple(sorted(counts))] * times
         self.losses.add("alike transfers of many devices at one moment: which has which is a guess", repr(span.name))
         ordered = sorted(where)
         return [tuple(ordered[i * span.n_devices : (i + 1) * span.n_devices]) for i in range(times)]
+
+
+class _Messages:
+    """Gathers the arrows of messages: from which process to which."""
+
+    def __init__(self) -> None:
+        self._ends: dict[str, str] = {}
+        self._starts: dict[tuple[str, float], list[tuple[str, str]]] = defaultdict(list)
+
+    def read(self, event: Mapping[str, Any]) -> None:
+        """Take one end of an arrow; what is no whole one is passed over: a slice tells all but the direction."""
+        number, at_us, pid = str(event.get("id")), event.get("ts"), str(event.get("pid", ""))
+        if event["ph"] == "f":
+            self._ends[number] = pid
+        elif isinstance(at_us, int | float) and abs(at_us) <= _MOST_AT_US:
+            self._starts[str(event.get("name", "")), round(float(at_us), 3)].append((number, pid))
+
+    def pairs(self, span: _Span, where: Mapping[str, int]) -> list[tuple[int, ...]]:
+        """Return sender and receiver of each message like a span, of those processes whose numbers are given."""
+        starts = self._starts.get((span.name, span.start_us), ()) if span.kind == "send" else ()
+        ends = ((pid, self._ends.get(number, "")) for number, pid in starts)
+        return [(where[source], where[target]) for source, target in ends if {source, target} <= where.keys()]
 
 
 def _spans(found: Sequence[tuple[_Span, tuple[int, ...]]]) -> Spans:

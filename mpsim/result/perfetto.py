@@ -3,6 +3,7 @@
 The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU (Trace Event Format).
 A device is a process; its computations are one thread and its transfers one for each axis. Slices of one thread must
 nest or stand apart, so that spans that overlap are given further threads. Memory is a counter, and one for each holder.
+A message is an arrow (a flow) from the slice under the device that sends it to that under the one that receives it.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def to_perfetto(result: Result) -> dict[str, Any]:
     events = []
     n_threads = 0
     tracks = _tracks(result)
+    where: dict[tuple[int, int], int] = {}
     for device, use in enumerate(result.devices):
         pid = device + 1  # Process 0 is the idle process to Perfetto.
         events += [
@@ -59,10 +61,12 @@ def to_perfetto(result: Result) -> dict[str, Any]:
         ]
         for track in _TRACKS:
             indices = sorted(tracks.get((device, track), ()), key=result.spans.start_s.__getitem__)
-            slices, used = _slices(result, pid, n_threads, track, indices)
+            slices, lanes = _slices(result, pid, n_threads, track, indices)
             events += slices
-            n_threads += used
+            where |= {(i, device): n_threads + lane + 1 for i, lane in zip(indices, lanes, strict=True)}
+            n_threads += max(lanes, default=-1) + 1
         events += _memory(result, device, pid)
+    events += _flows(result, where)
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": _about(result)}
 
 
@@ -104,8 +108,8 @@ def _tracks(result: Result) -> dict[tuple[int, str], list[int]]:
 
 def _slices(
     result: Result, pid: int, n_threads: int, track: str, indices: list[int]
-) -> tuple[list[dict[str, Any]], int]:
-    """Return the events of one track of one device, and how many threads it took."""
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return the events of one track of one device, and the lane of each of its spans, a thread each."""
     spans = result.spans
     # Whole nanoseconds, so that spans that touch still touch after the conversion.
     starts = [round(spans.start_s[i] * 1e9) for i in indices]
@@ -127,7 +131,24 @@ def _slices(
             "dur": (end - start) / 1000,
         }
         events.append(event | {"pid": pid, "tid": n_threads + lane + 1, "args": _args(result, i)})
-    return events, used
+    return events, lanes
+
+
+def _flows(result: Result, where: dict[tuple[int, int], int]) -> list[dict[str, Any]]:
+    """Return an arrow for each message, from its sender, the first of its devices, to its receiver.
+
+    It begins as the message does and ends within the last nanosecond of it, so that both ends lie in its slices. They
+    come last: of what begins at one time, an arrow belongs to the slice that is already there.
+    """
+    spans, events = result.spans, []
+    for i, (kind, devices) in enumerate(zip(spans.kind, spans.devices, strict=True)):
+        if kind == "send" and len(devices) == 2:
+            start, end = round(spans.start_s[i] * 1e9), round(spans.end_s[i] * 1e9)
+            flow = {"name": spans.name[i], "cat": "message", "id": i + 1}
+            for phase, device, at in (("s", devices[0], start), ("f", devices[1], max(start, end - 1))):
+                event = flow | {"ph": phase, "ts": at / 1000, "pid": device + 1, "tid": where[i, device]}
+                events.append(event if phase == "s" else event | {"bp": "e"})
+    return events
 
 
 def _args(result: Result, index: int) -> dict[str, Any]:

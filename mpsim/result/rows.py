@@ -27,6 +27,8 @@ class Row:
         For how many it stands, itself included.
     name : str
         What stands beside it: stages, device, and for how many it stands.
+    stages : tuple of int
+        Those that it computes; none where the step has but one.
     alike : bool
         All that it stands for do the same at the same moments; else one that ends last is drawn.
     """
@@ -34,6 +36,7 @@ class Row:
     device: int
     count: int
     name: str
+    stages: tuple[int, ...] = ()
     alike: bool = True
 
 
@@ -66,9 +69,10 @@ def distinct_rows(result: Result) -> list[Row]:
     rows = []
     for device, group in zip(drawn, groups, strict=True):
         count = sum(result.devices[one].count for one in group)
-        stages = _stages(_held_stages(result, held[device])) if named else ""
+        stages = _held_stages(result, held[device]) if named else ()
         name = result.devices[device].name + (f" × {count:,}" if count > 1 else "")
-        rows.append(Row(device=device, count=count, name=": ".join(filter(None, (stages, name))), alike=alike))
+        name = ": ".join(filter(None, (_stages(stages), name)))
+        rows.append(Row(device=device, count=count, name=name, stages=stages, alike=alike))
     return rows
 
 
@@ -122,8 +126,8 @@ def _slowest(result: Result, held: Sequence[Sequence[int]], groups: Sequence[Seq
     return [max(group, key=last_s) for group in groups]
 
 
-def _held_stages(result: Result, mine: Sequence[int]) -> list[int]:
-    return sorted({result.spans.stage[i] for i in mine if _computes(result, i)} - {-1})
+def _held_stages(result: Result, mine: Sequence[int]) -> tuple[int, ...]:
+    return tuple(sorted({result.spans.stage[i] for i in mine if _computes(result, i)} - {-1}))
 
 
 def _stages(stages: Sequence[int]) -> str:

@@ -58,6 +58,43 @@ def test_a_trace_read_back_is_the_result_that_it_was(tmp_path, plan):
     assert len(losses) == 3
 
 
+def sends_of(result):
+    spans = result.spans
+    rows = zip(spans.kind, spans.name, spans.devices, spans.start_s, strict=True)
+    return sorted(row[1:] for row in rows if row[0] == "send")
+
+
+@pytest.mark.parametrize("plan", [Plan(pp=4, microbatches=4), Plan(pp=2, dp=2, microbatches=2)])
+def test_who_sends_and_who_receives_comes_back(tmp_path, plan):
+    result = result_of(plan)
+    assert any(first > second for _, (first, second), _ in sends_of(result))  # backwards
+    save_perfetto(tmp_path / "t.json", result)
+    read, _ = load_perfetto(tmp_path / "t.json")
+    assert sends_of(read) == sends_of(result)
+
+
+@pytest.mark.parametrize("change", [{"id": None}, {"ts": "x"}, {"ts": 10**400}, {"pid": [1]}, {"name": 3}, {"ph": "f"}])
+def test_arrows_that_lead_nowhere_are_passed_over(tmp_path, change):
+    result = result_of(Plan(pp=2, dp=2, microbatches=2))
+    trace = to_perfetto(result)
+    for event in trace["traceEvents"]:
+        if event["ph"] == "s":
+            event.update(change)
+    (tmp_path / "t.json").write_text(json.dumps(trace))
+    read, losses = load_perfetto(tmp_path / "t.json")
+    assert spans_of(read) == spans_of(result)
+    assert len(losses) == 3
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@given(case=cases())
+def test_the_first_device_of_a_send_has_its_stage(case):
+    spans = simulate(case.workload, case.topology, case.plan).spans
+    rows = [*zip(spans.kind, spans.stage, spans.devices, strict=True)]
+    has = {(devices[0], stage) for kind, stage, devices in rows if kind.startswith(("forward", "backward"))}
+    assert all((devices[0], stage) in has for kind, stage, devices in rows if kind == "send" and len(devices) == 2)
+
+
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(case=cases())
 def test_any_result_comes_back_to_the_nanosecond(tmp_path_factory, case):

@@ -42,7 +42,7 @@ def test_the_format(replay):
     assert set(trace) == {"traceEvents", "displayTimeUnit", "otherData"}
     assert trace["displayTimeUnit"] in ("ms", "ns")
     for event in trace["traceEvents"]:
-        assert event["ph"] in "XMC"
+        assert event["ph"] in "XMCsf"
         assert isinstance(event["pid"], int)
         assert isinstance(event["name"], str)
     for event in of(trace, "X"):
@@ -89,6 +89,24 @@ def test_times_are_microseconds_and_arguments_told(pipeline):
 def test_every_span_stands_under_each_of_its_devices(replay):
     result = replay(replicas=2)
     assert len(of(to_perfetto(result), "X")) == sum(map(len, result.spans.devices))
+
+
+def test_an_arrow_leads_from_each_send_to_its_receive(replay):
+    result = replay(replicas=2)
+    trace = to_perfetto(result)
+    slices = {(e["pid"], e["tid"], e["name"], e["ts"]): e for e in of(trace, "X")}
+    starts, ends = of(trace, "s"), of(trace, "f")
+    assert len(starts) == len(ends) == result.spans.kind.count("send") == 2 * 2 * 3 * 8
+    assert len({e["id"] for e in starts}) == len(starts)
+    for start, end in zip(starts, ends, strict=True):
+        assert [start[key] for key in ("id", "name", "cat")] == [end[key] for key in ("id", "name", "cat")]
+        sent = slices[start["pid"], start["tid"], start["name"], start["ts"]]
+        received = slices[end["pid"], end["tid"], end["name"], start["ts"]]
+        assert sent["args"]["devices"] == f"gpu{start['pid'] - 1}, gpu{end['pid'] - 1}"
+        assert received["ts"] <= end["ts"] < received["ts"] + received["dur"]
+        assert end["bp"] == "e"
+    # What shares its time with an arrow must be there before it.
+    assert trace["traceEvents"][-2 * len(starts) :] == [e for pair in zip(starts, ends, strict=True) for e in pair]
 
 
 def test_memory_is_a_counter(pipeline):

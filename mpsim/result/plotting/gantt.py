@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgb
 
 from mpsim.result.gaps import gaps
 from mpsim.result.lanes import is_launch, is_transfer
@@ -29,11 +30,12 @@ _MOST_NUMBERS = 1500  # More micro-batch numbers than this are a grey texture, a
 _FONT_POINTS = 7
 _GAP_POINTS, _AXES_POINTS = 0.4, 600.0  # Between boxes; about the width of the axes.
 _SEEN = 0.003  # Of all gaps, those of a cause that are less have no entry in the legend.
-_LINES = ("step end", "5-95 % of trials", "enlarged below")
+_LINES = ("step end", "5-95 % of trials", "enlarged below", "lighter: later stages of a rank")
+_PALEST = 0.5  # So much white the colour of the last of a rank's stages has.
 _GAP_NAMES = {"wait": "waits for a transfer", "launch": "waits for a launch", "bubble": "bubble", "idle": "idle"}
 
-# (first, last second), (upper, lower edge) of one rectangle
-Box = tuple[float, float, float, float]
+# (first, last second), (upper, lower edge) of one rectangle, and which of its rank's stages it is of
+Box = tuple[float, float, float, float, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,8 @@ def draw_panel(ax: Axes, panel: Panel, *, named: bool = True) -> None:
     boxes = _boxes(panel)
     for label in sorted(boxes, key=_rank):
         _collect(ax, panel, label, boxes[label])
+    if any(len(row.stages) > 1 for row in panel.rows):
+        ax.bar(0, 0, color="#D0D0D0", label=_LINES[-1])  # A bar of no size: it is there for its entry in the legend.
     count = len(panel.rows)
     ax.set(xlim=(panel.start_s / panel.scale, panel.end_s / panel.scale or 1.0), ylim=(max(count, 1), 0))
     names = [row.name for row in panel.rows] if named else [""] * count
@@ -88,6 +92,8 @@ def mark_end(ax: Axes, panel: Panel, *, timed: bool = True) -> None:
     """
     end_s, over = max([panel.result.step_s, *panel.result.spans.end_s]), interval(panel.result)
     style: dict[str, Any] = {"color": "black", "linewidth": 1.2, "linestyle": "--"}
+    if not panel.shows(end_s, end_s):
+        return
     ax.axvline(end_s / panel.scale, label="step end" + f" ({format_duration(end_s)})" * timed, **style)
     if over.width_s:
         ends = (over.low_s / panel.scale, over.high_s / panel.scale)
@@ -124,6 +130,7 @@ def _boxes(panel: Panel) -> dict[str, list[Box]]:
     """Return the rectangles under each legend entry: kinds of computation, axes of transfer, gaps."""
     lanes, spans = _lanes(panel.result), panel.result.spans
     row_of = {row.device: i for i, row in enumerate(panel.rows)}
+    places = {row.device: {stage: i for i, stage in enumerate(row.stages)} for row in panel.rows}
     boxes: dict[str, list[Box]] = defaultdict(list)
     for i, devices in enumerate(spans.devices):
         # A launch is a host's, and its device waits or works meanwhile.
@@ -134,19 +141,21 @@ def _boxes(panel: Panel) -> dict[str, list[Box]]:
         label = f"{spans.axis[i]} transfer".strip() if transfer else spans.kind[i]
         for device in devices:
             if (row := row_of.get(device)) is not None:
-                boxes[label].append((spans.start_s[i], spans.end_s[i], row + upper, row + upper + height))
+                shade = places[device].get(spans.stage[i], 0) if spans.microbatch[i] >= 0 and not transfer else 0
+                boxes[label].append((spans.start_s[i], spans.end_s[i], row + upper, row + upper + height, shade))
     for device, row in row_of.items():
         for start_s, end_s, cause in gaps(panel.result, device):
             if panel.shows(start_s, end_s):
-                boxes[_GAP_NAMES[cause]].append((start_s, end_s, row + _TOP, row + _TOP + _COMPUTE))
+                boxes[_GAP_NAMES[cause]].append((start_s, end_s, row + _TOP, row + _TOP + _COMPUTE, 0))
     return boxes
 
 
 def _collect(ax: Axes, panel: Panel, label: str, boxes: Sequence[Box]) -> None:
     """Draw the boxes under one entry of the legend."""
     rasterized = len(panel.result.spans) > 20_000
-    x0, x1, y0, y1 = np.array(boxes).T
+    x0, x1, y0, y1, shade = np.array(sorted(boxes, key=lambda box: box[-1])).T
     corners = np.stack([x0, y0, x1, y0, x1, y1, x0, y1], axis=1).reshape(-1, 4, 2) / [panel.scale, 1.0]
+    deepest = max([len(row.stages) for row in panel.rows] + [2]) - 1
     colour, transfer = _colour(label), label.endswith("transfer") and label not in GAP_COLOURS
     # Hairline gaps between neighbours, but none where they would eat up what they part.
     wide = np.median(x1 - x0) > 12 * _GAP_POINTS / _AXES_POINTS * (panel.end_s - panel.start_s)
@@ -158,7 +167,9 @@ def _collect(ax: Axes, panel: Panel, label: str, boxes: Sequence[Box]) -> None:
     name = _idle(panel) if label == "bubble" else label.replace("_", " ")
     if label in GAP_COLOURS and (x1 - x0).sum() < _SEEN * panel.result.step_s * len(panel.rows):
         name = ""  # Too little to be seen, it puzzles in a legend.
-    look: dict[str, Any] = {"facecolors": colour, "rasterized": rasterized, "label": name} | edges
+    paler = _PALEST * shade[:, None] / deepest
+    colours = np.array(to_rgb(colour)) * (1 - paler) + paler
+    look: dict[str, Any] = {"facecolors": colours, "rasterized": rasterized, "label": name} | edges
     ax.add_collection(PolyCollection(list(corners), **look))
 
 
@@ -184,7 +195,8 @@ def _rank(label: str) -> tuple[int, int]:
     if words in GAP_COLOURS:
         return 2, list(GAP_COLOURS).index(words)
     if words.endswith("transfer"):
-        return 1, 0
+        axis = words.removesuffix("transfer").strip()
+        return 1, list(AXIS_COLOURS).index(axis) if axis in AXIS_COLOURS else len(AXIS_COLOURS)
     return (0, kinds.index(label)) if label in kinds else (3 if words in _LINES else 0, len(kinds))
 
 
@@ -211,8 +223,10 @@ def write_texts(ax: Axes, panel: Panel) -> None:
     chosen = [one for kind in passes.values() for one in _with_room(kind, points_per_s)]
     row_of = {row.device: i for i, row in enumerate(panel.rows)}
     for one in chosen if len(chosen) <= _MOST_NUMBERS else ():
-        colour = "white" if one.kind == "forward" else "black"
-        _write(ax, panel, one[:2], row_of[one.device], (str(one.microbatch), colour), points_per_s)
+        row = row_of[one.device]
+        first = one.stage == min(panel.rows[row].stages, default=one.stage)
+        colour = "white" if one.kind == "forward" and first else "black"
+        _write(ax, panel, one[:2], row, (str(one.microbatch), colour), points_per_s)
     for row, drawn in enumerate(panel.rows):
         for start_s, end_s, cause in gaps(panel.result, drawn.device):
             ends_s = max(start_s, panel.start_s), min(end_s, panel.end_s)
@@ -227,6 +241,7 @@ class _Pass(NamedTuple):
     end_s: float
     device: int
     kind: str
+    stage: int
     microbatch: int
 
 
@@ -267,5 +282,7 @@ def _passes(panel: Panel) -> dict[tuple[int, str, int], list[_Pass]]:
         first, last = pieces[0], pieces[-1]
         if spans.end_s[last] - spans.start_s[first] > 1.01 * sum(spans.end_s[i] - spans.start_s[i] for i in pieces):
             first = last = pieces[(len(pieces) - 1) // 2]
-        found[device, kind, stage].append(_Pass(spans.start_s[first], spans.end_s[last], device, kind, microbatch))
+        found[device, kind, stage].append(
+            _Pass(spans.start_s[first], spans.end_s[last], device, kind, stage, microbatch)
+        )
     return found

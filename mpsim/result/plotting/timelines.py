@@ -110,31 +110,34 @@ def _panel(result: Result, part: str | None, longest_s: float) -> Panel:
     rows, scale = distinct_rows(result), seconds_unit(longest_s)[0]
     if part in (None, "whole"):
         return Panel(result=result, rows=rows, start_s=0.0, end_s=longest_s * 1.01, scale=scale)
-    found = {phase.name: phase for phase in phases(result)}
+    panel = Panel(result=result, rows=rows, start_s=0.0, end_s=result.step_s, scale=scale)
+    found = dict(_zooms(panel, largest=True))
     if part not in found:
         raise MpsimError(f"{result.plan!r} has no {part}, as a pipeline has that runs full for a time: draw the whole")
-    return Panel(result=result, rows=rows, start_s=found[part].start_s, end_s=found[part].end_s, scale=scale)
+    return found[part]
 
 
-def _zooms(panel: Panel) -> list[tuple[str, Panel]]:
-    """Return a panel for each phase, all equally long: a few micro-batches of the busiest device; none if too long."""
-    found, result = phases(panel.result), panel.result
-    counts = [len(set(_microbatches(result, row.device))) for row in panel.rows]
-    busiest = max(
-        (result.devices[row.device].compute_s / count for row, count in zip(panel.rows, counts, strict=True) if count),
-        default=0.0,
-    )
+def _zooms(panel: Panel, *, largest: bool = False) -> list[tuple[str, Panel]]:
+    """Return a panel of each phase, of equal length; or of a part alone, which has three times the width.
+
+    They show a few micro-batches of the busiest device; none where that is most of the step, or it has no phases.
+    """
+    found, result, busiest_s = phases(panel.result), panel.result, 0.0
+    for row in panel.rows:
+        count = len(set(_microbatches(result, row.device)))
+        busiest_s = max(busiest_s, result.devices[row.device].compute_s / count if count else 0.0)
     # A pipeline of many stages takes a third of a micro-batch's time for each of them to begin.
-    length_s = busiest * max(_PASSES, 2.0 + len(panel.rows) / 3)
-    if not found or not length_s or length_s * _LEAST_ZOOM > result.step_s:
+    length_s = busiest_s * max(_PASSES, 2.0 + len(panel.rows) / 3)
+    if not found or not length_s or (not largest and length_s * _LEAST_ZOOM > result.step_s):
         return []
-    _, steady, _ = found
-    middle_s = (steady.start_s + steady.end_s) / 2
-    starts = (0.0, min(max(middle_s - length_s / 2, 0.0), result.step_s - length_s), result.step_s - length_s)
-    return [
-        (phase.name, replace(panel, start_s=start_s, end_s=start_s + length_s))
-        for phase, start_s in zip(found, starts, strict=True)
-    ]
+    zooms = []
+    for phase in found:
+        length = min(3 * length_s, phase.end_s - phase.start_s) if largest else length_s
+        middle_s = (phase.start_s + phase.end_s) / 2
+        start_s = {PHASES[0]: 0.0, PHASES[2]: result.step_s - length}.get(phase.name, middle_s - length / 2)
+        start_s = min(max(start_s, 0.0), result.step_s - length)
+        zooms.append((phase.name, replace(panel, start_s=start_s, end_s=start_s + length)))
+    return zooms
 
 
 def _microbatches(result: Result, device: int) -> Iterator[int]:
@@ -165,8 +168,8 @@ def _title(panel: Panel, part: str | None, *, beside: Result | None) -> list[str
     result = panel.result
     about, *plan = subject(result)
     lines = plan if beside is not None and subject(beside)[0] == about else [about, *plan]
-    step = f"step {format_duration(result.step_s)}"
-    lines = [*lines, step if part in (None, "whole") else f"{part} of a {step}"]
+    step = format_duration(result.step_s)
+    lines = [*lines, f"step {step}" if part in (None, "whole") else f"{part} of a step of {step}"]
     if not all(row.alike for row in panel.rows):
         lines.append("of replicas whose times differ, the slowest is drawn")
     return lines
