@@ -149,7 +149,10 @@ def _draw_goodput(path: str, kind: str | None, output: str) -> None:
 
 
 def _draw_sweeps(files: Sequence[str], kind: str | None, output: str) -> None:
-    """Draw one sweep of one batch as its speedups, and what has several batches, workloads or tables as scaling."""
+    """Draw one sweep of one batch as its speedups, and what has several batches, workloads or tables as scaling.
+
+    Asked for speedups, each batch, workload and table has a panel.
+    """
     if kind not in (None, *_SWEEP_KINDS):
         raise MpsimError(
             f"a sweep's table is drawn as {' or '.join(_SWEEP_KINDS)}, it has nothing for {kind}: simulate one plan"
@@ -159,12 +162,10 @@ def _draw_sweeps(files: Sequence[str], kind: str | None, output: str) -> None:
     from mpsim.sweeps import scaling_rows
 
     found = read_sweeps(files)
-    if kind == "speedup" and len(found) > 1:
-        raise MpsimError(f"{len(found)} tables have speedups over baselines of their own: draw them as --kind scaling")
     if kind == "scaling" or (kind is None and sum(len(one.groups) for one in found) > 1):
         save_picture(lambda plotting: plotting.scaling(scaling_rows(found, files)), output)
     else:
-        save_picture(lambda plotting: plotting.speedup(found[0].to_frame()), output)
+        save_picture(lambda plotting: plotting.speedup([one.to_frame() for one in found]), output)
 
 
 def draw(results: Sequence[Result], kind: str, output: str, *, part: str | None = None) -> None:

@@ -210,25 +210,71 @@ def rows():
         yield {"plan": plan, "n_devices": dp * pp * tp, "speedup": value, "fits": dp < 4, **step}
 
 
+def named(ax):
+    """The plans written at their marks, by the number of devices under them."""
+    ticks = [label.get_text() for label in ax.get_xticklabels()]
+    return {ticks[int(text.xy[0])]: text.get_text().replace("\n", " ") for text in ax.texts}
+
+
+def marks(ax):
+    """Where the marks of plans stand, in points of the page, and how large each is."""
+    points = 72 / ax.figure.dpi
+    for collection in ax.collections:
+        offsets = collection.get_offsets()
+        if len(offsets) and collection.get_zorder() == 3:
+            for x, y in ax.transData.transform(offsets) * points:
+                yield x, y, collection.get_sizes()[0] ** 0.5
+
+
 def test_speedup_tells_families_ties_and_misfits(pipeline):
-    entries = legend(plotting.speedup(list(rows())))
-    assert entries[:8] == [
+    figure = plotting.speedup(list(rows()))
+    assert legend(figure) == [
         "ideal", "one device", "data", "pipeline", "tensor", "hybrid", "does not fit", "ties with the best",
+        "best that fits",
     ]  # fmt: skip
-    best = entries[8].replace("\n", " ")
-    assert "4: dp=2 pp=2 tp=1 micro-batches=4 1f1b (3.00x)" in best  # dp=4 is faster and does not fit
+    # dp=4 is faster and does not fit
+    assert named(figure.axes[0]) == {"1": "1× m=4 1f1b", "2": "1.75× pp=2 m=4 1f1b", "4": "3× dp=2 pp=2 m=4 1f1b"}
 
 
 def test_speedup_places_plans_at_their_number_of_devices(pipeline):
     (ax,) = plotting.speedup([*rows(), {"plan": "dp=1 pp=2 tp=1 naive", "n_devices": 2, "speedup": 0.75}]).axes
-    points = {(x, y) for collection in ax.collections for x, y in collection.get_offsets().tolist()}
-    assert points == {(1, 1), (2, 1.75), (2, 1.5), (4, 3), (4, 3.5), (2, 0.75)}
+    shown = [one.get_offsets().tolist() for one in ax.collections if one.get_zorder() == 3]
+    points = sorted((round(x), y) for offsets in shown for x, y in offsets)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "2", "4"]
+    assert points == [(0, 1), (1, 0.75), (1, 1.5), (1, 1.75), (1, 1.75), (2, 3), (2, 3.5)]
     assert "naive pipeline" in legend(ax.figure)
     assert "best (it is unknown whether all fit)" not in legend(ax.figure)[-1]
 
 
+@pytest.mark.parametrize(("counts", "plans"), [((2, 4, 8), 40), (range(8, 200, 8), 12)])
+def test_no_mark_hides_another(counts, plans):
+    given = [
+        {"plan": f"dp={n} pp=1 tp=1 micro-batches={k}", "n_devices": n, "speedup": n ** (0.9 - 0.4 * (k // 3) / plans)}
+        for n in counts
+        for k in range(plans)
+    ]
+    figure = plotting.speedup(given)
+    assert_nothing_is_clipped(figure)
+    assert_tick_labels_stand_apart(figure)
+    found = [*marks(figure.axes[0])]
+    assert len(found) == len(given)
+    for i, (x, y, size) in enumerate(found):
+        assert not any(abs(x - a) < size and abs(y - b) < size for a, b, _ in found[:i])
+    assert len(named(figure.axes[0])) == len(counts)
+
+
+def test_plans_without_a_place_are_counted_and_the_best_keeps_its_own():
+    given = [{"plan": f"dp=2 micro-batches={k}", "n_devices": 2, "speedup": 1.5} for k in range(2, 300)]
+    given.append({"plan": "dp=2 pp=1", "n_devices": 2, "speedup": 1.5001})
+    figure = plotting.speedup(given)
+    found = [*marks(figure.axes[0])]
+    assert f"are there: {len(given) - len(found)}" in figure.axes[0].get_title(loc="left")
+    assert named(figure.axes[0]) == {"2": "1.5× dp=2"}
+
+
 def test_speedup_promises_no_fit_where_memory_is_unknown(replay):
     assert legend(plotting.speedup([replay(capacity_bytes=0)]))[-1].startswith("best (it is unknown whether all fit)")
+    assert len(plotting.speedup(replay()).axes) == 1
 
 
 def test_speedup_of_a_table_with_plans_that_could_not_be_run(pipeline):
@@ -369,11 +415,21 @@ def test_scaling_draws_the_rows():
     ]  # fmt: skip
 
 
-def test_unlike_rows_have_no_speedups_in_one_picture(pipeline):
-    with pytest.raises(MpsimError, match=r"speedups of 2 global batches \(64, 128\) do not compare"):
-        plotting.speedup([replace(pipeline, global_batch=batch) for batch in (128, 64)])
-    with pytest.raises(MpsimError, match="speedups of 2 workloads"):
-        plotting.speedup([pipeline, replace(pipeline, workload="other")])
+def test_unlike_rows_have_panels_of_their_own(pipeline):
+    import pandas as pd
+
+    unlike = [replace(pipeline, global_batch=batch) for batch in (128, 64)]
+    titles = [ax.get_title(loc="left") for ax in plotting.speedup(unlike).axes]
+    assert ["global batch 128" in titles[0], "global batch 64" in titles[1], len(titles)] == [True, True, 2]
+    assert len(plotting.speedup([pipeline, replace(pipeline, workload="other")]).axes) == 2
+    assert len(plotting.speedup([pd.DataFrame(rows()), pd.DataFrame(rows())]).axes) == 2
+    with pytest.raises(MpsimError, match=r"speedups of 7 batches, workloads or tables .* 6 at most"):
+        plotting.speedup([replace(pipeline, global_batch=batch) for batch in range(1, 8)])
+    with pytest.raises(MpsimError, match=r"speedups of 2 batches, .*, one in an ax"):
+        plotting.speedup(unlike, ax=plotting.speedup(pipeline).axes[0])
+
+
+def test_scaling_needs_two_numbers_of_devices():
     with pytest.raises(MpsimError, match="no two numbers of devices"):
         plotting.scaling(scaled("", most=1))
     with pytest.raises(MpsimError, match="needs the column 'series'"):
