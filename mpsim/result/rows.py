@@ -40,11 +40,12 @@ class Row:
     alike: bool = True
 
 
-def distinct_rows(result: Result) -> list[Row]:
+def distinct_rows(result: Result, *, most: int | None = _MOST) -> list[Row]:
     """Return a row for each distinct rank, in the order of the devices.
 
-    Devices with the same spans, to a millionth of the step, share a row. Of more than 24 distinct ones those that run
-    the same passes in the same order share one too, whatever their times: those of the slowest replica stand for all.
+    Devices with the same spans, to a millionth of the step, share a row; without spans each has its own. Of more than
+    `most` distinct ones (None: however many) those that run the same passes in the same order share one too, whatever
+    their times: those of the slowest replica stand for all.
 
     Examples
     --------
@@ -60,7 +61,7 @@ def distinct_rows(result: Result) -> list[Row]:
     held = _spans_by_device(result)
     groups = _groups(result, held, timed=True)
     alike = True
-    if len(groups) > _MOST:
+    if most is not None and len(groups) > most:
         fewer = _groups(result, held, timed=False)
         alike = len(fewer) == len(groups)
         groups = groups if alike else fewer
@@ -91,8 +92,10 @@ def _groups(result: Result, held: Sequence[Sequence[int]], *, timed: bool) -> li
     per_s = 1e6 / last_s if last_s else 1.0
     found: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for device, mine in enumerate(held):
-        if timed:
-            key: tuple[object, ...] = tuple(
+        if not len(spans):
+            key: tuple[object, ...] = (device,)
+        elif timed:
+            key = tuple(
                 sorted(
                     (round(spans.start_s[i] * per_s), round(spans.end_s[i] * per_s), spans.kind[i], spans.axis[i],
                      spans.stage[i], spans.microbatch[i], spans.bytes[i])

@@ -30,32 +30,33 @@ def drawn_texts(figure: Figure) -> list[Text]:
 
 def assert_nothing_is_clipped(figure: Figure) -> None:
     figure.draw_without_rendering()
-    page = figure.bbox
+    page, hidden = figure.bbox, hidden_ticks(figure)
     for text in drawn_texts(figure):
-        if is_hidden_tick(figure, text):
+        if text in hidden:
             continue
         box = text.get_window_extent()
         inside = box.x0 >= page.x0 - 1 and box.x1 <= page.x1 + 1 and box.y0 >= page.y0 - 1 and box.y1 <= page.y1 + 1
         assert inside, f"{text.get_text()!r} leaves the page: {box}"
 
 
-def is_hidden_tick(figure: Figure, text: Text) -> bool:
+def hidden_ticks(figure: Figure) -> set[Text]:
     """Matplotlib keeps labels of ticks outside the limits and does not draw them."""
+    hidden = set()
     for ax in figure.axes:
         for axis, (low, high) in ((ax.xaxis, sorted(ax.get_xlim())), (ax.yaxis, sorted(ax.get_ylim()))):
             for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
-                if text in (tick.label1, tick.label2):
-                    return not low <= tick.get_loc() <= high
-    return False
+                if not low <= tick.get_loc() <= high:
+                    hidden |= {tick.label1, tick.label2}
+    return hidden
 
 
 def assert_tick_labels_stand_apart(figure: Figure) -> None:
     figure.draw_without_rendering()
+    hidden = hidden_ticks(figure)
     for ax in figure.axes:
         for axis in (ax.xaxis, ax.yaxis):
             labels = [tick.label1 for tick in axis.get_major_ticks()]
-            labels = [label for label in labels if label.get_visible() and label.get_text()]
-            labels = [label for label in labels if not is_hidden_tick(figure, label)]
+            labels = [label for label in labels if label.get_visible() and label.get_text() and label not in hidden]
             if any(label.get_rotation() % 90 for label in labels):
                 continue  # The boxes of slanted labels overlap though their letters do not.
             boxes = [label.get_window_extent() for label in labels]
@@ -167,14 +168,34 @@ def test_units_follow_the_length(replay):
     assert plotting.timeline(replay(forward_s=2.0)).axes[0].get_xlabel() == "time (s)"
 
 
+def lengths(ax):
+    rows = {round(bar.get_y(), 6): 0.0 for bar in ax.patches}
+    for bar in ax.patches:
+        rows[round(bar.get_y(), 6)] += bar.get_width()
+    return list(rows.values())
+
+
 def test_breakdown_bars_fill_the_step(pipeline, noisy):
-    for figure in (plotting.breakdown(pipeline), plotting.breakdown([pipeline, noisy, noisy])):
-        (ax,) = figure.axes
-        rows = {round(bar.get_y(), 6): 0.0 for bar in ax.patches}
-        for bar in ax.patches:
-            rows[round(bar.get_y(), 6)] += bar.get_width()
-        assert list(rows.values()) == pytest.approx([1.0] * len(rows))
-    assert legend(figure) == ["compute", "exposed communication", "idle in the bubble", "other idle"]
+    (ax,) = plotting.breakdown(pipeline).axes
+    assert lengths(ax) == pytest.approx([1.0] * 4)
+    (above,) = ax.child_axes
+    assert above.get_xlabel() == "time (ms)"
+    ax.figure.draw_without_rendering()
+    assert above.get_xlim() == pytest.approx((0.0, pipeline.step_s * 1e3))
+    parts, seconds = plotting.breakdown([pipeline, noisy, replace(noisy, step_s=2 * noisy.step_s)]).axes
+    assert lengths(parts)[:2] == pytest.approx([1.0] * 2)
+    assert lengths(seconds)[:2] == pytest.approx([pipeline.step_s * 1e3] * 2)
+    assert seconds.get_xlabel() == "time (ms)"
+    names = [text.get_text() for text in seconds.get_legend().get_texts()]
+    assert legend(ax.figure) == names == ["compute", "exposed communication", "idle in the bubble", "other idle"]
+
+
+def test_devices_that_do_the_same_share_a_bar(replay):
+    result = replay(replicas=2)
+    (ax,) = plotting.breakdown(result).axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == [f"stage {i}: gpu{i} × 2" for i in range(4)]
+    (ax,) = plotting.breakdown(replace(result, spans=Spans())).axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == [f"gpu{i}" for i in range(8)]
 
 
 def test_a_distribution_without_randomness_says_so(pipeline, noisy):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import PercentFormatter
 
@@ -18,10 +19,12 @@ from mpsim.result.plotting.style import (
     bytes_unit,
     figure_of,
     legend_right,
+    seconds_unit,
     subject,
     thin_labels,
     title,
 )
+from mpsim.result.rows import distinct_rows
 from mpsim.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
@@ -32,14 +35,15 @@ __all__ = ["breakdown", "memory"]
 
 
 def breakdown(results: Result | Sequence[Result], *, ax: Axes | None = None) -> Figure:
-    """Draw where the step goes: compute, exposed communication and launch, bubble and other idle, as fractions of it.
+    """Draw where the step goes: compute, exposed communication and launch, bubble and other idle; its parts and times.
 
     Parameters
     ----------
     results : Result or sequence of Result
-        One result: a bar for each device. Several: a bar for each plan, the mean over its devices.
+        One result: a bar for each device, those that do the same at the same moments together. Several: a bar for each
+        plan, the mean over its devices, as parts of its step and, beside that, in seconds.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; by default in a new figure.
+        Where to draw the parts alone; by default in a new figure.
 
     Raises
     ------
@@ -51,36 +55,70 @@ def breakdown(results: Result | Sequence[Result], *, ax: Axes | None = None) -> 
     >>> use = DeviceUse(name="gpu0", compute_s=1.5, exposed_communication_s=0.25, idle_s=0.25)
     >>> result = Result(workload="mlp", topology="one", plan="dp=1", step_s=2.0, trial_step_s=(2.0,), free_step_s=1.5,
     ...                 devices=(use,))
-    >>> breakdown(result).axes[0].get_xlabel()
-    'part of the step'
+    >>> breakdown(result).axes[0].get_xlabel(), [ax.get_xlabel() for ax in breakdown([result, result]).axes]
+    ('part of the step', ['part of the step', 'time (s)'])
     """
     plans = [results] if isinstance(results, Result) else list(results)
     if not plans or not all(result.devices and result.step_s for result in plans):
         raise MpsimError("a breakdown needs results with devices and a step longer than 0 s, got none: simulate a plan")
-    if isinstance(results, Result):
-        names = [device.label for device in results.devices]
-        shares = np.array([_parts(device) for device in results.devices]) / results.step_s
-        notes = [""] * len(names)
-    else:
-        names = [result.plan for result in plans]
-        shares = np.array([_mean_parts(r) / r.step_s for r in plans])
-        notes = [format_duration(result.step_s) for result in plans]
-    width, height = 10.0, min(1.6 + 0.36 * len(names), 14.0)
-    ax = axes_for(ax, width, height)
-    _stack(ax, shares, notes)
-    thin_labels(ax.yaxis, names, range(len(names)), 64)
-    ax.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5), xlabel="part of the step")
-    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    title(ax, _breakdown_title(results, plans), width - (1 if isinstance(results, Result) else 4))
-    legend_right(ax, gap=0.1 if isinstance(results, Result) else 0.7)
+    return _of_devices(results, ax) if isinstance(results, Result) else _of_plans(plans, ax)
+
+
+def _of_devices(result: Result, ax: Axes | None) -> Figure:
+    rows = distinct_rows(result, most=None)
+    width = 10.0
+    ax = axes_for(ax, width, _height(len(rows)))
+    shares = np.array([_parts(result.devices[row.device]) for row in rows]) / result.step_s
+    _stack(ax, shares, [row.name for row in rows])
+    _fractions(ax)
+    scale, unit = seconds_unit(result.step_s)
+    per = result.step_s / scale
+    above = ax.secondary_xaxis("top", functions=(lambda part: part * per, lambda time: time / per))
+    above.set_xlabel(f"time ({unit})")
+    title(ax, [*subject(result), f"where each device's step of {format_duration(result.step_s)} goes"], width - 1)
+    legend_right(ax)
     return figure_of(ax)
 
 
-def _breakdown_title(results: Result | Sequence[Result], plans: list[Result]) -> list[str]:
-    if isinstance(results, Result):
-        return [*subject(results), f"where each device's step of {format_duration(results.step_s)} goes"]
+def _of_plans(plans: list[Result], ax: Axes | None) -> Figure:
+    names = [result.plan for result in plans]
+    seconds = np.array([_mean_parts(result) for result in plans])
+    width, beside = 14.0, None
+    if ax is None:
+        ax, beside = _pair(width, _height(len(names)))
     about = dict.fromkeys(line for result in plans for line in subject(result, plan=False))
-    return [*[*about][:3], "where the step goes, mean device; step time at the right"]
+    steps = np.array([result.step_s for result in plans])
+    _stack(ax, seconds / steps[:, None], names)
+    _fractions(ax)
+    title(ax, [*[*about][:3], "where the step of the mean device goes"], width / 2)
+    times = [format_duration(result.step_s) for result in plans]
+    if beside is None:
+        _note(ax, np.ones(len(plans)), times)
+        legend_right(ax, gap=0.7)
+        return figure_of(ax)
+    scale, unit = seconds_unit(max(steps))
+    _stack(beside, seconds, [""] * len(plans), timed=scale)
+    _note(beside, steps / scale, times)
+    beside.set(xlim=(0, max(steps) / scale * 1.15), xlabel=f"time ({unit})")
+    legend_right(beside)
+    return figure_of(ax)
+
+
+def _pair(width: float, height: float) -> tuple[Axes, Axes]:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(width, height), layout="constrained")
+    plt.close(figure)  # No longer pyplot's: see `axes_for`.
+    for ax in (left, right):
+        ax.spines[["top", "right"]].set_visible(False)
+    return left, right
+
+
+def _height(bars: int) -> float:
+    return min(1.8 + 0.36 * bars, 14.0)
+
+
+def _fractions(ax: Axes) -> None:
+    ax.set(xlim=(0, 1), xlabel="part of the step")
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
 def _parts(device: DeviceUse) -> tuple[float, ...]:
@@ -96,18 +134,36 @@ def _mean_parts(result: Result) -> np.ndarray:
     return np.asarray(np.average(parts, axis=0, weights=counts))
 
 
-def _stack(ax: Axes, shares: np.ndarray, notes: list[str]) -> None:
-    left = np.zeros(len(shares))
-    for (part, colour), share in zip(PART_COLOURS.items(), shares.T, strict=True):
-        if part == "exposed launch" and not share.any():
+def _stack(ax: Axes, widths: np.ndarray, names: list[str], *, timed: float | None = None) -> None:
+    """Draw a bar for each row of fractions, the parts after one another, each said where there is room.
+
+    With `timed` the rows are of seconds, and drawn in this unit.
+    """
+    left = np.zeros(len(widths))
+    totals = widths.sum(axis=1) / (timed or 1.0)
+    for (name, colour), width in zip(PART_COLOURS.items(), widths.T / (timed or 1.0), strict=True):
+        if name == "exposed launch" and not width.any():
             continue
-        bars = ax.barh(range(len(shares)), share, left=left, color=colour, label=part, height=0.8)
-        if len(shares) <= 32:
-            texts = [f"{100 * value:.0f} %" if value >= 0.06 else "" for value in share]
-            ax.bar_label(bars, texts, label_type="center", fontsize=8, color="white" if part == "compute" else "black")
-        left += share
-    for row, note in enumerate(notes):
-        ax.annotate(note, (1.0, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+        bars = ax.barh(range(len(widths)), width, left=left, color=colour, label=name, height=0.8)
+        if len(widths) <= 32:
+            texts = [
+                _named(part, timed) if part >= (0.06 if timed is None else 0.12) * totals.max() else ""
+                for part in width
+            ]
+            ax.bar_label(bars, texts, label_type="center", fontsize=8, color="white" if name == "compute" else "black")
+        left += width
+    thin_labels(ax.yaxis, names, range(len(names)), 64)
+    ax.set(ylim=(len(names) - 0.5, -0.5))
+
+
+def _named(part: float, timed: float | None) -> str:
+    return f"{100 * part:.0f} %" if timed is None else format_duration(part * timed)
+
+
+def _note(ax: Axes, ends: np.ndarray, notes: list[str]) -> None:
+    """Write a note at the end of each bar."""
+    for row, (end, note) in enumerate(zip(ends, notes, strict=True)):
+        ax.annotate(note, (end, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
 
 
 def memory(result: Result, *, ax: Axes | None = None) -> Figure:
