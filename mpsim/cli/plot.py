@@ -13,6 +13,7 @@ from mpsim.cli.identify import noun_of
 from mpsim.cli.output import PICTURES, output_option, tell
 from mpsim.cli.plot_schedule import draw_schedule
 from mpsim.errors import MpsimError, unknown
+from mpsim.files import read_head
 from mpsim.plan.schedules import SCHEDULES
 from mpsim.result.file import load_result
 from mpsim.result.model import Result
@@ -42,7 +43,8 @@ _SWEEP_KINDS = ("speedup", "scaling")
 @click.option("--microbatches", type=int, metavar="M", help="Of --schedule; a file's own by default.")
 @click.option("--chunks", type=int, metavar="V", help="Of --schedule: stages a rank; by default as it has by itself.")
 def plot(files: tuple[str, ...], kind: str | None, part: str | None, output: str, **asked: Any) -> None:
-    """Draw the results of mpsim simulate -o, the tables of mpsim sweep -o, a topology, or a schedule.
+    """Draw the results of mpsim simulate -o, the tables of mpsim sweep -o, a topology, a schedule, or what mpsim
+    validate emulated -o found.
 
     By default one result is drawn as a timeline, several as a breakdown of their steps, a sweep as speedups, several or
     one of several batches as strong and weak scaling, a topology as its graph. A schedule is drawn by unit times:
@@ -55,6 +57,7 @@ def plot(files: tuple[str, ...], kind: str | None, part: str | None, output: str
       mpsim plot sweep.csv -o speedup.png
       mpsim plot h100.csv a100.csv -o both.png
       mpsim plot dgx_h100:2 -o cluster.png
+      mpsim plot validation.csv -o validation.png
       mpsim plot --schedule zb-v --stages 4 --microbatches 8 -o zb-v.png
     """
     if asked["schedule"] is not None:
@@ -82,6 +85,9 @@ def _draw_files(files: Sequence[str], kind: str | None, part: str | None, output
         kind = "timeline"
     if any(_is_topology(path) for path in files):
         _draw_topology(files, kind, output)
+        return
+    if any(_is_validation(_existing(path)) for path in files):
+        _draw_validation(files, kind, output)
         return
     nouns = {path: noun_of(_existing(path)) for path in files}
     if [*nouns.values()] == ["goodput"]:
@@ -146,6 +152,28 @@ def _draw_goodput(path: str, kind: str | None, output: str) -> None:
 
     found = load_goodput(path)
     save_picture(lambda _: found.plot(), output)
+
+
+def _is_validation(path: str) -> bool:
+    """Whether a table has a measured step beside each predicted one."""
+    if Path(path).suffix.lower() != ".csv":
+        return False
+    head = read_head(path, 4096).splitlines()[:1]
+    return bool(head) and {"predicted_s", "measured_s"} <= set(head[0].split(","))
+
+
+def _draw_validation(files: Sequence[str], kind: str | None, output: str) -> None:
+    if kind is not None:
+        raise MpsimError(
+            f"predictions and measurements are drawn in one way, they have nothing for {kind}: leave it out"
+        )
+    from mpsim.validate.compare import Comparison
+    from mpsim.validate.file import load_rows
+    from mpsim.validate.model import Validation
+
+    rows = [row for path in files for row in load_rows(path, Comparison)]
+    found = Validation(rows=tuple(rows), planned=len(rows))
+    save_picture(lambda plotting: plotting.predicted_and_measured(found.to_frame()), output)
 
 
 def _draw_sweeps(files: Sequence[str], kind: str | None, output: str) -> None:

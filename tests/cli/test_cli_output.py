@@ -335,6 +335,16 @@ def test_pictures_of_several_and_of_sweeps(mpsim) -> None:
         assert message in refused.stderr
 
 
+def test_tables_of_predictions_and_measurements(mpsim) -> None:
+    found = Path(__file__).parents[2] / "docs" / "data" / "validation-real.csv"
+    assert mpsim("plot", str(found), "-o", "x.svg").exit_code == 0
+    assert "relative error: mean" in Path("x.svg").read_text()
+    for words, message in (((str(found), "--kind", "cdf"), "nothing for cdf"), ((str(found), HAND), "has no column")):
+        refused = mpsim("plot", *words, "-o", "y.png")
+        assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1)
+        assert message in refused.stderr
+
+
 @pytest.mark.parametrize("option", ["-o", "--save-plan", "--perfetto"])
 def test_nothing_is_written_over_what_is_read(mpsim, tmp_path, option):
     written = Path(HAND).read_bytes()

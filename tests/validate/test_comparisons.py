@@ -70,14 +70,20 @@ def test_the_table_names_the_part_that_adds_most():
     assert "sends +5.0 %" in text
 
 
-def test_every_row_is_drawn():
+def test_every_row_is_drawn_and_its_error_beside_it():
     from mpsim.result import plotting
 
-    frame = Validation(rows=(ROW, replace(ROW, kind="data")), planned=2).to_frame()
-    axes = plotting.predicted_and_measured(frame).axes[0]
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    frame = Validation(rows=(ROW, replace(ROW, kind="data", predicted_s=1.2 * ROW.measured_s)), planned=2).to_frame()
+    absolute, relative = plotting.predicted_and_measured(frame).axes
+    labels = [text.get_text() for text in relative.get_legend().get_texts()]
     assert labels == ["equal", "within 10 %", "gpipe", "data"]
-    assert len(axes.containers) == 2
+    assert len(absolute.containers) == len(relative.containers) == 2
+    errors = [100 * (row.predicted_s / row.measured_s - 1) for row in (ROW,)] + [20.0]
+    assert [one.lines[0].get_ydata()[0] for one in relative.containers] == pytest.approx(errors)
+    assert f"worst {max(errors, key=abs):+.1f} %" in relative.get_title(loc="left")
+    assert (relative.get_yscale(), relative.get_xscale()) == ("linear", "log")
+    alone = plotting.predicted_and_measured(frame, ax=absolute).axes[0]
+    assert alone.get_ylabel() == "predicted step (s)"
     with pytest.raises(MpsimError, match="no column 'kind'"):
         plotting.predicted_and_measured(frame.drop(columns="kind"))
 
