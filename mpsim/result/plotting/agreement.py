@@ -116,7 +116,7 @@ def _errors(ax: Axes, table: pd.DataFrame, limits: tuple[float, float]) -> None:
     errors = 100 * (table["predicted_s"] / table["measured_s"] - 1)
     ax.set(xscale="log", xlim=limits, xlabel="measured step (s)", ylabel="predicted / measured - 1 (%)")
     ax.grid(alpha=0.3)
-    worst = errors[errors.abs().idxmax()]
+    worst = max(errors, key=abs)
     title(
         ax,
         [f"relative error: mean {errors.abs().mean():.1f} %, bias {errors.mean():+.1f} %, worst {worst:+.1f} %"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -73,7 +74,7 @@ def _of_devices(result: Result, ax: Axes | None) -> Figure:
     _fractions(ax)
     scale, unit = seconds_unit(result.step_s)
     per = result.step_s / scale
-    above = ax.secondary_xaxis("top", functions=(lambda part: part * per, lambda time: time / per))
+    above = ax.secondary_xaxis("top", functions=(partial(np.multiply, per), partial(np.multiply, 1 / per)))
     above.set_xlabel(f"time ({unit})")
     title(ax, [*subject(result), f"where each device's step of {format_duration(result.step_s)} goes"], width - 1)
     legend_right(ax)

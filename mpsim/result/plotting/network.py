@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from mpsim.errors import MpsimError
+from mpsim.result.plotting.alike import Folded, Graph, Link, fold
+from mpsim.result.plotting.lattice import lattice
 from mpsim.result.plotting.style import BLUE, CYCLE, ORANGE, axes_for, figure_of, title
 from mpsim.units import format_bandwidth
 
@@ -19,43 +23,20 @@ __all__ = ["network"]
 
 _MOST = 600  # More nodes than that are a grey area.
 _MOST_LINKS = 20_000  # As many links are too, and take seconds.
-_NAMED = 40
-
-
-class _Node(Protocol):
-    @property
-    def name(self) -> str: ...
-
-
-class _Link(Protocol):
-    @property
-    def source(self) -> str: ...
-    @property
-    def target(self) -> str: ...
-    @property
-    def bandwidth_bytes_per_s(self) -> float: ...
-    @property
-    def type(self) -> str: ...
-
-
-class _Graph(Protocol):
-    """What is drawn: a `mpsim.Topology`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def devices(self) -> Sequence[_Node]: ...
-    @property
-    def switches(self) -> Sequence[str]: ...
-    @property
-    def links(self) -> Sequence[_Link]: ...
+_NAMED = 40  # Of more nodes alike parts are folded, and of more in a kind none are named.
+_MOST_THICK = 200  # More links than that are drawn thinner.
+_MOST_FOLDED = 20_000  # To find which of more are alike takes minutes.
+_COLUMNS = 1.6  # So many devices wide is what stands for parts that are not drawn.
 
 
 _Places = dict[str, tuple[float, float]]
 
 
-def network(topology: _Graph, *, ax: Axes | None = None) -> Figure:
+def network(topology: Graph, *, ax: Axes | None = None) -> Figure:
     """Draw a topology: devices in a row with switches above, or around a circle where there are no switches.
+
+    Of more than 40 nodes those parts that are alike, such as the nodes of a cluster, are drawn at their first and their
+    last, with how many lie between.
 
     Parameters
     ----------
@@ -67,45 +48,96 @@ def network(topology: _Graph, *, ax: Axes | None = None) -> Figure:
     Raises
     ------
     MpsimError
-        So many nodes or links that nothing could be told from the picture.
+        So many nodes or links, that no others are like, that nothing could be told from the picture.
 
     Examples
     --------
     >>> import mpsim
     >>> [len(line.get_xdata()) for line in network(mpsim.parse_topology("ring:4,link=nvlink4")).axes[0].lines]
     [2, 2, 2, 2]
+    >>> [text.get_text() for text in network(mpsim.parse_topology("switch:64,link=nvlink4")).axes[0].texts]
+    ['× 62', 'd0', 'd63', 'switch']
     """
-    nodes = len(topology.devices) + len(topology.switches)
-    if nodes > _MOST:
-        raise MpsimError(f"{topology.name!r} has {nodes:,} nodes, {_MOST} at most are drawn: draw fewer nodes of it")
-    if len(topology.links) > _MOST_LINKS:
-        links = f"{len(topology.links):,} links, {_MOST_LINKS:,} at most are drawn"
-        raise MpsimError(f"{topology.name!r} has {links}: draw a part of it")
-    places = _rows(topology) if topology.switches else _circle(topology)
-    flat = bool(topology.switches)
-    ax = axes_for(ax, max(6.0, min(16.0, 0.5 * len(topology.devices))) if flat else 6.0, 4.0 if flat else 6.0)
+    drawn = _drawn(topology)
+    flat = bool(drawn.switches)
+    places, ends = ({}, set()) if flat else lattice(drawn.devices, drawn.links)
+    places = places or (_rows(drawn) if flat else _circle(drawn))
+    columns = len(drawn.devices) + _COLUMNS * len(drawn.hidden)
+    ax = axes_for(ax, max(6.0, min(16.0, 0.5 * columns)) if flat else 6.0, 4.2 if flat else 6.0)
     ax.set_axis_off()
-    _draw_links(ax, topology, places)
-    _draw_nodes(ax, topology, places)
-    title(ax, [topology.name, f"{len(topology.devices)} devices, {len(topology.switches)} switches"], 8.0)
+    _draw_links(ax, drawn, places, ends)
+    for name, count in drawn.hidden.items():
+        x = places[name][0] + (1 + _COLUMNS) / 2
+        ax.text(x, 0.0, f"× {count:,}", fontsize="large", ha="center", va="center")
+    _draw_nodes(ax, drawn, places)
+    counts = f"{_count(len(topology.devices), 'device')}, {_count(len(topology.switches), 'switch')}"
+    notes = ["× n: so many more, like those at both sides"] if drawn.hidden else []
+    title(ax, [topology.name, counts, *notes], 8.0)
     return figure_of(ax)
 
 
-def _circle(topology: _Graph) -> _Places:
-    count = len(topology.devices)
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("es" if noun.endswith("h") else "s") * (count != 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Drawn:
+    """What is drawn of a topology: names of nodes, and links between them."""
+
+    devices: Sequence[str]
+    switches: Sequence[str]
+    links: Sequence[Link]
+    hidden: Mapping[str, int]
+
+
+def _drawn(topology: Graph) -> _Drawn:
+    """Return what is drawn, or refuse what would be a grey area."""
+    nodes, folded = len(topology.devices) + len(topology.switches), Folded()
+    if _NAMED < nodes <= _MOST_FOLDED and topology.switches:
+        folded = fold(topology)
+    if not folded.hidden:
+        folded.kept = {*(device.name for device in topology.devices), *topology.switches}
+    links = [link for link in topology.links if {link.source, link.target} <= folded.kept]
+    if len(folded.kept) > _MOST:
+        raise MpsimError(
+            f"{topology.name!r} has {nodes:,} nodes, {_MOST} at most are drawn that no others are like: draw fewer"
+            " nodes of it"
+        )
+    if len(links) > _MOST_LINKS:
+        found = f"{len(links):,} links, {_MOST_LINKS:,} at most are drawn"
+        raise MpsimError(f"{topology.name!r} has {found}: draw a part of it")
+    return _Drawn(
+        devices=[device.name for device in topology.devices if device.name in folded.kept],
+        switches=[name for name in topology.switches if name in folded.kept],
+        links=links,
+        hidden=folded.hidden,
+    )
+
+
+def _columns(drawn: _Drawn) -> list[float]:
+    """Return where each device stands in its row, with room for what stands for those that are not drawn."""
+    at, found = 0.0, []
+    for name in drawn.devices:
+        found.append(at)
+        at += 1.0 + (_COLUMNS if name in drawn.hidden else 0.0)
+    return found
+
+
+def _circle(drawn: _Drawn) -> _Places:
+    count = len(drawn.devices)
     turns = [2 * math.pi * i / count for i in range(count)]
-    return {device.name: (math.sin(turn), math.cos(turn)) for device, turn in zip(topology.devices, turns, strict=True)}
+    return {name: (math.sin(turn), math.cos(turn)) for name, turn in zip(drawn.devices, turns, strict=True)}
 
 
-def _rows(topology: _Graph) -> _Places:
+def _rows(drawn: _Drawn) -> _Places:
     """Put each switch above the nodes that it joins, as many rows up as it is links from a device."""
     neighbours: dict[str, set[str]] = {}
-    for link in topology.links:
+    for link in drawn.links:
         neighbours.setdefault(link.source, set()).add(link.target)
         neighbours.setdefault(link.target, set()).add(link.source)
-    rows = [[device.name for device in topology.devices]]
-    places = {name: (float(i), 0.0) for i, name in enumerate(rows[0])}
-    left = list(topology.switches)
+    rows, columns = [list(drawn.devices)], _columns(drawn)
+    places = {name: (x, 0.0) for name, x in zip(rows[0], columns, strict=True)}
+    left = list(drawn.switches)
     while left and rows[-1]:
         row = [name for name in left if neighbours.get(name, set()) & set(rows[-1])]
         left = [name for name in left if name not in row]
@@ -117,7 +149,7 @@ def _rows(topology: _Graph) -> _Places:
         for part, raised in ((wide, -0.4), (set(row) - wide, 0.0)):
             if part:
                 ordered = [name for name in row if name in part]
-                places |= _spread(ordered, middles, len(rows[0]), len(rows) + raised)
+                places |= _spread(ordered, middles, columns[-1] + 1, len(rows) + raised)
         rows.append(row)
     return places
 
@@ -126,7 +158,7 @@ def _middle(names: set[str], places: _Places) -> float:
     return sum(places[name][0] for name in names) / len(names)
 
 
-def _spread(row: Sequence[str], middles: dict[str, float], width: int, height: float) -> _Places:
+def _spread(row: Sequence[str], middles: dict[str, float], width: float, height: float) -> _Places:
     """Return where the nodes of a row stand: over their middles, unless two would stand in one place."""
     gaps = [middles[b] - middles[a] for a, b in pairwise(row)]
     if gaps and min(gaps) < 0.3:
@@ -135,12 +167,13 @@ def _spread(row: Sequence[str], middles: dict[str, float], width: int, height: f
     return {name: (middles[name], height) for name in row}
 
 
-def _draw_links(ax: Axes, topology: _Graph, places: _Places) -> None:
+def _draw_links(ax: Axes, topology: _Drawn, places: _Places, around: set[frozenset[str]]) -> None:
     """Draw each pair of nodes once, a colour for each type of link."""
     finite = [link.bandwidth_bytes_per_s for link in topology.links if link.bandwidth_bytes_per_s < math.inf]
     widest = max(finite, default=1.0)
     kinds = list(dict.fromkeys((link.type, link.bandwidth_bytes_per_s) for link in topology.links))
     colours = {kind: CYCLE[2:][i % len(CYCLE[2:])] for i, kind in enumerate(kinds)}
+    thin = min(1.0, math.sqrt(_MOST_THICK / max(len(topology.links), 1)))
     drawn: set[frozenset[str]] = set()
     told: set[tuple[str, float]] = set()
     for link in topology.links:
@@ -150,19 +183,32 @@ def _draw_links(ax: Axes, topology: _Graph, places: _Places) -> None:
         drawn.add(ends)
         label = None if kind in told or len(kinds) > len(CYCLE[2:]) else _label(kind)
         told.add(kind)
-        (x0, y0), (x1, y1) = places[link.source], places[link.target]
-        width = 0.5 + 3 * math.sqrt(min(1.0, link.bandwidth_bytes_per_s / widest))
-        ax.plot([x0, x1], [y0, y1], color=colours[kind], linewidth=width, zorder=1, label=label)
+        (x0, y0), (x1, y1) = sorted((places[link.source], places[link.target]))
+        bent = ends in around or (bool(topology.switches) and y0 == y1)
+        xs, ys = _bow(x0, y0, x1, y1) if bent else ([x0, x1], [y0, y1])
+        width = (0.5 + 3 * math.sqrt(min(1.0, link.bandwidth_bytes_per_s / widest))) * (0.4 if bent else 1.0) * thin
+        ax.plot(xs, ys, color=colours[kind], linewidth=width, zorder=1, label=label)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3, frameon=False, title="one direction")
+
+
+def _bow(x0: float, y0: float, x1: float, y1: float) -> tuple[list[float], list[float]]:
+    """Return the points of half an ellipse from one point to another: straight, others would stand in its way."""
+    long = math.hypot(x1 - x0, y1 - y0)
+    high = 0.25 * long**0.5 / long
+    found = []
+    for i in range(17):
+        along, across = (1 - math.cos(math.pi * i / 16)) / 2, high * math.sin(math.pi * i / 16)
+        found.append((x0 + along * (x1 - x0) - across * (y1 - y0), y0 + along * (y1 - y0) + across * (x1 - x0)))
+    return [x for x, _ in found], [y for _, y in found]
 
 
 def _label(kind: tuple[str, float]) -> str:
     return f"{kind[0] or 'link'}, {format_bandwidth(kind[1])}"
 
 
-def _draw_nodes(ax: Axes, topology: _Graph, places: _Places) -> None:
-    devices = [device.name for device in topology.devices]
+def _draw_nodes(ax: Axes, topology: _Drawn, places: _Places) -> None:
+    devices = topology.devices
     for names, marker, colour in ((devices, "s", BLUE), (list(topology.switches), "o", ORANGE)):
         if not names:
             continue
@@ -170,10 +216,19 @@ def _draw_nodes(ax: Axes, topology: _Graph, places: _Places) -> None:
         size = max(12.0, min(220.0, 3000.0 / len(names)))
         ax.scatter(xs, ys, s=size, marker=marker, color=colour, zorder=2)
         if len(names) <= _NAMED:
-            below = -12 if names is devices and topology.switches else 10
-            for name, x, y in zip(names, xs, ys, strict=True):
-                ax.annotate(
-                    name, (x, y), xytext=(0, below), textcoords="offset points", ha="center", fontsize=7,
-                    va="top" if below < 0 else "bottom", rotation=90 if below < 0 and len(names) > 12 else 0,
-                )  # fmt: skip
-    ax.margins(0.08)
+            _write_names(ax, {name: places[name] for name in names}, below=names is devices and bool(topology.switches))
+    ax.margins(0.06, 0.14)
+
+
+def _write_names(ax: Axes, places: _Places, *, below: bool) -> None:
+    """Write names above their nodes, or below them; of many in a row so that they do not run into each other."""
+    rows = Counter(y for _, y in places.values())
+    for name, (x, y) in places.items():
+        many = rows[y] > 12 and len(rows) < len(places)
+        turned = (90 if below else 30) if many else 0
+        ax.annotate(
+            name, (x, y), xytext=(0, -12 if below else 10), textcoords="offset points", fontsize=7, rotation=turned,
+            rotation_mode="anchor" if turned == 30 else "default", ha="left" if turned == 30 else "center",
+            va="top" if below else "bottom", zorder=3,
+            bbox={"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
+        )  # fmt: skip
