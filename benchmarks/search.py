@@ -62,7 +62,10 @@ class Space:
 EXHAUSTIVE = {
     "CNN (ResNet-50), 8 H200": Space(workload="resnet50.h200", topology="dgx_h200", batch=256),
     "U-Net, 8 devices, two of half the speed": Space(
-        workload="unet.cpu", topology="switch:8,link=eth_100g,memory=16GiB", batch=64, slow=2,
+        workload="unet.cpu",
+        topology="switch:8,link=eth_100g,memory=16GiB",
+        batch=64,
+        slow=2,
         axes=Axes(devices=(2, 4, 8), recompute=("",), schedules=("1f1b", "interleaved-1f1b")),
     ),
     "GPT-2, 8 H200": Space(workload="gpt2.h200", topology="dgx_h200", batch=64),

@@ -24,8 +24,8 @@ __all__ = ["draw", "plot", "save_picture"]
 _KINDS = {
     "timeline": ("timeline", True),
     "breakdown": ("breakdown", True),
-    "memory": ("memory", False),
-    "memory-over-time": ("memory_over_time", False),
+    "memory": ("memory", True),
+    "memory-over-time": ("memory_over_time", True),
     "memory-by-holder": ("memory_by_holder", False),
     "cdf": ("cdf", True),
     "speedup": ("speedup", True),

@@ -455,3 +455,45 @@ def test_scaling_needs_two_numbers_of_devices():
         plotting.scaling(scaled("", most=1))
     with pytest.raises(MpsimError, match="needs the column 'series'"):
         plotting.scaling(list(rows()))
+
+
+def test_devices_that_hold_as_much_share_a_bar(replay):
+    (ax,) = plotting.memory(replay(replicas=2)).axes
+    assert [label.get_text() for label in ax.get_xticklabels()] == [f"gpu{i} × 2" for i in range(4)]
+
+
+@pytest.mark.parametrize("draw", [plotting.memory, plotting.memory_over_time])
+def test_memory_of_several_results_is_on_one_scale(draw, pipeline, replay):
+    figure = draw([pipeline, replay(microbatches=2, plan="few")])
+    assert_nothing_is_clipped(figure)
+    above, below = figure.axes
+    assert above.get_ylim() == below.get_ylim()
+    assert (above.get_ylabel(), "few" in below.get_title(loc="left")) == (below.get_ylabel(), True)
+    if draw is plotting.memory_over_time:
+        assert above.get_xlim() == below.get_xlim()
+    with pytest.raises(MpsimError, match="2 results for one ax"):
+        draw([pipeline, pipeline], ax=above)
+    with pytest.raises(MpsimError, match="a picture of no results"):
+        draw([])
+
+
+def test_curves_of_ranks_that_run_the_same_are_one_where_there_are_many(replay):
+    result = replay(replicas=8)
+    replicas = [i // 4 for i in range(32)]
+
+    def slower(device, replica):
+        times = tuple(time * (1 - 2**-8 * (7 - replica)) for time in device.memory.timeline_s)
+        return replace(device, memory=replace(device.memory, timeline_s=times))
+
+    devices = tuple(map(slower, result.devices, replicas))
+    (ax,) = plotting.memory_over_time(replace(result, devices=devices)).axes
+    assert legend(ax.figure) == [f"gpu{i} and 7 alike" for i in range(4)]
+    assert "the slowest is drawn" not in ax.get_title(loc="left")  # their spans are the same
+
+
+def test_axes_of_a_distribution_fit_it(noisy, replay):
+    (ax,) = plotting.cdf([noisy, replace(noisy, trial_step_s=tuple(2 * step for step in noisy.trial_step_s))]).axes
+    least, most = min(noisy.trial_step_s) * 1e3, 2 * max(noisy.trial_step_s) * 1e3
+    low, high = ax.get_xlim()
+    assert 0 < least - low < 0.1 * (most - least)
+    assert 0 < high - most < 0.1 * (most - least)

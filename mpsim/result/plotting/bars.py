@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from mpsim.result.plotting.style import (
     bytes_unit,
     figure_of,
     legend_right,
+    panels_for,
     seconds_unit,
     subject,
     thin_labels,
@@ -167,22 +169,23 @@ def _note(ax: Axes, ends: np.ndarray, notes: list[str]) -> None:
         ax.annotate(note, (end, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
 
 
-def memory(result: Result, *, ax: Axes | None = None) -> Figure:
+def memory(results: Result | Sequence[Result], *, ax: Axes | None = None) -> Figure:
     """Draw what fills each device's memory at its peak, by holder, against what it has.
 
-    A capacity far above every peak is written rather than drawn, so that the bars stay readable.
+    Devices that hold the same at their peaks share a bar. A capacity far above every peak is written rather than drawn,
+    so that the bars stay readable.
 
     Parameters
     ----------
-    result : Result
-        With devices.
+    results : Result or sequence of Result
+        With devices. Several stand below each other, on one scale of bytes.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; by default in a new figure.
+        Where to draw one result; by default in a new figure.
 
     Raises
     ------
     MpsimError
-        The result has no devices.
+        A result has no devices, there is none, or several for one `ax`.
 
     Examples
     --------
@@ -194,33 +197,56 @@ def memory(result: Result, *, ax: Axes | None = None) -> Figure:
     >>> memory(result).axes[0].get_ylabel()
     'memory at its peak (MiB)'
     """
-    if not result.devices:
-        raise MpsimError(f"result of {result.plan!r} has no devices, a picture of memory needs them: simulate a plan")
-    n_devices = len(result.devices)
-    width = min(5.0 + 0.45 * n_devices, 14.0)
-    ax = axes_for(ax, width, 4.8)
-    peak, capacity = max(result.peak_memory_bytes), max(device.capacity_bytes for device in result.devices)
+    found = [results] if isinstance(results, Result) else list(results)
+    for result in found:
+        if not result.devices:
+            raise MpsimError(
+                f"result of {result.plan!r} has no devices, a picture of memory needs them: simulate a plan"
+            )
+    groups = [_holding_the_same(result) for result in found]
+    width = min(5.0 + 0.45 * max(map(len, groups), default=0), 14.0)
+    axes = panels_for(ax, len(found), width, 4.8)
+    peak = max(max(result.peak_memory_bytes) for result in found)
+    capacity = max(device.capacity_bytes for result in found for device in result.devices)
     drawn = capacity <= 4 * peak
     scale, unit = bytes_unit(max(peak, capacity if drawn else 0))
-    bottom = np.zeros(n_devices)
+    for one, result, devices in zip(axes, found, groups, strict=True):
+        _holders(one, devices, scale)
+        if drawn:
+            _capacities(one, devices, scale)
+        one.set(xlim=(-0.6, len(devices) - 0.4), ylabel=f"memory at its peak ({unit})")
+        one.margins(y=0.08)
+        title(one, [*subject(result), _verdict(result, drawn)], width - 0.5)
+        legend_right(one)
+    top = max(one.get_ylim()[1] for one in axes)
+    for one in axes:
+        one.set_ylim(0, top)
+    axes[-1].set_xlabel("device")
+    return figure_of(axes[0])
+
+
+def _holding_the_same(result: Result) -> list[DeviceUse]:
+    """Return a device for all that hold as much at their peaks and can hold as much."""
+    found: dict[tuple[int, ...], list[DeviceUse]] = {}
+    for device in result.devices:
+        held = tuple(getattr(device.memory, f"{holder}_bytes") for holder in HOLDER_COLOURS)
+        found.setdefault((device.capacity_bytes, *held), []).append(device)
+    return [replace(alike[0], count=sum(device.count for device in alike)) for alike in found.values()]
+
+
+def _holders(ax: Axes, devices: Sequence[DeviceUse], scale: float) -> None:
+    bottom, places = np.zeros(len(devices)), range(len(devices))
     for holder, colour in HOLDER_COLOURS.items():
-        held = np.array([getattr(device.memory, f"{holder}_bytes") / scale for device in result.devices])
+        held = np.array([getattr(device.memory, f"{holder}_bytes") / scale for device in devices])
         if held.any():
-            ax.bar(range(n_devices), held, bottom=bottom, color=colour, label=holder, width=0.8)
+            ax.bar(places, held, bottom=bottom, color=colour, label=holder, width=0.8)
         bottom += held
-    if drawn:
-        _capacities(ax, result, scale)
-    thin_labels(ax.xaxis, [device.label for device in result.devices], range(n_devices), 24)
-    ax.tick_params(axis="x", rotation=45 if n_devices > 6 else 0)
-    ax.set(xlim=(-0.6, n_devices - 0.4), ylabel=f"memory at its peak ({unit})", xlabel="device")
-    ax.margins(y=0.08)
-    title(ax, [*subject(result), _verdict(result, drawn)], width - 0.5)
-    legend_right(ax)
-    return figure_of(ax)
+    thin_labels(ax.xaxis, [device.label for device in devices], places, 24)
+    ax.tick_params(axis="x", rotation=45 if len(devices) > 6 else 0)
 
 
-def _capacities(ax: Axes, result: Result, scale: float) -> None:
-    known = [(i, device) for i, device in enumerate(result.devices) if device.capacity_bytes]
+def _capacities(ax: Axes, devices: Sequence[DeviceUse], scale: float) -> None:
+    known = [(i, device) for i, device in enumerate(devices) if device.capacity_bytes]
     if not known:
         return
     positions = np.array([i for i, _ in known])

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from matplotlib import colormaps
+
 from mpsim.errors import MpsimError
 from mpsim.result.model import DeviceUse, Result
 from mpsim.result.plotting.style import (
@@ -14,11 +17,13 @@ from mpsim.result.plotting.style import (
     bytes_unit,
     figure_of,
     legend_right,
+    panels_for,
     seconds_unit,
     shorten,
     subject,
     title,
 )
+from mpsim.result.rows import Row, distinct_rows
 from mpsim.result.statistics import cdf as distribution
 from mpsim.result.statistics import interval
 from mpsim.units import format_duration
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cdf", "memory_over_time"]
 
+_MOST_CURVES = 16
 _STYLES = ("-", "--", "-.", ":")
 
 
@@ -80,23 +86,24 @@ def _trials(result: Result) -> str:
     return f"{shorten(result.plan, 42)}\n({how}, median {format_duration(interval(result).median_s)})"
 
 
-def memory_over_time(result: Result, *, ax: Axes | None = None) -> Figure:
+def memory_over_time(results: Result | Sequence[Result], *, ax: Axes | None = None) -> Figure:
     """Draw the memory that each device holds over time.
 
-    Devices that hold the same at all times share a curve. Of more than seven curves, those with the highest and the
-    lowest peak are drawn in colour, the others in grey.
+    Devices that hold the same at all times share a curve, and of more than sixteen curves those of ranks that run the
+    same passes, whatever their times: the slowest's. Of more than sixteen still, those with the highest and the lowest
+    peak are drawn in colour, the others in grey.
 
     Parameters
     ----------
-    result : Result
-        With a memory timeline.
+    results : Result or sequence of Result
+        With a memory timeline. Several stand below each other, on one scale of time and of bytes.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; by default in a new figure.
+        Where to draw one result; by default in a new figure.
 
     Raises
     ------
     MpsimError
-        No device has a memory timeline.
+        No device of a result has a memory timeline, there is no result, or several for one `ax`.
 
     Examples
     --------
@@ -108,68 +115,92 @@ def memory_over_time(result: Result, *, ax: Axes | None = None) -> Figure:
     >>> memory_over_time(result).axes[0].get_ylabel()
     'memory (KiB)'
     """
-    curves = _curves(result)
-    if not curves:
-        raise MpsimError(f"result of {result.plan!r} has no memory over time: simulate a plan of a traced workload")
+    found = [results] if isinstance(results, Result) else list(results)
+    curves = [_curves(result) for result in found]
+    for result, of in zip(found, curves, strict=True):
+        if not of:
+            raise MpsimError(f"result of {result.plan!r} has no memory over time: simulate a plan of a traced workload")
     width = 10.0
-    ax = axes_for(ax, width, 4.8)
-    end_s = max(result.step_s, max(curve.devices[0].memory.timeline_s[-1] for curve in curves))
+    axes = panels_for(ax, len(found), width, 4.8 if len(found) == 1 else 3.6)
+    every = [curve for of in curves for curve in of]
+    end_s = max(*(result.step_s for result in found), *(curve.device.memory.timeline_s[-1] for curve in every))
     seconds, unit = seconds_unit(end_s)
-    peak = max(curve.peak_bytes for curve in curves)
-    named, others = _chosen(curves)
-    capacities = {device.capacity_bytes for curve in named for device in curve.devices} - {0}
+    peak = max(curve.peak_bytes for curve in every)
+    capacities = {curve.device.capacity_bytes for curve in every} - {0}
     drawn = sorted(capacity for capacity in capacities if capacity <= 4 * peak)
     scale, size = bytes_unit(max([peak, *drawn]))
-    for i, curve in enumerate(others):
-        _draw(ax, curve, (seconds, scale), end_s, color="#BBBBBB", lw=0.8, label="" if i else "other devices")
-    for i, curve in enumerate(named):
-        note = ("", "\n(highest peak)", "\n(lowest peak)")[bool(others) * (i + 1)]
-        _draw(ax, curve, (seconds, scale), end_s, color=CYCLE[i], lw=1.6, label=curve.name + note)
-    for capacity in drawn:
-        ax.axhline(capacity / scale, color="black", linewidth=1.6, label="capacity")
-    ax.set(xlim=(0, end_s / seconds or 1.0), xlabel=f"time ({unit})", ylabel=f"memory ({size})")
-    ax.set_ylim(bottom=0)
-    ax.grid(alpha=0.3)
-    title(ax, subject(result), width - 0.5)
-    legend_right(ax)
-    return figure_of(ax)
+    for one, result, of in zip(axes, found, curves, strict=True):
+        _draw_curves(
+            one, of, (seconds, scale), max(result.step_s, *(curve.device.memory.timeline_s[-1] for curve in of))
+        )
+        for capacity in {curve.device.capacity_bytes for curve in of} & set(drawn):
+            one.axhline(capacity / scale, color="black", linewidth=1.6, label="capacity")
+        one.set(xlim=(0, end_s / seconds or 1.0), ylabel=f"memory ({size})")
+        one.set_ylim(0, max([peak, *drawn]) / scale * 1.05)
+        one.grid(alpha=0.3)
+        notes = [] if all(curve.alike for curve in of) else ["of replicas whose times differ, the slowest is drawn"]
+        title(one, [*subject(result), *notes], width - 0.5)
+        legend_right(one, fontsize="medium" if len(of) <= len(CYCLE) else "small")
+    axes[-1].set_xlabel(f"time ({unit})")
+    return figure_of(axes[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Curve:
-    """Devices that hold the same at all times."""
+    """Devices that hold the same, as one of them does."""
 
-    devices: tuple[DeviceUse, ...]
+    device: DeviceUse
+    count: int
+    alike: bool
 
     @property
     def peak_bytes(self) -> int:
-        return max(self.devices[0].memory.timeline_bytes)
+        return max(self.device.memory.timeline_bytes)
 
     @property
     def name(self) -> str:
-        count = sum(device.count for device in self.devices)
-        return self.devices[0].name if count == 1 else f"{self.devices[0].name} and {count - 1:,} alike"
+        return self.device.name if self.count == 1 else f"{self.device.name} and {self.count - 1:,} alike"
 
 
 def _curves(result: Result) -> list[_Curve]:
-    alike: dict[tuple[tuple[float, ...], tuple[int, ...]], list[DeviceUse]] = {}
-    for device in result.devices:
-        if device.memory.timeline_s:
-            alike.setdefault((device.memory.timeline_s, device.memory.timeline_bytes), []).append(device)
-    return [_Curve(devices=tuple(devices)) for devices in alike.values()]
+    curves = _distinct(result, most=None)
+    return curves if len(curves) <= _MOST_CURVES else _distinct(result, most=0)
 
 
-def _chosen(curves: list[_Curve]) -> tuple[list[_Curve], list[_Curve]]:
-    """Return those to name and those to leave grey."""
-    if len(curves) <= len(CYCLE):
-        return curves, []
-    ordered = sorted(curves, key=lambda curve: -curve.peak_bytes)
-    return [ordered[0], ordered[-1]], ordered[1:-1]
+def _distinct(result: Result, *, most: int | None) -> list[_Curve]:
+    alike: dict[tuple[tuple[float, ...], tuple[int, ...]], list[Row]] = {}
+    for row in distinct_rows(result, most=most):
+        memory = result.devices[row.device].memory
+        if memory.timeline_s:
+            alike.setdefault((memory.timeline_s, memory.timeline_bytes), []).append(row)
+    return [
+        _Curve(
+            device=result.devices[rows[0].device],
+            count=sum(row.count for row in rows),
+            alike=all(row.alike for row in rows),
+        )
+        for rows in alike.values()
+    ]
+
+
+def _draw_curves(ax: Axes, curves: Sequence[_Curve], scales: tuple[float, float], end_s: float) -> None:
+    named, others = list(curves), []
+    if len(curves) > _MOST_CURVES:
+        ordered = sorted(curves, key=lambda curve: -curve.peak_bytes)
+        named, others = [ordered[0], ordered[-1]], ordered[1:-1]
+    colours: Sequence[Any] = CYCLE
+    if len(named) > len(CYCLE):
+        colours = colormaps["viridis"](np.linspace(0.0, 0.9, len(named)))
+    for i, curve in enumerate(others):
+        _draw(ax, curve, scales, end_s, color="#BBBBBB", lw=0.8, label="" if i else "other devices")
+    for i, curve in enumerate(named):
+        note = ("\n(highest peak)", "\n(lowest peak)")[i] if others else ""
+        _draw(ax, curve, scales, end_s, color=colours[i], lw=1.6, label=curve.name + note)
 
 
 def _draw(ax: Axes, curve: _Curve, scales: tuple[float, float], end_s: float, **style: Any) -> None:
     """Draw the step function on to the end of the step."""
-    memory, (seconds, scale) = curve.devices[0].memory, scales
+    memory, (seconds, scale) = curve.device.memory, scales
     x = [time / seconds for time in (*memory.timeline_s, end_s)]
     y = [held / scale for held in (*memory.timeline_bytes, memory.timeline_bytes[-1])]
     ax.plot(x, y, drawstyle="steps-post", **style)

@@ -33,6 +33,7 @@ __all__ = [
     "bytes_unit",
     "figure_of",
     "legend_right",
+    "panels_for",
     "save_figure",
     "seconds_unit",
     "shorten",
@@ -93,6 +94,27 @@ def axes_for(ax: Axes | None, width: float, height: float) -> Axes:
     plt.close(figure)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+def panels_for(ax: Axes | None, count: int, width: float, height: float) -> list[Axes]:
+    """Return `ax` alone, or so many axes below each other in a new figure, each of that size in inches.
+
+    Raises
+    ------
+    MpsimError
+        None are asked for, or several for one `ax`.
+    """
+    if not count:
+        raise MpsimError("a picture of no results: give at least one")
+    if ax is not None and count > 1:
+        raise MpsimError(f"{count} results for one ax: give an ax to each, or none to have all in a new figure")
+    if ax is not None:
+        return [ax]
+    figure, axes = plt.subplots(count, 1, figsize=(width, height * count), layout="constrained", squeeze=False)
+    plt.close(figure)  # No longer pyplot's: see `axes_for`.
+    for one in axes[:, 0]:
+        one.spines[["top", "right"]].set_visible(False)
+    return list(axes[:, 0])
 
 
 def figure_of(ax: Axes) -> Figure:
