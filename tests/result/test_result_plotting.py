@@ -110,6 +110,12 @@ def test_axes_are_labelled_and_the_subject_named(draw, pipeline):
     assert pipeline.topology in axes[0].get_title(loc="left")
 
 
+@pytest.mark.parametrize("draw", [*OF_ONE, plotting.speedup])
+def test_what_may_make_it_wrong_comes_first(draw, pipeline):
+    title = draw(replace(pipeline, caveats=("doubtful: as measured",))).axes[0].get_title(loc="left")
+    assert title.startswith("caution: doubtful: as measured\n")
+
+
 def legend(figure: Figure) -> list[str]:
     found = figure.axes[0].get_legend()
     return [text.get_text() for text in found.get_texts()] if found else []

@@ -190,7 +190,7 @@ def _draw_curves(ax: Axes, curves: Sequence[_Curve], scales: tuple[float, float]
         named, others = [ordered[0], ordered[-1]], ordered[1:-1]
     colours: Sequence[Any] = CYCLE
     if len(named) > len(CYCLE):
-        colours = colormaps["viridis"](np.linspace(0.0, 0.9, len(named)))
+        colours = list(colormaps["viridis"](np.linspace(0.0, 0.9, len(named))))
     for i, curve in enumerate(others):
         _draw(ax, curve, scales, end_s, color="#BBBBBB", lw=0.8, label="" if i else "other devices")
     for i, curve in enumerate(named):

@@ -12,6 +12,7 @@ from mpsim.result.frames import summary_row
 from mpsim.result.model import Result
 from mpsim.result.plotting.plans import Point, begin_plans, number, place_plans, point_of
 from mpsim.result.plotting.style import figure_of, legend_right, title
+from mpsim.result.text import caution
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,6 +150,9 @@ def _title(rows: Sequence[_Row], skipped: int, left_out: int) -> list[str]:
     if any("micro-batches=" in str(row["plan"]) for row in rows):
         notes.append("m: micro-batches")
     lines = [text, "; ".join(notes)] if notes else [text]
+    caveats = dict.fromkeys(one for row in rows for one in str(row.get("caveats") or "").split("; "))
+    if warning := caution([one for one in caveats if one and one != "nan"]).strip():
+        lines.insert(0, warning)
     if left_out:
         lines.append(f"plans not drawn, for the marks of others as fast are there: {left_out:,}")
     return [*lines, f"plans that could not be run: {skipped:,}"] if skipped else lines

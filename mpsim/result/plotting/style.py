@@ -16,6 +16,7 @@ from mpsim.errors import MpsimError
 from mpsim.files import writing
 from mpsim.result.model import Result
 from mpsim.result.plotting.described import Described, alternative_text
+from mpsim.result.text import caution
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -153,9 +154,9 @@ def bytes_unit(most_bytes: float) -> tuple[float, str]:
 
 
 def subject(result: Result, *, plan: bool = True) -> list[str]:
-    """Return the lines of a title that say what a picture is about."""
-    text = f"{result.workload} on {result.topology}"
-    return [text, result.plan] if plan and result.plan else [text]
+    """Return the lines of a title that say what a picture is about, before them what may make it wrong."""
+    lines = [caution(result.caveats).strip(), f"{result.workload} on {result.topology}", result.plan if plan else ""]
+    return [line for line in lines if line]
 
 
 def title(ax: Axes, lines: Sequence[str], width: float) -> None:

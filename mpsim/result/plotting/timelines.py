@@ -166,8 +166,8 @@ def _axes(panels: Sequence[Panel], zoomed: bool) -> list[Axes]:
 def _title(panel: Panel, part: str | None, *, beside: Result | None) -> list[str]:
     """Say what a panel is of; what is said above it, of the one beside it, is not said again."""
     result = panel.result
-    about, *plan = subject(result)
-    lines = plan if beside is not None and subject(beside)[0] == about else [about, *plan]
+    about = subject(result, plan=False)
+    lines = [*([] if beside is not None and subject(beside, plan=False) == about else about), result.plan]
     step = format_duration(result.step_s)
     lines = [*lines, f"step {step}" if part in (None, "whole") else f"{part} of a step of {step}"]
     if not all(row.alike for row in panel.rows):
