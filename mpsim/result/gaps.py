@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Collection, Iterable
+from itertools import islice
 from typing import NamedTuple
 
 from mpsim.result.lanes import is_launch, is_transfer
 from mpsim.result.model import Result
 
-__all__ = ["Gap", "gaps"]
+__all__ = ["Gap", "gaps", "gaps_by_device"]
 
 
 class Gap(NamedTuple):
@@ -50,15 +52,33 @@ def gaps(result: Result, device: int) -> list[Gap]:
     >>> [tuple(gap) for gap in gaps(result, 0)]
     [(1.0, 2.0, 'wait'), (2.0, 3.0, 'bubble')]
     """
-    spans, use = result.spans, result.devices[device]
-    computed: _Intervals = []
-    moved: _Intervals = []
-    launched: _Intervals = []
-    for i, devices in enumerate(spans.devices):
-        if device in devices:
-            kept = launched if is_launch(spans, i) else moved if is_transfer(spans, i) else computed
-            kept.append((spans.start_s[i], spans.end_s[i]))
-    launches = {end for _, end in launched}
+    return gaps_by_device(result, [device])[device]
+
+
+def gaps_by_device(result: Result, devices: Collection[int]) -> dict[int, list[Gap]]:
+    """Return the gaps of each of some devices, as of `gaps`.
+
+    Examples
+    --------
+    >>> from mpsim.result.model import DeviceUse
+    >>> use = DeviceUse(name="gpu0", compute_s=0.0, exposed_communication_s=0.0, idle_s=3.0, bubble_s=3.0)
+    >>> result = Result(workload="mlp", topology="one", plan="dp=1", step_s=3.0, trial_step_s=(3.0,), free_step_s=3.0,
+    ...                 devices=(use,))
+    >>> gaps_by_device(result, [0])
+    {0: [Gap(start_s=0.0, end_s=3.0, cause='bubble')]}
+    """
+    spans = result.spans
+    wanted = set(devices)
+    kept: dict[int, tuple[_Intervals, _Intervals, _Intervals]] = {device: ([], [], []) for device in devices}
+    for i, members in enumerate(spans.devices):
+        kind = 2 if is_launch(spans, i) else 1 if is_transfer(spans, i) else 0
+        for device in wanted.intersection(members):
+            kept[device][kind].append((spans.start_s[i], spans.end_s[i]))
+    return {device: _gaps(result, device, *intervals) for device, intervals in kept.items()}
+
+
+def _gaps(result: Result, device: int, computed: _Intervals, moved: _Intervals, launched: _Intervals) -> list[Gap]:
+    use, launches = result.devices[device], {end for _, end in launched}
     last_launch = max(launches, default=0.0)
     idle = "idle"
     if use.bubble_s is not None and use.bubble_s >= _MOSTLY * use.idle_s:
@@ -94,12 +114,12 @@ def _cut(start: float, end: float, waits: _Intervals) -> list[tuple[float, float
     """Return the pieces of a gap, and whether something is under way in each."""
     pieces = []
     at = start
-    for a, b in waits:
-        a, b = max(a, at), min(b, end)
-        if b <= a:
-            continue
+    first = bisect_right(waits, start, key=lambda wait: wait[1])
+    for a, b in islice(waits, first, None):
+        if a >= end:
+            break
         if a > at:
             pieces.append((at, a, False))
-        pieces.append((a, b, True))
-        at = b
+        pieces.append((max(a, at), min(b, end), True))
+        at = min(b, end)
     return [*pieces, (at, end, False)] if end > at else pieces

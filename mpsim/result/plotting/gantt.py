@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
 
-from mpsim.result.gaps import gaps
+from mpsim.result.gaps import Gap
 from mpsim.result.lanes import is_launch, is_transfer
 from mpsim.result.model import Result
 from mpsim.result.plotting.style import AXIS_COLOURS, GAP_COLOURS, KIND_COLOURS, figure_of, thin_labels
@@ -40,21 +40,22 @@ Box = tuple[float, float, float, float, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """What one panel shows: of which result which rows, from when to when, with seconds in a unit of its axis."""
+    """What one panel shows: of which result which rows, from when to when, seconds in a unit of its axis, and gaps."""
 
     result: Result
     rows: Sequence[Row]
     start_s: float
     end_s: float
     scale: float
+    gaps: Mapping[int, Sequence[Gap]] = field(default_factory=dict)
 
     def shows(self, start_s: float, end_s: float) -> bool:
         """Whether something from one second to another is in it."""
         return end_s >= self.start_s and start_s <= self.end_s
 
 
-def draw_panel(ax: Axes, panel: Panel, *, named: bool = True) -> None:
-    """Draw the rows of a panel, with their names or without, and its limits; numbers come once the layout is settled.
+def draw_panel(ax: Axes, panel: Panel, *, named: bool = True, most: int = 64) -> None:
+    """Draw the rows of a panel, named or at `most` so many of them, and its limits; texts come with a settled layout.
 
     Examples
     --------
@@ -74,7 +75,7 @@ def draw_panel(ax: Axes, panel: Panel, *, named: bool = True) -> None:
     ax.set(xlim=(panel.start_s / panel.scale, panel.end_s / panel.scale or 1.0), ylim=(max(count, 1), 0))
     names = [row.name for row in panel.rows] if named else [""] * count
     if names:
-        thin_labels(ax.yaxis, names, [i + _TOP + _COMPUTE / 2 for i in range(count)], 64)
+        thin_labels(ax.yaxis, names, [i + _TOP + _COMPUTE / 2 for i in range(count)], most)
     ax.tick_params(axis="y", length=0)
 
 
@@ -144,7 +145,7 @@ def _boxes(panel: Panel) -> dict[str, list[Box]]:
                 shade = places[device].get(spans.stage[i], 0) if spans.microbatch[i] >= 0 and not transfer else 0
                 boxes[label].append((spans.start_s[i], spans.end_s[i], row + upper, row + upper + height, shade))
     for device, row in row_of.items():
-        for start_s, end_s, cause in gaps(panel.result, device):
+        for start_s, end_s, cause in panel.gaps.get(device, ()):
             if panel.shows(start_s, end_s):
                 boxes[_GAP_NAMES[cause]].append((start_s, end_s, row + _TOP, row + _TOP + _COMPUTE, 0))
     return boxes
@@ -228,7 +229,7 @@ def write_texts(ax: Axes, panel: Panel) -> None:
         colour = "white" if one.kind == "forward" and first else "black"
         _write(ax, panel, one[:2], row, (str(one.microbatch), colour), points_per_s)
     for row, drawn in enumerate(panel.rows):
-        for start_s, end_s, cause in gaps(panel.result, drawn.device):
+        for start_s, end_s, cause in panel.gaps.get(drawn.device, ()):
             ends_s = max(start_s, panel.start_s), min(end_s, panel.end_s)
             if (ends_s[1] - ends_s[0]) * points_per_s > _wide(cause):
                 _write(ax, panel, ends_s, row, (cause, "#555555"), points_per_s)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 
 from mpsim.errors import MpsimError, unknown
+from mpsim.result.gaps import gaps_by_device
 from mpsim.result.lanes import is_launch
 from mpsim.result.model import Result
 from mpsim.result.phases import PHASES, phases
@@ -26,6 +28,7 @@ __all__ = ["PARTS", "timeline"]
 
 PARTS = ("whole", *PHASES)
 _WIDTH, _ROW, _TALLEST, _MARGIN = 13.0, 0.5, 13.0, 1.8  # inches: the figure, a row, all rows, what is around them
+_NAME = 0.17  # inches: a line of text
 _PASSES = 6.0  # So many micro-batches of the busiest rank make a zoom, whose numbers can then be read.
 _LEAST_ZOOM = 4.0  # What is enlarged less is no clearer in a third of the width.
 _ENLARGED: dict[str, Any] = {"facecolor": "none", "edgecolor": "black", "linewidth": 1.0, "label": "enlarged below"}
@@ -70,12 +73,12 @@ def timeline(results: Result | Sequence[Result], *, part: str | None = None, ax:
     zooms = _zooms(panels[0]) if len(found) == 1 and part is None and ax is None else []
     axes = [ax] if ax is not None else _axes(panels, bool(zooms))
     for one, panel in zip(axes, panels, strict=False):
-        draw_panel(one, panel)
+        draw_panel(one, panel, most=_most_names(panels, bool(zooms)))
         mark_end(one, panel, timed=len(found) == 1)
         title(one, _title(panel, part, beside=None if panel is panels[0] else found[0]), _WIDTH - 2)
         one.set_ylabel("device")
     for one, (phase, panel) in zip(axes[len(found) :], zooms, strict=True):
-        draw_panel(one, panel, named=phase == PHASES[0])
+        draw_panel(one, panel, named=phase == PHASES[0], most=_most_names(panels, True))
         title(one, [phase], 4.0)
         axes[0].axvspan(panel.start_s / panel.scale, panel.end_s / panel.scale, 0.0, 1.0, **_ENLARGED)
     for one in axes if zooms else axes[-1:]:
@@ -108,9 +111,10 @@ def _last_s(result: Result) -> float:
 def _panel(result: Result, part: str | None, longest_s: float) -> Panel:
     """Return what is drawn of a result: a part of it, or all, as wide as the longest of those beside it."""
     rows, scale = distinct_rows(result), seconds_unit(longest_s)[0]
+    held = gaps_by_device(result, [row.device for row in rows])
+    panel = Panel(result=result, rows=rows, start_s=0.0, end_s=longest_s * 1.01, scale=scale, gaps=held)
     if part in (None, "whole"):
-        return Panel(result=result, rows=rows, start_s=0.0, end_s=longest_s * 1.01, scale=scale)
-    panel = Panel(result=result, rows=rows, start_s=0.0, end_s=result.step_s, scale=scale)
+        return panel
     found = dict(_zooms(panel, largest=True))
     if part not in found:
         raise MpsimError(f"{result.plan!r} has no {part}, as a pipeline has that runs full for a time: draw the whole")
@@ -123,9 +127,10 @@ def _zooms(panel: Panel, *, largest: bool = False) -> list[tuple[str, Panel]]:
     They show a few micro-batches of the busiest device; none where that is most of the step, or it has no phases.
     """
     found, result, busiest_s = phases(panel.result), panel.result, 0.0
+    counts = _microbatches(result)
     for row in panel.rows:
-        count = len(set(_microbatches(result, row.device)))
-        busiest_s = max(busiest_s, result.devices[row.device].compute_s / count if count else 0.0)
+        if row.device in counts:
+            busiest_s = max(busiest_s, result.devices[row.device].compute_s / len(counts[row.device]))
     # A pipeline of many stages takes a third of a micro-batch's time for each of them to begin.
     length_s = busiest_s * max(_PASSES, 2.0 + len(panel.rows) / 3)
     if not found or not length_s or (not largest and length_s * _LEAST_ZOOM > result.step_s):
@@ -140,17 +145,18 @@ def _zooms(panel: Panel, *, largest: bool = False) -> list[tuple[str, Panel]]:
     return zooms
 
 
-def _microbatches(result: Result, device: int) -> Iterator[int]:
-    spans = result.spans
+def _microbatches(result: Result) -> dict[int, set[int]]:
+    """Return the micro-batches that each device computes."""
+    spans, found = result.spans, defaultdict(set)
     for i, microbatch in enumerate(spans.microbatch):
-        if microbatch >= 0 and spans.devices[i] == (device,) and not is_launch(spans, i):
-            yield microbatch
+        if microbatch >= 0 and len(spans.devices[i]) == 1 and not is_launch(spans, i):
+            found[spans.devices[i][0]].add(microbatch)
+    return found
 
 
 def _axes(panels: Sequence[Panel], zoomed: bool) -> list[Axes]:
     """Return axes in a new figure: a row for each panel, and below the only one three for its zooms."""
-    counts = [len(panel.rows) for panel in panels] * (1 + zoomed)
-    row = min(_ROW, _TALLEST / sum(counts))
+    counts, row = [len(panel.rows) for panel in panels] * (1 + zoomed), _row_height(panels, zoomed)
     heights = [row * count + _MARGIN for count in counts]
     figure = plt.figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
     plt.close(figure)  # No longer pyplot's: see `axes_for`.
@@ -161,6 +167,16 @@ def _axes(panels: Sequence[Panel], zoomed: bool) -> list[Axes]:
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
     return axes
+
+
+def _row_height(panels: Sequence[Panel], zoomed: bool) -> float:
+    """Return the inches of a row."""
+    return min(_ROW, _TALLEST / sum(len(panel.rows) * (1 + zoomed) for panel in panels))
+
+
+def _most_names(panels: Sequence[Panel], zoomed: bool) -> int:
+    """Return how many names of rows stand apart in a panel."""
+    return max(1, int(max(len(panel.rows) for panel in panels) * _row_height(panels, zoomed) / _NAME))
 
 
 def _title(panel: Panel, part: str | None, *, beside: Result | None) -> list[str]:
