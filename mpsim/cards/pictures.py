@@ -25,11 +25,7 @@ __all__ = [
     "found_figure", "plan_figure", "result_figure", "sweep_figure", "topology_figure", "workload_figure",
 ]  # fmt: skip
 
-# kind → whether its function takes several results
-_KINDS = {
-    "timeline": False, "breakdown": True, "memory": False, "memory_over_time": False, "memory_by_holder": False,
-    "cdf": True, "speedup": True,
-}  # fmt: skip
+_KINDS = ("timeline", "breakdown", "memory", "memory_over_time", "memory_by_holder", "cdf", "speedup")
 _MOST_CELLS = 20_000
 
 
@@ -78,7 +74,7 @@ def result_figure(result: Result, kind: str = "", **options: Any) -> Any:
     name = asked or ("timeline" if len(result.spans) else "breakdown")
     if name not in _KINDS:
         raise unknown("kind of picture", str(kind), _KINDS)
-    figure = _drawn(name, [result] if _KINDS[name] else result, **options)
+    figure = _drawn(name, result, **options)
     said = {what: words for what, words in facts_of(result) if what in ("step", "speedup", "memory") and words}
     facts = ", ".join(f"{what} {words}" for what, words in said.items())
     return _told(figure, f"{name.replace('_', ' ').capitalize()} of {result.workload} as {result.plan}: {facts}")

@@ -226,7 +226,7 @@ def test_a_result_without_spans_draws_where_its_step_goes(values) -> None:
 def test_pictures_that_show_nothing_are_refused(values) -> None:
     for call in (
         lambda: mpsim.Plan(pp=64, microbatches=1000).plot(),
-        lambda: mpsim.parse_topology("dgx_h200:64").plot(),
+        lambda: mpsim.parse_topology("ring:1024,link=nvlink4").plot(),
         lambda: SweepResult(rows=(), planned=0).plot(),
         lambda: Found(sweep=SweepResult(rows=(), planned=0), planned=0, counts={}, reasons={}).plot(),
     ):

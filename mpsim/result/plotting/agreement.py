@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 
 from mpsim.errors import MpsimError
+from mpsim.result.plotting.described import Described
 from mpsim.result.plotting.style import (
     BLUE,
     GREEN,
@@ -90,7 +91,7 @@ def predicted_and_measured(table: pd.DataFrame, *, ax: Axes | None = None) -> Fi
 
 
 def _pair() -> tuple[Axes, Axes]:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13.0, 5.6), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13.0, 5.6), layout="constrained", FigureClass=Described)
     plt.close(figure)  # No longer pyplot's: see `axes_for`.
     for ax in (left, right):
         ax.spines[["top", "right"]].set_visible(False)

@@ -13,6 +13,7 @@ from matplotlib.ticker import PercentFormatter
 
 from mpsim.errors import MpsimError
 from mpsim.result.model import DeviceUse, Result
+from mpsim.result.plotting.described import Described
 from mpsim.result.plotting.style import (
     HOLDER_COLOURS,
     PART_COLOURS,
@@ -108,7 +109,7 @@ def _of_plans(plans: list[Result], ax: Axes | None) -> Figure:
 
 
 def _pair(width: float, height: float) -> tuple[Axes, Axes]:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(width, height), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(width, height), layout="constrained", FigureClass=Described)
     plt.close(figure)  # No longer pyplot's: see `axes_for`.
     for ax in (left, right):
         ax.spines[["top", "right"]].set_visible(False)

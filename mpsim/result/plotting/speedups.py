@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 from mpsim.errors import MpsimError
 from mpsim.result.frames import summary_row
 from mpsim.result.model import Result
+from mpsim.result.plotting.described import Described
 from mpsim.result.plotting.plans import Point, begin_plans, number, place_plans, point_of
 from mpsim.result.plotting.style import figure_of, legend_right, title
 from mpsim.result.text import caution
@@ -129,7 +130,7 @@ def _axes(points: Sequence[Sequence[Point]]) -> list[Axes]:
     columns = min(len(points), 2)
     rows = -(-len(points) // columns)
     size = ((_widths(points) + _BESIDE) * columns, (_HEIGHT if len(points) == 1 else _PANEL_HEIGHT) * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", FigureClass=Described, squeeze=False)
     plt.close(figure)  # No longer pyplot's: see `axes_for`.
     for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)

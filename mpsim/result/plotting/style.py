@@ -111,7 +111,9 @@ def panels_for(ax: Axes | None, count: int, width: float, height: float) -> list
         raise MpsimError(f"{count} results for one ax: give an ax to each, or none to have all in a new figure")
     if ax is not None:
         return [ax]
-    figure, axes = plt.subplots(count, 1, figsize=(width, height * count), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        count, 1, figsize=(width, height * count), layout="constrained", FigureClass=Described, squeeze=False
+    )
     plt.close(figure)  # No longer pyplot's: see `axes_for`.
     for one in axes[:, 0]:
         one.spines[["top", "right"]].set_visible(False)

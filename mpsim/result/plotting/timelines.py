@@ -14,6 +14,7 @@ from mpsim.result.gaps import gaps_by_device
 from mpsim.result.lanes import is_launch
 from mpsim.result.model import Result
 from mpsim.result.phases import PHASES, phases
+from mpsim.result.plotting.described import Described
 from mpsim.result.plotting.gantt import Panel, draw_panel, entries_of, mark_end, write_texts
 from mpsim.result.plotting.style import figure_of, legend_right, seconds_unit, subject, title
 from mpsim.result.rows import distinct_rows
@@ -158,7 +159,7 @@ def _axes(panels: Sequence[Panel], zoomed: bool) -> list[Axes]:
     """Return axes in a new figure: a row for each panel, and below the only one three for its zooms."""
     counts, row = [len(panel.rows) for panel in panels] * (1 + zoomed), _row_height(panels, zoomed)
     heights = [row * count + _MARGIN for count in counts]
-    figure = plt.figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
+    figure = plt.figure(figsize=(_WIDTH, sum(heights)), layout="constrained", FigureClass=Described)
     plt.close(figure)  # No longer pyplot's: see `axes_for`.
     grid = figure.add_gridspec(len(heights), 3, height_ratios=heights)
     axes = [figure.add_subplot(grid[i, :]) for i in range(len(panels))]
