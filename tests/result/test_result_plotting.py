@@ -312,6 +312,15 @@ def test_speedup_of_a_table_with_plans_that_could_not_be_run(pipeline):
     assert "plans that could not be run: 1" in title
 
 
+def test_speedup_takes_a_sweep_or_two():
+    about = {"global_batch": 8, "workload": "w", "topology": "t"}
+    given = [{**row, "rank": 1 + i, **about} for i, row in enumerate(rows())]
+    found = SweepResult(rows=tuple(given), planned=len(given))
+    (ax,) = plotting.speedup(found).axes
+    assert named(ax)["4"] == "3× dp=2 pp=2 m=4 1f1b"
+    assert len(plotting.speedup([found, found]).axes) == 2
+
+
 def test_speedup_takes_results_and_their_rows_alike(pipeline, noisy):
     results = [pipeline, noisy]
     texts = [legend(plotting.speedup(given)) for given in (results, [summary_row(result) for result in results])]
@@ -331,6 +340,16 @@ def test_speedup_takes_results_and_their_rows_alike(pipeline, noisy):
 def test_nothing_to_draw_is_said(draw, given, message):
     with pytest.raises(MpsimError, match=message):
         draw(given)
+
+
+@pytest.mark.parametrize(
+    "draw", [*OF_ONE, plotting.speedup, plotting.network, plotting.predicted_and_measured], ids=lambda one: one.__name__
+)
+@pytest.mark.parametrize("given", ["result.json", 3, None, [1], {"a": 1}, b"x"])
+def test_what_is_no_result_is_one_line(draw, given):
+    with pytest.raises(MpsimError, match=r"expected|needs the column") as refused:
+        draw(given)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("draw", OF_ONE[:4])

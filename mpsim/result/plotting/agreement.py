@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 
 from mpsim.errors import MpsimError
+from mpsim.reprs import brief
 from mpsim.result.plotting.described import Described
 from mpsim.result.plotting.style import (
     BLUE,
@@ -68,6 +69,8 @@ def predicted_and_measured(table: pd.DataFrame, *, ax: Axes | None = None) -> Fi
     >>> [ax.get_ylabel() for ax in predicted_and_measured(pd.DataFrame([row])).axes]
     ['predicted step (s)', 'predicted / measured - 1 (%)']
     """
+    if not hasattr(table, "columns"):
+        raise MpsimError(f"expected a table, as of mpsim.validate.Validation.to_frame, got {brief(table)}")
     missing = [column for column in _COLUMNS if column not in table]
     if missing or not len(table):
         what = f"column {missing[0]!r}" if missing else "rows"

@@ -23,6 +23,7 @@ from mpsim.result.plotting.style import (
     figure_of,
     legend_right,
     panels_for,
+    results_of,
     seconds_unit,
     subject,
     thin_labels,
@@ -62,7 +63,7 @@ def breakdown(results: Result | Sequence[Result], *, ax: Axes | None = None) -> 
     >>> breakdown(result).axes[0].get_xlabel(), [ax.get_xlabel() for ax in breakdown([result, result]).axes]
     ('part of the step', ['part of the step', 'time (s)'])
     """
-    plans = [results] if isinstance(results, Result) else list(results)
+    plans = results_of(results)
     if not plans or not all(result.devices and result.step_s for result in plans):
         raise MpsimError("a breakdown needs results with devices and a step longer than 0 s, got none: simulate a plan")
     return _of_devices(results, ax) if isinstance(results, Result) else _of_plans(plans, ax)
@@ -198,7 +199,7 @@ def memory(results: Result | Sequence[Result], *, ax: Axes | None = None) -> Fig
     >>> memory(result).axes[0].get_ylabel()
     'memory at its peak (MiB)'
     """
-    found = [results] if isinstance(results, Result) else list(results)
+    found = results_of(results)
     for result in found:
         if not result.devices:
             raise MpsimError(

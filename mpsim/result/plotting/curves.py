@@ -18,6 +18,7 @@ from mpsim.result.plotting.style import (
     figure_of,
     legend_right,
     panels_for,
+    results_of,
     seconds_unit,
     shorten,
     subject,
@@ -60,7 +61,7 @@ def cdf(results: Result | Sequence[Result], *, ax: Axes | None = None) -> Figure
     >>> cdf(result).axes[0].get_ylabel()
     'fraction of trials'
     """
-    plans = [results] if isinstance(results, Result) else list(results)
+    plans = results_of(results)
     if not plans:
         raise MpsimError("a distribution of no results: give at least one")
     width = 9.0
@@ -115,7 +116,7 @@ def memory_over_time(results: Result | Sequence[Result], *, ax: Axes | None = No
     >>> memory_over_time(result).axes[0].get_ylabel()
     'memory (KiB)'
     """
-    found = [results] if isinstance(results, Result) else list(results)
+    found = results_of(results)
     curves = [_curves(result) for result in found]
     for result, of in zip(found, curves, strict=True):
         if not of:

@@ -15,6 +15,7 @@ from mpsim.result.plotting.style import (
     bytes_unit,
     figure_of,
     legend_right,
+    results_of,
     seconds_unit,
     subject,
     title,
@@ -67,6 +68,7 @@ def memory_by_holder(result: Result, *, ax: Axes | None = None) -> Figure:
     >>> memory_by_holder(result).axes[0].get_ylabel()
     'memory (KiB)'
     """
+    (result,) = results_of([result])
     groups = _alike(result)
     if not groups:
         raise MpsimError(

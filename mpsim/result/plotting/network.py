@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from mpsim.errors import MpsimError
+from mpsim.reprs import brief
 from mpsim.result.plotting.alike import Folded, Graph, Link, fold
 from mpsim.result.plotting.lattice import lattice
 from mpsim.result.plotting.style import BLUE, CYCLE, ORANGE, axes_for, figure_of, title
@@ -58,6 +59,8 @@ def network(topology: Graph, *, ax: Axes | None = None) -> Figure:
     >>> [text.get_text() for text in network(mpsim.parse_topology("switch:64,link=nvlink4")).axes[0].texts]
     ['× 62', 'd0', 'd63', 'switch']
     """
+    if not all(hasattr(topology, name) for name in ("devices", "switches", "links")):
+        raise MpsimError(f"expected a topology, as mpsim.parse_topology makes of text, got {brief(topology)}")
     drawn = _drawn(topology)
     flat = bool(drawn.switches)
     places, ends = ({}, set()) if flat else lattice(drawn.devices, drawn.links)

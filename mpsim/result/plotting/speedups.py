@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import matplotlib.pyplot as plt
 
 from mpsim.errors import MpsimError
+from mpsim.reprs import brief
 from mpsim.result.frames import summary_row
 from mpsim.result.model import Result
 from mpsim.result.plotting.described import Described
@@ -22,7 +23,16 @@ if TYPE_CHECKING:
 
 __all__ = ["speedup"]
 
+
+class _Sweep(Protocol):
+    """A `mpsim.SweepResult`."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return its table."""
+
+
 _Row = Mapping[str, Any]
+_Table: TypeAlias = "pd.DataFrame | _Sweep"
 _MOST_PANELS = 6
 _HEIGHT, _PANEL_HEIGHT = 6.4, 5.2  # inches: of a picture alone, of one of several
 _SLOT, _BESIDE = 1.0, 2.6  # inches: of a number of devices, of all else
@@ -30,7 +40,7 @@ _LEAST, _MOST, _MOST_OF_SEVERAL = 5.0, 13.0, 7.0  # inches: of axes
 
 
 def speedup(
-    results: Result | pd.DataFrame | Sequence[Result] | Sequence[_Row] | Sequence[pd.DataFrame],
+    results: Result | _Table | Sequence[Result] | Sequence[_Row] | Sequence[_Table],
     *,
     ax: Axes | None = None,
 ) -> Figure:
@@ -43,9 +53,9 @@ def speedup(
 
     Parameters
     ----------
-    results : Result, DataFrame, or sequence of Result, of rows or of DataFrame
-        A sweep's table, its rows (as of `summary_row`), or results; several tables. Rows without a speedup (plans that
-        cannot be run) are left out and counted in the title.
+    results : Result, SweepResult, DataFrame, or sequence of Result, of rows, of SweepResult or of DataFrame
+        A sweep or its table, its rows (as of `summary_row`), or results; several sweeps or tables. Rows without a
+        speedup (plans that cannot be run) are left out and counted in the title.
     ax : matplotlib.axes.Axes, optional
         Where to draw what compares; by default in a new figure.
 
@@ -85,13 +95,18 @@ def speedup(
 
 
 def _tables(results: Any) -> list[Any]:
-    """Return each table by itself."""
-    if isinstance(results, Result):
-        return [[results]]
-    if hasattr(results, "to_dict"):
-        return [results]
-    given = list(results)
+    """Return each table by itself; a sweep's value is its table."""
+    single = isinstance(results, Result | Mapping | str | bytes) or not isinstance(results, Iterable)
+    given = [results] if single or hasattr(results, "to_dict") else list(results)
+    given = [one.to_frame() if _is_sweep(one) else one for one in given]
+    for one in given:
+        if not (isinstance(one, Result | Mapping) or hasattr(one, "to_dict")):
+            raise MpsimError(f"expected results, or the rows or tables of sweeps, got {brief(one)}")
     return given if given and hasattr(given[0], "to_dict") else [given]
+
+
+def _is_sweep(one: Any) -> bool:
+    return hasattr(one, "to_frame") and hasattr(one, "rows")
 
 
 def _rows(results: Any) -> list[_Row]:

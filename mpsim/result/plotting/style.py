@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from mpsim.errors import MpsimError
 from mpsim.files import writing
+from mpsim.reprs import brief
 from mpsim.result.model import Result
 from mpsim.result.plotting.described import Described, alternative_text
 from mpsim.result.text import caution
@@ -35,6 +36,7 @@ __all__ = [
     "figure_of",
     "legend_right",
     "panels_for",
+    "results_of",
     "save_figure",
     "seconds_unit",
     "shorten",
@@ -97,13 +99,35 @@ def axes_for(ax: Axes | None, width: float, height: float) -> Axes:
     return ax
 
 
+def results_of(given: Any) -> list[Result]:
+    """Return one result or several as a list.
+
+    Raises
+    ------
+    MpsimError
+        It is neither.
+
+    Examples
+    --------
+    >>> results_of("result.json")
+    Traceback (most recent call last):
+    ...
+    mpsim.errors.MpsimError: expected results, as mpsim.simulate returns and mpsim.load_result reads, got 'result.json'
+    """
+    several = isinstance(given, Iterable) and not isinstance(given, str | bytes)
+    found = list(given) if several else [given]
+    if not all(isinstance(result, Result) for result in found):
+        raise MpsimError(f"expected results, as mpsim.simulate returns and mpsim.load_result reads, got {brief(given)}")
+    return found
+
+
 def panels_for(ax: Axes | None, count: int, width: float, height: float) -> list[Axes]:
     """Return `ax` alone, or so many axes below each other in a new figure, each of that size in inches.
 
     Raises
     ------
     MpsimError
-        None are asked for, or several for one `ax`.
+        None are asked for, or several with one `ax`.
     """
     if not count:
         raise MpsimError("a picture of no results: give at least one")

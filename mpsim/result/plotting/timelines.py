@@ -16,7 +16,7 @@ from mpsim.result.model import Result
 from mpsim.result.phases import PHASES, phases
 from mpsim.result.plotting.described import Described
 from mpsim.result.plotting.gantt import Panel, draw_panel, entries_of, mark_end, write_texts
-from mpsim.result.plotting.style import figure_of, legend_right, seconds_unit, subject, title
+from mpsim.result.plotting.style import figure_of, legend_right, results_of, seconds_unit, subject, title
 from mpsim.result.rows import distinct_rows
 from mpsim.result.statistics import interval
 from mpsim.units import format_duration
@@ -67,7 +67,7 @@ def timeline(results: Result | Sequence[Result], *, part: str | None = None, ax:
     >>> timeline(result).axes[0].get_xlabel()
     'time (s)'
     """
-    found = [results] if isinstance(results, Result) else list(results)
+    found = results_of(results)
     _check(found, part, ax)
     longest_s = max(max(_last_s(one), interval(one).high_s) for one in found)
     panels = [_panel(result, part, longest_s) for result in found]
