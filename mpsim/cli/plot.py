@@ -193,7 +193,7 @@ def _draw_sweeps(files: Sequence[str], kind: str | None, output: str) -> None:
     if kind == "scaling" or (kind is None and sum(len(one.groups) for one in found) > 1):
         save_picture(lambda plotting: plotting.scaling(scaling_rows(found, files)), output)
     else:
-        save_picture(lambda plotting: plotting.speedup([one.to_frame() for one in found]), output)
+        save_picture(lambda plotting: plotting.speedup([one.to_frame() for one in found], names=files), output)
 
 
 def draw(results: Sequence[Result], kind: str, output: str, *, part: str | None = None) -> None:

@@ -318,7 +318,8 @@ def test_speedup_takes_a_sweep_or_two():
     found = SweepResult(rows=tuple(given), planned=len(given))
     (ax,) = plotting.speedup(found).axes
     assert named(ax)["4"] == "3× dp=2 pp=2 m=4 1f1b"
-    assert len(plotting.speedup([found, found]).axes) == 2
+    figure = plotting.speedup([found, found], names=["a.csv", "b.csv"])
+    assert [ax.get_title(loc="left").split(":")[0] for ax in figure.axes] == ["a.csv", "b.csv"]
 
 
 def test_speedup_takes_results_and_their_rows_alike(pipeline, noisy):
@@ -445,9 +446,9 @@ def test_scaling_clips_nothing_and_hides_no_mark(given):
 
 def test_scaling_has_a_panel_for_each_thing_there_is_to_see():
     labels = [ax.get_ylabel() for ax in plotting.scaling(scaled("a", "b")).axes]
-    assert labels == ["samples per second", "speedup", "throughput of a device"]
+    assert labels == ["samples per second", "speedup (×)", "throughput of a device"]
     tokens = plotting.scaling(scaled("a", "b", batches=(8, 24), most=2, tokens_per_sample=512))
-    assert [ax.get_ylabel() for ax in tokens.axes] == ["tokens per second", "speedup"]
+    assert [ax.get_ylabel() for ax in tokens.axes] == ["tokens per second", "speedup (×)"]
     assert legend(plotting.scaling(scaled("", batches=(8, 16)))) == ["ideal", "batch 8", "batch 16"]
     assert legend(plotting.scaling(scaled("a", "b", batches=(8,)))) == ["a", "b"]
 

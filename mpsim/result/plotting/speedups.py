@@ -42,6 +42,7 @@ _LEAST, _MOST, _MOST_OF_SEVERAL = 5.0, 13.0, 7.0  # inches: of axes
 def speedup(
     results: Result | _Table | Sequence[Result] | Sequence[_Row] | Sequence[_Table],
     *,
+    names: Sequence[str] = (),
     ax: Axes | None = None,
 ) -> Figure:
     """Draw the speedup of each plan above the devices it uses, with the ideal.
@@ -56,6 +57,8 @@ def speedup(
     results : Result, SweepResult, DataFrame, or sequence of Result, of rows, of SweepResult or of DataFrame
         A sweep or its table, its rows (as of `summary_row`), or results; several sweeps or tables. Rows without a
         speedup (plans that cannot be run) are left out and counted in the title.
+    names : sequence of str, optional
+        Of several sweeps or tables, for their titles; by default their numbers.
     ax : matplotlib.axes.Axes, optional
         Where to draw what compares; by default in a new figure.
 
@@ -71,7 +74,10 @@ def speedup(
     >>> figure.axes[0].get_ylabel(), [text.get_text() for text in figure.axes[0].texts][-1]
     ('speedup (×)', '6×\\ndp=8')
     """
-    groups = [group for table in _tables(results) for group in _alike(_rows(table))]
+    tables = _tables(results)
+    called = [*names, *(f"sweep {number}" for number in range(len(names) + 1, len(tables) + 1))]
+    parts = [(group, name) for table, name in zip(tables, called, strict=False) for group in _alike(_rows(table))]
+    groups, heads = [group for group, _ in parts], [name if len(tables) > 1 else "" for _, name in parts]
     if len(groups) > (_MOST_PANELS if ax is None else 1):
         raise MpsimError(
             f"speedups of {len(groups)} batches, workloads or tables have a panel each, and {_MOST_PANELS} at most are"
@@ -82,15 +88,15 @@ def speedup(
         if not found:
             raise MpsimError(f"none of {len(rows)} rows has a speedup: give a baseline, or plans that can be run")
     panels = [ax] if ax is not None else _axes(points)
-    for panel, rows, found in zip(panels, groups, points, strict=True):
+    for panel, rows, found, head in zip(panels, groups, points, heads, strict=True):
         begin_plans(panel, found)
-        title(panel, _title(rows, len(rows) - len(found), 0), _widths(points) - 1)
+        title(panel, _title(head, rows, len(rows) - len(found), 0), _widths(points) - 1)
         legend_right(panel, fontsize="small")
     figure = figure_of(panels[0])
     figure.draw_without_rendering()  # Settles the layout: only then is it known which marks would touch.
-    for panel, rows, found in zip(panels, groups, points, strict=True):
+    for panel, rows, found, head in zip(panels, groups, points, heads, strict=True):
         if left_out := place_plans(panel, found):
-            title(panel, _title(rows, len(rows) - len(found), left_out), _widths(points) - 1)
+            title(panel, _title(head, rows, len(rows) - len(found), left_out), _widths(points) - 1)
     return figure
 
 
@@ -154,10 +160,10 @@ def _axes(points: Sequence[Sequence[Point]]) -> list[Axes]:
     return list(axes.flat[: len(points)])
 
 
-def _title(rows: Sequence[_Row], skipped: int, left_out: int) -> list[str]:
+def _title(head: str, rows: Sequence[_Row], skipped: int, left_out: int) -> list[str]:
     workloads, topologies = _texts(rows, "workload"), _texts(rows, "topology")
     about = " on ".join(", ".join(found[:3]) for found in (workloads, topologies) if found)
-    text = f"{about}: speedup of each plan" if about else "speedup of each plan"
+    text = ": ".join(filter(None, (head, about, "speedup of each plan")))
     batches = {number(row.get("global_batch")) for row in rows} - {None}
     if len(batches) == 1:
         text += f", global batch {batches.pop():g}"

@@ -61,7 +61,7 @@ def scaling(rows: Sequence[Row]) -> Figure:
     >>> common = {"series": "", "batch_per_device": 8.0, "weak_efficiency_fraction": None, "step_s": 1.0}
     >>> rows = [common | {"global_batch": 8, "n_devices": n, "speedup": 0.75 * n} for n in (2, 4)]
     >>> [axes.get_ylabel() for axes in scaling(rows).axes]
-    ['speedup']
+    ['speedup (×)']
     """
     for name in _NEEDED:
         if rows and name not in rows[0]:
@@ -147,7 +147,7 @@ def _strong(ax: Axes, lines: Sequence[_Line]) -> None:
     ax.set_ylim(min(0.85, min(values) * 0.85), max(most / fewest, *values) * 1.18)
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     ax.yaxis.set_minor_locator(NullLocator())
-    ax.set_ylabel("speedup")
+    ax.set_ylabel("speedup (×)")
     title(ax, ["strong scaling: the same batch", f"over {_said(lines)}"], _WIDTH)
 
 
