@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from mpsim.result.model import Result
     from mpsim.result.perfetto import save_perfetto
     from mpsim.result.text import summary
+    from mpsim.search.made_fit import MadeFit
+    from mpsim.search.make_fit import make_fit
     from mpsim.search.run import best
     from mpsim.search.space import Axes
     from mpsim.search.study import Study
@@ -68,6 +70,7 @@ __all__ = [
     "Job",
     "Layer",
     "Link",
+    "MadeFit",
     "ModelSplitter",
     "MpsimError",
     "ParallelTrainer",
@@ -95,6 +98,7 @@ __all__ = [
     "load_sweep",
     "load_topology",
     "load_workload",
+    "make_fit",
     "parse_topology",
     "plotting",
     "read_log",
@@ -132,6 +136,8 @@ _FROM = {
     "result.model": ("Result",),
     "result.perfetto": ("save_perfetto",),
     "result.text": ("summary",),
+    "search.made_fit": ("MadeFit",),
+    "search.make_fit": ("make_fit",),
     "search.run": ("best",),
     "search.space": ("Axes",),
     "search.study": ("Study",),

@@ -20,6 +20,7 @@ from mpsim.result.text import summary
 if TYPE_CHECKING:
     from mpsim.lowering.model import Lowering
     from mpsim.plan.model import Plan
+    from mpsim.search.made_fit import MadeFit
 
 __all__ = ["Answer", "Asked", "Files", "available", "collectives_topology", "coordinates", "give", "stage_layers"]
 
@@ -50,12 +51,13 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A result, what is to be known beside it, and the layers of each stage."""
+    """A result, what is to be known beside it, the layers of each stage, and with what it fits where that was asked."""
 
     result: Result
     notes: tuple[str, ...] = ()
     stages: tuple[tuple[str, ...], ...] = ()
     coordinates: tuple[tuple[str, Any], ...] = ()
+    made_fit: MadeFit | None = None
 
 
 def give(answer: Answer, files: Files, as_json: bool) -> None:
@@ -156,6 +158,8 @@ def _as_dict(answer: Answer) -> dict[str, Any]:
     found = result_to_dict(answer.result) | dict(answer.coordinates)
     if answer.stages:
         found["stages"] = [list(layers) for layers in answer.stages]
+    if answer.made_fit is not None:
+        found["fits_with"] = answer.made_fit.rows()
     return found | {"notes": [*answer.result.notes, *answer.notes]}
 
 
@@ -164,6 +168,7 @@ def _as_text(answer: Answer) -> str:
     if len(answer.stages) > 1:
         blocks.append("\n".join(f"stage {i:<9} {_layers(names)}" for i, names in enumerate(answer.stages)))
     blocks += [f"note: {note}" for note in answer.notes]
+    blocks += [str(answer.made_fit)] if answer.made_fit else []
     return "\n\n".join(blocks)
 
 

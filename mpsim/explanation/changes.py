@@ -12,8 +12,9 @@ from mpsim.explanation.kinds import link_kind
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.stages import global_batch
 from mpsim.plan.model import Plan
+from mpsim.plan.rescheduled import under
 from mpsim.plan.schedule_file import GivenRows
-from mpsim.plan.schedules import SCHEDULES, rows_for, stages_a_rank, takes_chunks
+from mpsim.plan.schedules import SCHEDULES
 from mpsim.topology.builders import BUILDERS
 from mpsim.topology.costs import CollectiveCost
 from mpsim.topology.model import Link, Topology
@@ -256,22 +257,9 @@ def other_schedules(lowering: Lowering) -> list[Changed]:
         Changed(topology=lowering.topology, plan=made, detail=made.text)
         for name in SCHEDULES
         if name not in (plan.schedule, "pipedream")
-        for made in [_under(lowering, name)]
+        for made in [under(plan, name, lowering.shape.stages, lowering.rows)]
         if made is not None
     ]
-
-
-def _under(lowering: Lowering, name: str) -> Plan | None:
-    """Return the plan under another schedule; None where that has no rows for it, or the same ones."""
-    plan, function = lowering.plan, SCHEDULES[name]
-    chunks = plan.chunks if plan.chunks and takes_chunks(function) else 0
-    try:
-        same = stages_a_rank(name) * plan.pp == lowering.shape.stages
-        made = replace(plan, schedule=name, chunks=chunks, boundaries=plan.boundaries if same else None)
-        rows = rows_for(name, plan.pp, plan.microbatches, chunks or None)
-    except MpsimError:
-        return None
-    return None if tuple(map(tuple, rows)) == lowering.rows else made
 
 
 def _refuse_rows(plan: Plan) -> None:

@@ -427,7 +427,7 @@ class PlanBounds:
     def memory_in_mean(self) -> tuple[float, bool]:
         """Return the bytes that the fullest rank holds at least, however layers are cut, and whether it overflows."""
         facts, pp = self.facts, self._plan.pp
-        held, made, kept = self._by_layer()
+        held, made, kept = self.by_layer()
         copies = facts.shape.directions
         once, again = min(facts.held), min(facts.again)
         sums = held.sum() * copies, made.sum() * copies, kept.sum() * copies
@@ -440,7 +440,7 @@ class PlanBounds:
 
     def memory_by_cuts(self) -> tuple[float, bool]:
         """Return the same of the best cut, where each rank has one stage."""
-        state, made, kept = self._by_layer()
+        state, made, kept = self.by_layer()
         held, gradients, whole = _tables(state), _tables(made), _tables(kept)
         ahead, back = self._within(kept)
         tables = []
@@ -457,7 +457,7 @@ class PlanBounds:
 
     def memory_at(self, cuts: _Cuts) -> tuple[_Row, NDArray[np.bool_]]:
         """Return the bytes that the fullest rank holds at least at each cut, and whether one overflows."""
-        state, made, kept = self._by_layer()
+        state, made, kept = self.by_layer()
         facts = self.facts
         throughout, gradients = self._by_rank(state, cuts) + self._workspace, self._by_rank(made, cuts)
         once = self._by_rank(kept, cuts, facts.held)
@@ -493,7 +493,7 @@ class PlanBounds:
     def _workspace(self) -> int:
         return workspace_bytes(self._family.workload)
 
-    def _by_layer(self) -> tuple[_Row, _Row, _Row]:
+    def by_layer(self) -> tuple[_Row, _Row, _Row]:
         """Return by layer what a rank holds throughout, its gradients, and what it keeps of a micro-batch."""
         held, plan = self._held, self._plan
         zero = plan.sharding.zero if plan.replicas > 1 else 0

@@ -1,0 +1,186 @@
+"""What makes a plan fit: changes of it that do, and what each costs in time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mpsim.plan.model import Plan
+from mpsim.result.text import align, caution
+from mpsim.search.found import Unfit
+from mpsim.search.neighbours import KINDS
+from mpsim.units import format_bytes, format_duration
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Fix", "MadeFit", "options_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fix:
+    """A change with which a plan fits.
+
+    Attributes
+    ----------
+    kinds : tuple of str
+        What is changed, one thing or two: keys of `mpsim.search.neighbours.KINDS`.
+    options : str
+        What ``mpsim simulate`` is to be given beside the plan's own options.
+    plan : Plan
+        The plan then.
+    step_s : float
+        Its step, as `mpsim.simulate` predicts it.
+    more_fraction : float
+        By how much longer that is than the step of the plan that does not fit; below 0: shorter.
+    peak_bytes, capacity_bytes : int
+        What its fullest device holds, and what that has; 0 if unknown.
+    caveats : tuple of str
+        What may make that wrong.
+    """
+
+    kinds: tuple[str, ...]
+    options: str
+    plan: Plan
+    step_s: float
+    more_fraction: float
+    peak_bytes: int
+    capacity_bytes: int
+    caveats: tuple[str, ...] = ()
+
+    @property
+    def time(self) -> str:
+        """What it costs in time, such as ``+3.2 %``."""
+        return f"{100 * self.more_fraction:+.1f} %".replace("-0.0", "+0.0")
+
+    @property
+    def needs(self) -> str:
+        """What its fullest device holds, of what."""
+        return f"{format_bytes(self.peak_bytes)} of {format_bytes(self.capacity_bytes) if self.capacity_bytes else '?'}"
+
+    def __str__(self) -> str:
+        return f"fits with {self.options}: {self.time} of time (needs {self.needs})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeFit:
+    """The changes that make a plan fit.
+
+    Attributes
+    ----------
+    plan : Plan
+        The plan that does not.
+    step_s : float
+        Its step, if memories were large enough.
+    peak_bytes, capacity_bytes : int
+        What its fullest device holds, and what that has.
+    fixes : tuple of Fix
+        Of each kind of change the fastest, the fastest of all first; where no single change is enough a few pairs;
+        empty where no pair is, or the plan fits.
+    fits : bool
+        Whether the plan fits as it is, or nothing is known to be too small.
+    short : tuple of str
+        The kinds of change of which none is enough alone.
+    nearest : Unfit or None
+        Where nothing is enough, the plan that comes nearest.
+    tried : int
+        Plans that were replayed.
+    """
+
+    plan: Plan
+    step_s: float
+    peak_bytes: int
+    capacity_bytes: int
+    fixes: tuple[Fix, ...] = ()
+    fits: bool = False
+    short: tuple[str, ...] = ()
+    nearest: Unfit | None = field(default=None, repr=False)
+    tried: int = 0
+
+    @property
+    def best(self) -> Fix | None:
+        """The change that costs the least time; None if there is none."""
+        return self.fixes[0] if self.fixes else None
+
+    def __str__(self) -> str:
+        if self.fits:
+            return "it fits: nothing is to be changed"
+        if not self.fixes:
+            return self._nothing()
+        head = caution(tuple(dict.fromkeys(text for one in self.fixes for text in one.caveats)))
+        lines = [f"{head}{self.fixes[0]}"]
+        if len(self.fixes) > 1:
+            lines.append(self._table())
+        if self.short:
+            lines.append(f"not enough alone: {'; '.join(KINDS[kind] for kind in self.short)}")
+        return "\n\n".join(lines)
+
+    def _table(self) -> str:
+        rows = self.fixes
+        return align(
+            [
+                ("with", True, [one.options for one in rows]),
+                ("step", False, [format_duration(one.step_s) for one in rows]),
+                ("time", False, [one.time for one in rows]),
+                ("needs", False, [format_bytes(one.peak_bytes) for one in rows]),
+            ]
+        )
+
+    def _nothing(self) -> str:
+        text = "no change of one thing or of two makes it fit"
+        if self.nearest is None:
+            return text
+        plan, count, capacity = self.nearest
+        lacks = f", {format_bytes(count - capacity)} more than a device has" if capacity else ""
+        return f"{text}; the nearest is {plan.text}: it needs {format_bytes(count)} on a device at least{lacks}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the changes as flat objects, units in the keys."""
+        names = ("options", "step_s", "more_fraction", "peak_bytes", "capacity_bytes")
+        return [
+            {"change": " and ".join(KINDS[kind] for kind in one.kinds), "plan": one.plan.text}
+            | {name: getattr(one, name) for name in names}
+            for one in self.fixes
+        ]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the changes, a row each."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows())
+
+
+_OPTIONS = {
+    "dp": "dp", "pp": "pp", "tp": "tp", "cp": "cp", "ep": "ep", "microbatches": "microbatches", "chunks": "chunks",
+}  # fmt: skip
+_OF_SHARDING = {
+    "zero": "zero", "shards": "shards", "units": "fsdp-units", "gather_ahead": "gather-ahead",
+    "reshard_after_forward": "reshard", "recompute": "recompute", "offload": "offload",
+}  # fmt: skip
+
+
+def options_of(old: Plan, new: Plan) -> str:
+    """Return the options that make one plan of another, as they are written on a command line.
+
+    Examples
+    --------
+    >>> options_of(Plan(dp=4, microbatches=2), Plan(dp=2, tp=2, microbatches=4))
+    '--dp 2 --tp 2 --microbatches 4'
+    """
+    words = [
+        f"--{word} {getattr(new, name)}" for name, word in _OPTIONS.items() if getattr(new, name) != getattr(old, name)
+    ]
+    if new.schedule != old.schedule:
+        words.append(f"--schedule {new.schedule_name}")
+    if new.boundaries != old.boundaries and new.boundaries:
+        words.append(f"--stages {','.join(map(str, new.boundaries))}")
+    same = new.sharding.at(old.sharding.zero) if new.sharding.zero < old.sharding.zero else old.sharding
+    for name, word in _OF_SHARDING.items():
+        value = getattr(new.sharding, name)
+        if value != getattr(old.sharding if name == "zero" else same, name):
+            words.append(f"--{word} {value if ' ' not in str(value) else repr(value)}")
+    if new.sharding.sequence and not old.sharding.sequence:
+        words.append("--sequence")
+    if new.batch != old.batch:
+        words.append(f"--batch {new.batch}")
+    return " ".join(words)

@@ -1,0 +1,216 @@
+"""The changes that make a plan fit: by hand, and as good as trying every one."""
+
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+from cases import chained, layer
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from mpsim.errors import MpsimError
+from mpsim.lowering.recomputation import recomputed_layers
+from mpsim.plan.model import Plan
+from mpsim.plan.recompute import Recompute
+from mpsim.plan.sharding import Sharding
+from mpsim.search.make_fit import make_fit
+from mpsim.search.neighbours import KINDS, Beside, neighbours
+from mpsim.simulation import simulate
+from mpsim.simulation.cutting import round_step
+from mpsim.topology.builders import chain, switch
+from mpsim.topology.model import Device
+from mpsim.topology.wire import Wire
+
+
+def devices_of(n, memory):
+    return switch(n, link=Wire(400.0, 0.01), devices=[Device(name="", memory_bytes=memory)] * n)
+
+
+# By hand.
+
+
+def two_by_two(memory):
+    """Return a pipeline of two layers on each of two devices: the first has two micro-batches of 160 bytes under way.
+
+    Its own layers take 1.5 s forward and 3 s back, the others a third of it: four micro-batches take 4 × 4.5 = 18 s.
+    """
+    layers = [
+        layer("a", (1.0, 1.0, 1.0), saved_bytes=100), layer("b", (0.5, 0.5, 0.5), saved_bytes=60),
+        layer("c", (0.25, 0.25, 0.25), saved_bytes=30), layer("d", (0.25, 0.25, 0.25), saved_bytes=30),
+    ]  # fmt: skip
+    topology = chain(2, link=Wire(float("inf")), devices=[Device(name="", memory_bytes=memory)] * 2)
+    return chained(layers, 0), topology, Plan(pp=2, microbatches=4, boundaries=(2,))
+
+
+def of_kind(found, *kinds):
+    return next((one for one in found.fixes if one.kinds == kinds), None)
+
+
+def test_what_does_not_fit_holds_two_micro_batches() -> None:
+    found = make_fit(*two_by_two(319))
+    assert (found.step_s, found.peak_bytes, found.capacity_bytes, found.fits) == (18.0, 320, 319, False)
+    assert make_fit(*two_by_two(320)).fits
+
+
+@pytest.mark.parametrize(
+    ("memory", "layers", "step_s", "peak"),
+    [
+        # Without b: twice the 100 of a, and the 60 of b again; half a second for each of four micro-batches.
+        (260, "b", 20.0, 260),
+        # That is a byte too much. Without a, where it is made again b of the same micro-batch is gone: 60 and 100.
+        (259, "a", 22.0, 160),
+        (160, "a", 22.0, 160),
+        # Without either, no more than one layer of one micro-batch is there.
+        (159, "a,b", 24.0, 100),
+    ],
+)
+def test_the_layers_that_are_cheapest_to_compute_again(memory, layers, step_s, peak) -> None:
+    found = of_kind(make_fit(*two_by_two(memory)), "recompute")
+    assert (found.plan.sharding.recompute, found.step_s, found.peak_bytes) == (layers, step_s, peak)
+    assert found.options == f"--recompute {layers}"
+    assert found.more_fraction == step_s / 18 - 1
+    result = simulate(*two_by_two(memory)[:2], found.plan)
+    assert (result.step_s, max(result.peak_memory_bytes), result.fits) == (step_s, peak, True)
+
+
+def test_what_no_layer_mends_is_said() -> None:
+    found = make_fit(*two_by_two(99))
+    assert not found.fixes
+    assert "no change of one thing or of two makes it fit; the nearest is" in str(found)
+    assert found.nearest.bytes > found.nearest.capacity_bytes == 99
+
+
+def test_fewer_micro_batches_under_way() -> None:
+    """GPipe keeps four of 160 bytes; 1F1B two, and takes no longer."""
+    workload, topology, plan = two_by_two(320)
+    found = make_fit(workload, topology, replace(plan, schedule="gpipe"))
+    assert (found.peak_bytes, found.best.kinds, found.best.options) == (640, ("schedule",), "--schedule 1f1b")
+    assert str(found.best) == f"fits with --schedule 1f1b: {found.best.time} of time (needs 320 B of 320 B)"
+
+
+def test_stages_that_are_cut_elsewhere() -> None:
+    """The first stage holds two micro-batches: with a alone 200 bytes; the other has 120 then, and is as slow as it."""
+    found = make_fit(*two_by_two(219))
+    assert of_kind(found, "stages").options == "--stages 1"
+    assert of_kind(found, "stages").peak_bytes == 200
+
+
+def test_replicas_that_shard() -> None:
+    """Of 100 bytes of parameters, 100 of gradients and 300 of the optimizer two replicas hold 150 of them each."""
+    one = layer("a", parameters={"w": 100}, optimizer_bytes=300, saved_bytes=10)
+    found = make_fit(chained([one], 0), devices_of(2, 460), Plan(dp=2))
+    assert found.peak_bytes > 460
+    assert of_kind(found, "zero").options == "--zero 1"
+    assert of_kind(found, "recompute") is None
+    assert "recompute" in found.short
+    assert "schedule" not in found.short  # there is none to be another of
+
+
+def test_two_changes_where_one_is_not_enough() -> None:
+    """Two layers of 100 bytes and 300 of the optimizer, a bucket of 200, 500 kept and a gradient of 100: 1,600."""
+    layers = [layer(name, parameters={name: 100}, optimizer_bytes=300, saved_bytes=250) for name in "ab"]
+    work, topology = chained(layers, 0), devices_of(2, 950)
+    found = make_fit(work, topology, Plan(dp=2, microbatches=1))
+    assert found.peak_bytes == 1600
+    assert {"axes", "zero", "recompute"} <= {*found.short}
+    assert len(found.best.kinds) == 2
+    plan = replace(Plan(dp=2, microbatches=1), batch=2)
+    assert round_step(found.best.step_s) == fastest(work, topology, pairs_by_hand(work, topology, plan))
+
+
+def test_devices_that_are_free_are_used() -> None:
+    """One layer on each of two devices, of which the plan uses one."""
+    work = chained([layer(name, saved_bytes=100) for name in "ab"], 0)
+    found = of_kind(make_fit(work, devices_of(2, 150), Plan()), "devices")
+    assert (found.options, found.peak_bytes) == ("--pp 2", 100)
+
+
+# As good as trying every one.
+
+
+@st.composite
+def cases(draw):
+    times = st.tuples(*[st.integers(1, 16).map(lambda n: n / 16)] * 3)
+    tp = draw(st.sampled_from([1, 1, 2]))
+    layers = [
+        layer(
+            f"l{i}", data, parameters={f"p{i}": draw(st.integers(1, 300))}, saved_bytes=draw(st.integers(0, 900)),
+            optimizer_bytes=draw(st.sampled_from([0, 400])), tensor_parallel=sorted({1, tp}),
+            exchanged=[("forward", "all_reduce", 64)],
+        )
+        for i, data in enumerate(draw(st.lists(times, min_size=1, max_size=4)))
+    ]  # fmt: skip
+    work = chained(layers, draw(st.integers(0, 100)))
+    pp = draw(st.integers(1, len(layers)))
+    plan = Plan(
+        dp=draw(st.integers(1, 4 // pp)), pp=pp, microbatches=draw(st.sampled_from([1, 2, 4])),
+        schedule=draw(st.sampled_from(["1f1b", "gpipe"])),
+    )  # fmt: skip
+    if pp > 1:
+        cuts = list(combinations(range(1, len(layers)), pp - 1))
+        plan = replace(plan, boundaries=draw(st.sampled_from(cuts)))
+    held = max(simulate(work, devices_of(4, 0), plan).peak_memory_bytes)
+    part = draw(st.floats(0.4, 0.999))
+    return work, devices_of(draw(st.sampled_from([plan.ranks, 4])), max(int(held * part), 1)), plan
+
+
+def by_hand(work, topology, plan, kind):
+    """Return all plans of one kind of change, of layers and stages each there is."""
+    found = neighbours(Beside(work, topology), plan, kind)
+    n = len(work.layers)
+    if kind == "stages" and plan.pp > 1:
+        found += [replace(plan, boundaries=cut) for cut in combinations(range(1, n), plan.pp - 1)]
+    if kind == "recompute":
+        able = recomputed_layers(work, [one.costs[0] for one in work.layers], Recompute("full"))
+        for count in range(1, n + 1):
+            for own in combinations(sorted(able), count):
+                text = ",".join(f"l{i}" for i in own)
+                found.append(replace(plan, sharding=Sharding(recompute=text)))
+    return found
+
+
+def pairs_by_hand(work, topology, plan):
+    """Return all plans in which two kinds of thing are otherwise; of stages cut anew no layers one by one."""
+    kinds, found = list(KINDS), []
+    for i, kind in enumerate(kinds):
+        for one in by_hand(work, topology, plan, kind):
+            for other in kinds[i + 1 :]:
+                two = by_hand(work, topology, one, other)
+                found += [plan for plan in two if kind != "stages" or "l" not in plan.sharding.recompute[:1]]
+    return found
+
+
+def fastest(work, topology, plans):
+    """Return the least step of plans that fit, simulating each."""
+    steps = []
+    for plan in plans:
+        try:
+            result = simulate(work, topology, plan)
+        except MpsimError:
+            continue
+        if result.fits:
+            steps.append(round_step(result.step_s))
+    return min(steps, default=None)
+
+
+@settings(max_examples=12)
+@given(cases())
+def test_each_kind_is_the_fastest_of_all_that_fit(case) -> None:
+    work, topology, plan = case
+    assume(simulate(work, topology, plan).fits is False)
+    found = make_fit(work, topology, plan)
+    plan = replace(plan, batch=plan.dp * plan.microbatches)
+    for kind in KINDS:
+        expected = fastest(work, topology, by_hand(work, topology, plan, kind))
+        own = of_kind(found, kind)
+        assert (own and round_step(own.step_s)) == expected, kind
+    if not found.fixes or len(found.best.kinds) == 2:
+        expected = fastest(work, topology, pairs_by_hand(work, topology, plan))
+        assert (found.best and round_step(found.best.step_s)) == expected
+        return
+    steps = [round_step(one.step_s) for one in found.fixes]
+    assert steps == sorted(steps)
+    for one in found.fixes:
+        result = simulate(work, topology, one.plan)
+        assert (result.fits, result.step_s) == (True, one.step_s)
+        assert max(result.peak_memory_bytes) == one.peak_bytes
