@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
@@ -32,6 +32,7 @@ from mpsim.lowering.draws import Trials
 from mpsim.plan.model import LAUNCHES, Plan, save_plan
 from mpsim.plan.schedules import SCHEDULES
 from mpsim.search.found import Found, FoundInterrupted
+from mpsim.search.make_fit import made_fit, on_more_devices
 from mpsim.search.rates import Rates, parse_count, parse_price
 from mpsim.search.run import best as search
 from mpsim.search.run import dry_run
@@ -42,7 +43,7 @@ from mpsim.sweeps.file import check_suffix
 from mpsim.sweeps.journal import journal_path
 from mpsim.sweeps.model import Row
 from mpsim.topology.spec import parse_topology
-from mpsim.units import format_bytes
+from mpsim.units import format_bytes, format_duration
 from mpsim.workload.model import Workload
 from mpsim.workload.tokens import tokens_per_sample
 
@@ -168,7 +169,7 @@ def best(model: str, cluster: str, as_json: bool, **given: Any) -> None:
     head = f"{workload.name} | {topology.name} | batch {batch}{_in_tokens(rates, batch)}\n"
     found = _found(study, asked, batch, axes, base, trials, lambda found: say(answer(found, rates, head)))
     if not found.sweep.rows:
-        raise MpsimError(_nothing(found))
+        raise MpsimError(_nothing(found, study, asked))
     _write(found, asked)
     if asked.report:
         _report(found, rates, asked, (model, cluster))
@@ -253,17 +254,32 @@ def _found(
         raise click.exceptions.Exit(interrupts.exit_code()) from None
 
 
-def _nothing(found: Found) -> str:
-    """Say why there is no plan."""
+def _nothing(found: Found, study: Study, asked: _Asked) -> str:
+    """Say why there is no plan, and what else would make the nearest one fit."""
     if found.unfit is not None:
         plan, count, capacity = found.unfit
         lacks = f", {format_bytes(count - capacity)} more than a device has" if capacity else ""
-        return (
+        said = (
             f"none of {found.planned:,} plans fits; the nearest, {plan.text}, needs {format_bytes(count)} on a device"
-            f" at least{lacks}: use more devices, or devices with more memory"
+            f" at least{lacks}"
         )
-    reason, count = max(found.reasons.items(), key=lambda one: one[1])
-    return f"none of {found.planned:,} plans can be run; of {count:,} the reason is: {reason}"
+        return f"{said}: {_otherwise(study, replace(plan, boundaries=None), asked)}"
+    reason, times = max(found.reasons.items(), key=lambda one: one[1])
+    return f"none of {found.planned:,} plans can be run; of {times:,} the reason is: {reason}"
+
+
+def _otherwise(study: Study, plan: Plan, asked: _Asked) -> str:
+    """Say with what a plan fits that the search had no part in, or on how many devices."""
+    try:
+        with progress_bar(asked.progress, "kinds of change") as progress:
+            fix, where = made_fit(study, plan, progress=progress).best, ""
+            if fix is None and (more := on_more_devices(study, plan)) is not None:
+                fix, where = more[1].best, f"on {more[0].name} "
+    except MpsimError:  # it cannot be run, or nobody knows how its topology grows
+        fix = None
+    if fix is None:
+        return "use more devices, or devices with more memory"
+    return f"{where}it fits with {fix.short}: a step of {format_duration(fix.step_s)} (needs {fix.needs})"
 
 
 def _write(found: Found, asked: _Asked) -> None:

@@ -15,11 +15,9 @@ from mpsim.plan.model import Plan
 from mpsim.plan.rescheduled import under
 from mpsim.plan.schedule_file import GivenRows
 from mpsim.plan.schedules import SCHEDULES
-from mpsim.topology.builders import BUILDERS
 from mpsim.topology.costs import CollectiveCost
+from mpsim.topology.grown import grown
 from mpsim.topology.model import Link, Topology
-from mpsim.topology.presets import PRESETS
-from mpsim.topology.spec import parse_topology
 
 __all__ = [
     "Changed",
@@ -188,7 +186,7 @@ def one_more_node(lowering: Lowering) -> Changed:
     'of 33.3 % at best: switch:3,link=1GB/s@0, dp=3, batch 3'
     """
     plan, old = lowering.plan, lowering.topology
-    new = _grown(old)
+    new = grown(old)
     if plan.devices or plan.ranks < len(old.devices):
         raise MpsimError(
             f"the plan stands on {plan.ranks} of {len(old.devices)} devices"
@@ -206,27 +204,6 @@ def one_more_node(lowering: Lowering) -> Changed:
             most = f"of {100 * (1 - 1 / float(growth)):.1f} % at best"
             return Changed(topology=new, plan=made, detail=f"{most}: {new.name}, {axis}={int(size)}, batch {batch}")
     raise MpsimError(f"neither dp={plan.dp} nor pp={plan.pp} grows by {growth} as the devices do")
-
-
-def _grown(topology: Topology) -> Topology:
-    """Return the topology that its builder makes of one more of what it counts."""
-    name, _, rest = topology.name.partition(":")
-    count, comma, others = rest.partition(",")
-    count = count or "1"
-    if name not in {*BUILDERS, *PRESETS} or not _is_made(topology):
-        raise MpsimError(f"topology {topology.name[:40]!r} is not as a builder makes it: nobody knows how it grows")
-    if not count.isdecimal():
-        raise MpsimError(f"{name}:{count} has several sizes: it grows in more than one way")
-    return parse_topology(f"{name}:{int(count) + 1}{comma}{others}")
-
-
-def _is_made(topology: Topology) -> bool:
-    """Return whether a topology is what its name makes."""
-    try:
-        made = parse_topology(topology.name)
-    except MpsimError:
-        return False
-    return (made.devices, made.links, made.costs) == (topology.devices, topology.links, topology.costs)
 
 
 def other_schedules(lowering: Lowering) -> list[Changed]:

@@ -58,8 +58,28 @@ class Fix:
         """What its fullest device holds, of what."""
         return f"{format_bytes(self.peak_bytes)} of {format_bytes(self.capacity_bytes) if self.capacity_bytes else '?'}"
 
+    @property
+    def short(self) -> str:
+        """The options, of long lists their first and last; the plan has all."""
+        return " ".join(_shortened(word) for word in self.options.split(" "))
+
     def __str__(self) -> str:
-        return f"fits with {self.options}: {self.time} of time (needs {self.needs})"
+        return f"fits with {self.short}: {self.time} of time (needs {self.needs})"
+
+
+def _shortened(word: str) -> str:
+    """Write a list of many in few words.
+
+    Examples
+    --------
+    >>> _shortened("1,2,3"), _shortened(",".join(map(str, range(20))))
+    ('1,2,3', '0,1,2,…,19 (20 layers)')
+    """
+    each = word.split(",")
+    return word if len(each) <= _MOST_NAMED else f"{','.join(each[:3])},…,{each[-1]} ({len(each)} layers)"
+
+
+_MOST_NAMED = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +131,8 @@ class MadeFit:
         lines = [f"{head}{self.fixes[0]}"]
         if len(self.fixes) > 1:
             lines.append(self._table())
+        if any(one.short != one.options for one in self.fixes):
+            lines.append("with …: the whole list is in --json, and in what --save-plan writes")
         if self.short:
             lines.append(f"not enough alone: {'; '.join(KINDS[kind] for kind in self.short)}")
         return "\n\n".join(lines)
@@ -119,7 +141,7 @@ class MadeFit:
         rows = self.fixes
         return align(
             [
-                ("with", True, [one.options for one in rows]),
+                ("with", True, [one.short for one in rows]),
                 ("step", False, [format_duration(one.step_s) for one in rows]),
                 ("time", False, [one.time for one in rows]),
                 ("needs", False, [format_bytes(one.peak_bytes) for one in rows]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import NamedTuple
@@ -19,10 +19,11 @@ from mpsim.search.neighbours import KINDS, OPEN, Beside, neighbours
 from mpsim.search.study import Study
 from mpsim.search.weighing import Weighed, Weighing
 from mpsim.simulation.cutting import round_step
+from mpsim.topology.grown import grown
 from mpsim.topology.model import Topology
 from mpsim.workload.model import Workload
 
-__all__ = ["made_fit", "make_fit"]
+__all__ = ["made_fit", "make_fit", "on_more_devices"]
 
 Progress = Callable[[int, int], None]
 _PAIRS = 1  # So many pairs are found, where no single change is enough.
@@ -83,9 +84,32 @@ def make_fit(
     return made_fit(study, plan, progress=progress)
 
 
-def made_fit(study: Study, plan: Plan, *, progress: Progress | None = None) -> MadeFit:
-    """Return what `make_fit` does, of a plan of a study."""
-    return _Search(study, plan).found(progress or (lambda done, total: None))
+def made_fit(
+    study: Study, plan: Plan, *, kinds: Sequence[str] = tuple(KINDS), progress: Progress | None = None
+) -> MadeFit:
+    """Return what `make_fit` does, of a plan of a study; of `kinds` of change alone, and pairs that begin with one."""
+    return _Search(study, plan, kinds).found(progress or (lambda done, total: None))
+
+
+def on_more_devices(study: Study, plan: Plan, most: int = 8) -> tuple[Topology, MadeFit] | None:
+    """Return with how many times the devices a plan fits, 2, 4 or 8, and how; None if that is not known.
+
+    Raises
+    ------
+    MpsimError
+        Nobody knows how the topology grows.
+    """
+    times = 2
+    while times <= most:
+        topology = grown(study.topology, times)
+        larger = Study(
+            study.workload, topology, by_type=study.by_type, unchecked=study.unchecked, host_speed=study.host_speed
+        )
+        found = made_fit(larger, plan, kinds=("devices",))
+        if found.fixes:
+            return topology, found
+        times *= 2
+    return None
 
 
 class _Change(NamedTuple):
@@ -108,8 +132,8 @@ class _Node:
 class _Search:
     """Looks for the changes of one plan that fit, the fastest first."""
 
-    def __init__(self, study: Study, plan: Plan) -> None:
-        self._study, self._given = study, plan
+    def __init__(self, study: Study, plan: Plan, kinds: Sequence[str]) -> None:
+        self._study, self._given, self._kinds = study, plan, kinds
         # Every plan is of the same step, whatever becomes of its micro-batches.
         self._plan = replace(plan, batch=global_batch(study.workload, plan))
         self._weighing = Weighing(study)
@@ -130,11 +154,11 @@ class _Search:
             return made
         fixes: list[Fix] = []
         short = []
-        for done, kind in enumerate(KINDS, start=1):
+        for done, kind in enumerate(self._kinds, start=1):
             own = self._fastest(self._single(kind), 1, now)
             fixes += own
             short += [kind] if self._some and not own else []
-            progress(done, len(KINDS))
+            progress(done, len(self._kinds))
         if not fixes:
             fixes = self._fastest(self._pairs(), _PAIRS, now)
         fixes.sort(key=lambda one: (round_step(one.step_s), len(one.options)))
@@ -155,7 +179,7 @@ class _Search:
         kinds = list(KINDS)
         closed = {kind: neighbours(self._beside, self._plan, kind) for kind in kinds}
         for at, first in enumerate(kinds):
-            for plan in closed[first]:
+            for plan in closed[first] if first in self._kinds else ():
                 for second in kinds[at + 1 :]:
                     for other in neighbours(self._beside, plan, second):
                         yield _Change((first, second), other)

@@ -1,25 +1,29 @@
 """The changes that make a plan fit: by hand, and as good as trying every one."""
 
+import json
 from dataclasses import replace
 from itertools import combinations
 
 import pytest
 from cases import chained, layer
+from click.testing import CliRunner
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from mpsim.cli import cli
 from mpsim.errors import MpsimError
 from mpsim.lowering.recomputation import recomputed_layers
-from mpsim.plan.model import Plan
+from mpsim.plan.model import Plan, load_plan, save_plan
 from mpsim.plan.recompute import Recompute
-from mpsim.plan.sharding import Sharding
 from mpsim.search.make_fit import make_fit
 from mpsim.search.neighbours import KINDS, Beside, neighbours
 from mpsim.simulation import simulate
 from mpsim.simulation.cutting import round_step
 from mpsim.topology.builders import chain, switch
+from mpsim.topology.file import save_topology
 from mpsim.topology.model import Device
 from mpsim.topology.wire import Wire
+from mpsim.workload.file import save_workload
 
 
 def devices_of(n, memory):
@@ -164,8 +168,8 @@ def by_hand(work, topology, plan, kind):
         able = recomputed_layers(work, [one.costs[0] for one in work.layers], Recompute("full"))
         for count in range(1, n + 1):
             for own in combinations(sorted(able), count):
-                text = ",".join(f"l{i}" for i in own)
-                found.append(replace(plan, sharding=Sharding(recompute=text)))
+                text = ",".join(work.layers[i].name for i in own)
+                found.append(replace(plan, sharding=replace(plan.sharding, recompute=text)))
     return found
 
 
@@ -176,7 +180,8 @@ def pairs_by_hand(work, topology, plan):
         for one in by_hand(work, topology, plan, kind):
             for other in kinds[i + 1 :]:
                 two = by_hand(work, topology, one, other)
-                found += [plan for plan in two if kind != "stages" or "l" not in plan.sharding.recompute[:1]]
+                whole = [plan for plan in two if plan.sharding.recompute in ("", "full", "stages")]
+                found += whole if kind == "stages" else two
     return found
 
 
@@ -193,6 +198,7 @@ def fastest(work, topology, plans):
     return min(steps, default=None)
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(cases())
 def test_each_kind_is_the_fastest_of_all_that_fit(case) -> None:
@@ -214,3 +220,69 @@ def test_each_kind_is_the_fastest_of_all_that_fit(case) -> None:
         result = simulate(work, topology, one.plan)
         assert (result.fits, result.step_s) == (True, one.step_s)
         assert max(result.peak_memory_bytes) == one.peak_bytes
+
+
+# The commands.
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A pipeline of which the first stage is a few bytes too large, as files; what runs a command on them."""
+    monkeypatch.chdir(tmp_path)
+    workload, topology, plan = two_by_two(259)
+    save_workload("w.json", workload)
+    save_topology("t.json", topology)
+    save_plan("p.json", plan)
+    return lambda command, *words: CliRunner().invoke(cli, [command, "w.json", "t.json", *map(str, words)])
+
+
+def test_a_plan_that_does_not_fit_says_what_finds_out(files) -> None:
+    told = files("simulate", "--plan", "p.json").output
+    assert "DOES NOT FIT: d0 needs 320 B, has 259 B (1 of 2 devices over)" in told
+    assert told.endswith("note: it does not fit: --make-fit finds the cheapest change with which it does\n")
+
+
+def test_the_command_prints_what_makes_it_fit_and_writes_that_plan(files) -> None:
+    result = files("simulate", "--plan", "p.json", "--make-fit", "--save-plan", "f.json")
+    assert result.exit_code == 0, result.output
+    found = make_fit(*two_by_two(259))
+    assert str(found) in result.output
+    assert load_plan("f.json") == found.best.plan
+    told = json.loads(files("simulate", "--plan", "p.json", "--make-fit", "--json").output)
+    assert told["fits_with"] == found.rows()
+    for row in told["fits_with"]:
+        again = json.loads(files("simulate", "--plan", "p.json", *row["options"].split(), "--json").output)
+        assert (again["step_s"], again["fits"], again["plan"]) == (row["step_s"], True, row["plan"])
+
+
+def test_a_plan_that_fits_is_left_alone(files) -> None:
+    fits = files("simulate", "--plan", "p.json", "--recompute", "a", "--make-fit")
+    assert fits.exit_code == 0
+    assert fits.output.endswith("note: --make-fit: it fits\n")
+    assert "note" not in files("simulate", "--plan", "p.json", "--recompute", "a").output
+
+
+def test_a_list_of_collectives_has_nothing_to_fit() -> None:
+    result = CliRunner().invoke(cli, ["simulate", "--collectives", "2600", "--devices", "4", "--make-fit"])
+    assert (result.exit_code, "leave out --make-fit" in result.output) == (2, True)
+
+
+def test_a_search_in_which_nothing_fits_says_what_would(files) -> None:
+    """With a alone on the first device it needs 200 bytes there, however it is cut."""
+    save_topology("t.json", two_by_two(199)[1])
+    only = ("--batch", 4, "--devices", 2, "--dp", 1, "--recompute", "none", "--schedules", "1f1b", "--processes", 1)
+    result = files("best", *only)
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert "none of 1 plans fits; the nearest, dp=1 pp=2" in result.output
+    assert "needs 200 B on a device at least, 1 B more than a device has: it fits with --recompute" in result.output
+
+
+def test_a_search_in_which_nothing_fits_says_on_how_many_devices(files) -> None:
+    """Four layers of 100 bytes, and as much of gradients: half of that fits."""
+    save_workload("w.json", chained([layer(name, parameters={name: 100}) for name in "abcd"], 0))
+    where = "chain:1,link=1GB/s@0,memory=500B"
+    result = CliRunner().invoke(cli, ["best", "w.json", where, "--batch", "4", "--processes", "1"])
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert "on chain:2,link=1GB/s@0,memory=500B it fits with --pp 2: a step of" in result.output
+    largest = CliRunner().invoke(cli, ["best", "w.json", where.replace("500", "5"), "--batch", "4", "--processes", "1"])
+    assert largest.output.endswith("use more devices, or devices with more memory\n")
