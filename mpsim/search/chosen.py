@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, combinations, islice, product
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mpsim.errors import MpsimError
 from mpsim.lowering.model import Lowering
@@ -64,7 +64,7 @@ def with_layers(weighing: Weighing, plan: Plan, field: str) -> list[Plan]:
     if few:
         return found
     # Stages that are even where all is computed again may be better ones for some of it.
-    every = replace(plan, sharding=replace(plan.sharding, **{field: "full" if field == "recompute" else "all"}))
+    every = _with(plan, field, "full" if field == "recompute" else "all")
     other = weighing.weigh(every).lowering.boundaries
     more = [] if other == lowering.boundaries else _chosen(weighing, replace(plan, boundaries=other), field)[0]
     opened = [replace(one, boundaries=None) for one in (*found, *more)]
@@ -86,11 +86,16 @@ def _chosen(weighing: Weighing, plan: Plan, field: str) -> tuple[list[Plan], boo
 
     def made(chosen: Sequence[int]) -> Plan:
         words = ",".join([layer_words(lowering.workload, sorted({*there, *chosen})), *last])
-        return replace(plan, sharding=replace(plan.sharding, **{field: words}))
+        return _with(plan, field, words)
 
     if len(every) <= FEW:
         return [made(own) for n in range(1, len(every) + 1) for own in combinations(every, n)], True
     return _Choosing(weighing, weighed, field, made).found(by_rank), False
+
+
+def _with(plan: Plan, field: str, words: str) -> Plan:
+    change: dict[str, Any] = {field: words}
+    return replace(plan, sharding=replace(plan.sharding, **change))
 
 
 def _bare(plan: Plan, field: str) -> Plan:
@@ -139,7 +144,7 @@ class _Choice(NamedTuple):
     """Layers of a rank, and what they cost."""
 
     price: float
-    count: int
+    number: int
     layers: tuple[int, ...]
 
 

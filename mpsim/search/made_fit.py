@@ -95,8 +95,8 @@ class MadeFit:
     peak_bytes, capacity_bytes : int
         What its fullest device holds, and what that has.
     fixes : tuple of Fix
-        Of each kind of change the fastest, the fastest of all first; where no single change is enough a few pairs;
-        empty where no pair is, or the plan fits.
+        Of each kind of change the fastest, the fastest of all first, that on more devices last; where on the same
+        devices no single change is enough the fastest pair; empty where no pair is, or the plan fits.
     fits : bool
         Whether the plan fits as it is, or nothing is known to be too small.
     short : tuple of str
@@ -119,7 +119,7 @@ class MadeFit:
 
     @property
     def best(self) -> Fix | None:
-        """The change that costs the least time; None if there is none."""
+        """The change that costs the least time, on the same devices if it can be; None if there is none."""
         return self.fixes[0] if self.fixes else None
 
     def __str__(self) -> str:
@@ -139,14 +139,18 @@ class MadeFit:
 
     def _table(self) -> str:
         rows = self.fixes
-        return align(
-            [
-                ("with", True, [one.short for one in rows]),
-                ("step", False, [format_duration(one.step_s) for one in rows]),
-                ("time", False, [one.time for one in rows]),
-                ("needs", False, [format_bytes(one.peak_bytes) for one in rows]),
-            ]
-        )
+        columns = [
+            ("with", True, [one.short for one in rows]),
+            ("devices", False, [str(one.plan.ranks) for one in rows]),
+            ("step", False, [format_duration(one.step_s) for one in rows]),
+            ("time", False, [one.time for one in rows]),
+            ("needs", False, [format_bytes(one.peak_bytes) for one in rows]),
+        ]
+        return align([one for one in columns if one[0] != "devices" or self._takes_more])
+
+    @property
+    def _takes_more(self) -> bool:
+        return any(one.plan.ranks > self.plan.ranks for one in self.fixes)
 
     def _nothing(self) -> str:
         text = "no change of one thing or of two makes it fit"
@@ -161,6 +165,7 @@ class MadeFit:
         names = ("options", "step_s", "more_fraction", "peak_bytes", "capacity_bytes")
         return [
             {"change": " and ".join(KINDS[kind] for kind in one.kinds), "plan": one.plan.text}
+            | {"n_devices": one.plan.ranks}
             | {name: getattr(one, name) for name in names}
             for one in self.fixes
         ]

@@ -112,6 +112,11 @@ def on_more_devices(study: Study, plan: Plan, most: int = 8) -> tuple[Topology, 
     return None
 
 
+def _opens(plan: Plan) -> tuple[str, ...]:
+    """Return the kinds of change of a plan of which there are more than can be listed."""
+    return tuple(kind for kind in OPEN if kind != "stages" or plan.pp > 1)
+
+
 class _Change(NamedTuple):
     """A plan beside the one that does not fit; or, of an open kind, one beside which there are more to be found."""
 
@@ -159,9 +164,13 @@ class _Search:
             fixes += own
             short += [kind] if self._some and not own else []
             progress(done, len(self._kinds))
+        # On the same devices two changes come before one with which it takes more of them.
+        here = [kind for kind in self._kinds if kind != "devices"]
+        if not any(one.kinds != ("devices",) for one in fixes):
+            fixes += self._fastest(self._pairs(here), _PAIRS, now)
         if not fixes:
-            fixes = self._fastest(self._pairs(), _PAIRS, now)
-        fixes.sort(key=lambda one: (round_step(one.step_s), len(one.options)))
+            fixes = self._fastest(self._pairs(["devices"]), _PAIRS, now)
+        fixes.sort(key=lambda one: (one.plan.ranks, round_step(one.step_s), len(one.options)))
         return replace(
             made, fixes=tuple(fixes), short=tuple(short), nearest=None if fixes else self._nearest, tried=self._tried
         )
@@ -171,19 +180,18 @@ class _Search:
     def _single(self, kind: str) -> Iterator[_Change]:
         for plan in neighbours(self._beside, self._plan, kind):
             yield _Change((kind,), plan)
-        if kind in OPEN:
-            yield _Change((kind,), self._plan, kind)
+        yield from (_Change((kind,), self._plan, kind) for one in _opens(self._plan) if one == kind)
 
-    def _pairs(self) -> Iterator[_Change]:
-        """Yield the changes of two kinds at once, what is open last."""
+    def _pairs(self, of: Sequence[str]) -> Iterator[_Change]:
+        """Yield the changes of two kinds at once, the first of some, what is open last."""
         kinds = list(KINDS)
         closed = {kind: neighbours(self._beside, self._plan, kind) for kind in kinds}
         for at, first in enumerate(kinds):
-            for plan in closed[first] if first in self._kinds else ():
+            for plan in closed[first] if first in of else ():
                 for second in kinds[at + 1 :]:
                     for other in neighbours(self._beside, plan, second):
                         yield _Change((first, second), other)
-                for second in OPEN:
+                for second in _opens(plan):
                     if second != first:
                         yield _Change((first, second), plan, second)
 
