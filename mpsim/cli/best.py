@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import click
@@ -28,20 +30,21 @@ from mpsim.cli.scaling import ScalingOptions, by_type_of, scaling_options, unche
 from mpsim.cli.trials import TrialOptions, trial_options, trials_of
 from mpsim.cli.types import BYTES, NUMBERS
 from mpsim.errors import MpsimError
-from mpsim.lowering.draws import Trials
 from mpsim.plan.model import LAUNCHES, Plan, save_plan
 from mpsim.plan.schedules import SCHEDULES
 from mpsim.search.found import Found, FoundInterrupted
 from mpsim.search.make_fit import made_fit, on_more_devices
 from mpsim.search.rates import Rates, parse_count, parse_price
-from mpsim.search.run import best as search
+from mpsim.search.run import best as find_best
 from mpsim.search.run import dry_run
-from mpsim.search.space import TRIED, Axes
+from mpsim.search.space import TRIED, Axes, families
 from mpsim.search.study import Study
 from mpsim.search.text import answer, counted
-from mpsim.sweeps.file import check_suffix
+from mpsim.sweeps import scaling_rows
+from mpsim.sweeps.file import check_suffix, save_sweep
 from mpsim.sweeps.journal import journal_path
-from mpsim.sweeps.model import Row
+from mpsim.sweeps.model import Row, SweepResult, finish
+from mpsim.sweeps.text import scaling_text
 from mpsim.topology.spec import parse_topology
 from mpsim.units import format_bytes, format_duration
 from mpsim.workload.model import Workload
@@ -52,7 +55,7 @@ __all__ = ["best"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
-    batch: int | None
+    batch: tuple[int, ...] | None
     tokens: str | None
     seq: int | None
     precision: str | None
@@ -90,7 +93,7 @@ class _Asked:
 @click.command()
 @click.argument("model")
 @click.argument("cluster")
-@click.option("--batch", type=int, metavar="B", help="Samples in a step: the same for every plan.")
+@click.option("--batch", type=NUMBERS, metavar="B,B,…", help="Samples in a step; each is searched by itself.")
 @click.option("--tokens", metavar="N", help="Instead of --batch: tokens in a step, as in 4M.")
 @click.option("--seq", type=int, metavar="N", help="Of a model: tokens in a sequence.")
 @click.option("--precision", metavar="NAME", help="Of a model: as of mpsim trace; by default bf16-mixed.")
@@ -134,6 +137,7 @@ def best(model: str, cluster: str, as_json: bool, **given: Any) -> None:
     \b
       mpsim best mlp.json switch:4,link=eth_10g --batch 8192 --plan best.json -o best.csv --report report.html
       mpsim best workloads/gpt2.h200.json dgx_h200:2 --batch 64 --dry-run
+      mpsim best mlp.json switch:4,link=eth_10g --batch 4096,8192 -o best.csv
       mpsim best llama3-70b dgx_h100:8 --tokens 4M --seq 8192 --price '2.5 USD/h' --train-tokens 15T
     """
     asked = options_of(_Asked, given)
@@ -151,33 +155,145 @@ def best(model: str, cluster: str, as_json: bool, **given: Any) -> None:
     )  # fmt: skip
     made_s = time.perf_counter() - began
     rates = Rates.of(workload, topology, price=price, train_tokens=train)
-    batch = _batch(asked, workload)
+    batches = _batches(asked, workload)
     study = Study(
         workload, topology, by_type=own or by_type_of(asked.scaling, workload, topology), unchecked=asked.unchecked,
         host_speed=asked.host_speed,
     )  # fmt: skip
     base = Plan(bucket_bytes=asked.bucket, algorithm=asked.algorithm, runtime=asked.runtime)
+    search = _Search(study, asked, axes, base, rates, batches, (model, cluster))
     if asked.dry_run:
-        found = dry_run(study, batch=batch, axes=axes, base=base)
-        if as_json:
-            print_json(_as_dict(found, rates))
-        else:
-            say("\n".join(counted(found)))
+        search.count(as_json)
         return
-    trials = trials_of(asked.trials, batch, workload.dataset_samples)
     began = time.perf_counter()
-    head = f"{workload.name} | {topology.name} | batch {batch}{_in_tokens(rates, batch)}\n"
-    found = _found(study, asked, batch, axes, base, trials, lambda found: say(answer(found, rates, head)))
-    if not found.sweep.rows:
-        raise MpsimError(_nothing(found, study, asked))
-    _write(found, asked)
-    if asked.report:
-        _report(found, rates, asked, (model, cluster))
-    if as_json:
-        print_json(_as_dict(found, rates))
-    else:
-        say(answer(found, rates, head))
+    search.run(as_json)
+    if not as_json:
         say(f"\n{time.perf_counter() - began:.1f} s{f', the model {made_s:.1f} s' if made_s > 1 else ''}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """What is looked for, of each batch by itself."""
+
+    study: Study
+    asked: _Asked
+    axes: Axes
+    base: Plan
+    rates: Rates
+    batches: tuple[int, ...]
+    named: tuple[str, str]
+
+    def count(self, as_json: bool) -> None:
+        """Say how many plans there are."""
+        each = [dry_run(self.study, batch=batch, axes=self.axes, base=self.base) for batch in self.batches]
+        if as_json:
+            print_json(self._as_dict(each))
+            return
+        for batch, found in zip(self.batches, each, strict=True):
+            lines = counted(found)
+            say("\n".join(lines if len(each) == 1 else [f"batch {batch}: {lines[0]}", *lines[1:]]))
+
+    def run(self, as_json: bool) -> None:
+        """Find the best plans, print them and write what was asked for."""
+        if len(self.batches) > 1:
+            self._several(as_json)
+            return
+        found = self._found(self.batches[0])
+        if not found.sweep.rows:
+            raise MpsimError(_nothing(found, self.study, self.asked))
+        _write(found, self.asked)
+        if self.asked.report:
+            _report(found, self.rates, self.asked, self.named)
+        if as_json:
+            print_json(self._as_dict([found]))
+        else:
+            say(answer(found, self.rates, self._head(self.batches[0])))
+
+    def _several(self, as_json: bool) -> None:
+        """Do so for several batches, each as soon as it is done, and say what more devices bring to all."""
+        self._check()
+        left: list[str] = []
+        each: list[Found] = []
+        for batch in self.batches:
+            found = self._found(batch)
+            if not found.sweep.rows:
+                left.append(_nothing(found, self.study, self.asked))
+                continue
+            each.append(found)
+            if not as_json:
+                say(answer(found, self.rates, self._head(batch)) + "\n")
+        if not each:
+            raise MpsimError(left[0])
+        for batch, said in zip(self._without(each), left, strict=True):
+            tell(f"batch {batch}: {said}")
+        if self.asked.output:
+            self._join(_joined(each))
+            tell(f"wrote {self.asked.output}")
+        if as_json:
+            print_json(self._as_dict(each))
+        else:
+            say(scaling_text(scaling_rows(_joined(each))))
+
+    def _check(self) -> None:
+        """Refuse a batch that no plan divides before any is searched for a long time."""
+        for batch in self.batches:
+            study, n_devices = self.study, len(self.study.topology.devices)
+            made, left = families(study.workload, n_devices, batch, self.axes) if batch else ([], Counter())
+            if not made:
+                why = left.most_common(1)[0][0] if left else "it is no number of samples"
+                raise MpsimError(f"--batch {batch}: no plan can be: {why}: leave it out, or trace other micro-batches")
+
+    def _without(self, each: Sequence[Found]) -> list[int]:
+        """Return the batches of which there is no plan."""
+        there = {row["global_batch"] for one in each for row in one.sweep.rows}
+        return [batch for batch in self.batches if batch not in there]
+
+    def _head(self, batch: int) -> str:
+        words = f"{self.study.workload.name} | {self.study.topology.name} | batch {batch}"
+        return f"{words}{_in_tokens(self.rates, batch)}\n"
+
+    def _as_dict(self, each: Sequence[Found]) -> dict[str, Any]:
+        if len(self.batches) == 1:
+            return _as_dict(each[0], self.rates)
+        return {"batches": [_as_dict(one, self.rates) for one in each], "scaling": scaling_rows(_joined(each))}
+
+    def _output(self, batch: int) -> str | None:
+        """Return where the rows of a batch are kept; of several each has a file of its own until all are there."""
+        path = self.asked.output
+        if path is None or len(self.batches) == 1:
+            return path
+        return str(Path(path).with_suffix(f".batch-{batch}{Path(path).suffix}"))
+
+    def _join(self, whole: SweepResult) -> None:
+        """Write the rows of all batches, and drop those of each."""
+        assert self.asked.output is not None
+        save_sweep(Path(self.asked.output).resolve(), whole)
+        for batch in self.batches:
+            Path(self._output(batch) or "").unlink(missing_ok=True)
+
+    def _found(self, batch: int) -> Found:
+        asked, output = self.asked, self._output(batch)
+        trials = trials_of(asked.trials, batch, self.study.workload.dataset_samples)
+        try:
+            with progress_bar(asked.progress, "plans") as progress:
+                return find_best(
+                    self.study, batch=batch, axes=self.axes, base=self.base, top=asked.top, trials=trials,
+                    processes=asked.processes, output=output, resume=asked.resume, progress=progress,
+                )  # fmt: skip
+        except FoundInterrupted as stop:
+            found = stop.found
+            if found.sweep.rows:
+                say(answer(found, self.rates, self._head(batch)))
+            kept = f"; rows are in {journal_path(output)}: the same command goes on with them" if output else ""
+            decided = sum(found.counts.values())
+            tell(f"mpsim: error: {interrupts.words()} after {decided} of {found.planned} plans{kept}")
+            raise click.exceptions.Exit(interrupts.exit_code()) from None
+
+
+def _joined(each: Sequence[Found]) -> SweepResult:
+    """Return the rows of several batches, each ranked by itself."""
+    rows = [row for one in each for row in one.sweep.rows]
+    return finish(rows, sum(one.planned for one in each), max((one.sweep.processes for one in each), default=1))
 
 
 def _check_outputs(asked: _Asked, model: str, cluster: str) -> None:
@@ -209,12 +325,16 @@ def _axes(asked: _Asked) -> Axes:
     )
 
 
-def _batch(asked: _Asked, workload: Workload) -> int:
-    """Return the samples in a step."""
+def _batches(asked: _Asked, workload: Workload) -> tuple[int, ...]:
+    """Return the samples in a step, of each step that is asked for."""
     if (asked.batch is None) == (asked.tokens is None):
         raise MpsimError("give either --batch, samples in a step, or --tokens: every plan is of the same step")
     if asked.batch is not None:
-        return asked.batch
+        found = tuple(sorted(set(asked.batch)))
+        one = [word for word in ("plan", "report") if getattr(asked, word)]
+        if one and len(found) > 1:
+            raise MpsimError(f"--{one[0]} is of one batch, --batch has {len(found)}: leave one of them out")
+        return found
     each = tokens_per_sample(workload)
     if not each:
         raise MpsimError(f"samples of {workload.name!r} are no sequences of tokens: give --batch instead of --tokens")
@@ -224,7 +344,7 @@ def _batch(asked: _Asked, workload: Workload) -> int:
     binary = asked.tokens.strip().upper().removesuffix("M")
     for tokens in (count, int(binary) * 2**20 if binary.isdecimal() else count):
         if tokens % each == 0:
-            return tokens // each
+            return (tokens // each,)
     raise MpsimError(
         f"--tokens is {asked.tokens}, no whole number of sequences of {each:,} tokens: the nearest is"
         f" {max(round(count / each), 1) * each:,}"
@@ -233,25 +353,6 @@ def _batch(asked: _Asked, workload: Workload) -> int:
 
 def _in_tokens(rates: Rates, batch: int) -> str:
     return f" = {batch * rates.tokens:,} tokens" if rates.tokens else ""
-
-
-def _found(
-    study: Study, asked: _Asked, batch: int, axes: Axes, base: Plan, trials: Trials, show: Callable[[Found], None]
-) -> Found:
-    try:
-        with progress_bar(asked.progress, "plans") as progress:
-            return search(
-                study, batch=batch, axes=axes, base=base, top=asked.top, trials=trials, processes=asked.processes,
-                output=asked.output, resume=asked.resume, progress=progress,
-            )  # fmt: skip
-    except FoundInterrupted as stop:
-        found = stop.found
-        if found.sweep.rows:
-            show(found)
-        kept = f"; rows are in {journal_path(asked.output)}: the same command goes on with them" if asked.output else ""
-        decided = sum(found.counts.values())
-        tell(f"mpsim: error: {interrupts.words()} after {decided} of {found.planned} plans{kept}")
-        raise click.exceptions.Exit(interrupts.exit_code()) from None
 
 
 def _nothing(found: Found, study: Study, asked: _Asked) -> str:
