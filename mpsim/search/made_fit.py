@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mpsim.above import above
 from mpsim.plan.model import Plan
+from mpsim.reprs import short_repr
 from mpsim.result.text import align, caution
 from mpsim.search.found import Unfit
 from mpsim.search.neighbours import KINDS
@@ -88,6 +90,8 @@ class MadeFit:
 
     Attributes
     ----------
+    workload, topology : str
+        What is split, over what.
     plan : Plan
         The plan that does not.
     step_s : float
@@ -107,6 +111,8 @@ class MadeFit:
         Plans that were replayed.
     """
 
+    workload: str
+    topology: str
     plan: Plan
     step_s: float
     peak_bytes: int
@@ -117,18 +123,27 @@ class MadeFit:
     nearest: Unfit | None = field(default=None, repr=False)
     tried: int = 0
 
+    __repr__ = short_repr
+
     @property
     def best(self) -> Fix | None:
         """The change that costs the least time, on the same devices if it can be; None if there is none."""
         return self.fixes[0] if self.fixes else None
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What may make one of the changes wrong."""
+        return tuple(dict.fromkeys(text for one in self.fixes for text in one.caveats))
+
+    def _repr_html_(self) -> str:
+        return str(above("cards.made_fit").card(self))
 
     def __str__(self) -> str:
         if self.fits:
             return "it fits: nothing is to be changed"
         if not self.fixes:
             return self._nothing()
-        head = caution(tuple(dict.fromkeys(text for one in self.fixes for text in one.caveats)))
-        lines = [f"{head}{self.fixes[0]}"]
+        lines = [f"{caution(self.caveats)}{self.fixes[0]}"]
         if len(self.fixes) > 1:
             lines.append(self._table())
         if any(one.short != one.options for one in self.fixes):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import NamedTuple
 
+from mpsim.bars import Progress, ShowProgress, progress_of
 from mpsim.errors import MpsimError
 from mpsim.lowering.stages import global_batch
 from mpsim.plan.model import Plan
@@ -25,7 +26,6 @@ from mpsim.workload.model import Workload
 
 __all__ = ["made_fit", "make_fit", "on_more_devices"]
 
-Progress = Callable[[int, int], None]
 _PAIRS = 1  # So many pairs are found, where no single change is enough.
 
 
@@ -39,7 +39,7 @@ def make_fit(
     speed: float | None = None,
     unchecked: bool = False,
     host_speed: float = 1.0,
-    progress: Progress | None = None,
+    progress: ShowProgress = None,
 ) -> MadeFit:
     """Find the changes with which a plan fits that does not, and what each costs in time.
 
@@ -55,8 +55,9 @@ def make_fit(
         What is split, over what, and how.
     by_type, rescale, speed, unchecked, host_speed
         As in `mpsim.simulate`.
-    progress : callable, optional
-        Called with how many kinds of change are done, and how many there are.
+    progress : callable or bool, optional
+        Called with how many kinds of change are done, and how many there are. By default a bar shows it where somebody
+        looks and it takes a while; False: nothing.
 
     Returns
     -------
@@ -81,7 +82,8 @@ def make_fit(
     study = Study(
         workload, topology, by_type=by_type, rescale=rescale, speed=speed, unchecked=unchecked, host_speed=host_speed
     )
-    return made_fit(study, plan, progress=progress)
+    with progress_of(progress, "kinds of change") as told:
+        return made_fit(study, plan, progress=told)
 
 
 def made_fit(
@@ -152,7 +154,8 @@ class _Search:
         now = self._weighing.weigh(self._plan)
         use = now.fullest
         made = MadeFit(
-            plan=self._given, step_s=now.step_s, peak_bytes=use.memory.peak_bytes, capacity_bytes=use.capacity_bytes,
+            workload=self._study.workload.name, topology=self._study.topology.name, plan=self._given,
+            step_s=now.step_s, peak_bytes=use.memory.peak_bytes, capacity_bytes=use.capacity_bytes,
             fits=not now.excess,
         )  # fmt: skip
         if made.fits:

@@ -64,6 +64,11 @@ def values():
         "sweeps": mpsim.sweep(work, LINE, batch=[4, 8], devices=2, processes=1),
         "found": mpsim.best(mpsim.Study(work, LINE), batch=8, processes=1),
         "explanation": mpsim.explain(work, LINE, plan, what_ifs=False),
+        "made fit": mpsim.make_fit(
+            chain(saved_bytes=99),
+            mpsim.parse_topology("chain:4,link=1GB/s@0,memory=400B"),
+            replace(plan, microbatches=8),
+        ),
         "goodput": mpsim.goodput(
             work,
             LINE,
@@ -105,6 +110,10 @@ def large():
         ("found", ["batch 8", "the best of each number of devices", "that cannot be faster"]),
         ("goodput", ["useful", "restart"]),
         ("explanation", ["where the step goes", "pipeline bubble"]),
+        (
+            "made fit",
+            ["four on chain:4,link=1GB/s@0,memory=400B", "of 400 B on its fullest device", "fits with --schedule"],
+        ),
     ],
 )
 def test_a_card_says_what_one_looks_for(values, name, words) -> None:
