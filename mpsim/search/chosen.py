@@ -166,7 +166,9 @@ class _Choosing:
         while all(at[rank] < len(own) for rank, own in choices.items()):
             plan = self._made([i for rank, own in choices.items() for i in own[at[rank]].layers])
             lowering = self._weighing.lower(plan)
-            short = {rank for rank in choices if held_at_least(lowering, rank) > self._room[rank]}
+            # Of stages that update amid the step a replay alone tells.
+            known = () if lowering.asynchronous else choices
+            short = {rank for rank in known if held_at_least(lowering, rank) > self._room[rank]}
             lowered += 1
             if not short:
                 excess = self._weighing.weigh(plan).excess

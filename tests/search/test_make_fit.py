@@ -15,6 +15,7 @@ from mpsim.errors import MpsimError
 from mpsim.lowering.recomputation import recomputed_layers
 from mpsim.plan.model import Plan, load_plan, save_plan
 from mpsim.plan.recompute import Recompute
+from mpsim.plan.sharding import Sharding
 from mpsim.search.make_fit import make_fit
 from mpsim.search.neighbours import KINDS, Beside, neighbours
 from mpsim.simulation import simulate
@@ -127,6 +128,20 @@ def test_devices_that_are_free_are_used() -> None:
     work = chained([layer(name, saved_bytes=100) for name in "ab"], 0)
     found = of_kind(make_fit(work, devices_of(2, 150), Plan()), "devices")
     assert (found.options, found.peak_bytes) == ("--pp 2", 100)
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "pipedream"])
+def test_of_many_layers_each_rank_takes_the_first_of_those_that_are_alike(schedule) -> None:
+    """Of ten layers the first device keeps 1,000 bytes of each of two micro-batches: without one it is 200 less.
+
+    Where the first ones are made again those behind them are gone. The second device has enough for its one.
+    """
+    work = chained([layer(f"l{i}", saved_bytes=100) for i in range(20)], 0)
+    topology, plan = devices_of(2, 1100), Plan(pp=2, microbatches=4, schedule=schedule, boundaries=(10,))
+    found = of_kind(make_fit(work, topology, plan), "recompute")
+    assert (found.options, found.peak_bytes) == ("--recompute 0,1,2,3,4", 1000)
+    fewer = replace(found.plan, sharding=Sharding(recompute="0,1,2,3"))
+    assert simulate(work, topology, fewer).peak_memory_bytes == (1200, 1000)
 
 
 # As good as trying every one.
