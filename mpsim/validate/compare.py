@@ -100,7 +100,13 @@ class Comparison:
 
 
 def compare_case(
-    case: Case, workload: Workload, *, fabric: str = "host", compute: str = "replay", model: str | None = None
+    case: Case,
+    workload: Workload,
+    *,
+    fabric: str = "host",
+    compute: str = "replay",
+    model: str | None = None,
+    ran: Emulation | None = None,
 ) -> Comparison:
     """Measure the links, run the plan for real, predict it from the trace and those links, and compare.
 
@@ -112,13 +118,20 @@ def compare_case(
         The model's trace, taken before.
     fabric, compute, model : str
         As `mpsim.emulate.run.emulate` has them.
+    ran : Emulation, optional
+        The case's run, if there is one already, with ``draws=False``; None: it is run now.
 
     Raises
     ------
     MpsimError
-        A plan that cannot be run, or a process that failed.
+        A plan that cannot be run, or a process that failed; or a run of another plan, or of more or fewer trials.
     """
-    ran = emulate(
+    if ran is not None and (ran.result.plan, ran.result.trials) != (case.plan.text, case.trials):
+        raise MpsimError(
+            f"{case.name}: its plan and trials are {case.plan.text}, {case.trials}, those of the run"
+            f" {ran.result.plan}, {ran.result.trials}: give the case's own run, or none"
+        )
+    ran = ran or emulate(
         workload,
         case.wire.topology(case.plan.ranks),
         case.plan,

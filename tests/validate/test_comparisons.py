@@ -5,9 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from mpsim.emulate import Emulation
 from mpsim.errors import MpsimError
 from mpsim.plan.model import Plan
-from mpsim.validate import LOOPBACK, Case, Comparison, Validation, load_rows, save_rows, table
+from mpsim.simulation import simulate
+from mpsim.topology.spec import parse_topology
+from mpsim.validate import LOOPBACK, Case, Comparison, Validation, compare_case, load_rows, save_rows, table
 from mpsim.validate.model import summarize
 from mpsim.validate.run import validate_emulated
 from mpsim.workload.model import Layer, Workload
@@ -45,6 +48,19 @@ def test_another_table_is_refused(tmp_path):
     path.write_text("rank,plan\n1,dp=2\n")
     with pytest.raises(MpsimError, match="not a table that this mpsim validate"):
         load_rows(path, Comparison)
+
+
+def test_a_run_that_was_made_before_is_compared_and_no_other():
+    work = Workload.chain("two", [Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "ab"])
+    case = Case(model="two", plan=Plan(pp=2, batch=2, microbatches=2, schedule="gpipe"), wire=LOOPBACK, trials=1)
+    links = parse_topology("switch:2,link=1GB/s@0")
+    ran = Emulation(result=simulate(work, links, case.plan), links=links, fabric="host", boundaries=(1,))
+    row = compare_case(case, work, ran=ran)
+    assert (row.measured_s, row.ideal_s, row.ideal_error_fraction) == (9.0, 9.0, 0.0)
+    assert row.predicted_s == simulate(work, links, replace(case.plan, runtime="torch-gloo")).step_s
+    for other in (replace(case, trials=3), replace(case, plan=replace(case.plan, schedule="1f1b"))):
+        with pytest.raises(MpsimError, match="give the case's own run"):
+            compare_case(other, work, ran=ran)
 
 
 def test_errors_are_summed_up_without_their_signs():
