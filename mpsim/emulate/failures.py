@@ -40,6 +40,8 @@ class DeviceFailure:
     --------
     >>> print(DeviceFailure(device="left", step=3, reason="ran out of memory"))
     device left in step 3: ran out of memory
+    >>> print(DeviceFailure(device="left", step=0, reason="device left: Linear takes 1.38 MiB, 1 MiB is free"))
+    device left in step 0: Linear takes 1.38 MiB, 1 MiB is free
     """
 
     device: str
@@ -47,7 +49,8 @@ class DeviceFailure:
     reason: str
 
     def __str__(self) -> str:
-        return f"device {self.device} in step {self.step}: {self.reason}"
+        # What a device refuses begins with its name already.
+        return f"device {self.device} in step {self.step}: {self.reason.removeprefix(f'device {self.device}: ')}"
 
 
 class ProcessEnded(MpsimError):

@@ -476,6 +476,7 @@ def test_a_declared_memory_that_is_too_small():
     trainer = trainer_of("1 GiB", 10, "1 GiB")
     trainer.distribute_model(model, x, y)
     assert trainer.failures[0].reason.startswith("device d1: the part of layers")
+    assert str(trainer.failures[0]).startswith("device d1 in step 0: the part of layers")
     assert [device.id for device in trainer.devices] == ["d0", "d2"]
     trainer = trainer_of("700 B", "1 GiB")  # the cut into equal times does not fit, another one does
     trainer.distribute_model(model, x, y)
