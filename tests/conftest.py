@@ -1,8 +1,11 @@
 """What every test shares: examples of hypothesis are the same each time, no test is timed, and signals are heard."""
 
 import gc
+import itertools
+import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -15,6 +18,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+# Where matplotlib has its list of fonts if nobody says otherwise: below the caches of tests it would be made ever anew.
+os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))
 
 
 _MANY = 50  # modules: what less than these leave is not worth a walk over all
@@ -45,7 +52,13 @@ def timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mpsim.workload.point.doubted", lambda check: False)
 
 
+_caches = itertools.count()
+
+
 @pytest.fixture(autouse=True)
 def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no test know what another one computed, nor write into the user's own cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    """Let no test know what another one computed, nor write into the user's own cache.
+
+    The folder is made by who writes there: ``mktemp`` looks through all those of thousands of tests for the next name.
+    """
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "caches" / str(next(_caches))))
