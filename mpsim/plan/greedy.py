@@ -49,18 +49,20 @@ class _Greedy:
         self.pipeline, self.rules = pipeline, rules
         self.own = [pipeline.of_rank(rank) for rank in range(len(pipeline.limits))]
         self.left = [3 * pipeline.microbatches * len(own) for own in self.own]
+        self.after_inputs = [False] * len(pipeline.limits)  # whether of F and I a rank has done I last
         self.events = [(0.0, rank) for rank in range(len(pipeline.limits))]
         self.may_idle_s, self.may_wait_s = ([most_s - work_s for work_s in pipeline.works_s()] for most_s in within_s)
 
     def place(self) -> Placing | None:
-        while self.events:
-            now_s, rank = heappop(self.events)
-            if self.left[rank] and self.placing.free_s[rank] <= now_s and self._begin(rank, now_s):
+        events, left, free_s = self.events, self.left, self.placing.free_s
+        while events:
+            now_s, rank = heappop(events)
+            if left[rank] and free_s[rank] <= now_s and self._begin(rank, now_s):
                 if self._costs_more(rank):
                     return None
-                self.left[rank] -= 1
-                heappush(self.events, (self.placing.free_s[rank], rank))
-        return None if any(self.left) else self.placing
+                left[rank] -= 1
+                heappush(events, (free_s[rank], rank))
+        return None if any(left) else self.placing
 
     def _costs_more(self, rank: int) -> bool:
         """Return whether a rank has waited so long that, without another wait, it ends later than it may."""
@@ -73,38 +75,37 @@ class _Greedy:
         inputs, next_s = self._due(rank, "I", now_s)
         forwards, next_forward_s = self._due(rank, "F", now_s)
         fitting = [stage for stage in forwards if self._fits(rank, stage)]
-        turn = self.rules.in_turn and bool(forwards) and self._after_inputs(rank)
+        turn = self.rules.in_turn and bool(forwards) and self.after_inputs[rank]
         if inputs and not (turn and (fitting or placing.pending[rank])):
+            self.after_inputs[rank] = True
             self._send(placing.inputs(inputs[-1]), inputs[-1] - 1)
             return True
         if fitting and (turn or self._may(fitting[-1], now_s, next_s)):
+            self.after_inputs[rank] = False
             self._send(placing.forward(fitting[-1]), fitting[-1] + 1)
             return True
         if not placing.pending[rank]:
             return False
-        late_s = self.rules.late_for_weights * placing.weights_s(rank)
+        weights_s = placing.weights_s(rank)
+        late_s = self.rules.late_for_weights * weights_s
         waits_for_room = bool(forwards) and not fitting
-        if not waits_for_room and now_s + placing.weights_s(rank) > min(next_s, next_forward_s) + late_s:
+        if not waits_for_room and now_s + weights_s > min(next_s, next_forward_s) + late_s:
             return False
         placing.weights(rank)
         return True
 
-    def _after_inputs(self, rank: int) -> bool:
-        """Return whether of F and I a rank has done I last."""
-        last = next((one.kind for one in reversed(self.placing.rows[rank]) if one.kind != "W"), "F")
-        return last == "I"
-
     def _due(self, rank: int, kind: str, now_s: float) -> tuple[list[int], float]:
         """Return the stages of a rank that have the input of their next operation, and when another's comes."""
-        due, next_s = [], float("inf")
+        due, next_s = [], inf
+        arrived_s, done = self.placing.arrived_s[kind], self.placing.done[kind]
         for stage in self.own[rank]:
-            arrival_s = self.placing.arrival_s(kind, stage)
-            if arrival_s is None or (kind == "F" and self._ahead(stage) >= self.rules.ahead[rank]):
+            known_s, k = arrived_s[stage], done[stage]
+            if k >= len(known_s) or (kind == "F" and self._ahead(stage) >= self.rules.ahead[rank]):
                 continue
-            if arrival_s <= now_s:
+            if known_s[k] <= now_s:
                 due.append(stage)
             else:
-                next_s = min(next_s, arrival_s)
+                next_s = min(next_s, known_s[k])
         return due, next_s
 
     def _ahead(self, stage: int) -> int:

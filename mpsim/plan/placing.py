@@ -83,7 +83,7 @@ class Placing:
     Attributes
     ----------
     rows : list of list of Operation
-        Of each rank.
+        Of each rank; written out when they are asked for, as most of what is placed is not the best.
     free_s : list of float
         When each rank has done what was placed on it.
     begin_s : list of float
@@ -102,7 +102,7 @@ class Placing:
         ranks = len(pipeline.limits)
         stages = range(len(pipeline.stages))
         self.pipeline = pipeline
-        self.rows: Rows = [[] for _ in range(ranks)]
+        self._placed: list[list[tuple[int, str, int]]] = [[] for _ in range(ranks)]
         self.free_s = [0.0] * ranks
         self.begin_s = [0.0] * ranks
         self.idle_s = [0.0] * ranks
@@ -111,6 +111,11 @@ class Placing:
         self.arrived_s: dict[str, list[list[float]]] = {kind: [[] for _ in stages] for kind in "FI"}
         self.arrived_s["F"][0] = [0.0] * pipeline.microbatches
         self.done = {kind: [0 for _ in stages] for kind in "FIW"}
+
+    @property
+    def rows(self) -> Rows:
+        """What has been placed on each rank."""
+        return [[Operation(*one) for one in row] for row in self._placed]
 
     def costs_s(self) -> tuple[float, float]:
         """Return the longest time from a rank's first operation to its own last, and when all is done.
@@ -158,17 +163,16 @@ class Placing:
 
     def _place(self, kind: str, stage: int, seconds: float) -> float:
         rank, k = self.pipeline.home[stage], self.done[kind][stage]
-        start_s = self.free_s[rank]
-        if kind != "W":
-            start_s = max(start_s, self.arrived_s[kind][stage][k])
-        if self.rows[rank]:
-            self.idle_s[rank] += start_s - self.free_s[rank]
+        free_s, row = self.free_s[rank], self._placed[rank]
+        start_s = free_s if kind == "W" else max(free_s, self.arrived_s[kind][stage][k])
+        if row:
+            self.idle_s[rank] += start_s - free_s
         else:
             self.begin_s[rank] = start_s
-        self.rows[rank].append(Operation(stage, kind, k))
-        self.done[kind][stage] += 1
-        self.free_s[rank] = start_s + seconds
-        return self.free_s[rank]
+        row.append((stage, kind, k))
+        self.done[kind][stage] = k + 1
+        self.free_s[rank] = end_s = start_s + seconds
+        return end_s
 
     def _send(self, kind: str, source: int, target: int, end_s: float) -> float:
         home = self.pipeline.home

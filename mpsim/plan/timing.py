@@ -117,10 +117,11 @@ def _run(rows: Sequence[Sequence[Operation]], seconds: Callable[[Operation], flo
     times: _Times = [[] for _ in rows]
 
     def ready_s(operation: Operation, rank: int) -> float | None:
-        needed = waits_for(operation, shape)
-        if needed is None:
+        stage, kind, k, _ = operation
+        source = shape.source(stage, kind)
+        if source is None:
             return 0.0
-        found = done.get(needed[:3])
+        found = done.get((source, "F" if kind == "F" else "I", k))
         return found if found is None else found[0] + (message_s if found[1] != rank else 0.0)
 
     moved = True
