@@ -69,6 +69,7 @@ def arguments(folder):
         "draw": {"topology": network},
         "explain": {**run, **setting, "against": None, "what_ifs": False, "fold": None, "progress": None},
         "goodput": {**run, **failing, **setting},
+        "make_fit": {**run, **setting, "progress": None},
         "parse_topology": {"text": "ring:4,link=nvlink4"},
         "read_log": {"path": "none.log"},
         "save_perfetto": {"path": str(folder / "p.json"), "result": result},
@@ -90,7 +91,8 @@ def arguments(folder):
     calls["save_goodput"] = {"path": saved["goodput"], "found": lost}
     values = {"plan": plan, "topology": network, "workload": work}
     calls |= {f"save_{name}": {"path": saved[name], name: value} for name, value in values.items()}
-    whole = {"Explanation": mpsim.explain(**run, what_ifs=False), "Goodput": lost, "Result": result, "Workload": work}
+    whole = {"Explanation": mpsim.explain(**run, what_ifs=False), "Goodput": lost, "MadeFit": mpsim.make_fit(**run),
+             "Result": result, "Workload": work}  # fmt: skip
     calls |= {
         name: {one: getattr(value, one) for one in inspect.signature(type(value)).parameters}
         for name, value in whole.items()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mpsim.above import above
+from mpsim.calls import checked
 from mpsim.plan.model import Plan
 from mpsim.reprs import short_repr
 from mpsim.result.text import align, caution
@@ -84,6 +85,7 @@ def _shortened(word: str) -> str:
 _MOST_NAMED = 12
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeFit:
     """The changes that make a plan fit.

@@ -6,9 +6,11 @@ import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
+from pathlib import Path
 from typing import NamedTuple
 
 from mpsim.bars import Progress, ShowProgress, progress_of
+from mpsim.calls import checked
 from mpsim.errors import MpsimError
 from mpsim.lowering.stages import global_batch
 from mpsim.plan.model import Plan
@@ -29,12 +31,13 @@ __all__ = ["made_fit", "make_fit", "on_more_devices"]
 _PAIRS = 1  # So many pairs are found, where no single change is enough.
 
 
+@checked
 def make_fit(
-    workload: Workload,
-    topology: Topology,
-    plan: Plan,
+    workload: Workload | str | Path,
+    topology: Topology | str | Path,
+    plan: Plan | str | Path,
     *,
-    by_type: Mapping[str, Workload] | None = None,
+    by_type: Mapping[str, Workload | str | Path] | None = None,
     rescale: str | None = None,
     speed: float | None = None,
     unchecked: bool = False,
@@ -52,7 +55,7 @@ def make_fit(
     Parameters
     ----------
     workload, topology, plan
-        What is split, over what, and how.
+        What is split, over what, and how: values, or what the command line takes, a file or text.
     by_type, rescale, speed, unchecked, host_speed
         As in `mpsim.simulate`.
     progress : callable or bool, optional
@@ -83,7 +86,7 @@ def make_fit(
         workload, topology, by_type=by_type, rescale=rescale, speed=speed, unchecked=unchecked, host_speed=host_speed
     )
     with progress_of(progress, "kinds of change") as told:
-        return made_fit(study, plan, progress=told)
+        return made_fit(study, Plan.of(plan), progress=told)
 
 
 def made_fit(

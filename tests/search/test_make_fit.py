@@ -266,6 +266,7 @@ def test_the_command_prints_what_makes_it_fit_and_writes_that_plan(files) -> Non
     found = make_fit(*two_by_two(259))
     assert str(found) in result.output
     assert load_plan("f.json") == found.best.plan
+    assert make_fit("w.json", "t.json", "p.json") == found
     told = json.loads(files("simulate", "--plan", "p.json", "--make-fit", "--json").output)
     assert told["fits_with"] == found.rows()
     for row in told["fits_with"]:
