@@ -61,7 +61,7 @@ def boundaries_worth_trying(scales: Scales, few: int = _FEW) -> list[tuple[int, 
     if comb(n - 1, stages - 1) <= few:
         return list(combinations(range(1, n), stages - 1))
     found = [balance(scales.costs(weight)) for weight in _WEIGHTS]
-    found += [cheapest(scales.costs(1.0), room) for room in _ROOMS]
+    found += cheapest(scales.costs(1.0), _ROOMS)
     return list(dict.fromkeys(found))
 
 
@@ -107,6 +107,11 @@ class Scales:
         returned = [self._clock.sending(zip(b, a, strict=True), backward) if a != b else none for a, b in pairs]
         self._forward, self._backward = [*sent, none], [none, *returned]
         self._reduced = [self._clock.reducing(_alike(replicas, plan.tp), plan) for replicas in ranks]
+        # Stages that are alike are weighed once.
+        parts = list(zip(self._work, self._forward, self._backward, self._reduced, strict=True))
+        self._unlike = list(dict.fromkeys(parts))
+        numbers = {each: number for number, each in enumerate(self._unlike)}
+        self._number = [numbers[each] for each in parts]
 
     def costs(self, weight: float) -> list[Table]:
         """Return each stage's seconds with the layers ``first..last-1`` at ``[first, last]``; sending has a weight.
@@ -114,17 +119,17 @@ class Scales:
         Stages that are alike share an array.
         """
 
-        @cache
-        def table_of(totals: tuple[_Seconds, ...], forward: _Seconds, backward: _Seconds, reduced: _Seconds) -> Table:
-            edges = [np.minimum(total, _MOST_S) for total in totals]
-            work = np.maximum.reduce([total - total[:, None] for total in edges])
-            sent = np.array(forward) + np.array(backward)[:, None] + np.array(reduced) - np.array(reduced)[:, None]
-            table: Table = work + weight * sent
-            return table
+        tables = [self._table(*parts, weight) for parts in self._unlike]
+        return [tables[number] for number in self._number]
 
-        return [
-            table_of(*parts) for parts in zip(self._work, self._forward, self._backward, self._reduced, strict=True)
-        ]
+    def _table(
+        self, totals: tuple[_Seconds, ...], forward: _Seconds, backward: _Seconds, reduced: _Seconds, weight: float
+    ) -> Table:
+        edges = [np.minimum(total, _MOST_S) for total in totals]
+        work = np.maximum.reduce([total - total[:, None] for total in edges])
+        sent = np.array(forward) + np.array(backward)[:, None] + np.array(reduced) - np.array(reduced)[:, None]
+        table: Table = work + weight * sent
+        return table
 
 
 class Line(NamedTuple):

@@ -53,26 +53,30 @@ def balance(costs: Sequence[Table]) -> tuple[int, ...]:
     return _cheapest(_each(costs, lambda cost: np.where(cost <= most, _scaled(cost, most) ** 2, np.inf)))
 
 
-def cheapest(costs: Sequence[Table], room: float) -> tuple[int, ...]:
-    """Return the boundaries whose stages cost least in all, the costliest no more than `room` times what it must.
+def cheapest(costs: Sequence[Table], rooms: Sequence[float]) -> list[tuple[int, ...]]:
+    """Return the boundaries whose stages cost least in all, the costliest no more than `rooms` times what it must.
 
     Parameters
     ----------
     costs : sequence of array
         As of `balance`.
-    room : float
-        1: the costliest stage as cheap as can be; ``inf``: as it comes.
+    rooms : sequence of float
+        1: the costliest stage as cheap as can be; ``inf``: as it comes. For each there are boundaries.
 
     Examples
     --------
     >>> first, second = np.full((4, 4), 9.0), np.full((4, 4), 9.0)
     >>> first[0, 1:3], second[1:3, 3] = (2, 4), (5, 4)
-    >>> cheapest([first, second], room=1.0), cheapest([first, second], room=1.25)
-    ((2,), (1,))
+    >>> cheapest([first, second], [1.0, 1.25])
+    [(2,), (1,)]
     """
     costs = _checked(costs)
     most = _least_most(costs)
-    return _cheapest(_each(costs, lambda cost: np.where(cost <= most * room, _scaled(cost, most), np.inf)))
+    scaled = {id(cost): _scaled(cost, most) for cost in costs}
+    return [
+        _cheapest(_each(costs, lambda cost, room=room: np.where(cost <= most * room, scaled[id(cost)], np.inf)))
+        for room in rooms
+    ]
 
 
 def least_most(costs: Sequence[Table]) -> float:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from mpsim.bars import Progress, ShowProgress, progress_of
 from mpsim.calls import checked
@@ -206,6 +207,7 @@ class _Search:
         self._reasons = Counter[str]()
         self._unfit: Unfit | None = None
         self.rows: dict[int, Row] = {}
+        self._cut: dict[int, Plan] = {}  # those of the rows, with their stages
         # Steps of plans that fit, with their devices and numbers, ascending; the first for each number of devices.
         self._every: list[tuple[float, int, int]] = []
         self._fastest: dict[int, tuple[float, int, int]] = {}
@@ -239,38 +241,51 @@ class _Search:
         heap = [_Node(0.0, number, family) for number, family in zip(self._numbers, self._made, strict=False)]
         heapq.heapify(heap)
         self.progress(0, self.planned)
-        futures: dict[Future[Row], _Node] = {}
+        futures: dict[Future[Any], _Node] = {}
         try:
             with worker_pool(workers, _start, self._study) if workers > 1 else nullcontext() as pool:
                 while heap or futures:
-                    while heap and len(futures) < workers:
-                        node = self._next(heap)
-                        if node is None:
-                            break
+                    while len(futures) < workers and (node := self._next(heap)) is not None:
                         assert node.plan is not None
                         if pool is None:
-                            self._keep(node, self._study.quick_row(node.plan))
+                            self._take(node, _work(self._study, self._tier(node), node.plan), heap)
                         else:
-                            futures[pool.submit(_quick, node.plan)] = node
+                            futures[pool.submit(_work_of, self._tier(node), node.plan)] = node
                     done, _ = wait(futures, return_when=FIRST_COMPLETED) if futures else (set(), None)
                     for future in done:
-                        self._keep(futures.pop(future), future.result())
+                        self._take(futures.pop(future), future.result(), heap)
         except BrokenExecutor:
             raise MpsimError(
                 f"a worker process died after {len(self.rows)} plans (out of memory?): lower the number of processes,"
                 f" {workers}"
             ) from None
 
+    def _tier(self, node: _Node) -> int:
+        """Return the tier of the bound that a plan gets next; that of none: it is simulated."""
+        return node.tier if self._prune else len(_TIERS)
+
+    def _take(self, node: _Node, found: Row | tuple[Plan, Least] | str, heap: list[_Node]) -> None:
+        """Take in what was found out of a plan: its row, a closer bound, or why it cannot be run."""
+        if isinstance(found, dict):
+            self._keep(node, found)
+        else:
+            self._bounded(node, found, heap)
+
     def _next(self, heap: list[_Node]) -> _Node | None:
-        """Return the next plan to simulate: bounds become closer as their turn comes, and what they rule out goes."""
+        """Return the next plan to simulate, or to bound with more than a moment's work.
+
+        Bounds become closer as their turn comes, and what they rule out goes.
+        """
         while heap:
             node = heapq.heappop(heap)
             if node.plan is None:
                 self._expand(node, heap)
             elif self._ruled_out(node.family.ranks, node.least_s):
                 self._decide("bounded")
-            elif node.tier < len(_TIERS) and self._prune:
+            elif self._tier(node) < _SOON:
                 self._closer(node, heap)
+            elif self._tier(node) < len(_TIERS):
+                return node
             elif self.journal is not None and node.number in self.journal.rows:
                 self._keep(node, self.journal.rows[node.number], known=True)
             else:
@@ -311,18 +326,20 @@ class _Search:
     def _closer(self, node: _Node, heap: list[_Node]) -> None:
         """Bound a plan more closely."""
         assert node.plan is not None
-        try:
-            check_size(node.plan)
-            plan, least = _TIERS[node.tier](self._study, node.plan)
-        except MpsimError as error:
-            self._reasons[str(error)] += 1
+        self._bounded(node, _bound(self._study, node.tier, node.plan), heap)
+
+    def _bounded(self, node: _Node, found: tuple[Plan, Least] | str, heap: list[_Node]) -> None:
+        """Put a plan where its new bound belongs; what cannot be, or cannot fit, goes."""
+        if isinstance(found, str):
+            self._reasons[found] += 1
             self._decide("impossible")
             return
+        plan, least = found
         if least.overflows:
             self._too_large(node, least)
             return
-        found = round_step(least.step_s * (1 - 1e-11))
-        heapq.heappush(heap, replace(node, least_s=max(node.least_s, found), plan=plan, tier=node.tier + 1))
+        least_s = round_step(least.step_s * (1 - 1e-11))
+        heapq.heappush(heap, replace(node, least_s=max(node.least_s, least_s), plan=plan, tier=node.tier + 1))
 
     def _too_large(self, node: _Node, least: Least) -> None:
         assert node.plan is not None
@@ -351,6 +368,8 @@ class _Search:
         if self.journal is not None and not known:
             row = self.journal.append(node.number, row)
         self.rows[node.number] = row
+        if node.plan is not None and node.plan.boundaries is not None:
+            self._cut[node.number] = node.plan
         if row["reason"]:
             self._reasons[row["reason"]] += 1
             self._decide("impossible")
@@ -372,7 +391,7 @@ class _Search:
     def found(self, left: Counter[str], workers: int, *, complete: bool, trials: Trials | None = None) -> Found:
         """Return the answer: of each number of devices the fastest, and the fastest of all."""
         numbers = sorted({number for *_, number in (*self._every[: self._top], *self._fastest.values())})
-        chosen = [self._study.as_cut(self.plan_of(number)) for number in numbers]
+        chosen = [self._cut.get(number) or self._study.as_cut(self.plan_of(number)) for number in numbers]
         known = [self.rows[number] for number in numbers]
         rows = self._whole(chosen, trials or Trials(), workers) if complete else known
         rows = [row | {"question": own["question"]} for row, own in zip(rows, known, strict=True)]
@@ -411,6 +430,7 @@ def _close(study: Study, plan: Plan) -> tuple[Plan, Least]:
 
 
 _TIERS: tuple[Callable[[Study, Plan], tuple[Plan, Least]], ...] = (_rough, _close, Study.timed, Study.cut)
+_SOON = 2  # of them, which take no process of their own
 
 _shared: list[Study] = []
 
@@ -419,8 +439,22 @@ def _start(study: Study) -> None:
     _shared[:] = [study]
 
 
-def _quick(plan: Plan) -> Row:
-    return _shared[0].quick_row(plan)
+def _bound(study: Study, tier: int, plan: Plan) -> tuple[Plan, Least] | str:
+    """Return a plan with a bound, or why it cannot be run."""
+    try:
+        check_size(plan)
+        return _TIERS[tier](study, plan)
+    except MpsimError as error:
+        return str(error)
+
+
+def _work(study: Study, tier: int, plan: Plan) -> Row | tuple[Plan, Least] | str:
+    """Return the row of a plan, or where there is another tier its bound."""
+    return _bound(study, tier, plan) if tier < len(_TIERS) else study.quick_row(plan)
+
+
+def _work_of(tier: int, plan: Plan) -> Row | tuple[Plan, Least] | str:
+    return _work(_shared[0], tier, plan)
 
 
 def _whole(plan: Plan, trials: Trials) -> Row:

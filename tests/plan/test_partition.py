@@ -50,7 +50,7 @@ def test_no_partition_is_better(data, n):
     assert worst(found) == least
     for room in (1.0, 1.5, math.inf):
         allowed = [one for one in every if worst(one) <= (least * room if least else 0)]
-        assert whole(cheapest(tables, room)) == min(map(whole, allowed or every))
+        assert whole(*cheapest(tables, [room])) == min(map(whole, allowed or every))
 
 
 def test_of_equal_partitions_the_most_even_then_the_earliest():
