@@ -520,6 +520,9 @@ def test_curves_of_ranks_that_run_the_same_are_one_where_there_are_many(replay):
 def test_axes_of_a_distribution_fit_it(noisy, replay):
     (ax,) = plotting.cdf([noisy, replace(noisy, trial_step_s=tuple(2 * step for step in noisy.trial_step_s))]).axes
     least, most = min(noisy.trial_step_s) * 1e3, 2 * max(noisy.trial_step_s) * 1e3
+    first, second = (entry.replace("\n", " ") for entry in legend(ax.figure))
+    assert second.endswith(", +100.0 %)")
+    assert not first.endswith("%)")
     low, high = ax.get_xlim()
     assert 0 < least - low < 0.1 * (most - least)
     assert 0 < high - most < 0.1 * (most - least)

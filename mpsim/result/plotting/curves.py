@@ -45,7 +45,8 @@ def cdf(results: Result | Sequence[Result], *, ax: Axes | None = None) -> Figure
     Parameters
     ----------
     results : Result or sequence of Result
-        One curve each; where nothing is random it is one step, and says so.
+        One curve each; where nothing is random it is one step, and says so. How far the medians of the others are from
+        the first's stands in the legend.
     ax : matplotlib.axes.Axes, optional
         Where to draw; by default in a new figure.
 
@@ -71,7 +72,7 @@ def cdf(results: Result | Sequence[Result], *, ax: Axes | None = None) -> Figure
         x, fraction = distribution(result.trial_step_s)
         line: dict[str, Any] = {"color": CYCLE[i % len(CYCLE)], "linestyle": _STYLES[i // len(CYCLE) % len(_STYLES)]}
         times = [x[0] / scale, *(value / scale for value in x)]
-        ax.plot(times, [0.0, *fraction], drawstyle="steps-post", linewidth=1.8, label=_trials(result), **line)
+        ax.plot(times, [0.0, *fraction], drawstyle="steps-post", linewidth=1.8, label=_trials(result, plans[0]), **line)
     ax.margins(x=0.08)
     ax.set(ylim=(-0.02, 1.02), xlabel=f"step time ({unit})", ylabel="fraction of trials")
     ax.grid(alpha=0.3)
@@ -81,10 +82,13 @@ def cdf(results: Result | Sequence[Result], *, ax: Axes | None = None) -> Figure
     return figure_of(ax)
 
 
-def _trials(result: Result) -> str:
-    ran = len(result.trial_step_s)
+def _trials(result: Result, first: Result) -> str:
+    """Say of how many trials a curve is, its median, and how far that is from the first's: axes need not begin at 0."""
+    ran, median_s = len(result.trial_step_s), interval(result).median_s
     how = "one replay, nothing random" if result.deterministic else f"{ran} trial{'s' * (ran > 1)}"
-    return f"{shorten(result.plan, 42)}\n({how}, median {format_duration(interval(result).median_s)})"
+    beside = interval(first).median_s
+    apart = f", {100 * (median_s / beside - 1):+.1f} %" if result is not first and beside else ""
+    return f"{shorten(result.plan, 42)}\n({how}, median {format_duration(median_s)}{apart})"
 
 
 def memory_over_time(results: Result | Sequence[Result], *, ax: Axes | None = None) -> Figure:
