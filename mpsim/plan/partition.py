@@ -73,10 +73,11 @@ def cheapest(costs: Sequence[Table], rooms: Sequence[float]) -> list[tuple[int, 
     costs = _checked(costs)
     most = _least_most(costs)
     scaled = {id(cost): _scaled(cost, most) for cost in costs}
-    return [
-        _cheapest(_each(costs, lambda cost, room=room: np.where(cost <= most * room, scaled[id(cost)], np.inf)))
-        for room in rooms
-    ]
+
+    def within(room: float) -> list[Table]:
+        return _each(costs, lambda cost: np.where(cost <= most * room, scaled[id(cost)], np.inf))
+
+    return [_cheapest(within(room)) for room in rooms]
 
 
 def least_most(costs: Sequence[Table]) -> float:
