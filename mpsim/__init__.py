@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from mpsim.workload.show import show_workload
     from mpsim.workload.trace import trace
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Axes",
     "Checkpoints",

@@ -14,8 +14,8 @@ from mpsim.errors import MpsimError
 __all__ = ["demo"]
 
 CLUSTER = "switch:8,link=eth_10g,memory=8GiB"
-# Measured on one GPU; it comes with the repository and not with the package.
-STORED = Path(__file__).parents[2] / "workloads" / "gpt2.h200.json"
+# Measured on one GPU: inside an installed package, beside the package in the repository.
+PLACES = [folder / "workloads" / "gpt2.h200.json" for folder in Path(__file__).parents[1:3]]
 
 
 @click.command()
@@ -38,10 +38,10 @@ def demo(context: click.Context, folder: str, cluster: str) -> None:
     say("1. A model traced on this machine, over eight such machines")
     _run(context, _traced_here(where, cluster))
     say("\n2. A model measured on a GPU, over eight such GPUs: a trace is true of the device that it was made on")
-    if not STORED.is_file():
-        say("left out: workloads/gpt2.h200.json comes with the repository, and this is an installed package")
-        return
-    _run(context, _measured_on_a_gpu(where, os.path.relpath(STORED)))
+    stored = next((path for path in PLACES if path.is_file()), None)
+    if stored is None:
+        raise MpsimError(f"no file {str(PLACES[0])!r}: it is part of mpsim; install mpsim again")
+    _run(context, _measured_on_a_gpu(where, os.path.relpath(stored)))
 
 
 def _run(context: click.Context, commands: list[list[str]]) -> None:

@@ -132,9 +132,15 @@ def _message(error: click.ClickException) -> str:
 
 def _version(context: click.Context, option: click.Parameter, asked: bool) -> None:
     if asked:
+        from importlib.metadata import PackageNotFoundError, version
+
         from mpsim import __version__
 
-        click.echo(f"mpsim {__version__}")
+        try:
+            torch = f"torch {version('torch')}"
+        except PackageNotFoundError:
+            torch = "no torch: stored workloads alone are replayed"
+        click.echo(f"mpsim {__version__}, {torch}")
         context.exit()
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,16 @@ def test_every_command_has_help(mpsim, command) -> None:
 
 
 def test_version(mpsim) -> None:
-    assert mpsim("--version").stdout == f"mpsim {package.__version__}\n"
+    torch = f"torch {metadata.version('torch')}"
+    assert mpsim("--version").stdout == f"mpsim {package.__version__}, {torch}\n"
+
+
+def test_version_without_torch(mpsim, monkeypatch) -> None:
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    assert mpsim("--version").stdout.startswith(f"mpsim {package.__version__}, no torch")
 
 
 def test_simulate_as_json(mpsim) -> None:
