@@ -95,7 +95,7 @@ def _check_rows_of(schedule: Schedule, rows: Rows, point: tuple[int, ...]) -> No
     simulated_s = _simulated_s(rows, microbatches)
     if simulated_s != step_s:
         raise MpsimError(
-            f"on free links the step takes {simulated_s} times a third of a stage's pass, by unit times {step_s}:"
+            f"on an ideal network the step takes {simulated_s} times a third of a stage's pass, by unit times {step_s}:"
             " report this, the rows run but not as they should"
         )
 

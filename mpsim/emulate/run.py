@@ -45,7 +45,7 @@ class Emulation:
     Attributes
     ----------
     result : Result
-        As a replay gives it, but for what a run cannot know: its step on free links, bubbles and memory.
+        As a replay gives it, but for what a run cannot know: its step on an ideal network, bubbles and memory.
     links : Topology or None
         The topology with each link as it was measured before the run, and with real computation each device's speed
         and slowdown beside communication: what a prediction is to be made with. None where nothing was measured.

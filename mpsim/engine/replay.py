@@ -71,7 +71,7 @@ def replay(
     topology : Topology
         Whose links its traffic uses.
     free : bool
-        Replay on free links: no transfer takes any time.
+        Replay on an ideal network: no transfer takes any time.
     observer : callable, optional
         Called with ``(time_s, task, bytes_per_s)`` whenever the rate of a transfer changes.
     durations : sequence of float, optional

@@ -23,7 +23,7 @@ def link_kind(link: Link) -> str:
     '1 GB/s links'
     """
     wide = link.bandwidth_bytes_per_s
-    return link.type or (f"{format_bandwidth(wide)} links" if wide < math.inf else "free links")
+    return link.type or (f"{format_bandwidth(wide)} links" if wide < math.inf else "links of infinite bandwidth")
 
 
 class Kinds:

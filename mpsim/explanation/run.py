@@ -133,7 +133,7 @@ def _explained(
 
 
 def _idle(program: Program, topology: Topology, devices: Sequence[int], launches: bool) -> Idle:
-    """Replay the step on free links: as it is, launched for nothing, and with stages that are alike besides."""
+    """Replay the step on an ideal network: as it is, launched for nothing, and with stages that are alike besides."""
     free = mean_idle_s(program, devices, replay(program, topology, free=True))
     bare, stages = program, free
     if launches:

@@ -47,6 +47,13 @@ def load_goodput(path: str | Path) -> Goodput:
     ------
     MpsimError
         No such file, not a goodput, a newer version, or trials that miss a part.
+
+    Examples
+    --------
+    >>> load_goodput("missing.json")
+    Traceback (most recent call last):
+    ...
+    mpsim.errors.MpsimError: no file 'missing.json'
     """
     found: Goodput = documents.read(path, _NOUN, _VERSION, Goodput)
     counts = {len(getattr(found, f"{name}_s")) for name in PARTS} | {len(found.stops)}

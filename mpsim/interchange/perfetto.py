@@ -58,7 +58,7 @@ def load_perfetto(path: str | Path) -> tuple[Result, Losses]:
         raise MpsimError(f"{path}: its step_s is {step_s!r}, its last span ends at {last_s} s")
     reader.losses.add("times are whole nanoseconds")
     reader.losses.add("memory at its peak, by holder: not told, what each holds over time is")
-    reader.losses.add("the step on free links, the bubble, the baseline, trials, traffic by link: not in such a trace")
+    reader.losses.add("step on an ideal network, bubble, baseline, trials, traffic by link: not in such a trace")
     workload, topology, plan, runtime, made_by, fidelity = (str(about.get(name, "")) for name in _ABOUT)
     result = Result(
         workload=workload,

@@ -351,6 +351,14 @@ def save_plan(path: str | Path | Plan, plan: Plan | str | Path, provenance: Prov
     ------
     MpsimError
         Its schedule does not give rows for it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_plan(f"{folder}/plan.json", Plan(pp=2, microbatches=4))
+    ...     load_plan(f"{folder}/plan.json").microbatches
+    4
     """
     where, held = documents.in_order(path, plan, Plan)
     if isinstance(held.schedule, Fitted):
@@ -362,7 +370,21 @@ def save_plan(path: str | Path | Plan, plan: Plan | str | Path, provenance: Prov
 
 @checked
 def load_plan(path: str | Path) -> Plan:
-    """Read a plan of any version ever written."""
+    """Read a plan of any version ever written.
+
+    Raises
+    ------
+    MpsimError
+        No such file, a truncated or edited one, another schema or a newer version.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_plan(f"{folder}/plan.json", Plan(dp=2))
+    ...     load_plan(f"{folder}/plan.json") == Plan(dp=2)
+    True
+    """
     document: _PlanFile = documents.read(path, "plan", _VERSION, _PlanFile, _UPGRADES)
     return document.plan
 

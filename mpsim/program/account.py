@@ -27,7 +27,7 @@ _Change = tuple[float, int, int, str]
 def account_devices(
     program: Program, topology: Topology, place: Iterable[int], timing: Timing, free: Timing | None
 ) -> tuple[DeviceUse, ...]:
-    """Return where the step of each device in `place` went; `free` is the replay on free links, of a real run None."""
+    """Return where the step of each device in `place` went; `free`: the replay on an ideal network, if any."""
     step_s = timing.step_s
     parts = parts_of(program, timing)
     place = program.stands_for or place
@@ -109,7 +109,7 @@ def _launch_waits(
 
 
 def _bubbles(program: Program, place: Iterable[int], free: Timing) -> dict[int, float]:
-    """Return what of the step on free links each device neither computes nor waits for a launch."""
+    """Return what of the step on an ideal network each device neither computes nor waits for a launch."""
     parts, step_s = parts_of(program, free), free.step_s
     return {
         device: step_s - compute_s - (engaged_s - active_s)

@@ -14,7 +14,7 @@ from mpsim.result.model import Result, Spans
 __all__ = ["load_result", "save_result"]
 
 _NOUN, _VERSION = "result", 6
-# Version 2 lets a real run say that it has no step on free links, version 3 says which algorithm was chosen for
+# Version 2 lets a real run say that it has no step on an ideal network, version 3 says which algorithm was chosen for
 # collectives and how many went beyond what was measured, version 4 has hosts that launch, steps back to back, more
 # holders of memory, and what may make it wrong, version 5 memory by holder over time, version 6 devices that stand for
 # others; each older file is one of the next version as it stands.

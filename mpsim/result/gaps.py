@@ -22,7 +22,7 @@ class Gap(NamedTuple):
         Seconds from the start of the step.
     cause : str
         ``wait``: a transfer that it takes part in is under way; ``launch``: what comes next waits for its launch;
-        ``bubble``: neither, and on free links most of the device's idle time remains; ``idle``: neither, and less
+        ``bubble``: neither, and on an ideal network most of the device's idle time remains; ``idle``: neither, and less
         does, or that is not known, as of a real run.
     """
 

@@ -138,8 +138,8 @@ class DeviceUse:
     idle_s : float
         The rest.
     bubble_s : float or None
-        What of the step on free links the device neither computes nor waits for a launch; transfers that fill it on
-        real links can make it more than `idle_s`. None of a real run, which has no free links to be repeated on.
+        What of the step on an ideal network the device neither computes nor waits for a launch; transfers that fill it
+        on real links can make it more than `idle_s`. None of a real run, which has no such network to be repeated on.
     memory : MemoryUse
         At its peak.
     capacity_bytes : int
@@ -243,7 +243,7 @@ class Result(Document):
     steady_s : float or None
         What a step takes where steps follow one another and hosts run ahead; None where that is not known.
     free_step_s : float or None
-        The same trial on free links (infinite bandwidth, no latency); None of a real run, which has no such links.
+        The same trial on an ideal network (infinite bandwidth, no latency); None of a real run, which has none.
     baseline : str
         What `speedup` compares with.
     baseline_step_s : float
@@ -265,6 +265,15 @@ class Result(Document):
         What ran when.
     origin : Origin or None
         What it was replayed from, for `explain`: no part of its value. None of a real run, or of a result from a file.
+
+    Examples
+    --------
+    >>> import mpsim
+    >>> layers = [mpsim.Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "ab"]
+    >>> topology = mpsim.parse_topology("chain:2,link=1GB/s@0")
+    >>> result = mpsim.simulate(mpsim.Workload.chain("two", layers), topology, mpsim.Plan(pp=2))
+    >>> result.step_s, result.speedup, [device.compute_s for device in result.devices]
+    (6.0, 1.0, [3.0, 3.0])
     """
 
     _file = "result.file:result"
@@ -311,7 +320,7 @@ class Result(Document):
 
     @property
     def communication_overhead_s(self) -> float | None:
-        """Step minus the step on free links; None where that is not known."""
+        """Step minus the step on an ideal network; None where that is not known."""
         return None if self.free_step_s is None else self.step_s - self.free_step_s
 
     @property

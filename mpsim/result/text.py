@@ -91,7 +91,7 @@ def summary(result: Result | str | Path) -> str:
     mlp | pp=2 | pair
     <BLANKLINE>
     step            2 s
-    communication   500 ms of the step (25.0 %); on free links it takes 1.5 s
+    communication   500 ms of the step (25.0 %); on an ideal network (infinitely fast) it takes 1.5 s
     trials          nothing random: one replay stands for all 8 trials
     fidelity        given: some times were given by hand, not measured
     runtime         ideal
@@ -191,7 +191,7 @@ def _communication(result: Result) -> str:
         return ""
     return (
         f"{format_duration(overhead_s)} of the step ({format_percent(fraction)});"
-        f" on free links it takes {format_duration(result.free_step_s)}"
+        f" on an ideal network (infinitely fast) it takes {format_duration(result.free_step_s)}"
     )
 
 
@@ -205,7 +205,7 @@ def _mean_device(result: Result) -> str:
         if device.bubble_s is not None:
             # Where transfers fill part of the bubble, the idle part of it is all that can be listed beside them.
             bubble_s = min(device.bubble_s, device.idle_s)
-            idle = {"idle in the bubble": bubble_s, "other idle": device.idle_s - bubble_s}
+            idle = {"idle in the bubble": bubble_s, "idle behind transfers": device.idle_s - bubble_s}
         parts = {"compute": device.compute_s, "exposed communication": device.exposed_communication_s}
         parts |= ({"exposed launch": device.exposed_launch_s} if result.launch == "eager" else {}) | idle
         sums |= {name: sums.get(name, 0.0) + device.count * seconds for name, seconds in parts.items()}

@@ -111,6 +111,12 @@ class MadeFit:
         Where nothing is enough, the plan that comes nearest.
     tried : int
         Plans that were replayed.
+
+    Examples
+    --------
+    >>> made = MadeFit(workload="w", topology="t", plan=Plan(dp=2), step_s=1.0, peak_bytes=90, capacity_bytes=80)
+    >>> made.fits, made.fixes
+    (False, ())
     """
 
     workload: str

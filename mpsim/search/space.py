@@ -50,6 +50,12 @@ class Axes:
         What is computed again; empty: nothing, attention cores where there are any, and all.
     launch : tuple of str
         How hosts launch; empty: as the base plan says.
+
+    Examples
+    --------
+    >>> tried = Axes(devices=(4, 8), tp=(1,), zero=(0, 3))
+    >>> tried.zero, tried.pp
+    ((0, 3), ())
     """
 
     devices: tuple[int, ...] = ()

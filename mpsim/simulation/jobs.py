@@ -37,6 +37,13 @@ class Job:
 
     Workload and plan may be given as text, as in `simulate`.
     `by_type` has the same model as traced on other types of device.
+
+    Examples
+    --------
+    >>> from mpsim.workload.model import Layer
+    >>> work = Workload.chain("one", [Layer.given("a", forward_s=1.0, backward_s=2.0)])
+    >>> Job(name="mine", workload=work, plan=Plan(dp=2)).plan.dp
+    2
     """
 
     name: str
@@ -115,7 +122,8 @@ def simulate_jobs(
     """Predict the steps of jobs that run at once on devices of their own and share the topology's links.
 
     All begin at the same moment and begin each next step when the last one is over, every time at its median. Each
-    runs until all have done `steps` steps; steps that end later than the first job stops are not counted.
+    runs until all have done `steps` steps; steps that end later than the first job stops are not counted. Whether each
+    fits its devices' memory `simulate` says of it alone.
 
     Parameters
     ----------
@@ -125,8 +133,6 @@ def simulate_jobs(
         That every job does at least.
     rescale, speed, unchecked
         As in `simulate`, for every job.
-
-    Whether each fits its devices' memory `simulate` says of it alone.
 
     Raises
     ------

@@ -50,6 +50,11 @@ class Device:
     host : str
         The switch that stands for the memory of its host, where a plan may put what the device need not hold; ``""``:
         none.
+
+    Examples
+    --------
+    >>> Device(name="d0", memory_bytes=80 * 2**30, speed=0.5).speed
+    0.5
     """
 
     name: str
@@ -103,6 +108,11 @@ class Link:
         Of one message over this link (the effective latency, unless the builder was told otherwise).
     type : str
         A name of the catalog, or any other.
+
+    Examples
+    --------
+    >>> Link(source="d0", target="d1", bandwidth_bytes_per_s=50e9, latency_s=2e-6).bandwidth_bytes_per_s
+    50000000000.0
     """
 
     source: str
@@ -143,6 +153,14 @@ class Topology(Document):
     MpsimError
         Two nodes of one name, two links of one direction between the same nodes, a link to no node, a reducing switch
         that is none, or a device that another cannot reach.
+
+    Examples
+    --------
+    >>> there = Link(source="a", target="b", bandwidth_bytes_per_s=1e9)
+    >>> back = Link(source="b", target="a", bandwidth_bytes_per_s=1e9)
+    >>> two = Topology(name="two", devices=(Device(name="a"), Device(name="b")), links=(there, back))
+    >>> [device.name for device in two.devices]
+    ['a', 'b']
     """
 
     _file = "topology.file:topology"

@@ -52,6 +52,13 @@ class Example:
         Samples in one epoch; 0 if unknown.
     imbalance : float
         Where ranks share experts: the tokens that the busiest rank gets, in means.
+
+    Examples
+    --------
+    >>> import torch
+    >>> one = Example(model=torch.nn.Linear(8, 2), inputs=(torch.ones(4, 8),), target=torch.zeros(4, 2))
+    >>> one.inputs[0].shape[0]
+    4
     """
 
     model: torch.nn.Module | Any

@@ -44,6 +44,16 @@ def load_workload(path: str | Path) -> Workload:
     ------
     MpsimError
         No such file, a truncated or edited one, another schema or a newer version.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from mpsim.workload.model import Layer
+    >>> work = Workload.chain("one", [Layer.given("a", forward_s=1.0, backward_s=2.0)])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_workload(f"{folder}/one.json", work)
+    ...     load_workload(f"{folder}/one.json") == work
+    True
     """
     found: Workload = documents.read(path, "workload", VERSION, Workload, {1: _same, 2: _same})
     return found

@@ -41,7 +41,7 @@ def test_unlike_devices_are_imbalance_too():
 
 def test_what_fits_into_the_bubble_is_no_more_bubble():
     """
-    d0  [F0][F1]=      =[B0  ]  =[B1  ]     step 10 s, 9 on free links, which leave 3 s idle
+    d0  [F0][F1]=      =[B0  ]  =[B1  ]     step 10 s, 9 on an ideal network, which leave 3 s idle
     d1     =[F0][B0  ][F1][B1  ]=
     """
     one = found(work((1.0, 2.0), (1.0, 2.0)), parse_topology(SLOW), Plan(pp=2, microbatches=2))

@@ -55,7 +55,7 @@ def test_exposed_is_what_no_computation_covers():
     streams = [(0, "compute"), (0, "network"), (1, "compute"), (1, "other")]
     (first, _), _ = account(tasks, streams, devices=2)
     assert (first.compute_s, first.exposed_communication_s, first.idle_s) == (4.0, 2.0 + 3.0, 1.0)
-    # On free links m ends at 1 and b runs from 2 to 4.
+    # On an ideal network m ends at 1 and b runs from 2 to 4.
     assert first.bubble_s == 0.0
 
 

@@ -146,7 +146,8 @@ def test_breakdown_bars_fill_the_step(pipeline, noisy):
     assert lengths(seconds)[:2] == pytest.approx([pipeline.step_s * 1e3] * 2)
     assert seconds.get_xlabel() == "time (ms)"
     names = [text.get_text() for text in seconds.get_legend().get_texts()]
-    assert legend(ax.figure) == names == ["compute", "exposed communication", "idle in the bubble", "other idle"]
+    assert legend(ax.figure) == names
+    assert names == ["compute", "exposed communication", "idle in the bubble", "idle behind transfers"]
 
 
 def test_devices_that_do_the_same_share_a_bar(replay):

@@ -15,7 +15,8 @@ def test_the_facts_by_hand(pipeline):
     assert facts["step"] == "34.7 ms"
     assert facts["throughput"] == "923 samples/s (global batch 32)"
     assert facts["speedup"] == "2.70x over one device (93.8 ms)"
-    assert facts["communication"] == "488 us of the step (1.4 %); on free links it takes 34.2 ms"
+    ideal = "on an ideal network (infinitely fast) it takes 34.2 ms"
+    assert facts["communication"] == f"488 us of the step (1.4 %); {ideal}"
     assert facts["memory"] == "fits: peak 192 MiB of 1 GiB (gpu0)"
     assert facts["trials"] == "nothing random: one replay stands for all 100 trials"
     assert facts["fidelity"] == "measured: every layer time was measured at the size used"
@@ -43,7 +44,7 @@ def test_a_bubble_that_transfers_fill_is_not_listed_twice(pipeline):
     facts = lines(replace(pipeline, devices=devices))
     assert (
         facts["mean device"]
-        == "compute 69.0 %, exposed communication 4.2 %, idle in the bubble 26.8 %, other idle 0.0 %"
+        == "compute 69.0 %, exposed communication 4.2 %, idle in the bubble 26.8 %, idle behind transfers 0.0 %"
     )
 
 
@@ -102,7 +103,7 @@ def test_a_real_run_says_nothing_of_what_it_did_not_measure(pipeline):
     devices = tuple(replace(device, bubble_s=None, memory=MemoryUse(), capacity_bytes=0) for device in pipeline.devices)
     run = replace(pipeline, made_by="emulate", free_step_s=None, devices=devices)
     text = summary(run)
-    for word in ("communication  ", "memory", "bubble", "free links"):
+    for word in ("communication  ", "memory", "bubble", "ideal network"):
         assert word not in text
     assert "idle" in text
     assert (run.communication_overhead_s, run.communication_overhead_fraction) == (None, None)

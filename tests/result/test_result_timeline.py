@@ -44,7 +44,7 @@ def test_ranks_that_do_the_same_share_a_row(replay):
     assert sum(spans.values()) == len(shown)
     assert legend(ax.figure) == [
         "forward", "backward input", "backward weight", "optimizer", "pp transfer", "dp transfer",
-        "waits for a transfer", "bubble (25 % of it other idle)", f"step end ({result.step_s * 1e3:.3g} ms)",
+        "waits for a transfer", "bubble (25 % of it behind transfers)", f"step end ({result.step_s * 1e3:.3g} ms)",
     ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Pipelines on free links equal their formula to the bit."""
+"""Pipelines on an ideal network equal their formula to the bit."""
 
 import pytest
 from cases import chained, layer

@@ -1,6 +1,13 @@
 """Pictures of results: the only place that loads matplotlib.
 
 Each function returns a `matplotlib.figure.Figure` and shows nothing; ``ax=`` draws into axes of your own.
+
+>>> import mpsim
+>>> layers = [mpsim.Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "ab"]
+>>> topology = mpsim.parse_topology("chain:2,link=1GB/s@0")
+>>> result = mpsim.simulate(mpsim.Workload.chain("two", layers), topology, mpsim.Plan(pp=2))
+>>> len(mpsim.plotting.timeline(result).axes)
+1
 """
 
 from mpsim.calls import checked

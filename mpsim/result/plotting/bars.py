@@ -40,7 +40,7 @@ __all__ = ["breakdown", "memory"]
 
 
 def breakdown(results: Result | Sequence[Result], *, ax: Axes | None = None) -> Figure:
-    """Draw where the step goes: compute, exposed communication and launch, bubble and other idle; its parts and times.
+    """Draw where the step goes: compute, exposed communication and launch, bubble, idle; parts and times.
 
     Parameters
     ----------

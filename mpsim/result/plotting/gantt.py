@@ -179,7 +179,7 @@ def _idle(panel: Panel) -> str:
     uses = [panel.result.devices[row.device] for row in panel.rows]
     idle_s = sum(use.idle_s for use in uses)
     other_s = sum(max(0.0, use.idle_s - use.bubble_s) for use in uses if use.bubble_s is not None)
-    return f"bubble ({100 * other_s / idle_s:.0f} % of it other idle)" if other_s > 0.02 * idle_s else "bubble"
+    return f"bubble ({100 * other_s / idle_s:.0f} % of it behind transfers)" if other_s > 0.02 * idle_s else "bubble"
 
 
 def _colour(label: str) -> str:

@@ -65,7 +65,7 @@ PART_COLOURS = {
     "exposed communication": VERMILION,
     "exposed launch": YELLOW,
     "idle in the bubble": "#BBBBBB",
-    "other idle": "#E6E6E6",
+    "idle behind transfers": "#E6E6E6",
 }
 GAP_COLOURS = {
     "waits for a transfer": "#F8D9C4",
