@@ -23,13 +23,13 @@ ONE_NODE = {
 # The tables of several nodes, and the machine that each is of; none with costs that were published.
 SEVERAL: dict[str, Callable[[int], Topology]] = {
     "aws_2xp5": lambda n: parse_topology(f"aws_p5:{n},costs=none"),
-    "gcp_2xa3mega": lambda n: reducing(nodes(n, per_node=8, inside="nvlink4", between="roce_200")),
+    "gcp_2xa3mega": lambda n: reducing(nodes(n, per_node=8, nics=8, inside="nvlink4", between="roce_200")),
     "i309_4n": lambda n: parse_topology(f"dgx_h100:{n},costs=none"),
     "i309b_2n": lambda n: parse_topology(f"dgx_h100:{n},costs=none"),
     "i309b_8n_tuned": lambda n: parse_topology(f"dgx_h100:{n},costs=none"),
     "cw_h100x64": lambda n: sharp(parse_topology(f"dgx_h100:{n},costs=none")),
     "cscs_gh200_2n": lambda n: nodes(
-        n, per_node=4, inside="nvlink4", between="slingshot_200", fabric="fully_connected"
+        n, per_node=4, nics=4, inside="nvlink4", between="slingshot_200", fabric="fully_connected"
     ),
     "aws_2xp3dn": lambda n: nodes(n, per_node=8, inside="nvlink2", between="ib_edr", nics=1),
 }

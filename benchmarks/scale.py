@@ -71,7 +71,7 @@ def spread_out(samples: Samples, spread: tuple[float, ...]) -> Samples:
 
 def dgx(devices: int) -> str:
     """Return nodes of eight devices, as text."""
-    return f"nodes:{devices // 8},per_node=8,inside=nvlink4,between=ib_ndr"
+    return f"nodes:{devices // 8},per_node=8,nics=8,inside=nvlink4,between=ib_ndr"
 
 
 def gpt3_step(devices: int) -> Work:
@@ -230,7 +230,7 @@ def automatic(devices: int) -> Work:
     from mpsim.topology.builders import nodes
     from mpsim.topology.routes import Routes
 
-    topology = nodes(devices // 8, per_node=8, inside="nvlink4", between="ib_ndr")
+    topology = nodes(devices // 8, per_node=8, nics=8, inside="nvlink4", between="ib_ndr")
     routes, stride = Routes(topology), devices // 64
     groups = [range(group, devices, stride) for group in range(16)]
     return lambda: [collective(routes, "all_reduce", ranks, 2**24, algorithm="auto") for ranks in groups]

@@ -34,6 +34,8 @@ _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "day": 86400.0, "days": 86400.0}
 _PER_SECOND = {"ms": 1e3, "us": 1e6, "µs": 1e6, "μs": 1e6, "ns": 1e9}
 # Seconds of the universe, bytes of all discs: of more, products are no numbers any more.
 _MOST = 1e30
+# Ethernet by its speed, and the one spelling in small letters that nobody takes for another.
+_NAMED = {"GbE": "Gbit/s", "gbe": "Gbit/s", "mbps": "Mbit/s", "gbps": "Gbit/s", "gbit/s": "Gbit/s"}
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf)\s*(.*?)\s*")
 
 
@@ -95,7 +97,7 @@ def size(text: str | float, what: str = "size") -> int:
 
 
 def bandwidth(text: str | float, what: str = "bandwidth") -> float:
-    """Parse bytes per second, one direction.
+    """Parse bytes per second, one direction: as bytes, as bits, or as the name of an Ethernet (``25GbE``).
 
     Returns
     -------
@@ -109,18 +111,18 @@ def bandwidth(text: str | float, what: str = "bandwidth") -> float:
 
     Examples
     --------
-    >>> bandwidth("50 GB/s"), bandwidth("400 Gbit/s"), bandwidth("10Gbps")
-    (50000000000.0, 50000000000.0, 1250000000.0)
+    >>> bandwidth("50 GB/s"), bandwidth("400 Gbit/s"), bandwidth("10Gbps"), bandwidth("25GbE")
+    (50000000000.0, 50000000000.0, 1250000000.0, 3125000000.0)
     """
     number, unit = _split(text, what, "50 GB/s")
     if number == 0:
         raise MpsimError(f"{what} {text!r} carries nothing: write '50 GB/s', or leave the link out")
     if math.isinf(number):
         return math.inf
-    per_second = re.fullmatch(r"(.*)(?:/s|ps)", unit)
+    per_second = re.fullmatch(r"(.*)(?:/s|ps)", _NAMED.get(unit, unit))
     scale = _bytes_of(per_second[1]) if per_second else None
     if scale is None:
-        raise MpsimError(f"{what} {text!r} is not bytes per second: write '50 GB/s' or '400 Gbit/s'")
+        raise MpsimError(f"{what} {text!r} is not bytes per second: write '50 GB/s', '400 Gbit/s' or '25GbE'")
     return number * scale
 
 

@@ -63,7 +63,7 @@ def clusters(draw, n: int) -> Topology:
     kind = draw(st.sampled_from(["nodes", "nodes", "nodes", "ring", "switch", "full", "torus"]))
     per_node = draw(st.sampled_from([k for k in (1, 2, 3, 4, 8) if n % k == 0]))
     if kind == "nodes":
-        found = nodes(n // per_node, per_node=per_node, inside=wire, between=outer)
+        found = nodes(n // per_node, per_node=per_node, nics=per_node, inside=wire, between=outer)
     elif kind == "torus":
         found = torus(per_node, n // per_node, link=wire) if per_node > 1 and n > per_node else switch(n, link=wire)
     else:

@@ -34,7 +34,7 @@ WORK = Workload.chain(
 TOPOLOGY = ring(3, link=Wire(1e9, 1e-6))
 PLAN = Plan(dp=1, pp=2, batch=4, microbatches=4, boundaries=(1,), devices=(2, 0))
 # The newest, where it is not 1.
-VERSIONS = {"workload": 3, "plan": 4, "result": 6, "topology": 5}
+VERSIONS = {"workload": 3, "plan": 4, "result": 7, "topology": 5}
 NOUNS = {
     "workload": (save_workload, load_workload, WORK),
     "topology": (save_topology, load_topology, TOPOLOGY),

@@ -30,7 +30,7 @@ def test_the_plan_by_hand(tmp_path):
 def test_plans_of_every_version_are_read():
     data = Path(__file__).parent / "data"
     assert load_plan(data / "plan-3.json").text == (
-        "dp=2 pp=2 tp=1 micro-batches=4 interleaved-1f1b chunks=2 zero=3 ahead=2"
+        "dp=2 pp=2 micro-batches=4 interleaved-1f1b chunks=2 zero=3 ahead=2"
     )
     sharding = Sharding(zero=3, sequence=True, recompute="full", gather_dtype="bfloat16", accumulate=True)
     assert load_plan(data / "plan-4.json") == Plan(dp=4, cp=2, ep=2, tp=2, batch=64, microbatches=2, sharding=sharding)

@@ -116,4 +116,4 @@ def test_a_sweep_says_how_many_plans_and_which_is_the_best() -> None:
     )
     assert "of 2 workloads and batches" in repr(mpsim.sweep(work, ring, batch=[4, 8], devices=1, processes=1))
     search = mpsim.best(mpsim.Study(work, ring), batch=8, processes=1)
-    assert repr(search).startswith(f"<Found: {search.planned} of {search.planned} plans decided; best: dp=4 pp=1 tp=1")
+    assert repr(search).startswith(f"<Found: {search.planned} of {search.planned} plans decided; best: dp=4")

@@ -157,9 +157,9 @@ def shared_plan(plan: Plan) -> Plan:
     Examples
     --------
     >>> shared_plan(Plan(dp=2, pp=4, tp=2, microbatches=8)).text
-    'dp=1 pp=1 tp=2 micro-batches=1'
+    'tp=2'
     >>> shared_plan(Plan(dp=8, cp=2, ep=4)).text
-    'dp=2 pp=1 tp=1 cp=2 ep=4 micro-batches=1'
+    'dp=2 cp=2 ep=4'
     """
     return Plan(
         dp=plan.ep // math.gcd(plan.ep, plan.cp), tp=plan.tp, cp=plan.cp, ep=plan.ep, algorithm=plan.algorithm,

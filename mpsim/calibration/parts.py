@@ -49,7 +49,7 @@ def level_link(routes: Routes, ranks: Sequence[int]) -> str:
     Examples
     --------
     >>> from mpsim.topology.builders import nodes
-    >>> routes = Routes(nodes(2, per_node=2, inside="nvlink4", between="ib_ndr"))
+    >>> routes = Routes(nodes(2, per_node=2, nics=2, inside="nvlink4", between="ib_ndr"))
     >>> level_link(routes, (0, 1)), level_link(routes, (0, 1, 2, 3))
     ('nvlink4', 'ib_ndr')
     """

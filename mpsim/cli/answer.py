@@ -16,6 +16,7 @@ from mpsim.lowering.stages import microbatch_size
 from mpsim.result.frames import result_to_dict
 from mpsim.result.model import Result
 from mpsim.result.text import summary
+from mpsim.tables import Text, facts, joined
 
 if TYPE_CHECKING:
     from mpsim.lowering.model import Lowering
@@ -163,13 +164,13 @@ def _as_dict(answer: Answer) -> dict[str, Any]:
     return found | {"notes": [*answer.result.notes, *answer.notes]}
 
 
-def _as_text(answer: Answer) -> str:
-    blocks = [summary(answer.result)]
+def _as_text(answer: Answer) -> Text:
+    blocks: list[str] = [summary(answer.result)]
     if len(answer.stages) > 1:
-        blocks.append("\n".join(f"stage {i:<9} {_layers(names)}" for i, names in enumerate(answer.stages)))
+        blocks.append(facts((f"stage {i}", _layers(names)) for i, names in enumerate(answer.stages)))
     blocks += [f"note: {note}" for note in answer.notes]
     blocks += [str(answer.made_fit)] if answer.made_fit else []
-    return "\n\n".join(blocks)
+    return joined("\n\n", blocks)
 
 
 def _layers(names: tuple[str, ...]) -> str:

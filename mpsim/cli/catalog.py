@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from mpsim.cli.output import table_text
+from mpsim.tables import Text, align_rows, facts, joined
 from mpsim.topology.catalog import CatalogDevice, CatalogLink, device, device_names, link, link_names
 from mpsim.units import format_bandwidth, format_bytes, format_duration
 
@@ -18,7 +18,7 @@ def catalog_to_dict() -> dict[str, Any]:
     return {"devices": [asdict(device(n)) for n in device_names()], "links": [asdict(link(n)) for n in link_names()]}
 
 
-def catalog_text() -> str:
+def catalog_text() -> Text:
     """Return a line for each device and link, and where the figures come from."""
     devices, links = [device(name) for name in device_names()], [link(name) for name in link_names()]
     heads = (
@@ -36,18 +36,21 @@ def catalog_text() -> str:
         ],
         ["link", "bandwidth", "reached", "effective latency", "wire latency", "confidence", "source"],
     )
-    return "\n".join(
+    return joined(
+        "\n",
         [
-            table_text([heads[0], *map(_device_row, devices)]),
+            align_rows(
+                [heads[0], *map(_device_row, devices)], spare=("source", "year", "confidence", "between", "inside")
+            ),
             "",
-            table_text([heads[1], *map(_link_row, links)]),
+            align_rows([heads[1], *map(_link_row, links)], spare=("source", "confidence")),
             "",
             "bandwidth: one direction of one device's port, as on the data sheet; reached: what transfers got of it",
             "effective latency: of a message as a library delivers it; wire latency: of the wire alone",
             "confidence: A read in a cited source, B partly, C recalled or estimated",
             "",
             *_legend(devices, links),
-        ]
+        ],
     )
 
 
@@ -95,13 +98,10 @@ def entry_to_dict(name: str) -> dict[str, Any]:
     return asdict(device(name) if name in device_names() else link(name))
 
 
-def entry_text(name: str) -> str:
+def entry_text(name: str) -> Text:
     """Return one device or link, a line for each figure that is known."""
     known = {key: value for key, value in entry_to_dict(name).items() if value not in (None, "")}
-    width = max(map(len, known))
-    return "\n".join(
-        f"{key:<{width}}  {f'{value:g}' if isinstance(value, float) else value}" for key, value in known.items()
-    )
+    return facts((key, f"{value:g}" if isinstance(value, float) else str(value)) for key, value in known.items())
 
 
 def model_text(row: dict[str, Any]) -> str:
@@ -119,7 +119,7 @@ def model_text(row: dict[str, Any]) -> str:
     )
 
 
-def models_text(rows: Sequence[dict[str, Any]]) -> str:
+def models_text(rows: Sequence[dict[str, Any]]) -> Text:
     """Return the zoo, a line a model."""
     head = ["model", "parameters", "batch", "sizes (--set name=value)"]
     cells = [
@@ -127,7 +127,7 @@ def models_text(rows: Sequence[dict[str, Any]]) -> str:
          " ".join(f"{name}={_size(value)}" for name, value in row["sizes"].items())]
         for row in rows
     ]  # fmt: skip
-    return table_text([head, *cells], left=(0, 3))
+    return align_rows([head, *cells], left=(0, 3))
 
 
 def _size(value: Any) -> str:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
-from mpsim.cli.output import json_option, print_json, say, table_text
+from mpsim.cli.output import json_option, print_json, say
 from mpsim.cli.scaling import rescale_option, speed_option, unchecked_option
 from mpsim.errors import MpsimError
 from mpsim.plan.model import load_plan
 from mpsim.result.text import caution, short_notes
 from mpsim.simulation.jobs import Job, JobResult, simulate_jobs
+from mpsim.tables import Text, align_rows, joined
 from mpsim.topology.spec import parse_topology
 from mpsim.units import format_duration
 from mpsim.workload.reading import read_workload
@@ -55,7 +56,7 @@ def jobs(
     else:
         said = [f"{one.name}: {phrase}" for one in found for phrase in one.caveats]
         told = [f"{one.name}: {text}" for one in found for text in one.notes]
-        say("\n".join([caution(said) + _table(found), *short_notes(told)]))
+        say(joined("", [caution(said), joined("\n", [_table(found), *short_notes(told)])]))
 
 
 def _read(names: tuple[str, ...]) -> list[Job]:
@@ -71,7 +72,7 @@ def _read(names: tuple[str, ...]) -> list[Job]:
     return found
 
 
-def _table(found: tuple[JobResult, ...]) -> str:
+def _table(found: tuple[JobResult, ...]) -> Text:
     rows = [("job", "plan", "devices", "alone", "beside the others", "shortest to longest", "slowdown")]
     for one in found:
         spread = f"{format_duration(one.least_step_s)} to {format_duration(one.most_step_s)}"
@@ -81,7 +82,7 @@ def _table(found: tuple[JobResult, ...]) -> str:
                 format_duration(one.step_s), spread, f"{one.slowdown:.2f}",
             )
         )  # fmt: skip
-    return table_text(rows, left=range(len(rows[0])))
+    return align_rows(rows, left=(0, 1, 2))
 
 
 def _numbers(devices: tuple[int, ...]) -> str:

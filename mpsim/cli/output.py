@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import click
 
 from mpsim.errors import MpsimError, printable
 from mpsim.files import check_target, stream_of
+from mpsim.tables import Text, show
 
-__all__ = ["DOCUMENTS", "PICTURES", "TABLES", "json_option", "output_option", "print_json", "say", "table_text", "tell"]
+__all__ = ["DOCUMENTS", "PICTURES", "TABLES", "json_option", "output_option", "print_json", "say", "tell"]
 
 # What a suffix promises; a file of another kind is refused. "" is any suffix that promises nothing else.
 DOCUMENTS = (".json", "")
@@ -130,32 +131,13 @@ def say(text: str, **style: bool) -> None:
     """
     context = click.get_current_context(silent=True)
     taken = context is not None and _TAKEN in context.find_root().meta
-    click.secho(printable(text), err=taken, **style)  # type: ignore[arg-type]
+    stream = sys.stderr if taken else sys.stdout
+    if isinstance(text, Text) and stream and stream.isatty():  # None where it is closed
+        show(text, stream)
+    else:
+        click.secho(printable(text), err=taken, **style)  # type: ignore[arg-type]
 
 
 def tell(text: str) -> None:
     """Say something that is no part of the output."""
     click.echo(printable(text), file=sys.stderr)
-
-
-def table_text(rows: Sequence[Sequence[str]], left: Sequence[int] | None = None) -> str:
-    """Align the columns; by default those of words to the left, those of figures to the right.
-
-    Examples
-    --------
-    >>> print(table_text([("name", "count"), ("a", "10"), ("bc", "2")]))
-    name  count
-    a        10
-    bc        2
-    """
-    columns = list(zip(*rows, strict=True))
-    words = [i for i, column in enumerate(columns) if not any(cell[:1].isdigit() for cell in column[1:])]
-    lefts = {0, *words} if left is None else set(left)
-    widths = [max(map(len, column)) for column in columns]
-    lines = (
-        "  ".join(
-            cell.ljust(w) if i in lefts else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)

@@ -11,9 +11,18 @@ import click
 
 from mpsim.cli.output import json_option, print_json, say
 from mpsim.errors import MpsimError, did_you_mean
+from mpsim.tables import facts, joined
 from mpsim.workload.split import WHOLE, Split, split_text
 
 __all__ = ["show"]
+
+
+class _At(NamedTuple):
+    """What of a workload is shown: at which point, and whether layer by layer."""
+
+    microbatch: int | None = None
+    split: Split | None = None
+    each: bool = False
 
 
 class _Shown(NamedTuple):
@@ -31,6 +40,7 @@ class _Shown(NamedTuple):
 @click.option("--top", type=int, metavar="N", help="Of a sweep: so many plans; by default all.")
 @click.option("--scaling", is_flag=True, help="Of sweeps, all together: what more devices bring, strong and weak.")
 @click.option("--schedule", is_flag=True, help="Of a plan: what each pipeline rank runs, in order.")
+@click.option("--each", is_flag=True, help="Of a workload: each layer in a row, where those alike share one.")
 @json_option
 def show(
     things: tuple[str, ...],
@@ -40,13 +50,14 @@ def show(
     top: int | None,
     scaling: bool,
     schedule: bool,
+    each: bool,
     as_json: bool,
 ) -> None:
     """Show THING: a file of mpsim's, a topology such as torus:4x4,link=nvlink4, a model of the zoo, or the catalog.
 
     \b
       mpsim show mlp.json --microbatch 1024
-      mpsim show nodes:2,per_node=4,inside=nvlink4,between=ib_ndr
+      mpsim show nodes:2,per_node=4,nics=4,inside=nvlink4,between=ib_ndr
       mpsim show catalog
       mpsim show presets
       mpsim show dgx_h100:2
@@ -58,18 +69,19 @@ def show(
             raise MpsimError(f"--{name} is {value}, expected {least} or more")
     if tensor is not None and split is not None:
         raise MpsimError(f"--tensor {tensor} is --split tp={tensor}, --split {split} was given too: leave one out")
-    if scaling and (top is not None or schedule or microbatch is not None or (split or tensor) is not None):
+    if scaling and (top is not None or schedule or microbatch is not None or (split or tensor) is not None or each):
         raise MpsimError("--scaling shows tables of mpsim sweep -o as one: leave the other options out")
     of = split_text(split) if split is not None else None if tensor is None else Split(tp=tensor)
-    found = [_scaling(things)] if scaling else [_find(thing, microbatch, of, top, schedule) for thing in things]
+    at = _At(microbatch, of, each)
+    found = [_scaling(things)] if scaling else [_find(thing, at, top, schedule) for thing in things]
     if as_json:
         plain = [one.plain() for one in found]
         print_json(plain[0] if len(plain) == 1 else {"shown": plain})
     else:
-        say("\n\n".join(one.text() for one in found))
+        say(joined("\n\n", [one.text() for one in found]))
 
 
-def _find(thing: str, microbatch: int | None, split: Split | None, top: int | None, schedule: bool) -> _Shown:
+def _find(thing: str, at: _At, top: int | None, schedule: bool) -> _Shown:
     from mpsim.cli.identify import noun_of
     from mpsim.workload.zoo import ZOO
 
@@ -81,8 +93,10 @@ def _find(thing: str, microbatch: int | None, split: Split | None, top: int | No
     if noun == "plan":
         return _plan(thing, schedule)
     if noun == "workload":
-        return _workload(thing, microbatch, split or WHOLE)
-    if microbatch is not None or split is not None:
+        return _workload(thing, at)
+    if at.each:
+        raise MpsimError(f"--each shows each layer of a workload file, {thing!r} is none: leave it out")
+    if at != _At():
         raise MpsimError(
             f"--microbatch, --tensor and --split choose a point of a workload file, {thing!r} is none: leave them out"
         )
@@ -97,15 +111,18 @@ def _find(thing: str, microbatch: int | None, split: Split | None, top: int | No
     return _by_name(thing)
 
 
-def _workload(path: str, microbatch: int | None, split: Split) -> _Shown:
+def _workload(path: str, asked: _At) -> _Shown:
     from mpsim.cli.point import at_point, point_to_dict
     from mpsim.workload.file import load_workload
     from mpsim.workload.show import show_workload
 
     workload = load_workload(path)
-    size = workload.microbatch if microbatch is None else microbatch
+    size = workload.microbatch if asked.microbatch is None else asked.microbatch
+    split = asked.split or WHOLE
     at = at_point(workload, size, split)
-    return _Shown(lambda: show_workload(workload, size, split), lambda: point_to_dict(workload, at, split))
+    return _Shown(
+        lambda: show_workload(workload, size, split, each=asked.each), lambda: point_to_dict(workload, at, split)
+    )
 
 
 def _topology(text: str) -> _Shown:
@@ -182,7 +199,7 @@ def _scaling(paths: Sequence[str]) -> _Shown:
     own = "\neach table has the fastest of the plans that its own sweep tried, which may have been others" * (
         len(paths) > 1
     )
-    return _Shown(lambda: scaling_text(rows) + own, lambda: {"scaling": rows})
+    return _Shown(lambda: joined("", [scaling_text(rows), own]), lambda: {"scaling": rows})
 
 
 def _catalog() -> _Shown:
@@ -213,9 +230,8 @@ def _by_name(thing: str) -> _Shown:
         return _Shown(lambda: entry_text(entry), lambda: entry_to_dict(entry))
     if thing == "presets":
         rows = {name: {"about": one.about, "source": one.source} for name, one in PRESETS.items()}
-        width = max(map(len, rows))
-        lines = [f"{name:<{width}}  {one['about']} ({one['source']})" for name, one in rows.items()]
-        return _Shown(lambda: "\n".join(lines), lambda: rows)
+        said = [(name, f"{one['about']} ({one['source']})") for name, one in rows.items()]
+        return _Shown(lambda: facts(said), lambda: rows)
     if ":" in thing or thing in BUILDERS or thing in PRESETS:
         return _topology(thing)
     if os.path.isdir(thing):

@@ -44,7 +44,7 @@ def choose(routes: Routes, kind: str, ranks: tuple[int, ...], bytes: float) -> s
     --------
     >>> from mpsim.topology.builders import nodes
     >>> from mpsim.topology.routes import Routes
-    >>> routes = Routes(nodes(4, per_node=4, inside="nvlink4", between="ib_ndr"))
+    >>> routes = Routes(nodes(4, per_node=4, nics=4, inside="nvlink4", between="ib_ndr"))
     >>> choose(routes, "all_reduce", tuple(range(16)), 2**10), choose(routes, "all_reduce", tuple(range(16)), 2**32)
     ('trees', 'rings')
     """

@@ -109,7 +109,7 @@ def laid_rounds(
     --------
     >>> from mpsim.topology.builders import nodes
     >>> from mpsim.topology.routes import Routes
-    >>> routes = Routes(nodes(2, per_node=2, inside="nvlink4", between="ib_ndr"))
+    >>> routes = Routes(nodes(2, per_node=2, nics=2, inside="nvlink4", between="ib_ndr"))
     >>> laid_rounds(routes, "all_gather", "hierarchical", (0, 2, 1, 3))[1]
     (0, 1, 2, 3)
     """

@@ -37,7 +37,7 @@ def choices(plan: Plan, devices: Sequence[Device], stateless: bool) -> Iterator[
     --------
     >>> left = [Device("a", "1 GiB"), Device("b", "2 GiB")]
     >>> [(one.text, [device.id for device in placed]) for one, placed in choices(Plan(dp=3), left, False)]
-    [('dp=3 pp=1 tp=1 micro-batches=1', ['a', 'a', 'b']), ('dp=3 pp=1 tp=1 micro-batches=1', ['b', 'b', 'b'])]
+    [('dp=3', ['a', 'a', 'b']), ('dp=3', ['b', 'b', 'b'])]
     """
     by_room = sorted(range(len(devices)), key=lambda i: (-devices[i].free_bytes, i))
     for count in range(len(devices), 0, -1):
@@ -66,9 +66,9 @@ def plans_for(plan: Plan, devices: int, stateless: bool) -> Iterator[Plan]:
     Examples
     --------
     >>> [one.text for one in plans_for(Plan(dp=2, pp=2, microbatches=2, schedule="gpipe"), 3, True)]
-    ['dp=2 pp=1 tp=1 micro-batches=2', 'dp=1 pp=3 tp=1 micro-batches=4 gpipe']
+    ['dp=2 micro-batches=2', 'pp=3 micro-batches=4 gpipe']
     >>> [one.text for one in plans_for(Plan(pp=4, microbatches=2, schedule="gpipe"), 3, True)]
-    ['dp=1 pp=3 tp=1 micro-batches=2 gpipe']
+    ['pp=3 micro-batches=2 gpipe']
     """
     for dp in range(plan.dp, 0, -1):
         if plan.dp % dp or (dp < plan.dp and not stateless):

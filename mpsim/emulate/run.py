@@ -23,6 +23,7 @@ from mpsim.lowering.draws import Seed, Trials, Variability
 from mpsim.lowering.instructions import Compute, Post, Script
 from mpsim.lowering.lower import lower, run_by
 from mpsim.lowering.model import Lowering
+from mpsim.lowering.rates import sample_rates
 from mpsim.lowering.stages import global_batch
 from mpsim.plan.model import Plan
 from mpsim.program.account import account_devices, account_traffic, spans_of
@@ -206,6 +207,7 @@ def emulate_lowering(
         fidelity="measured" if compute == "real" else lowering.fidelity.value,
         caveats=() if compute == "real" else caveats(lowering),
         scalings=() if compute == "real" else scalings(lowering),
+        **sample_rates(workload, topology)._asdict(),
         baseline=baseline.plan if baseline else "",
         baseline_step_s=baseline.step_s if baseline else 0.0,
     )

@@ -128,7 +128,7 @@ def best_cut(lowering: Lowering) -> Changed:
     >>> from mpsim.workload.model import Layer, Workload
     >>> work = Workload.chain("w", [Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "ab"])
     >>> best_cut(lower(work, parse_topology("chain:2,link=1GB/s@0"), Plan(pp=2, boundaries=(1,)))).plan.text
-    'dp=1 pp=2 tp=1 micro-batches=1 naive'
+    'pp=2 naive'
     """
     if lowering.shape.stages == 1:
         raise MpsimError("the plan has one stage")

@@ -14,6 +14,7 @@ from mpsim.reprs import short_repr
 from mpsim.result.frames import result_to_dict
 from mpsim.result.model import Result
 from mpsim.result.text import caution, short_notes
+from mpsim.tables import joined
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +92,7 @@ class Explanation:
         blocks = [caution(tuple(caveats)) + self._head, *self._account()]
         blocks += [path_text(self.path, result.step_s), links_text(self.links, result.step_s)]
         blocks += [what_ifs_text(self.what_ifs), "\n".join(short_notes(result.notes))]
-        return "\n\n".join(filter(None, blocks))
+        return joined("\n\n", filter(None, blocks))
 
     @property
     def _head(self) -> str:

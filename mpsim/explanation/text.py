@@ -7,7 +7,8 @@ from itertools import groupby
 
 from mpsim.explanation.compare import Beside
 from mpsim.explanation.model import FullLink, Part, PathStep, WhatIf
-from mpsim.result.text import align, format_percent
+from mpsim.result.text import format_percent
+from mpsim.tables import Text, align_rows, facts, joined
 from mpsim.units import format_duration
 
 __all__ = ["comparison_text", "facts_text", "links_text", "parts_text", "path_text", "what_ifs_text"]
@@ -18,7 +19,7 @@ _WORTH_SAYING = 0.01  # of the step
 _Row = tuple[str, ...]
 
 
-def facts_text(parts: Sequence[Part], what_ifs: Sequence[WhatIf], step_s: float, batch: int) -> str:
+def facts_text(parts: Sequence[Part], what_ifs: Sequence[WhatIf], step_s: float, batch: int) -> Text:
     """Return how long the step takes, where most is lost, and what would give most on the same devices and batch.
 
     Examples
@@ -27,19 +28,19 @@ def facts_text(parts: Sequence[Part], what_ifs: Sequence[WhatIf], step_s: float,
     step            1 s, every time at its median
     most lost to    pipeline bubble, 25.0 % of it
     """
-    facts = [("step", f"{format_duration(step_s)}, every time at its median")]
+    said = [("step", f"{format_duration(step_s)}, every time at its median")]
     lost = max((part for part in parts if part.name != "compute"), key=lambda part: part.seconds, default=None)
     if lost is not None:
-        facts.append(("most lost to", f"{lost.label}, {format_percent(lost.seconds / step_s)} of it"))
+        said.append(("most lost to", f"{lost.label}, {format_percent(lost.seconds / step_s)} of it"))
     for one in what_ifs:
         ours = one.plan is not None and one.global_batch == batch and "node" not in one.name and one.fits is not False
         if ours and one.gain_fraction is not None and one.gain_fraction > _WORTH_SAYING:
-            facts.append(("best change", f"{one.name}, a sample takes {_gain(one.gain_fraction)}"))
+            said.append(("best change", f"{one.name}, a sample takes {_gain(one.gain_fraction)}"))
             break
-    return "\n".join(f"{name:<16}{text}" for name, text in facts)
+    return facts(said)
 
 
-def parts_text(parts: Sequence[Part], step_s: float) -> str:
+def parts_text(parts: Sequence[Part], step_s: float) -> Text:
     """Return where the step goes, a line for each part.
 
     Examples
@@ -55,7 +56,7 @@ def parts_text(parts: Sequence[Part], step_s: float) -> str:
     return _aligned("where the step goes", ("time", "of step"), rows, right=(1, 2))
 
 
-def comparison_text(rows: Sequence[Beside], a_s: float, b_s: float) -> str:
+def comparison_text(rows: Sequence[Beside], a_s: float, b_s: float) -> Text:
     """Return the parts of two steps side by side, a line for each part.
 
     Examples
@@ -70,17 +71,17 @@ def comparison_text(rows: Sequence[Beside], a_s: float, b_s: float) -> str:
     return _aligned("where the step goes", ("A", "B", "B - A"), lines, right=(1, 2, 3))
 
 
-def path_text(path: Sequence[PathStep], step_s: float) -> str:
+def path_text(path: Sequence[PathStep], step_s: float) -> Text:
     """Return the critical path: what it is made of, and its legs; of many the first and the last ones."""
     if not path:
-        return ""
+        return joined("", [])
     legs = _legs(path)
     shown = [_leg(one) for one in legs]
     if len(legs) > _MOST_LEGS:
         half = _MOST_LEGS // 2
         shown = [*shown[:half], ("…", "", f"{len(legs) - 2 * half:,} more", ""), *shown[-half:]]
     table = _aligned("critical path", ("takes", "where", "what"), shown, right=(1,))
-    return f"{_made_of(path, step_s)}\n\n{table}"
+    return joined("\n\n", [_made_of(path, step_s), table])
 
 
 def _made_of(path: Sequence[PathStep], step_s: float) -> str:
@@ -182,7 +183,7 @@ def _times(what: str, steps: Sequence[PathStep]) -> str:
     return f"{count}{what} {between}{link}"
 
 
-def links_text(links: Sequence[FullLink], step_s: float) -> str:
+def links_text(links: Sequence[FullLink], step_s: float) -> Text:
     """Return which links are full and when, the longest first; none that are so for less than 1 % of the step.
 
     Examples
@@ -196,10 +197,10 @@ def links_text(links: Sequence[FullLink], step_s: float) -> str:
     told = [one for one in links if one.full_s >= _WORTH_SAYING * step_s]
     if not told:
         most = f": {links[0].kind} for {format_percent(links[0].full_s / step_s)} at most" if links else ""
-        return f"no link is full for 1 % of the step{most}"
+        return joined("", [f"no link is full for 1 % of the step{most}"])
     rows = [_full(one, step_s) for one in told[:_MOST_LINKS]]
     more = [f"and {len(told) - _MOST_LINKS:,} more that are full for less"] if len(told) > _MOST_LINKS else []
-    return "\n".join([_aligned("full links", ("kind", "of the step", "with", "from"), rows), *more])
+    return joined("\n", [_aligned("full links", ("kind", "of the step", "with", "from"), rows), *more])
 
 
 def _full(one: FullLink, step_s: float) -> _Row:
@@ -214,7 +215,7 @@ def _full(one: FullLink, step_s: float) -> _Row:
     return name, one.kind, full, ", ".join(user for user, _ in one.users), when
 
 
-def what_ifs_text(what_ifs: Sequence[WhatIf]) -> str:
+def what_ifs_text(what_ifs: Sequence[WhatIf]) -> Text:
     """Return what each change would give, and which cannot be run.
 
     Examples
@@ -235,7 +236,7 @@ def what_ifs_text(what_ifs: Sequence[WhatIf]) -> str:
             )
     lines = [f"not run: {one.name}: {one.reason}" for one in what_ifs if one.step_s is None]
     table = _aligned("what if", ("step", "a sample takes", ""), rows) if rows else ""
-    return "\n\n".join(filter(None, (table, "\n".join(lines))))
+    return joined("\n\n", filter(None, (table, "\n".join(lines))))
 
 
 def _gain(fraction: float) -> str:
@@ -244,7 +245,6 @@ def _gain(fraction: float) -> str:
     return f"{format_percent(abs(fraction))} {'less' if fraction > 0 else 'more'}"
 
 
-def _aligned(name: str, head: Sequence[str], rows: Sequence[_Row], right: Sequence[int] = ()) -> str:
+def _aligned(name: str, head: Sequence[str], rows: Sequence[_Row], right: Sequence[int] = ()) -> Text:
     """Align columns under their headings; of those to the right these are too."""
-    columns = zip(*[(name, *head), *rows], strict=True)
-    return align([(heading, i not in right, cells) for i, (heading, *cells) in enumerate(columns)])
+    return align_rows([(name, *head), *rows], [i for i in range(len(head) + 1) if i not in right])

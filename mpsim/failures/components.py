@@ -71,7 +71,7 @@ def nodes_of(routes: Routes, devices: Sequence[int]) -> Groups:
     Examples
     --------
     >>> from mpsim.topology.spec import parse_topology
-    >>> nodes_of(Routes(parse_topology("nodes:2,per_node=2,inside=nvlink4,between=ib_ndr")), range(4))
+    >>> nodes_of(Routes(parse_topology("nodes:2,per_node=2,nics=2,inside=nvlink4,between=ib_ndr")), range(4))
     ((0, 1), (2, 3))
     >>> nodes_of(Routes(parse_topology("switch:2,link=nvlink4")), range(2))
     ((0,), (1,))

@@ -9,6 +9,7 @@ from typing import Any
 from mpsim.failures.model import Failures, Recovery, Stragglers
 from mpsim.failures.outcome import Formula, Goodput
 from mpsim.result.text import caution, format_percent, short_notes
+from mpsim.tables import Text, align_rows, facts, joined
 from mpsim.units import format_bytes, format_duration, format_long_duration
 
 __all__ = ["given_text", "goodput_summary", "goodput_to_dict"]
@@ -60,7 +61,7 @@ def given_text(failures: Failures, recovery: Recovery, stragglers: Stragglers | 
     return f"given, not measured: {', '.join(words)}" + (f"; {left} taken as 0" if none else "")
 
 
-def goodput_summary(found: Goodput) -> str:
+def goodput_summary(found: Goodput) -> Text:
     """Return what a goodput says, for a terminal.
 
     Examples
@@ -72,7 +73,7 @@ def goodput_summary(found: Goodput) -> str:
     goodput         75.0 % of 8 s
     """
     head = f"{found.workload} | {found.plan} | {found.topology}"
-    facts = [
+    said = [
         ("goodput", _goodput(found)),
         ("throughput", _throughput(found)),
         ("stops", _stops(found)),
@@ -83,10 +84,10 @@ def goodput_summary(found: Goodput) -> str:
         ("trials", "nothing random: one stands for all" if found.deterministic else f"{found.trials:,}"),
         ("fidelity", found.fidelity),
     ]
-    blocks = [caution(found.caveats) + head, "\n".join(f"{name:<16}{text}" for name, text in facts if text)]
+    blocks = [caution(found.caveats) + head, facts(said)]
     blocks += [_parts(found), _replayed(found)]
     blocks += ["\n".join(short_notes(found.notes))] if found.notes else []
-    return "\n\n".join(block for block in blocks if block)
+    return joined("\n\n", filter(None, blocks))
 
 
 def goodput_to_dict(found: Goodput) -> dict[str, Any]:
@@ -168,12 +169,12 @@ def _formula(formula: Formula) -> str:
     return text + (f" (what they do not know: {', '.join(formula.misses)})" if formula.misses else "")
 
 
-def _parts(found: Goodput) -> str:
-    lines = [
-        f"{name:<16}{format_percent(part):>8}  {format_long_duration(part * found.horizon_s):>9}  {_MEANING[name]}"
+def _parts(found: Goodput) -> Text:
+    rows = [
+        (name, format_percent(part), format_long_duration(part * found.horizon_s), _MEANING[name])
         for name, part in found.parts.items()
     ]
-    return "\n".join([f"{'part':<16}{'of time':>8}  {'a trial':>9}", *lines])
+    return align_rows([("part", "of time", "a trial", ""), *rows])
 
 
 def _replayed(found: Goodput) -> str:

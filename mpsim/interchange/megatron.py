@@ -186,7 +186,7 @@ def from_megatron(text: str, workload: Workload | None = None, ranks: int | None
     Examples
     --------
     >>> from_megatron("--tensor-model-parallel-size 2 --micro-batch-size 1 --global-batch-size 8", ranks=4)[0].text
-    'dp=2 pp=1 tp=2 micro-batches=4'
+    'dp=2 tp=2 micro-batches=4'
     """
     flags, losses = _flags(text), Losses()
     sizes: dict[str, Any] = {axis: _number(flags, flag, 1) for axis, flag in _SIZES.items()}

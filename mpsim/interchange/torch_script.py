@@ -75,7 +75,7 @@ def torch_script(plan: Plan, workload: Workload, model: ModelName) -> tuple[str,
     >>> work = Workload.chain("mnist-mlp", [Layer.given(f"fc{i}", forward_s=1, backward_s=1) for i in range(1, 5)])
     >>> text, losses = torch_script(Plan(dp=2), work, ModelName(name="mnist-mlp"))
     >>> text.splitlines()[0]
-    '\"\"\"Train mnist-mlp as planned: dp=2 pp=1 tp=1 micro-batches=1.'
+    '\"\"\"Train mnist-mlp as planned: dp=2.'
     """
     from mpsim.emulate.script.text import joined_modules
     from mpsim.emulate.script_model import script_model

@@ -214,7 +214,7 @@ def from_torchtitan(
     Examples
     --------
     >>> from_torchtitan("[parallelism]\\ntensor_parallel_degree = 2", ranks=4)[0].text
-    'dp=2 pp=1 tp=2 micro-batches=1 sequence zero=3 gather=bfloat16 reduce=float32'
+    'dp=2 tp=2 sequence zero=3 gather=bfloat16 reduce=float32'
     """
     config, losses = _config(text), Losses()
     parallel, training = config["parallelism"], config["training"]

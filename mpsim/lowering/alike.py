@@ -45,7 +45,8 @@ def fold(lowering: Lowering, written: Sequence[Instructions]) -> Unfolded:
     >>> from mpsim.workload.model import Layer, Workload
     >>> layers = [Layer.given(name, forward_s=1.0, backward_s=2.0, parameter_bytes=64) for name in "ab"]
     >>> work = Workload.chain("two", layers, activation_bytes=64)
-    >>> lowering = lower(work, parse_topology("nodes:2,per_node=4,inside=nvlink4,between=ib_ndr"), Plan(dp=4, pp=2))
+    >>> lowering = lower(work, parse_topology("nodes:2,per_node=4,nics=4,inside=nvlink4,between=ib_ndr"),
+    ...                  Plan(dp=4, pp=2))
     >>> fold(lowering, [instructions_of(lowering, p) for p in range(2)]).stands_for
     {0: 2, 1: 2, 2: 2, 3: 2}
     """

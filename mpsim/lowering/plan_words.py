@@ -1,4 +1,4 @@
-"""A plan of the words in which results name it: ``dp=2 pp=4 tp=1 micro-batches=8 1f1b zero=1``."""
+"""A plan of the words in which results name it: ``dp=2 pp=4 micro-batches=8 1f1b zero=1``."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def parse_plan(text: str) -> Plan:
 
     Examples
     --------
-    >>> plan = parse_plan("dp=2 pp=4 tp=1 micro-batches=8 1f1b chunks=2 zero=1")
+    >>> plan = parse_plan("dp=2 pp=4 micro-batches=8 1f1b chunks=2 zero=1")
     >>> plan.schedule, plan.microbatches, plan.sharding.zero, plan.text
-    ('1f1b', 8, 1, 'dp=2 pp=4 tp=1 micro-batches=8 1f1b chunks=2 zero=1')
+    ('1f1b', 8, 1, 'dp=2 pp=4 micro-batches=8 1f1b chunks=2 zero=1')
     >>> parse_plan("pp=4 microbatch=8")
     Traceback (most recent call last):
     ...

@@ -86,7 +86,7 @@ class Plan(Document):
     Examples
     --------
     >>> Plan(dp=2, pp=4, microbatches=8).text
-    'dp=2 pp=4 tp=1 micro-batches=8 1f1b'
+    'dp=2 pp=4 micro-batches=8 1f1b'
     """
 
     _file = "plan.model:plan"
@@ -275,10 +275,10 @@ class Plan(Document):
 
     @property
     def text(self) -> str:
-        """The plan in one line; what is at its default goes unsaid."""
-        words = [f"dp={self.dp} pp={self.pp} tp={self.tp}"]
-        words += [f"{name}={size}" for name, size in (("cp", self.cp), ("ep", self.ep)) if size > 1]
-        words.append(f"micro-batches={self.microbatches}")
+        """The plan in one line; what is at its default goes unsaid, as is what is 1, but for ``dp=1`` of one device."""
+        axes = {name: getattr(self, name) for name in ("dp", "pp", "tp", "cp", "ep")}
+        words = [f"{name}={size}" for name, size in axes.items() if size > 1] or ["dp=1"]
+        words += [f"micro-batches={self.microbatches}"] if self.microbatches > 1 else []
         if self.pp > 1:
             words.append("naive" if self._alone else self.schedule_name)
         if self.chunks:

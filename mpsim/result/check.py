@@ -29,6 +29,9 @@ def check_result(result: Result) -> None:
         raise unknown("fidelity", result.fidelity, _FIDELITIES)
     if result.global_batch < 0 or result.trials < 1:
         raise MpsimError(f"global_batch is {result.global_batch} and trials {result.trials}, expected 0 and 1 or more")
+    for name in ("tokens_per_sample", "flops_per_sample", "peak_flops_per_s"):
+        if not 0 <= getattr(result, name) < math.inf:
+            raise MpsimError(f"{name} is {getattr(result, name)}, expected 0 or more")
     for device in result.devices:
         if device.count < 1:
             raise MpsimError(f"device {device.name!r} stands for {device.count}, expected 1 or more")

@@ -1,4 +1,4 @@
-"""Results in files: ``mpsim.result/6``, the spans as columns."""
+"""Results in files: ``mpsim.result/7``, the spans as columns."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mpsim.result.model import Result, Spans
 
 __all__ = ["load_result", "save_result"]
 
-_NOUN, _VERSION = "result", 6
+_NOUN, _VERSION = "result", 7
 # Version 2 lets a real run say that it has no step on an ideal network, version 3 says which algorithm was chosen for
 # collectives and how many went beyond what was measured, version 4 has hosts that launch, steps back to back, more
 # holders of memory, and what may make it wrong, version 5 memory by holder over time, version 6 devices that stand for
-# others; each older file is one of the next version as it stands.
-_UPGRADES = dict.fromkeys((1, 2, 3, 4, 5), lambda body: body)
+# others, version 7 what a sample is in tokens and FLOPs; each older file is one of the next version as it stands.
+_UPGRADES = dict.fromkeys((1, 2, 3, 4, 5, 6), lambda body: body)
 
 
 @checked

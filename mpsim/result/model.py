@@ -231,6 +231,11 @@ class Result(Document):
         ``simulate`` or ``emulate``.
     global_batch : int
         Samples in one step; 0 for a program without samples.
+    tokens_per_sample, flops_per_sample : int
+        What a sample is; 0 where samples are not sequences, or the workload does not say what it computes. FLOPs are
+        the model's, forward and backward: what is computed again does not count.
+    peak_flops_per_s : float
+        What each device could do at the workload's precision; 0 if unknown.
     step_s : float
         The step of the middle trial (of an even number, the lower one); every other number and the spans are of that
         same trial.
@@ -288,6 +293,9 @@ class Result(Document):
     launch: str = ""
     made_by: str = "simulate"
     global_batch: int = 0
+    tokens_per_sample: int = 0
+    flops_per_sample: int = 0
+    peak_flops_per_s: float = 0.0
     step_s: float
     trial_step_s: tuple[float, ...]
     trials: int = 1
@@ -312,6 +320,23 @@ class Result(Document):
     def throughput_samples_per_s(self) -> float:
         """Samples a second; 0 where the step has no samples or takes no time."""
         return self.global_batch / self.step_s if self.step_s else 0.0
+
+    @property
+    def throughput_tokens_per_s(self) -> float | None:
+        """Tokens a second; None where samples are not sequences."""
+        return self.throughput_samples_per_s * self.tokens_per_sample if self.tokens_per_sample else None
+
+    @property
+    def device_flops_per_s(self) -> float | None:
+        """The model's FLOP/s on each device; None where its FLOPs are not known."""
+        flops = self.throughput_samples_per_s * self.flops_per_sample
+        return flops / self.n_devices if flops and self.n_devices else None
+
+    @property
+    def mfu_fraction(self) -> float | None:
+        """What of a device's peak that is (model FLOP/s utilization, https://arxiv.org/abs/2204.02311)."""
+        rate = self.device_flops_per_s
+        return rate / self.peak_flops_per_s if rate and self.peak_flops_per_s else None
 
     @property
     def speedup(self) -> float | None:

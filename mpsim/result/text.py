@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mpsim.calls import checked
 from mpsim.result.model import DeviceUse, Result
 from mpsim.result.statistics import interval, quantile
+from mpsim.tables import Text, align_rows, facts, joined
 from mpsim.units import format_bytes, format_duration
 
 __all__ = [
-    "Column",
-    "align",
     "caution",
     "device_rows",
     "facts_of",
     "fidelity_words",
     "format_percent",
+    "format_tflops",
     "short_notes",
     "summary",
 ]
 
 MOST_DEVICES = 16  # A table of more says less than its extremes.
 _MOST_CAVEATS = 3  # Of more, a line says that there are more.
-
-Column = tuple[str, bool, list[str]]  # heading, whether to the left, cells
 
 _FIDELITY = {
     "measured": "every layer time was measured at the size used",
@@ -60,28 +59,12 @@ def fidelity_words(fidelity: str) -> str:
     return _FIDELITY.get(fidelity, "unknown to this version")
 
 
-def align(columns: Sequence[Column]) -> str:
-    """Return columns of text beside one another: each a heading, whether it is set to the left, and its cells.
-
-    Examples
-    --------
-    >>> print(align([("a", True, ["x", "yy"]), ("n", False, ["10", "2"])]))
-    a    n
-    x   10
-    yy   2
-    """
-    aligned = []
-    for heading, left, cells in columns:
-        width = max(map(len, (heading, *cells)))
-        aligned.append([cell.ljust(width) if left else cell.rjust(width) for cell in (heading, *cells)])
-    return "\n".join("  ".join(line).rstrip() for line in zip(*aligned, strict=True))
-
-
 @checked
-def summary(result: Result | str | Path) -> str:
+def summary(result: Result | str | Path) -> Text:
     """Return what a result says, for a terminal.
 
-    At most 16 devices are listed one by one; of more, the lowest, median and highest of each column.
+    Devices of which it says the same stand in one row; of more than 16 rows, the lowest, median and highest of each
+    column.
 
     Examples
     --------
@@ -98,9 +81,9 @@ def summary(result: Result | str | Path) -> str:
     """
     result = Result.of(result)
     head = f"{result.workload} | {result.plan} | {result.topology}"
-    facts = facts_of(result)
-    blocks = [caution(result.caveats) + head, "\n".join(f"{name:<16}{text}" for name, text in facts if text)]
-    blocks += [_table(rows) for rows in (_traffic_rows(result), device_rows(result)) if rows]
+    blocks = [caution(result.caveats) + head, facts(facts_of(result))]
+    blocks += [align_rows(_traffic_rows(result))] if result.traffic else []
+    blocks += [align_rows(device_rows(result), spare=_SPARE)] if result.devices else []
     beyond = [count for count in result.traffic if count.beyond]
     blocks += [
         f"warning: {count.beyond:,} of {count.transfers:,} {count.kind} are of sizes or over ranks that the topology's"
@@ -109,7 +92,7 @@ def summary(result: Result | str | Path) -> str:
     ]
     blocks += [f"caution: {text}" for text in result.caveats[_MOST_CAVEATS:]]
     blocks += ["\n".join(short_notes(result.notes))] if result.notes else []
-    return "\n\n".join(blocks)
+    return joined("\n\n", blocks)
 
 
 def facts_of(result: Result) -> list[tuple[str, str]]:
@@ -126,6 +109,7 @@ def facts_of(result: Result) -> list[tuple[str, str]]:
         ("back to back", _steady(result)),
         ("throughput", _throughput(result)),
         ("speedup", _speedup(result)),
+        ("utilization", _utilization(result)),
         ("communication", _communication(result)),
         ("mean device", _mean_device(result)),
         ("memory", _memory(result)),
@@ -134,6 +118,18 @@ def facts_of(result: Result) -> list[tuple[str, str]]:
         ("measured on", result.measured_on),
         ("runtime", _runtime(result)),
     ]
+
+
+def format_tflops(flops_per_s: float) -> str:
+    """Write FLOP/s for people, in 10^12.
+
+    Examples
+    --------
+    >>> format_tflops(38.44e12), format_tflops(2.4e8)
+    ('38.4', '0.00024')
+    """
+    rate = flops_per_s / 1e12
+    return f"{rate:,.1f}" if rate >= 1 else f"{rate:.3g}"
 
 
 def caution(caveats: Sequence[str], most: int = _MOST_CAVEATS) -> str:
@@ -176,7 +172,17 @@ def _steady(result: Result) -> str:
 def _throughput(result: Result) -> str:
     if not result.global_batch:
         return ""
-    return f"{result.throughput_samples_per_s:,.4g} samples/s (global batch {result.global_batch})"
+    tokens = result.throughput_tokens_per_s
+    more = f", {tokens:,.0f} tokens/s" if tokens else ""
+    return f"{result.throughput_samples_per_s:,.4g} samples/s{more} (global batch {result.global_batch})"
+
+
+def _utilization(result: Result) -> str:
+    rate, part = result.device_flops_per_s, result.mfu_fraction
+    if rate is None:
+        return ""
+    mfu = f", MFU {format_percent(part)} of {result.peak_flops_per_s / 1e12:,.4g}" if part else ""
+    return f"{format_tflops(rate)} TFLOP/s a device{mfu}"
 
 
 def _speedup(result: Result) -> str:
@@ -249,7 +255,7 @@ def _runtime(result: Result) -> str:
 
 
 def _traffic_rows(result: Result) -> list[list[str]]:
-    rows = [["axis", "traffic", "transfers", "payload", "on links"]] if result.traffic else []
+    rows = [["axis", "traffic", "transfers", "payload", "on links"]]
     for count in result.traffic:
         payload, links = format_bytes(count.payload_bytes), format_bytes(count.link_bytes)
         rows.append(
@@ -277,6 +283,9 @@ _COLUMNS: tuple[_Column, ...] = (
 )
 
 
+_SPARE = ("capacity", "exposed launch", "bubble")  # what a narrow terminal can be without, the least needed first
+
+
 def _columns(result: Result) -> list[_Column]:
     """Return the columns of which something is known."""
     unknown = {"bubble"} if any(device.bubble_s is None for device in result.devices) else set()
@@ -287,14 +296,16 @@ def _columns(result: Result) -> list[_Column]:
 
 
 def device_rows(result: Result) -> list[list[str]]:
-    """Return a heading and a row for each device, or of many the lowest, the median and the highest of each column."""
+    """Return a heading and a row for devices that are alike, or of many the lowest, the median and the highest."""
     if not result.devices:
         return []
     columns = _columns(result)
     names = [name for name, _, _ in columns]
-    if len(result.devices) <= MOST_DEVICES:
-        rows = [[device.label, *(write(of(device)) for _, of, write in columns)] for device in result.devices]
-        return [["device", *names], *rows]
+    alike: dict[tuple[str, ...], list[DeviceUse]] = {}
+    for device in result.devices:
+        alike.setdefault(tuple(write(of(device)) for _, of, write in columns), []).append(device)
+    if len(alike) <= MOST_DEVICES:
+        return [["device", *names], *([_label(devices), *cells] for cells, devices in alike.items())]
     # Each column is summarised by itself: a row here is no device.
     rows = []
     for label, fraction in (("lowest", 0.0), ("median", 0.5), ("highest", 1.0)):
@@ -306,15 +317,9 @@ def device_rows(result: Result) -> list[list[str]]:
     return [[f"{result.n_devices} devices", *names], *rows]
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Align the columns: the first to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [row[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join(cells))
-    return "\n".join(lines)
+def _label(devices: Sequence[DeviceUse]) -> str:
+    """Return the name of the first of some devices of which a table says the same, and how many they are."""
+    return replace(devices[0], count=sum(device.count for device in devices)).label
 
 
 def _apart(result: Result) -> bool:

@@ -9,9 +9,10 @@ from mpsim.above import above
 from mpsim.calls import checked
 from mpsim.plan.model import Plan
 from mpsim.reprs import short_repr
-from mpsim.result.text import align, caution
+from mpsim.result.text import caution
 from mpsim.search.found import Unfit
 from mpsim.search.neighbours import KINDS
+from mpsim.tables import Text, align, joined
 from mpsim.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
@@ -151,16 +152,16 @@ class MadeFit:
             return "it fits: nothing is to be changed"
         if not self.fixes:
             return self._nothing()
-        lines = [f"{caution(self.caveats)}{self.fixes[0]}"]
+        lines: list[str] = [f"{caution(self.caveats)}{self.fixes[0]}"]
         if len(self.fixes) > 1:
             lines.append(self._table())
         if any(one.short != one.options for one in self.fixes):
             lines.append("with …: the whole list is in --json, and in what --save-plan writes")
         if self.short:
             lines.append(f"not enough alone: {'; '.join(KINDS[kind] for kind in self.short)}")
-        return "\n\n".join(lines)
+        return joined("\n\n", lines)
 
-    def _table(self) -> str:
+    def _table(self) -> Text:
         rows = self.fixes
         columns = [
             ("with", True, [one.short for one in rows]),

@@ -59,7 +59,7 @@ def neighbours(beside: Beside, plan: Plan, kind: str) -> list[Plan]:
     >>> from mpsim.workload.model import Layer
     >>> work = Workload.chain("two", [Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "ab"])
     >>> [one.text for one in neighbours(Beside(work, chain(2, link="1GB/s@0")), Plan(dp=2, microbatches=4), "axes")]
-    ['dp=1 pp=2 tp=1 micro-batches=8 1f1b']
+    ['pp=2 micro-batches=8 1f1b']
     """
     return list(dict.fromkeys(_MADE[kind](beside, plan)))
 

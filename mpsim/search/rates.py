@@ -6,14 +6,10 @@ import re
 from dataclasses import dataclass
 
 from mpsim.errors import MpsimError
+from mpsim.lowering.rates import sample_rates
 from mpsim.sweeps.model import Row
-from mpsim.topology.catalog import device as catalog_device
 from mpsim.topology.model import Topology
-from mpsim.topology.reported import catalog_name
 from mpsim.workload.model import Workload
-from mpsim.workload.precision import product_rate
-from mpsim.workload.split import WHOLE
-from mpsim.workload.tokens import tokens_per_sample
 
 __all__ = ["Price", "Rates", "parse_count", "parse_price"]
 
@@ -127,16 +123,10 @@ class Rates:
         MpsimError
             Money is asked for tokens, of samples that have none.
         """
-        tokens = tokens_per_sample(workload)
+        tokens, flops, peak = sample_rates(workload, topology)
         if train_tokens and not tokens:
             raise MpsimError(f"samples of {workload.name!r} are no sequences of tokens: leave the number of tokens out")
-        costs = [next((one for one in layer.costs if one.split == WHOLE), None) for layer in workload.layers]
-        whole = [cost for cost in costs if cost is not None]
-        flops = sum(3 * cost.flops // cost.microbatch for cost in whole) if len(whole) == len(costs) else 0
-        types = {node.type for node in topology.devices}
-        listed = catalog_name(next(iter(types))) if len(types) == 1 else None
-        peak = catalog_device(listed).peak_or_none(product_rate(workload.precision)) if listed else None
-        return cls(tokens=tokens, flops=flops, peak_flops_per_s=peak, price=price, train_tokens=train_tokens)
+        return cls(tokens=tokens, flops=flops, peak_flops_per_s=peak or None, price=price, train_tokens=train_tokens)
 
     def tokens_per_s(self, row: Row) -> float | None:
         """Return the tokens of a plan's row a second."""

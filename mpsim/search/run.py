@@ -98,7 +98,7 @@ def best(
     >>> study = Study(Workload.chain("four", layers, activation_bytes=10**9), chain(4, link="1GB/s@0"))
     >>> found = best(study, batch=8, processes=1)
     >>> found.best["plan"], found.best["step_s"], found.simulated < found.planned
-    ('dp=4 pp=1 tp=1 micro-batches=2', 24.0, True)
+    ('dp=4 micro-batches=2', 24.0, True)
     """
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
         raise MpsimError(f"batch is {batch!r}, expected 1 or more samples")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from mpsim.result.text import align, caution, format_percent, short_notes
+from mpsim.result.text import caution, format_percent, format_tflops, short_notes
 from mpsim.search.found import Found
 from mpsim.search.rates import Rates
 from mpsim.sweeps.model import Row
 from mpsim.sweeps.text import percent_or_blank
+from mpsim.tables import Text, align, joined
 from mpsim.units import format_bytes, format_duration
 
 __all__ = ["answer", "counted", "nearest"]
@@ -16,7 +17,7 @@ __all__ = ["answer", "counted", "nearest"]
 _MOST_REASONS = 4
 
 
-def answer(found: Found, rates: Rates, head: str = "") -> str:
+def answer(found: Found, rates: Rates, head: str = "") -> Text:
     """Return the best plan of each number of devices, then the fastest of all, and what became of the others.
 
     Parameters
@@ -29,24 +30,32 @@ def answer(found: Found, rates: Rates, head: str = "") -> str:
         What stands above, under the line that says what may make the answer wrong.
     """
     ranked = found.sweep.ranked
-    blocks = [] if found.complete else ["interrupted: this is the best so far, others may be better"]
+    blocks: list[str] = [] if found.complete else ["interrupted: this is the best so far, others may be better"]
     blocks.append(caution(found.sweep.caveats) + head)
     if ranked:
-        blocks.append(f"The best for each number of devices\n\n{_table(found.by_devices, rates, ranked[0])}\n")
+        blocks.append(_titled("The best for each number of devices", found.by_devices, rates, ranked[0]))
         most = [row for row in ranked if row["n_devices"] == ranked[0]["n_devices"]]
         others = [row for row in ranked if row not in found.by_devices]
         if others:
-            blocks.append(f"The runners-up\n\n{_table(others, rates, ranked[0])}\n")
+            blocks.append(_titled("The runners-up", others, rates, ranked[0]))
         ties = sum(bool(row["tie"]) for row in most)
         if ties:
             blocks.append(f"= the 5-95 % interval overlaps that of the first: {ties} of these tie with it")
     else:
         blocks.append("No plan fits." if found.unfit else "No plan can be run.")
     blocks += counted(found) + nearest(found) + short_notes(found.sweep.notes)
-    return "\n".join(block for block in blocks if block)
+    return joined("\n", filter(None, blocks))
 
 
-def _table(rows: Sequence[Row], rates: Rates, best: Row) -> str:
+# What a narrow terminal can be without, the least needed first.
+_SPARE = ("rank", "samples/s", "communication", "TFLOP/s/device", "slower by", "tokens/s", "fits", "speedup")
+
+
+def _titled(title: str, rows: Sequence[Row], rates: Rates, best: Row) -> Text:
+    return joined("", [f"{title}\n\n", _table(rows, rates, best), "\n"])
+
+
+def _table(rows: Sequence[Row], rates: Rates, best: Row) -> Text:
     columns: list[tuple[str, bool, Callable[[Row], str]]] = [
         ("rank", False, lambda row: f"{row['rank']}{'=' if row['tie'] else ' '}"),
         ("devices", False, lambda row: str(row["n_devices"])),
@@ -55,20 +64,19 @@ def _table(rows: Sequence[Row], rates: Rates, best: Row) -> str:
         ("slower by", False, lambda row: "" if row is best else format_percent(row["step_s"] / best["step_s"] - 1)),
         ("speedup", False, lambda row: f"{row['speedup']:.2f}x" if row["speedup"] else ""),
         ("samples/s", False, lambda row: "" if rates.tokens else f"{row['global_batch'] / row['step_s']:,.4g}"),
-        ("tokens/s", False, lambda row: _or_nothing(rates.tokens_per_s(row), "{:,.0f}")),
-        ("TFLOP/s/device", False, lambda row: _or_nothing(rates.flops_per_s(row), "{:,.1f}", 1e-12)),
-        ("MFU", False, lambda row: _or_nothing(rates.mfu(row), "{:.1f} %", 100.0)),
+        ("tokens/s", False, lambda row: _or_nothing(rates.tokens_per_s(row), "{:,.0f}".format)),
+        ("TFLOP/s/device", False, lambda row: _or_nothing(rates.flops_per_s(row), format_tflops)),
+        ("MFU", False, lambda row: percent_or_blank(rates.mfu(row))),
         ("communication", False, lambda row: percent_or_blank(row["communication_overhead_fraction"])),
         ("peak memory", False, lambda row: format_bytes(row["highest_peak_memory_bytes"])),
         ("fits", True, lambda row: {True: "yes", False: "NO", None: "?"}[row["fits"]]),
         (_money_of(rates), False, lambda row: _money(rates, row)),
     ]
-    cells = [(heading, left, [text(row) for row in rows]) for heading, left, text in columns]
-    return align([column for column in cells if any(cell.strip() for cell in column[2])])
+    return align(((heading, left, [text(row) for row in rows]) for heading, left, text in columns), _SPARE)
 
 
-def _or_nothing(value: float | None, form: str, factor: float = 1.0) -> str:
-    return "" if value is None else form.format(value * factor)
+def _or_nothing(value: float | None, form: Callable[[float], str]) -> str:
+    return "" if value is None else form(value)
 
 
 def _money_of(rates: Rates) -> str:

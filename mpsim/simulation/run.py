@@ -16,6 +16,7 @@ from mpsim.garbage import collector_paused
 from mpsim.lowering.caveats import borrowed, caveats, measured_on, scalings
 from mpsim.lowering.draws import Seed, Trials, Variability
 from mpsim.lowering.emit import program_of
+from mpsim.lowering.rates import SampleRates, sample_rates
 from mpsim.lowering.redraw import Redrawn
 from mpsim.lowering.stages import global_batch
 from mpsim.plan.model import Plan
@@ -49,6 +50,7 @@ class Label(NamedTuple):
     caveats: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     scalings: tuple[Scaling, ...] = ()
+    rates: SampleRates = SampleRates()
 
 
 @checked
@@ -190,6 +192,7 @@ def simulate_played(
             caveats=caveats(lowering),
             notes=lowering.costs.remarks(lowering.topology.devices[device] for device in place),
             scalings=scalings(lowering),
+            rates=sample_rates(workload, lowering.topology),
         ),
         global_batch=batch,
         baseline_step_s=seconds,
@@ -265,6 +268,7 @@ def play(
         caveats=(*label.caveats, *borrowed(traffic)),
         notes=label.notes,
         scalings=label.scalings,
+        **label.rates._asdict(),
         topology=topology.name,
         global_batch=global_batch,
         step_s=timing.step_s,

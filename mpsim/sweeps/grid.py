@@ -27,7 +27,7 @@ class Candidate:
     Examples
     --------
     >>> Candidate(dp=2, pp=4, tp=1, microbatches=8, schedule="gpipe").plan(Plan(batch=64)).text
-    'dp=2 pp=4 tp=1 micro-batches=8 gpipe'
+    'dp=2 pp=4 micro-batches=8 gpipe'
     """
 
     dp: int

@@ -71,7 +71,7 @@ def kinds(topology: Topology) -> list[int]:
     Examples
     --------
     >>> from mpsim.topology.builders import nodes
-    >>> kinds(nodes(2, per_node=2, inside="nvlink4", between="ib_ndr"))
+    >>> kinds(nodes(2, per_node=2, nics=2, inside="nvlink4", between="ib_ndr"))
     [0, 0, 0, 0]
     """
     colours: dict[str, object] = {device.name: replace(device, name="") for device in topology.devices}

@@ -129,7 +129,7 @@ def sweep(
     >>> layers = [Layer.given(name, forward_s=1.0, backward_s=2.0) for name in "abcd"]
     >>> found = sweep(Workload.chain("four", layers), chain(4, link="1GB/s@0"), batch=8, processes=1)
     >>> found.best["plan"], found.best["step_s"], found.best["speedup"]
-    ('dp=4 pp=1 tp=1 micro-batches=2', 24.0, 4.0)
+    ('dp=4 micro-batches=2', 24.0, 4.0)
     """
     topology = Topology.of(topology)
     n_devices = _checked_devices(devices, topology)

@@ -7,9 +7,10 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from mpsim.result.text import Column, align, caution, format_percent, short_notes
+from mpsim.result.text import caution, format_percent, format_tflops, short_notes
 from mpsim.sweeps.model import Row, SweepResult
 from mpsim.sweeps.strong_and_weak import scaling_rows
+from mpsim.tables import Column, Text, align, filled, joined
 from mpsim.units import format_bytes, format_duration
 
 __all__ = ["percent_or_blank", "ranked_columns", "said_of", "scaling_text", "table"]
@@ -19,7 +20,7 @@ MOST_REASONS = 6
 _Columns = tuple[tuple[str, bool, Callable[[Row], str]], ...]
 
 
-def table(result: SweepResult, top: int = 10, head: str = "") -> str:
+def table(result: SweepResult, top: int = 10, head: str = "") -> Text:
     """Return the fastest plans that fit, and, in a line each, what became of the others.
 
     Of several workloads or batches what more devices bring to each comes first.
@@ -41,18 +42,18 @@ def table(result: SweepResult, top: int = 10, head: str = "") -> str:
     """
     groups = result.groups or (result,)
     above = caution(result.caveats) + head
-    blocks = [above.removesuffix("\n") + "\n"] if above else []
+    blocks: list[str] = [above.removesuffix("\n") + "\n"] if above else []
     if not result.complete:
         blocks.append(f"interrupted: {len(result.rows)} of {result.planned} plans were tried")
     if len(groups) > 1:
-        blocks.append(f"{_scaling(scaling_rows(result))}\n")
+        blocks += [_scaling(scaling_rows(result)), ""]
     shown = [group.ranked[:top] if top else group.ranked for group in groups]
     if any(shown):
-        blocks.append(f"{align(_cells(_columns_of(groups), [*chain(*shown)]))}\n")
+        blocks += [align(_cells(_columns_of(groups), [*chain(*shown)]), _SPARE), ""]
     for group, rows in zip(groups, shown, strict=True):
         lines = (_outcome(group, len(rows)), *_too_large(group))
         blocks += [_name_of(group, groups) + line for line in lines]
-    return "\n".join([*blocks, *_reasons(result), *short_notes(result.notes)])
+    return joined("\n", [*blocks, *_reasons(result), *short_notes(result.notes)])
 
 
 def ranked_columns(result: SweepResult, rows: Sequence[Row]) -> list[Column]:
@@ -102,7 +103,8 @@ def _columns_of(groups: Sequence[SweepResult]) -> _Columns:
     """Return the columns of a table, with those by which groups are told apart."""
     headings = {"workload": "workload", "topology": "topology", "global_batch": "batch"}
     own = [(headings[name], name != "global_batch", partial(_text, name)) for name in _differing(groups)]
-    return (*own, *_COLUMNS)
+    common = len({row["fidelity"] for group in groups for row in group.ranked}) == 1
+    return (*own, *(column for column in _COLUMNS if not (common and column[0] == "fidelity")))
 
 
 def _text(name: str, row: Row) -> str:
@@ -116,6 +118,9 @@ _COLUMNS: _Columns = (
     ("step", False, lambda row: format_duration(row["step_s"])),
     ("5-95 % of trials", False, lambda row: _interval(row)),
     ("speedup", False, lambda row: f"{row['speedup']:.2f}x" if row["speedup"] else ""),
+    ("tokens/s", False, lambda row: _or_nothing(row["throughput_tokens_per_s"], "{:,.0f}".format)),
+    ("TFLOP/s/device", False, lambda row: _or_nothing(row["device_flops_per_s"], format_tflops)),
+    ("MFU", False, lambda row: percent_or_blank(row["mfu_fraction"])),
     ("communication", False, lambda row: percent_or_blank(row["communication_overhead_fraction"])),
     # Where a host launches what its device runs: how much of the step the device waits for that.
     (
@@ -130,6 +135,16 @@ _COLUMNS: _Columns = (
 )
 
 
+# What a narrow terminal can be without, the least needed first.
+_SPARE = (
+    "fidelity", "launching", "bubble", "TFLOP/s/device", "5-95 % of trials", "communication", "rank", "tokens/s",
+)  # fmt: skip
+
+
+def _or_nothing(value: float | None, form: Callable[[float], str]) -> str:
+    return "" if value is None else form(value)
+
+
 def _interval(row: Row) -> str:
     if row["step_p5_s"] == row["step_p95_s"]:
         return ""
@@ -137,8 +152,7 @@ def _interval(row: Row) -> str:
 
 
 def _cells(columns_of: _Columns, rows: Sequence[Row]) -> list[Column]:
-    columns = [(heading, left, [text(row) for row in rows]) for heading, left, text in columns_of]
-    return [column for column in columns if any(cell.strip() for cell in column[2])]
+    return filled((heading, left, [text(row) for row in rows]) for heading, left, text in columns_of)
 
 
 def _ranked_line(result: SweepResult, shown: int) -> str:
@@ -149,6 +163,8 @@ def _ranked_line(result: SweepResult, shown: int) -> str:
         line = line.replace(" and fit", "") + "; capacity unknown, so nothing is said about fitting"
     if first["baseline"]:
         line += f"; speedup over {first['baseline']} ({format_duration(first['baseline_step_s'])})"
+    if len(found := {row["fidelity"] for row in ranked}) == 1:
+        line += f"; fidelity: {found.pop()}"
     ties = sum(bool(row["tie"]) for row in ranked)
     if ties:
         line += (
@@ -180,7 +196,7 @@ def _reasons(result: SweepResult) -> list[str]:
     return lines
 
 
-def scaling_text(rows: Sequence[Row]) -> str:
+def scaling_text(rows: Sequence[Row]) -> Text:
     """Return what more devices bring, as `mpsim.sweeps.strong_and_weak.scaling_rows` has it, as a table.
 
     Parameters
@@ -198,20 +214,20 @@ def scaling_text(rows: Sequence[Row]) -> str:
     batch  devices  plan    step  samples/s  speedup  efficiency  batch/device  fits
     """
     caveats = dict.fromkeys(one for row in rows for one in (row["caveats"] or "").split("; ") if one)
-    return caution([*caveats]) + _scaling(rows)
+    return joined("", [caution([*caveats]), _scaling(rows)])
 
 
-def _scaling(rows: Sequence[Row]) -> str:
+def _scaling(rows: Sequence[Row]) -> Text:
     if not rows:
-        return "no plan that can be run fits: nothing is said of more devices"
+        return joined("", ["no plan that can be run fits: nothing is said of more devices"])
     lines = [
-        align(_cells(_SCALING, rows)),
+        align(_cells(_SCALING, rows), ("fits", "batch/device", "samples/s")),
         "",
         "speedup: of the same batch, over the fewest devices with a plan; efficiency: by as many times the devices",
     ]
     if any(row["weak_efficiency_fraction"] is not None for row in rows):
         lines.append("weak: throughput of a device, by that on the fewest devices with the same batch a device")
-    return "\n".join(lines)
+    return joined("\n", lines)
 
 
 _SCALING: _Columns = (

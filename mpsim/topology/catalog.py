@@ -373,7 +373,9 @@ def parse_wire(text: str | Wire) -> Wire:
     if head[:1].isdigit() or head[:1] in (".", "+", "-") or head.lower() == "inf":
         bandwidth = units.bandwidth(head)
         if not at:
-            raise MpsimError(f"link {text!r} has no latency: write '{head}@2us', or '{head}@0' for none")
+            near = f"eth_{head.lower().removesuffix('gbe').strip()}g"
+            known = f"; the catalog has {near}" if near in link_names() else ""
+            raise MpsimError(f"link {text!r} has no latency: write '{head}@2us', or '{head}@0' for none{known}")
         return Wire(bandwidth, units.duration(tail, "latency"))
     if not at or tail in ("effective", "wire"):
         return wire(head, tail or "effective")

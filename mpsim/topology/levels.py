@@ -30,7 +30,7 @@ def find_levels(routes: Routes, devices: Sequence[int]) -> tuple[Groups, ...]:
     --------
     >>> from mpsim.topology.builders import nodes
     >>> from mpsim.topology.routes import Routes
-    >>> find_levels(Routes(nodes(2, per_node=2, inside="nvlink4", between="ib_ndr")), range(4))
+    >>> find_levels(Routes(nodes(2, per_node=2, nics=2, inside="nvlink4", between="ib_ndr")), range(4))
     (((0, 1), (2, 3)), ((0, 1, 2, 3),))
     """
     known = _KNOWN.setdefault(routes, {})
@@ -97,7 +97,7 @@ def outer_link(routes: Routes, ranks: Sequence[int], levels: Sequence[Groups]) -
     --------
     >>> from mpsim.topology.builders import nodes
     >>> from mpsim.topology.routes import Routes
-    >>> routes = Routes(nodes(2, per_node=2, inside="nvlink4", between="ib_ndr"))
+    >>> routes = Routes(nodes(2, per_node=2, nics=2, inside="nvlink4", between="ib_ndr"))
     >>> outer_link(routes, range(4), find_levels(routes, range(4))).type
     'ib_ndr'
     """

@@ -21,7 +21,7 @@ def nodes(
     inside: Wire | str,
     between: Wire | str,
     fabric: str = "switch",
-    nics: int | None = None,
+    nics: int = 1,
     host: Wire | str | None = None,
     device: Template = None,
     devices: Sequence[Template] | None = None,
@@ -38,9 +38,10 @@ def nodes(
         From each network card to the network switch.
     fabric : str
         ``switch`` (as NVSwitch), ``fully_connected``, ``ring`` or ``chain``.
-    nics : int or None
-        Cards in a node, shared by devices in equal groups; None: one for each device. A shared card's two directions
-        are two nodes (``.out``, ``.in``), so that no message between devices of one node turns round inside it.
+    nics : int
+        Cards in a node, shared by devices in equal groups; as many as devices: each has its own. A shared card's two
+        directions are two nodes (``.out``, ``.in``), so that no message between devices of one node turns round
+        inside it.
     host : Wire or str or None
         From device to card; None: the bandwidth of `between`, so that it is no bottleneck before the card, and no
         latency of its own. A per-message latency of `between` is charged here, where messages leave their device and
@@ -48,17 +49,16 @@ def nodes(
 
     Examples
     --------
-    >>> cluster = nodes(2, per_node=4, inside="nvlink4", between="ib_ndr", device="H100-SXM5-80GB")
+    >>> cluster = nodes(2, per_node=4, nics=4, inside="nvlink4", between="ib_ndr", device="H100-SXM5-80GB")
     >>> [device.name for device in cluster.devices][:5]
     ['n0.d0', 'n0.d1', 'n0.d2', 'n0.d3', 'n1.d0']
     """
-    cards = per_node if nics is None else nics
-    check_counts(n=n, per_node=per_node, nics=cards)
-    if per_node % cards:
-        raise MpsimError(f"{per_node} devices do not divide over {cards} network cards: choose nics that divides them")
+    check_counts(n=n, per_node=per_node, nics=nics)
+    if per_node % nics:
+        raise MpsimError(f"{per_node} devices do not divide over {nics} network cards: choose nics that divides them")
     if fabric not in LINES:
         raise unknown("fabric", fabric, LINES)
-    check_size(n * per_node, 2 * n * (wires_of(fabric, per_node) + per_node + cards))
+    check_size(n * per_node, 2 * n * (wires_of(fabric, per_node) + per_node + nics))
     wide = parse_wire(between)
     to_card = _to_card(wide, None if host is None else parse_wire(host))
     names, switches, laid = [], ["network"], []
@@ -67,7 +67,7 @@ def nodes(
         names += members
         for more, links in (
             LINES[fabric](members, parse_wire(inside), f"n{i}.switch"),
-            _cards(f"n{i}", members, cards, to_card, wide.trunk()),
+            _cards(f"n{i}", members, nics, to_card, wide.trunk()),
         ):
             switches += more
             laid += links

@@ -115,7 +115,7 @@ def _box(
     if n == 1:
         made = switch(per_node, link=inside, device=device)
     else:
-        made = nodes(n, per_node=per_node, inside=inside, between=between, nics=nics, device=device)
+        made = nodes(n, per_node=per_node, inside=inside, between=between, nics=nics or per_node, device=device)
     inner = tuple(name for name in made.switches if name.endswith("switch"))
     return replace(made, reducing=inner if reduces else ())
 

@@ -8,7 +8,7 @@
     ring:8,link=nvlink4,device=H100-SXM5-80GB
     ring:4,bandwidth=50GB/s,latency=2us,memory=80GiB
     torus:4x4,link=50GB/s@2us
-    nodes:2,per_node=4,inside=nvlink4,between=ib_ndr
+    nodes:2,per_node=4,nics=4,inside=nvlink4,between=25GbE@20us
     switch:8,link=nvlink3,device=A100-SXM4-80GB*4+H100-SXM5-80GB*4,speed=1*4+2*4
 
 After the builder's name come its sizes, then its keyword arguments by name. A list is written ``value*count+…``.

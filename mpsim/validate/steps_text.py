@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from mpsim.tables import Column, Text, align, joined
 from mpsim.units import format_bytes, format_duration
 from mpsim.validate.steps import StepComparison, StepSummary, summarize_steps
-from mpsim.validate.text import Column, align, percent
+from mpsim.validate.text import percent
 
 __all__ = ["step_columns", "steps_table", "summary_columns"]
 
@@ -42,20 +43,20 @@ def _percent(fraction: float | None) -> str:
 
 def step_columns(rows: Sequence[StepComparison]) -> list[Column]:
     """Return a column for each thing that is said of a step."""
-    return [(heading, left, [text(row) for row in rows]) for heading, left, text in _ROW]
+    return [Column(heading, left, [text(row) for row in rows]) for heading, left, text in _ROW]
 
 
 def summary_columns(found: Sequence[StepSummary]) -> list[Column]:
     """Return the errors together, in columns."""
     return [
-        ("", True, [one.name for one in found]),
-        ("steps", False, [str(one.count) for one in found]),
-        ("mean error", False, [percent(one.mean_fraction)[1:] for one in found]),
-        ("worst", False, [percent(one.worst_fraction)[1:] for one in found]),
+        Column("", True, [one.name for one in found]),
+        Column("steps", False, [str(one.count) for one in found]),
+        Column("mean error", False, [percent(one.mean_fraction)[1:] for one in found]),
+        Column("worst", False, [percent(one.worst_fraction)[1:] for one in found]),
     ]
 
 
-def steps_table(rows: Sequence[StepComparison]) -> str:
+def steps_table(rows: Sequence[StepComparison]) -> Text:
     """Return each step, and the errors together.
 
     Examples
@@ -65,9 +66,9 @@ def steps_table(rows: Sequence[StepComparison]) -> str:
     >>> print(steps_table(validate_steps(load_steps()[:1])).splitlines()[0][:38])
     model      size  tp  parts  bound   ba
     """
-    blocks = [align(step_columns(rows)), align(summary_columns(summarize_steps(rows)))]
+    blocks: list[str] = [align(step_columns(rows)), align(summary_columns(summarize_steps(rows)))]
     if any(row.beside_bytes for row in rows):
         blocks.append(
             "memory of tp > 1: with the whole model's parameters, which the process that ran a shard held too"
         )
-    return "\n\n".join(blocks)
+    return joined("\n\n", blocks)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import median
 
-from mpsim.result.text import Column, align
+from mpsim.tables import Column, Text, align, joined
 from mpsim.units import format_bytes, format_duration
 from mpsim.validate.compare import Comparison
 from mpsim.validate.exchanges import Exchanged
 from mpsim.validate.model import Summary, Validation, summarize
 
-__all__ = ["Column", "align", "exchange_table", "percent", "table"]
+__all__ = ["exchange_table", "percent", "table"]
 
 
 def percent(fraction: float) -> str:
@@ -25,7 +25,7 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:+.1f} %"
 
 
-def table(found: Validation) -> str:
+def table(found: Validation) -> Text:
     """Return the rows, the errors by kind of plan, and how well the order of plans was predicted.
 
     Examples
@@ -36,8 +36,12 @@ def table(found: Validation) -> str:
     blocks = [] if len(found.rows) == found.planned else [f"{len(found.rows)} of {found.planned} cases were run"]
     blocks += [f"not run: {name}: {reason}" for name, reason in found.failures]
     if found.rows:
-        blocks += [align(_rows(found.rows)), align(_summaries(found)), *_orders(found)]
-    return "\n\n".join(blocks)
+        blocks += [
+            align(_rows(found.rows), ("ideal", "in spreads", "5-95 %")),
+            align(_summaries(found)),
+            *_orders(found),
+        ]
+    return joined("\n\n", blocks)
 
 
 _ROW: tuple[tuple[str, bool, Callable[[Comparison], str]], ...] = (
@@ -59,7 +63,7 @@ _ROW: tuple[tuple[str, bool, Callable[[Comparison], str]], ...] = (
 
 
 def _rows(rows: Sequence[Comparison]) -> list[Column]:
-    return [(heading, left, [text(row) for row in rows]) for heading, left, text in _ROW]
+    return [Column(heading, left, [text(row) for row in rows]) for heading, left, text in _ROW]
 
 
 def _summaries(found: Validation) -> list[Column]:
@@ -74,8 +78,8 @@ def _summaries(found: Validation) -> list[Column]:
         ("ideal: mean", lambda one: percent(one.ideal_mean_fraction)[1:]),
         ("worst", lambda one: percent(one.ideal_worst_fraction)[1:]),
     )
-    columns: list[Column] = [("kind of plan", True, [name for name, _ in named])]
-    return columns + [(heading, False, [text(one) for _, one in named]) for heading, text in numbers]
+    first = Column("kind of plan", True, [name for name, _ in named])
+    return [first, *(Column(heading, False, [text(one) for _, one in named]) for heading, text in numbers)]
 
 
 def _orders(found: Validation) -> list[str]:
@@ -95,7 +99,7 @@ def _orders(found: Validation) -> list[str]:
     ]
 
 
-def exchange_table(rows: Sequence[Exchanged]) -> str:
+def exchange_table(rows: Sequence[Exchanged]) -> Text:
     """Return the rows of collectives, and their errors by number of ranks.
 
     Examples
@@ -104,13 +108,13 @@ def exchange_table(rows: Sequence[Exchanged]) -> str:
     ''
     """
     if not rows:
-        return ""
+        return joined("", [])
     cells = [(heading, left, [text(row) for row in rows]) for heading, left, text in _EXCHANGE]
     groups = {
         f"{n} ranks": [row for row in rows if row.processes == n] for n in sorted({row.processes for row in rows})
     }
     groups["all"] = list(rows)
-    return f"{align(cells)}\n\n{align(_medians(groups))}"
+    return joined("\n\n", [align(cells, ("ideal", "5-95 %")), align(_medians(groups))])
 
 
 _EXCHANGE: tuple[tuple[str, bool, Callable[[Exchanged], str]], ...] = (
@@ -130,10 +134,10 @@ def _medians(groups: dict[str, list[Exchanged]]) -> list[Column]:
     ours = [[abs(row.error_fraction) for row in rows] for rows in groups.values()]
     ideal = [[abs(row.ideal_error_fraction) for row in rows] for rows in groups.values()]
     return [
-        ("", True, list(groups)),
-        ("rows", False, [str(len(rows)) for rows in groups.values()]),
-        ("median error", False, [percent(median(errors))[1:] for errors in ours]),
-        ("worst", False, [percent(max(errors))[1:] for errors in ours]),
-        ("ideal: median", False, [percent(median(errors))[1:] for errors in ideal]),
-        ("worst", False, [percent(max(errors))[1:] for errors in ideal]),
+        Column("", True, list(groups)),
+        Column("rows", False, [str(len(rows)) for rows in groups.values()]),
+        Column("median error", False, [percent(median(errors))[1:] for errors in ours]),
+        Column("worst", False, [percent(max(errors))[1:] for errors in ours]),
+        Column("ideal: median", False, [percent(median(errors))[1:] for errors in ideal]),
+        Column("worst", False, [percent(max(errors))[1:] for errors in ideal]),
     ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from mpsim.calls import checked
+from mpsim.tables import Text, align_rows, joined
 from mpsim.units import format_bytes, format_duration
 from mpsim.workload.costs import cost_at, median_s
 from mpsim.workload.model import Cost, Layer, StepCheck, Workload
@@ -25,11 +28,16 @@ _COLUMNS = (
     "parameters",
     "saved",
     "output",
+    "launching",
 )
+# What a narrow terminal can be without, the least needed first.
+_SPARE = ("kind", "launching", "optimizer", "saved", "parameters")
+_ALIKE = 0.1  # how much of the first's a time may be away from it where layers are alike
+_FOLDED = "× n: so many layers of one kind and size: medians, their passes within 10 % of the first's (--each)"
 
 
-def output_bytes(workload: Workload, layer: str, split: Split | int = 1) -> int:
-    """Return the bytes of the tensors that leave a layer, each once, at the reference micro-batch.
+def output_bytes(workload: Workload, layer: str, split: Split | int = 1, microbatch: int | None = None) -> int:
+    """Return the bytes of the tensors that leave a layer, each once, by default at the reference micro-batch.
 
     Of the last layer that is the model's output, not the loss.
 
@@ -39,12 +47,19 @@ def output_bytes(workload: Workload, layer: str, split: Split | int = 1) -> int:
     >>> output_bytes(Workload.chain("two", layers, activation_bytes=1024), "a")
     1024
     """
-    return sum(tensor.bytes(split) for tensor in workload.tensors if tensor.producer == layer)
+    size, reference = microbatch or workload.microbatch, workload.microbatch
+    made = [tensor for tensor in workload.tensors if tensor.producer == layer]
+    return sum(one.bytes(split) if one.batch_dim is None else one.bytes(split) * size // reference for one in made)
 
 
 @checked
-def show_workload(workload: Workload | str | Path, microbatch: int | None = None, split: Split | int = 1) -> str:
+def show_workload(
+    workload: Workload | str | Path, microbatch: int | None = None, split: Split | int = 1, *, each: bool = False
+) -> Text:
     """Return a table of a workload's layers at one measured point, medians over the samples.
+
+    Layers that follow one another and are alike, in their kind, their bytes and, within a tenth, the times of their
+    passes and updates, stand in one row with the medians, unless `each` is to have its own.
 
     Raises
     ------
@@ -54,31 +69,80 @@ def show_workload(workload: Workload | str | Path, microbatch: int | None = None
     Examples
     --------
     >>> layers = [Layer.given(name, forward_s=0.5, backward_s=1.0) for name in "ab"]
-    >>> print(show_workload(Workload.chain("two", layers)).splitlines()[0])
+    >>> print(show_workload(Workload.chain("two", layers)).split("\\n\\n")[0])
     two: 2 layers, micro-batch 1, given (clock given)
     """
     workload = Workload.of(workload)
     size = microbatch or workload.microbatch
-    rows = [_row(workload, layer, cost_at(layer, size, split), split) for layer in workload.layers]
-    table = [_COLUMNS, *rows, _total_row(workload, size, split)]
-    if any(cost_at(layer, size, split).host for layer in workload.layers):
-        table = [(*row, cell) for row, cell in zip(table, _launches(workload, size, split), strict=True)]
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in table
-    ]
-    lines.insert(1, "  ".join("─" * width for width in widths))
-    return "\n".join(line.rstrip() for line in [_head(workload, size, split), "", *lines, *_notes(workload)])
+    found = [_Shown.of(workload, layer, cost_at(layer, size, split), split, size) for layer in workload.layers]
+    rows = [[one] for one in found] if each else _alike(found)
+    lines = [_COLUMNS, *map(_row, rows), _total_row(workload, found, split)]
+    if not any(one.launch_s for one in found):
+        lines = [line[:-1] for line in lines]
+    blocks: list[str] = [align_rows(lines, left=(0, 1), spare=_SPARE)]
+    if len(rows) < len(found):
+        blocks.append(_FOLDED)
+    return joined("\n\n", [_head(workload, size, split), joined("\n", blocks), *_notes(workload)])
 
 
-def _launches(workload: Workload, size: int, split: Split | int) -> list[str]:
-    """Return a column of what launching each layer's passes and update takes a host."""
-    hosts = [cost_at(layer, size, split).host for layer in workload.layers]
-    times = [sum(median_s(host)[:4]) if host else 0.0 for host in hosts]
-    return ["launching", *(format_duration(seconds) for seconds in (*times, sum(times)))]
+class _Shown(NamedTuple):
+    """What is shown of a layer."""
+
+    name: str
+    kind: str
+    parameter_bytes: int
+    saved_bytes: int
+    output_bytes: int
+    times_s: tuple[float, ...]
+    launch_s: float
+
+    @classmethod
+    def of(cls, workload: Workload, layer: Layer, cost: Cost, split: Split | int, size: int) -> _Shown:
+        """Return a layer at a point."""
+        return cls(
+            layer.name, layer.kind, layer.shard(split).parameter_bytes, cost.saved_bytes,
+            output_bytes(workload, layer.name, split, size), _seconds(cost),
+            sum(median_s(cost.host)[:4]) if cost.host else 0.0,
+        )  # fmt: skip
+
+    def like(self, other: _Shown) -> bool:
+        """Whether one row can stand for both."""
+        exact = [(one.kind, one.parameter_bytes, one.output_bytes) for one in (self, other)]
+        times = zip((*self.times_s, self.saved_bytes), (*other.times_s, other.saved_bytes), strict=True)
+        return exact[0] == exact[1] and all(abs(a - b) <= _ALIKE * a for a, b in times)
+
+
+def _alike(found: Sequence[_Shown]) -> list[list[_Shown]]:
+    """Return the layers, those together that follow one another and are like the first of them."""
+    groups: list[list[_Shown]] = []
+    for one in found:
+        if groups and groups[-1][0].like(one):
+            groups[-1].append(one)
+        else:
+            groups.append([one])
+    return groups
+
+
+def _row(group: Sequence[_Shown]) -> tuple[str, ...]:
+    first = group[0]
+    name = first.name if len(group) == 1 else f"{first.name} … {_beyond(first.name, group[-1].name)} × {len(group)}"
+    times = [median(times) for times in zip(*((*one.times_s, one.launch_s) for one in group), strict=True)]
+    sizes = first.parameter_bytes, int(median(one.saved_bytes for one in group)), first.output_bytes
+    *passes, launch = map(format_duration, times)
+    return name, first.kind, *passes, *map(format_bytes, sizes), launch
+
+
+def _beyond(first: str, last: str) -> str:
+    """Return what a name has that another does not begin with, from a dot on."""
+    words = zip(first.split("."), last.split("."), strict=False)
+    return ".".join(last.split(".")[len([*takewhile(lambda pair: pair[0] == pair[1], words)]) :])
+
+
+def _total_row(workload: Workload, found: Sequence[_Shown], split: Split | int) -> tuple[str, ...]:
+    times = [sum(parts) for parts in zip(*((*one.times_s, one.launch_s) for one in found), strict=True)]
+    *passes, launch = map(format_duration, times)
+    parameters = format_bytes(_unique_parameter_bytes(workload, split))
+    return "total", "", *passes, parameters, format_bytes(sum(one.saved_bytes for one in found)), "", launch
 
 
 def _head(workload: Workload, size: int, split: Split | int) -> str:
@@ -104,30 +168,6 @@ def _seconds(cost: Cost) -> tuple[float, ...]:
     return tuple(median(part) for part in parts)
 
 
-def _row(workload: Workload, layer: Layer, cost: Cost, split: Split | int) -> tuple[str, ...]:
-    return (
-        layer.name,
-        layer.kind,
-        *(format_duration(seconds) for seconds in _seconds(cost)),
-        format_bytes(layer.shard(split).parameter_bytes),
-        format_bytes(cost.saved_bytes),
-        format_bytes(output_bytes(workload, layer.name, split)),
-    )
-
-
-def _total_row(workload: Workload, size: int, split: Split | int) -> tuple[str, ...]:
-    costs = [cost_at(layer, size, split) for layer in workload.layers]
-    times = [sum(parts) for parts in zip(*map(_seconds, costs), strict=True)]
-    return (
-        "total",
-        "",
-        *(format_duration(seconds) for seconds in times),
-        format_bytes(_unique_parameter_bytes(workload, split)),
-        format_bytes(sum(cost.saved_bytes for cost in costs)),
-        "",
-    )
-
-
 def _unique_parameter_bytes(workload: Workload, split: Split | int = 1) -> int:
     """Bytes of all parameters, a tied one once."""
     shards = [layer.shard(split) for layer in workload.layers]
@@ -135,7 +175,7 @@ def _unique_parameter_bytes(workload: Workload, split: Split | int = 1) -> int:
 
 
 def _notes(workload: Workload) -> list[str]:
-    notes = [""]
+    notes = []
     for check in workload.checks:
         shard = f", {check.split.text}" if check.split != WHOLE else ""
         notes.append(
@@ -149,7 +189,7 @@ def _notes(workload: Workload) -> list[str]:
     if workload.scaling is not None:
         notes.append(workload.scaling.text)
     notes += [f"note: {text}" for text in remarks(workload)]
-    return notes if len(notes) > 1 else []
+    return ["\n".join(notes)] if notes else []
 
 
 def _verdict(workload: Workload, check: StepCheck) -> str:

@@ -239,7 +239,7 @@ def test_levels_are_calibrated_from_the_inside():
     inner = CollectiveCost(link="nvlink4", kind="all_reduce", algorithm="ring", regimes=(SMALL, LARGE), most_ranks=4)
     wide = Regime(least_bytes=2**10, most_bytes=2**30, launch_s=4e-5, step_s=9e-6, bandwidth_bytes_per_s=2e10)
     outer = CollectiveCost(link="ib_ndr", kind="all_reduce", algorithm="ring", regimes=(wide,), most_ranks=16)
-    blank = nodes(4, per_node=4, inside=NVLINK, between=NETWORK)
+    blank = nodes(4, per_node=4, nics=4, inside=NVLINK, between=NETWORK)
     topology = replace(blank, costs=(inner, outer))
     found = calibrate(blank, truth(topology, [2, 4, 8, 16]))
     assert [cost.link for cost in found.topology.costs] == ["nvlink4", "ib_ndr"]
@@ -255,7 +255,7 @@ def test_trees_of_small_sizes_are_told_from_rings_of_large_ones():
         CollectiveCost(link="ib_ndr", kind="all_reduce", algorithm=name, regimes=(regime,), most_ranks=64)
         for name, regime in (("trees", quick), ("ring", wide))
     ]
-    blank = nodes(16, per_node=2, inside=NVLINK, between=NETWORK)
+    blank = nodes(16, per_node=2, nics=2, inside=NVLINK, between=NETWORK)
     points = truth(replace(blank, costs=tuple(costs)), [8, 16, 32])
     found = calibrate(blank, points).topology
     assert {cost.algorithm for cost in found.costs} == {"trees", "ring"}

@@ -212,12 +212,17 @@ def test_a_program_that_is_no_collective_of_ours_is_not_the_one_of_the_table_bef
 @pytest.mark.parametrize(
     ("groups", "n", "topology", "refused"),
     [
-        ([r // 8 for r in range(16)], 8, "nodes:2,per_node=8,inside=nvlink4,between=ib_ndr", None),
+        ([r // 8 for r in range(16)], 8, "nodes:2,per_node=8,nics=8,inside=nvlink4,between=ib_ndr", None),
         ([r % 2 for r in range(8)], 4, "switch:8,link=nvlink4", None),
         ([r & 5 for r in range(8)], 2, "switch:8,link=nvlink4", None),
         ([r | 7 for r in range(16)], 8, "switch:16,link=nvlink4", None),
         ([0, 0, 0, 1, 1], 3, "switch:5,link=nvlink4", None),
-        ([r % 8 for r in range(16)], 2, "nodes:2,per_node=8,inside=nvlink4,between=ib_ndr", "ranks 0, 8 of its group"),
+        (
+            [r % 8 for r in range(16)],
+            2,
+            "nodes:2,per_node=8,nics=8,inside=nvlink4,between=ib_ndr",
+            "ranks 0, 8 of its group",
+        ),
         ([r % 8 for r in range(16)], 2, "nodes:2,per_node=1,inside=nvlink4,between=ib_ndr", None),
     ],
 )

@@ -126,6 +126,8 @@ VALUES = [
     ((*SIMULATE, "--baseline", "naive"), "need 2 or more"),
     (("show", HAND, "--microbatch", "9"), "measured at micro-batch 1,2,4"),
     (("show", RING, "--microbatch", "1"), "choose a point of a workload file"),
+    (("show", RING, "--each"), "--each shows each layer of a workload file"),
+    (("show", RING, "--scaling", "--each"), "leave the other options out"),
     (("trace", "gpt2", "--batch", "1,b"), "--batch '1,b' is not whole numbers"),
     (("trace", "gpt2", "--depth", "x"), "--depth 'x'"),
     ((*SIMULATE, "--plan", ""), "--plan is '', expected a value"),

@@ -73,23 +73,23 @@ def test_simulate_is_what_the_library_says(mpsim) -> None:
 @pytest.mark.parametrize(
     ("words", "plan"),
     [
-        (("--strategy", "naive"), "dp=1 pp=4 tp=1 micro-batches=1 naive"),
-        (("--strategy", "gpipe", "--microbatches", "8"), "dp=1 pp=4 tp=1 micro-batches=8 gpipe"),
-        (("--strategy", "1f1b", "--microbatches", "8"), "dp=1 pp=4 tp=1 micro-batches=8 1f1b"),
-        (("--strategy", "data"), "dp=4 pp=1 tp=1 micro-batches=1"),
-        (("--strategy", "tensor", "--devices", "2"), "dp=1 pp=1 tp=2 micro-batches=1"),
-        (("--stages", "fc2,fc4"), "dp=1 pp=3 tp=1 micro-batches=1 naive stages=1,3"),
-        (("--stages", "1,3", "--microbatches", "2"), "dp=1 pp=3 tp=1 micro-batches=2 1f1b stages=1,3"),
-        (("--dp", "2", "--tp", "2", "--place", "0,2,1,3"), "dp=2 pp=1 tp=2 micro-batches=1 place=0,2,1,3"),
-        (("--fsdp", "--dp", "4"), "dp=4 pp=1 tp=1 micro-batches=1 zero=3"),
-        (("--fsdp", "--dp", "4", "--gather-ahead", "0"), "dp=4 pp=1 tp=1 micro-batches=1 zero=3 ahead=0"),
+        (("--strategy", "naive"), "pp=4 naive"),
+        (("--strategy", "gpipe", "--microbatches", "8"), "pp=4 micro-batches=8 gpipe"),
+        (("--strategy", "1f1b", "--microbatches", "8"), "pp=4 micro-batches=8 1f1b"),
+        (("--strategy", "data"), "dp=4"),
+        (("--strategy", "tensor", "--devices", "2"), "tp=2"),
+        (("--stages", "fc2,fc4"), "pp=3 naive stages=1,3"),
+        (("--stages", "1,3", "--microbatches", "2"), "pp=3 micro-batches=2 1f1b stages=1,3"),
+        (("--dp", "2", "--tp", "2", "--place", "0,2,1,3"), "dp=2 tp=2 place=0,2,1,3"),
+        (("--fsdp", "--dp", "4"), "dp=4 zero=3"),
+        (("--fsdp", "--dp", "4", "--gather-ahead", "0"), "dp=4 zero=3 ahead=0"),
         (
             ("--fsdp", "--dp", "4", "--shards", "2", "--fsdp-units", "fc1,fc3", "--gather-ahead", "2", "--accumulate"),
-            "dp=4 pp=1 tp=1 micro-batches=1 zero=3 shards=2 ahead=2 units=fc1,fc3 accumulated",
+            "dp=4 zero=3 shards=2 ahead=2 units=fc1,fc3 accumulated",
         ),
         (
             ("--fsdp", "--dp", "4", "--reshard", "none", "--gather-dtype", "bfloat16", "--reduce-dtype", "float32"),
-            "dp=4 pp=1 tp=1 micro-batches=1 zero=3 reshard=none gather=bfloat16 reduce=float32",
+            "dp=4 zero=3 reshard=none gather=bfloat16 reduce=float32",
         ),
     ],
 )
@@ -120,7 +120,7 @@ def test_baselines(mpsim) -> None:
     assert printed(mpsim(*words, "--json"))["baseline"].startswith("one device")
     assert printed(mpsim(*words, "--json", "--baseline", "none"))["speedup"] is None
     naive = printed(mpsim(*words, "--json", "--baseline", "naive", "-o", "r.json"))
-    assert naive["baseline"] == "dp=1 pp=4 tp=1 micro-batches=4 naive"  # 4 is the largest micro-batch measured
+    assert naive["baseline"] == "pp=4 micro-batches=4 naive"  # 4 is the largest micro-batch measured
     assert naive["speedup"] > 1
     assert printed(mpsim(*words, "--json", "--baseline", "r.json"))["speedup"] == 1.0
     refused = mpsim(*words[:-4], "--batch", "8", "--microbatches", "4", "--baseline", "r.json")
@@ -253,7 +253,7 @@ def test_sweep_as_text(mpsim) -> None:
     lines = result.stdout.splitlines()
     assert lines[0] == f"hand | {RING} | batch 16"
     assert lines[2].split()[:3] == ["rank", "devices", "plan"]
-    assert "2 of 50 plans that can be run and fit; speedup over dp=1 pp=4 tp=1 micro-batches=4 naive" in result.stdout
+    assert "2 of 50 plans that can be run and fit; speedup over pp=4 micro-batches=4 naive" in result.stdout
     assert lines[-1] == "53 plans, 1 process"
     assert "speedup" not in mpsim(*SWEEP, "--baseline", "none").stdout
 

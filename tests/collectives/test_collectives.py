@@ -122,7 +122,7 @@ def test_free_links_have_no_stall():
 
 def test_a_ring_over_two_nodes_meets_the_slow_link_twice_and_not_in_every_round():
     """Eight links in a row, two of them slow: 14 in a row cross a slow one at most 4 times."""
-    topology = nodes(2, per_node=4, inside=Wire(2.0**30, 1.0), between=Wire(2.0**30, 8.0))
+    topology = nodes(2, per_node=4, nics=4, inside=Wire(2.0**30, 1.0), between=Wire(2.0**30, 8.0))
     routes = Routes(topology)
     hops = [routes.latency_s(routes.path(i, (i + 1) % 8)) for i in range(8)]
     slow, fast = max(hops), min(hops)
@@ -331,7 +331,7 @@ def test_no_collective_beats_the_bandwidth_bound(which, shape, speeds, size, dat
         "chain": lambda: chain(8, link=inside),
         "switch": lambda: switch(8, link=inside),
         "fully_connected": lambda: fully_connected(8, link=inside),
-        "nodes": lambda: nodes(2, per_node=4, inside=inside, between=outside),
+        "nodes": lambda: nodes(2, per_node=4, nics=4, inside=inside, between=outside),
         "torus": lambda: product(2, 4, kinds=("ring", "switch"), links=(outside, inside)),
     }[shape]()
     n = data.draw(st.integers(2, 8))

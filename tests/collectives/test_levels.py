@@ -23,7 +23,8 @@ from mpsim.topology.wire import Wire
 
 INSIDE, BETWEEN = Wire(2.0**33, 2.0**-20), Wire(2.0**30, 2.0**-17)
 NODES = {
-    (m, k): nodes(k, per_node=m, inside=INSIDE, between=BETWEEN) for m, k in ((2, 2), (4, 2), (4, 3), (3, 4), (8, 2))
+    (m, k): nodes(k, per_node=m, nics=m, inside=INSIDE, between=BETWEEN)
+    for m, k in ((2, 2), (4, 2), (4, 3), (3, 4), (8, 2))
 }
 SHAPES = [
     *NODES.values(),
@@ -88,7 +89,7 @@ def test_levels_are_those_of_all_pairs(data):
 
 def test_levels_look_at_no_more_than_joins_the_ranks():
     # Four ranks of one node of eight, of 64 nodes: their own switches and cards, and not the network's 512 ports.
-    routes, looked = Routes(nodes(64, per_node=8, inside=INSIDE, between=BETWEEN)), []
+    routes, looked = Routes(nodes(64, per_node=8, nics=8, inside=INSIDE, between=BETWEEN)), []
     beside = routes.beside
     routes.beside = lambda node: looked.append(node) or beside(node)
     assert find_levels(routes, range(4)) == (((0, 1, 2, 3),),)
@@ -214,7 +215,7 @@ def test_reduction_needs_a_switch_that_reduces():
 
 def test_a_group_strided_over_nodes_pays_for_the_network():
     """Four ranks of one node, or one of each of four nodes: the same ring, over other links."""
-    topology = nodes(4, per_node=4, inside=INSIDE, between=BETWEEN)
+    topology = nodes(4, per_node=4, nics=4, inside=INSIDE, between=BETWEEN)
     together, strided = (
         idle_s(topology, collective(Routes(topology), "all_reduce", ranks, SIZE))
         for ranks in (range(4), range(0, 16, 4))
@@ -239,14 +240,14 @@ def test_a_group_strided_over_nodes_pays_for_the_network():
 def test_no_levelled_collective_beats_the_bandwidth_bound(which, per_node, count, fabric, speeds, size, data):
     kind, algorithm = which
     inside, outside = (Wire(speed * 1e9) for speed in speeds)
-    topology = nodes(count, per_node=per_node, inside=inside, between=outside, fabric=fabric)
+    topology = nodes(count, per_node=per_node, nics=per_node, inside=inside, between=outside, fabric=fabric)
     ranks = data.draw(st.permutations(range(per_node * count)))[: data.draw(st.integers(2, max(2, per_node * count)))]
     if len(ranks) < 2:
         return
     if algorithm == "nvls":
         topology, ranks = switch(16, link=inside), ranks
     if algorithm == "nvls_tree":
-        topology = nodes(count, per_node=per_node, inside=inside, between=outside)
+        topology = nodes(count, per_node=per_node, nics=per_node, inside=inside, between=outside)
     if algorithm in ("nvls", "nvls_tree", "collnet"):
         topology = replace(topology, reducing=tuple(topology.switches))
     routes = Routes(topology)

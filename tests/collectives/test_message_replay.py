@@ -119,7 +119,7 @@ def test_a_streamed_event_is_what_ever_smaller_parts_come_to(kind, algorithm, sh
 def test_around_unlike_links_an_event_lies_between_buffered_and_blocking_sends(kind, size):
     """Where a rank waits for its message to arrive before it sends the next, every round pays the slow link."""
     inside, between = Wire(2.0**33, 2.0**-20), Wire(2.0**30, 2.0**-17)
-    topology = nodes(2, per_node=4, inside=inside, between=between)
+    topology = nodes(2, per_node=4, nics=4, inside=inside, between=between)
     took_s = one_event_s(topology, kind, "ring", range(8), size)
     buffered_s, blocking_s = (
         messages_s(topology, kind, "ring", range(8), size, blocking) for blocking in (False, True)
@@ -130,7 +130,7 @@ def test_around_unlike_links_an_event_lies_between_buffered_and_blocking_sends(k
 
 @pytest.mark.parametrize("kind", ["all_reduce", "all_gather", "reduce_scatter", "all_to_all"])
 def test_around_unlike_links_a_large_tensor_takes_what_the_slow_link_takes(kind):
-    topology = nodes(2, per_node=4, inside=Wire(2.0**33, 2.0**-20), between=Wire(2.0**30, 2.0**-17))
+    topology = nodes(2, per_node=4, nics=4, inside=Wire(2.0**33, 2.0**-20), between=Wire(2.0**30, 2.0**-17))
     expected_s = messages_s(topology, kind, "ring", range(8), 2**28, blocking=False)
     assert one_event_s(topology, kind, "ring", range(8), 2**28) == pytest.approx(expected_s, rel=0.01)
 
@@ -141,7 +141,7 @@ def test_around_unlike_links_a_large_tensor_takes_what_the_slow_link_takes(kind)
 def test_along_levels_an_event_lies_between_buffered_and_blocking_sends(algorithm, kind, size):
     """Ranks of a level are alike, so its rounds take as long either way; between levels, as around unlike links."""
     inside, between = Wire(2.0**33, 2.0**-20), Wire(2.0**30, 2.0**-17)
-    topology = nodes(2, per_node=4, inside=inside, between=between)
+    topology = nodes(2, per_node=4, nics=4, inside=inside, between=between)
     took_s = one_event_s(topology, kind, algorithm, range(8), size)
     buffered_s, blocking_s = (levelled_s(topology, kind, algorithm, size, blocking) for blocking in (False, True))
     if algorithm == "hierarchical":

@@ -63,7 +63,7 @@ def test_messages_between_nodes_cost_what_the_outer_level_says_and_those_inside_
         regimes=(Regime(least_bytes=1, most_bytes=2**30, launch_s=2.0**-6, step_s=2.0**-8),),
         most_ranks=64,
     )
-    topology = replace(nodes(2, per_node=4, inside=NVLINK, between=NETWORK), costs=(COST, between))
+    topology = replace(nodes(2, per_node=4, nics=4, inside=NVLINK, between=NETWORK), costs=(COST, between))
     # Of the 14 messages in a row around the ring, 4 at most go between the nodes.
     bytes_s = 2 * 7 / 8 * 2**12 / 2**27
     assert took_s(topology, "all_reduce", range(8), 2**12) == 2.0**-6 + 4 * 2.0**-8 + 10 * 2.0**-13 + bytes_s
@@ -143,7 +143,7 @@ def test_no_cost_beats_the_bandwidth_bound(size, n, launch, step, speeds):
 
 
 def test_auto_takes_the_least_and_says_which():
-    topology = nodes(4, per_node=4, inside="nvlink4", between="ib_ndr")
+    topology = nodes(4, per_node=4, nics=4, inside="nvlink4", between="ib_ndr")
     routes, ranks = Routes(topology), tuple(range(16))
     for size in (2**10, 2**24, 2**32):
         traffic = collective(routes, "all_reduce", ranks, size, "auto")
@@ -166,7 +166,7 @@ def test_within_a_node_there_is_no_tree_and_reduction_where_the_switch_can():
 
 
 def test_with_unequal_nodes_there_is_one_ring():
-    routes = Routes(nodes(2, per_node=4, inside="nvlink4", between="ib_ndr"))
+    routes = Routes(nodes(2, per_node=4, nics=4, inside="nvlink4", between="ib_ndr"))
     assert choose(routes, "all_gather", (0, 1, 2, 3, 4), 2**20) == "ring"
     assert choose(routes, "all_to_all", (0, 1, 2, 3, 4), 2**20) == "direct"
 

@@ -270,7 +270,7 @@ def test_replicas_are_merged_where_the_model_does_not_fit_otherwise(monkeypatch)
             out_of_memory(patch, trainer, "d1", trouble, MemoryError())
             losses.append(trained(trainer, "mlp", trouble.begin)[0])
     torch.testing.assert_close(losses[0], losses[1])
-    assert trainer.plan.text == "dp=1 pp=3 tp=1 micro-batches=4 1f1b"
+    assert trainer.plan.text == "pp=3 micro-batches=4 1f1b"
 
 
 def test_shared_layers_share_what_is_left(monkeypatch):
@@ -306,7 +306,7 @@ def test_one_after_another_until_none_is_left(monkeypatch):
     assert trained(trainer, "cnn", before) == undisturbed("cnn", plan)
     assert [(one.device, one.step) for one in trainer.failures] == [("d0", 0), ("d1", 2)]
     assert "dropped device d1 in step 2: its process" in repr(trainer)
-    assert "over 1 devices, dp=1 pp=1" in repr(trainer)
+    assert "over 1 devices, dp=1" in repr(trainer)
     model, _, x, y = made("cnn")
     before_it = {name: value.clone() for name, value in model.state_dict().items()}
     os.kill(trainer.processes["d2"], signal.SIGKILL)
@@ -583,7 +583,7 @@ def test_the_example_of_the_documentation(capsys):
     exec(compile(block, "emulate.md", "exec"), {})
     out = capsys.readouterr().out
     assert out.startswith("device middle in step 2: its process")
-    assert "ParallelTrainer over 2 devices, dp=1 pp=2" in out
+    assert "ParallelTrainer over 2 devices, pp=2" in out
 
 
 def test_processes_end_with_who_uses_them():

@@ -146,7 +146,7 @@ def test_of_ranks_that_stand_for_others_the_parts_are_the_same(plan):
         ],
         500,
     )
-    many = parse_topology("nodes:4,per_node=5,inside=9kB/s@1ms,between=1kB/s@7ms")
+    many = parse_topology("nodes:4,per_node=5,nics=5,inside=9kB/s@1ms,between=1kB/s@7ms")
     folded, whole = (found(layers, many, plan, fold=fold) for fold in (True, False))
     assert len(folded.result.devices) < len(whole.result.devices)
     assert folded.parts == whole.parts

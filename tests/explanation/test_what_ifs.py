@@ -10,7 +10,7 @@ from mpsim.plan.schedules import parse_rows
 from mpsim.topology.edit import replace_device
 from mpsim.topology.model import Topology
 
-NODES = "nodes:2,per_node=2,inside=4kB/s@1ms,between=1kB/s@10ms"
+NODES = "nodes:2,per_node=2,nics=2,inside=4kB/s@1ms,between=1kB/s@10ms"
 ROWS = parse_rows("0F0 0B0\n1F0 1B0")
 ALIKE = "stages that take equally long"
 
@@ -119,7 +119,7 @@ def test_of_ranks_that_stand_for_others_too(fold):
     layers = work((1.0, 2.0), (1.0, 2.0), parameter_bytes=1000)
     plan, many = (
         Plan(dp=10, pp=2, microbatches=2),
-        parse_topology("nodes:10,per_node=2,inside=4kB/s@1ms,between=1kB/s@2ms"),
+        parse_topology("nodes:10,per_node=2,nics=2,inside=4kB/s@1ms,between=1kB/s@2ms"),
     )
     found = asked(layers, many, plan, fold=fold)
     for name in ("1 kB/s links twice as fast", "no latency", "one more node"):

@@ -223,7 +223,7 @@ def test_what_a_slow_device_does_to_a_step_is_replayed():
 
 def test_nodes_and_links_fail_too():
     """Two nodes of two: a failed node is both of its replicas; the wire between switches has to be repaired."""
-    topology = parse_topology("nodes:2,per_node=2,inside=1GB/s@0,between=1GB/s@0")
+    topology = parse_topology("nodes:2,per_node=2,nics=2,inside=1GB/s@0,between=1GB/s@0")
     switches = [f"{link.source}->{link.target}" for link in topology.links]
     between = next(name for name in switches if not any(device.name in name.split("->") for device in topology.devices))
 

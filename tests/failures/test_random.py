@@ -22,7 +22,7 @@ from mpsim.errors import MpsimError
 from mpsim.failures.file import load_goodput, save_goodput
 from mpsim.failures.text import goodput_summary
 
-NODES = "nodes:4,per_node=2,inside=nvlink4,between=ib_ndr,device=A100-SXM4-80GB"
+NODES = "nodes:4,per_node=2,nics=2,inside=nvlink4,between=ib_ndr,device=A100-SXM4-80GB"
 HOUR = 3600.0
 
 

@@ -149,7 +149,7 @@ def test_a_topology_says_where_hosts_are(tmp_path):
 
 def test_a_plan_says_it_and_a_file_keeps_it(tmp_path):
     plan = off("h.*", recompute="full")
-    assert plan.text == "dp=1 pp=1 tp=1 micro-batches=1 recompute=full offload=h.*"
+    assert plan.text == "dp=1 recompute=full offload=h.*"
     save_plan(tmp_path / "plan.json", plan)
     assert load_plan(tmp_path / "plan.json") == plan
 

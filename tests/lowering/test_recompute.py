@@ -298,7 +298,7 @@ def test_what_several_layers_read_stays_for_the_first_of_them():
 
 def test_a_plan_says_it_and_a_file_keeps_it(tmp_path):
     plan = again("h.*,except-last", pp=2, microbatches=2)
-    assert plan.text == "dp=1 pp=2 tp=1 micro-batches=2 1f1b recompute=h.*,except-last"
+    assert plan.text == "pp=2 micro-batches=2 1f1b recompute=h.*,except-last"
     save_plan(tmp_path / "plan.json", plan)
     assert load_plan(tmp_path / "plan.json") == plan
     assert again("none") == Plan()

@@ -278,4 +278,4 @@ def test_what_cannot_be():
 def test_a_file_keeps_it(tmp_path):
     save_plan(tmp_path / "plan.json", FSDP)
     assert load_plan(tmp_path / "plan.json") == FSDP
-    assert FSDP.text == "dp=2 pp=1 tp=1 micro-batches=1 zero=3"
+    assert FSDP.text == "dp=2 zero=3"

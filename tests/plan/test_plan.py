@@ -65,13 +65,13 @@ def test_ranks_stand_in_the_order_of_the_grid():
 @pytest.mark.parametrize(
     ("fields", "strategy", "text"),
     [
-        ({}, "single", "dp=1 pp=1 tp=1 micro-batches=1"),
-        ({"dp": 2}, "data", "dp=2 pp=1 tp=1 micro-batches=1"),
-        ({"tp": 2}, "tensor", "dp=1 pp=1 tp=2 micro-batches=1"),
-        ({"pp": 2}, "naive", "dp=1 pp=2 tp=1 micro-batches=1 naive"),
-        ({"pp": 2, "microbatches": 4}, "1f1b", "dp=1 pp=2 tp=1 micro-batches=4 1f1b"),
-        ({"pp": 2, "microbatches": 4, "schedule": gpipe}, "gpipe", "dp=1 pp=2 tp=1 micro-batches=4 gpipe"),
-        ({"pp": 2, "dp": 2, "microbatches": 4}, "hybrid", "dp=2 pp=2 tp=1 micro-batches=4 1f1b"),
+        ({}, "single", "dp=1"),
+        ({"dp": 2}, "data", "dp=2"),
+        ({"tp": 2}, "tensor", "tp=2"),
+        ({"pp": 2}, "naive", "pp=2 naive"),
+        ({"pp": 2, "microbatches": 4}, "1f1b", "pp=2 micro-batches=4 1f1b"),
+        ({"pp": 2, "microbatches": 4, "schedule": gpipe}, "gpipe", "pp=2 micro-batches=4 gpipe"),
+        ({"pp": 2, "dp": 2, "microbatches": 4}, "hybrid", "dp=2 pp=2 micro-batches=4 1f1b"),
     ],
 )
 def test_names(fields, strategy, text):

@@ -30,7 +30,7 @@ def test_spans_are_columns_in_the_file(tmp_path, pipeline):
     save_result(tmp_path / "r.json", pipeline)
     body = json.loads((tmp_path / "r.json").read_text())
     assert next(iter(body)) == "schema"
-    assert body["schema"] == "mpsim.result/6"
+    assert body["schema"] == "mpsim.result/7"
     assert {len(column) for column in body["spans"].values()} == {len(pipeline.spans)}
 
 
@@ -109,6 +109,13 @@ def test_the_golden_file_of_version_6_has_devices_that_stand_for_others():
     }
 
 
+def test_the_golden_file_of_version_7_knows_tokens_and_flops():
+    """Two samples of 16 tokens in half a second; 10 GFLOP each over two devices that could do 100 GFLOP/s."""
+    result = load_result(DATA / "result-7.json")
+    assert (result.throughput_tokens_per_s, result.device_flops_per_s, result.mfu_fraction) == (64.0, 20e9, 0.2)
+    assert load_result(DATA / "result-6.json").throughput_tokens_per_s is None
+
+
 def test_older_files_know_no_steady_step():
     assert load_result(DATA / "result-3.json").steady_s is None
 
@@ -180,7 +187,7 @@ def edited(tmp_path, pipeline, change) -> Path:
         ),
         (lambda body: body.update(step="x"), r"unknown field 'step'; did you mean 'step_s'\?"),
         (lambda body: body.update(schema="mpsim.workload/1"), r"is a workload .*, expected a result"),
-        (lambda body: body.update(schema="mpsim.result/7"), r"reads up to mpsim.result/6: upgrade mpsim"),
+        (lambda body: body.update(schema="mpsim.result/8"), r"reads up to mpsim.result/7: upgrade mpsim"),
     ],
 )
 def test_a_file_that_no_result_can_have_made_is_refused(tmp_path, pipeline, change, message):

@@ -62,7 +62,7 @@ def test_what_is_alike_is_drawn_at_its_ends(text, folded, devices):
 
 
 def test_a_node_that_differs_is_drawn_for_itself():
-    topology = parse_topology("nodes:16,per_node=4,inside=nvlink4,between=ib_ndr")
+    topology = parse_topology("nodes:16,per_node=4,nics=4,inside=nvlink4,between=ib_ndr")
     slow = tuple(
         replace(link, bandwidth_bytes_per_s=1e9) if "n7.nic0" in (link.source, link.target) else link
         for link in topology.links

@@ -66,10 +66,15 @@ def test_a_real_run_says_so(noisy):
     assert facts["trials"] == "41 run"
 
 
-def test_few_devices_are_listed_and_many_summarised(pipeline, replay):
+def test_few_devices_are_listed_those_alike_together_and_many_summarised(pipeline, replay):
     table = summary(pipeline).split("\n\n")[-1].splitlines()
     assert [line.split()[0] for line in table] == ["device", "gpu0", "gpu1", "gpu2", "gpu3"]
-    table = summary(replay(stages=16, replicas=4)).split("\n\n")[-1].splitlines()
+    many = replay(stages=16, replicas=4)
+    alike = summary(many).split("\n\n")[-1].splitlines()[1:]
+    assert sum(int(line.split()[2]) for line in alike) == 64
+    assert len({line[10:] for line in alike}) == len(alike) <= 16
+    unlike = [replace(device, compute_s=1.0 + i) for i, device in enumerate(many.devices)]
+    table = summary(replace(many, devices=tuple(unlike))).split("\n\n")[-1].splitlines()
     assert [line.split()[0] for line in table] == ["64", "lowest", "median", "highest"]
 
 

@@ -292,7 +292,7 @@ def test_a_search_in_which_nothing_fits_says_what_would(files) -> None:
     only = ("--batch", 4, "--devices", 2, "--dp", 1, "--recompute", "none", "--schedules", "1f1b", "--processes", 1)
     result = files("best", *only)
     assert (result.exit_code, result.output.count("\n")) == (2, 1)
-    assert "none of 1 plans fits; the nearest, dp=1 pp=2" in result.output
+    assert "none of 1 plans fits; the nearest, pp=2" in result.output
     assert "needs 200 B on a device at least, 1 B more than a device has: it fits with --recompute" in result.output
 
 

@@ -61,7 +61,7 @@ PLAN = Plan(dp=8, pp=2, microbatches=4)
 
 
 def test_of_a_result_every_number_is_that_of_the_whole():
-    topology = nodes(4, per_node=4, inside="1000B/s@100ms", between="700B/s@300ms")
+    topology = nodes(4, per_node=4, nics=4, inside="1000B/s@100ms", between="700B/s@300ms")
     whole, folded = (simulate(chained(LAYERS, 64), topology, PLAN, fold=fold) for fold in (False, True))
     assert (len(whole.devices), len(folded.devices), folded.n_devices) == (16, 4, 16)
     assert [device.label for device in folded.devices] == ["n0.d0 × 4", "n0.d1 × 4", "n0.d2 × 4", "n0.d3 × 4"]
@@ -73,7 +73,7 @@ def test_of_a_result_every_number_is_that_of_the_whole():
 
 def test_a_slow_device_unfolds_its_own_replica_alone():
     """Replicas 0 to 7, two devices each, four a node: of two kinds, and the one with the slow device by itself."""
-    topology = nodes(4, per_node=4, inside="1000B/s@100ms", between="700B/s@300ms")
+    topology = nodes(4, per_node=4, nics=4, inside="1000B/s@100ms", between="700B/s@300ms")
     devices = topology.devices
     slow = replace(topology, devices=(*devices[:6], replace(devices[6], speed=0.5), *devices[7:]))
     counts = [device.count for device in simulate(chained(LAYERS, 64), slow, PLAN, fold=True).devices]

@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import mpsim
 from mpsim.plan.schedules import SCHEDULES, gpipe
 from mpsim.result.frames import summary_row
+from mpsim.result.model import DeviceUse
 from mpsim.sweeps import SweepInterrupted, SweepResult, load_sweep, save_sweep, sweep, table
 from mpsim.sweeps.model import COLUMNS, finish
 
@@ -85,11 +87,11 @@ def test_ties_are_overlapping_intervals(found) -> None:
 
 
 def test_plans_that_cannot_be_run_say_why(found) -> None:
-    row = row_of(found, "dp=3 pp=1 tp=1 micro-batches=1")
+    row = row_of(found, "dp=3")
     assert row["reason"].startswith("batch of 16 does not divide into dp(3)")
     assert row["step_s"] is row["rank"] is row["fits"] is row["microbatch_size"] is None
     assert (row["global_batch"], row["n_devices"], row["strategy"]) == (16, 3, "data")
-    untraced = row_of(found, "dp=1 pp=1 tp=3 micro-batches=1")
+    untraced = row_of(found, "tp=3")
     assert "trace again with --tensor 1,2,3" in untraced["reason"]
 
 
@@ -97,7 +99,7 @@ def test_plans_that_do_not_fit_have_numbers_and_no_rank(work) -> None:
     # 256 KiB of weights and three times that beside them cannot stand whole on a device of 2 MiB.
     small = mpsim.parse_topology("ring:2,link=eth_10g,memory=2MiB")
     found = sweep(work, small, batch=4, processes=1)
-    whole = row_of(found, "dp=1 pp=1 tp=1 micro-batches=1")
+    whole = row_of(found, "dp=1")
     assert (whole["fits"], whole["rank"]) == (False, None)
     assert whole["step_s"] > 0
     assert whole in found.too_large
@@ -130,16 +132,14 @@ def like_gpipe(stages: int, microbatches: int) -> list:
 def test_a_function_is_a_schedule_in_every_process(work, ring) -> None:
     for processes in (1, 2):
         found = sweep(work, ring, batch=8, schedules=[like_gpipe, "gpipe"], tensor=[1], processes=processes)
-        own, known = (
-            row_of(found, f"dp=1 pp=4 tp=1 micro-batches=8 {name}")["step_s"] for name in ("like_gpipe", "gpipe")
-        )
+        own, known = (row_of(found, f"pp=4 micro-batches=8 {name}")["step_s"] for name in ("like_gpipe", "gpipe"))
         assert own == known
 
 
 def test_a_registered_schedule_joins_the_grid(work, ring, monkeypatch) -> None:
     monkeypatch.setitem(SCHEDULES, "mine", lambda stages, microbatches: gpipe(stages, microbatches))
     found = sweep(work, ring, batch=8, tensor=[1], devices=2, processes=2)
-    assert row_of(found, "dp=1 pp=2 tp=1 micro-batches=8 mine")["step_s"] > 0
+    assert row_of(found, "pp=2 micro-batches=8 mine")["step_s"] > 0
 
 
 @pytest.mark.parametrize(
@@ -278,3 +278,25 @@ def test_text_that_is_a_formula_comes_back_and_is_none_in_the_file(found, tmp_pa
     save_sweep(tmp_path / "table.csv", SweepResult(rows=tuple(rows), planned=found.planned))
     assert ",'=cmd()" in (tmp_path / "table.csv").read_text()
     assert load_sweep(tmp_path / "table.csv").rows[0]["reason"] == "=cmd()"
+
+
+def test_the_table_says_in_which_units_people_plan_and_how_far_to_trust_them_once_where_that_is_one(found):
+    result = mpsim.Result(
+        workload="by hand", topology="pair", plan="dp=2", global_batch=8, tokens_per_sample=64, flops_per_sample=10**13,
+        peak_flops_per_s=1e14, step_s=2.0, trial_step_s=(2.0,), free_step_s=2.0, fidelity="measured",
+        devices=tuple(DeviceUse(name=name, compute_s=2.0, exposed_communication_s=0.0, idle_s=0.0) for name in "ab"),
+    )  # fmt: skip
+    rows = [
+        dict.fromkeys(COLUMNS) | summary_row(replace(result, plan=plan, fidelity=fidelity)) | {"fits": True}
+        for plan, fidelity in (("dp=2", "measured"), ("pp=2", "scaled"))
+    ]
+    several = table(finish(rows, 2, 1)).splitlines()
+    assert several[0].split() == [
+        "rank", "devices", "plan", "step", "tokens/s", "TFLOP/s/device", "MFU", "communication", "bubble", "peak",
+        "memory", "fits", "fidelity",
+    ]  # fmt: skip
+    assert several[1].split()[5:9] == ["256", "20.0", "20.0", "%"]
+    alike = table(finish(rows[:1], 1, 1))
+    assert "fidelity: measured" in alike.splitlines()[-1]
+    assert "fidelity" not in alike.splitlines()[0]
+    assert not {"tokens/s", "MFU"} & set(table(found).splitlines()[0].split())  # of what does not know them

@@ -20,6 +20,7 @@ from mpsim.topology.catalog import wire
 from mpsim.topology.edit import join, replace_device, replace_link
 from mpsim.topology.model import Device, Link, Topology
 from mpsim.topology.routes import Routes
+from mpsim.topology.spec import parse_topology
 from mpsim.topology.wire import Wire
 
 WIRE = Wire(2.0**30, 0.25)
@@ -79,7 +80,7 @@ def test_product_of_alike_dimensions_is_the_torus():
 
 
 def test_nodes_with_a_card_each():
-    topology = nodes(2, per_node=2, inside=WIRE, between=WIDE)
+    topology = nodes(2, per_node=2, nics=2, inside=WIRE, between=WIDE)
     inside = [(f"n{i}.d{j}", f"n{i}.switch") for i in (0, 1) for j in (0, 1)]
     cards = [(f"n{i}.d{j}", f"n{i}.nic{j}") for i in (0, 1) for j in (0, 1)]
     up = [(f"n{i}.nic{j}", "network") for i in (0, 1) for j in (0, 1)]
@@ -88,6 +89,21 @@ def test_nodes_with_a_card_each():
     assert routes.latency_s(routes.path(0, 1)) == 0.5
     assert routes.latency_s(routes.path(0, 2)) == 2.0
     assert routes.bandwidth_bytes_per_s(routes.path(0, 2)) == 2.0**20
+
+
+def test_nodes_have_one_card_each_unless_they_are_given_more():
+    assert nodes(2, per_node=2, inside=WIRE, between=WIDE) == nodes(2, per_node=2, nics=1, inside=WIRE, between=WIDE)
+    shared, own = (nodes(2, per_node=2, nics=n, inside=WIRE, between=WIDE) for n in (1, 2))
+    assert [name for name in shared.switches if "nic" in name] == [
+        "n0.nic0.out",
+        "n0.nic0.in",
+        "n1.nic0.out",
+        "n1.nic0.in",
+    ]
+    assert len([name for name in own.switches if "nic" in name]) == 4
+    assert parse_topology("nodes:2,per_node=2,inside=nvlink4,between=25GbE@50us").links == (
+        nodes(2, per_node=2, inside="nvlink4", between=Wire(25e9 / 8, 50e-6)).links
+    )
 
 
 def test_nodes_with_shared_cards_never_turn_round_in_one():
@@ -99,7 +115,7 @@ def test_nodes_with_shared_cards_never_turn_round_in_one():
 
 def test_nodes_with_a_mesh_inside_and_a_host_link():
     host = Wire(2.0**25, 0.125)
-    topology = nodes(2, per_node=4, inside=WIRE, between=WIDE, fabric="fully_connected", host=host)
+    topology = nodes(2, per_node=4, nics=4, inside=WIRE, between=WIDE, fabric="fully_connected", host=host)
     routes = Routes(topology)
     assert len(routes.path(0, 3)) == 1
     assert routes.latency_s(routes.path(0, 7)) == 0.125 + 1.0 + 1.0 + 0.125
@@ -139,7 +155,7 @@ def test_an_effective_latency_is_charged_once_however_many_switches():
         leaf_spine(2, per_leaf=2, spines=2, link="ib_hdr"),
         fat_tree(4, link="ib_hdr"),
         dragonfly(3, routers=2, per_router=1, link="ib_hdr"),
-        nodes(2, per_node=2, inside="nvlink3", between="ib_hdr"),
+        nodes(2, per_node=2, nics=2, inside="nvlink3", between="ib_hdr"),
         nodes(2, per_node=2, inside="nvlink3", between="ib_hdr", nics=1, host="pcie4_x16"),
     ):
         routes = Routes(topology)
@@ -168,7 +184,7 @@ def test_unlike_devices():
         (lambda: ring(1, link=WIRE, device="T4", devices=["T4"]), "device and devices are both given"),
         (lambda: ring(3, link="nvlink44"), "unknown link 'nvlink44'; did you mean 'nvlink4'"),
         (lambda: nodes(2, per_node=4, inside=WIRE, between=WIRE, nics=3), "4 devices do not divide over 3"),
-        (lambda: nodes(2, per_node=4, inside=WIRE, between=WIRE, fabric="swich"), "did you mean 'switch'"),
+        (lambda: nodes(2, per_node=4, nics=4, inside=WIRE, between=WIRE, fabric="swich"), "did you mean 'switch'"),
         (lambda: product(2, 2, kinds=("ring",), links=(WIRE,)), "2 sizes, 1 kinds and 1 links"),
         (lambda: product(2, kinds=("rong",), links=(WIRE,)), "did you mean 'ring'"),
         (lambda: fat_tree(3, link=WIRE), "arity is 3, expected an even number"),

@@ -27,7 +27,7 @@ CASES = {
     "nodes": [
         ((2,), {"per_node": 4, "inside": WIRE, "between": "ib_ndr", "fabric": fabric, "nics": nics})
         for fabric in ("switch", "fully_connected", "ring", "chain")
-        for nics in (None, 1, 2)
+        for nics in (4, 1, 2)
     ],
     "leaf_spine": [((3,), {"per_leaf": 2, "spines": spines, "link": WIRE}) for spines in (1, 2)],
     "fat_tree": [((arity,), {"link": WIRE}) for arity in (2, 4)],

@@ -40,7 +40,7 @@ def test_version_1_stays_readable():
 
 
 def test_saved_and_loaded_is_the_same(tmp_path):
-    topology = nodes(2, per_node=2, inside="nvlink4", between="ib_ndr", device="H100-SXM5-80GB")
+    topology = nodes(2, per_node=2, nics=2, inside="nvlink4", between="ib_ndr", device="H100-SXM5-80GB")
     save_topology(tmp_path / "nodes.json", topology)
     assert load_topology(tmp_path / "nodes.json") == topology
     assert json.loads((tmp_path / "nodes.json").read_text())["schema"] == "mpsim.topology/5"
@@ -155,7 +155,9 @@ def test_version_4_has_speeds_of_rooflines():
 
 def test_switches_that_reduce_are_kept_and_must_exist(tmp_path):
     path = tmp_path / "reduces.json"
-    save_topology(path, replace(nodes(2, per_node=2, inside="nvlink4", between="ib_ndr"), reducing=("n0.switch",)))
+    save_topology(
+        path, replace(nodes(2, per_node=2, nics=2, inside="nvlink4", between="ib_ndr"), reducing=("n0.switch",))
+    )
     assert load_topology(path).reducing == ("n0.switch",)
     path.write_text(path.read_text().replace('["n0.switch"]', '["n0.swich"]'))
     with pytest.raises(MpsimError, match=r"reducing names 'n0.swich', no switch of the topology; did you mean"):

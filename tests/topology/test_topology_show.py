@@ -47,7 +47,7 @@ def test_a_star_with_unlike_devices():
 
 
 def test_nodes_are_counted_by_what_joins_what():
-    lines = draw(nodes(128, per_node=8, inside=WIRE, between=Wire(25e9, 5e-6))).splitlines()
+    lines = draw(nodes(128, per_node=8, nics=8, inside=WIRE, between=Wire(25e9, 5e-6))).splitlines()
     assert lines[1] == "1024 devices, 1153 switches, 6144 links"
     assert lines[-3:] == [
         "  2048 × n*.d* ⇄ n*.switch, 50 GB/s, 2 us",

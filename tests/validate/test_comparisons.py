@@ -16,7 +16,7 @@ from mpsim.validate.run import validate_emulated
 from mpsim.workload.model import Layer, Workload
 
 ROW = Comparison(
-    model="mlp", plan="dp=1 pp=2 tp=1 micro-batches=4 gpipe", kind="gpipe", wire="loopback", batch=8, processes=2,
+    model="mlp", plan="pp=2 micro-batches=4 gpipe", kind="gpipe", wire="loopback", batch=8, processes=2,
     trials=5, fabric="host", compute="replay", latency_s=1e-3, bandwidth_bytes_per_s=1.2e8, predicted_s=1.1,
     ideal_s=0.7, measured_s=1.0, measured_p5_s=0.9, measured_p95_s=1.2, error_fraction=0.1, ideal_error_fraction=-0.3,
     error_in_spreads=1 / 3, compute_fraction=0.02, sends_fraction=0.05, tied_fraction=0.0, dp_fraction=0.0,

@@ -69,7 +69,7 @@ def speedup(
 
     Examples
     --------
-    >>> rows = [{"plan": f"dp={n} pp=1 tp=1", "n_devices": n, "speedup": 0.75 * n} for n in (2, 4, 8)]
+    >>> rows = [{"plan": f"dp={n}", "n_devices": n, "speedup": 0.75 * n} for n in (2, 4, 8)]
     >>> figure = speedup(rows)
     >>> figure.axes[0].get_ylabel(), [text.get_text() for text in figure.axes[0].texts][-1]
     ('speedup (×)', '6×\\ndp=8')

@@ -64,8 +64,9 @@ def _topology(machine: Machine, nodes: int, per_node: int) -> Topology:
         made = BUILDERS["switch"](per_node, link=machine.inside, device=machine.device)
     else:
         made = BUILDERS["nodes"](
-            nodes, per_node=per_node, inside=machine.inside, between=machine.between, device=machine.device
-        )
+            nodes, per_node=per_node, nics=per_node, inside=machine.inside, between=machine.between,
+            device=machine.device,
+        )  # fmt: skip
     return with_published(made)
 
 

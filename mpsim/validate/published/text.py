@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from mpsim.tables import Column, Text, align, joined
 from mpsim.units import format_bytes, format_duration
 from mpsim.validate.published.model import FileErrors, Outcome, Published
-from mpsim.validate.text import Column, align, percent
+from mpsim.validate.text import percent
 
 __all__ = ["file_columns", "published_table", "reasons", "row_columns"]
 
@@ -15,16 +16,18 @@ __all__ = ["file_columns", "published_table", "reasons", "row_columns"]
 def file_columns(found: Sequence[FileErrors]) -> list[Column]:
     """Return the errors of each file in columns."""
     return [
-        ("file", True, [one.file for one in found]),
-        ("figure", True, [one.what for one in found]),
-        ("rows", False, [str(one.count) for one in found]),
-        ("mean error", False, [_unsigned(one.mean_fraction) for one in found]),
-        ("worst", False, [_unsigned(one.worst_fraction) for one in found]),
-        ("bias", False, [_signed(one.bias_fraction) for one in found]),
-        ("order", False, ["" if one.rank_correlation is None else f"{one.rank_correlation:.3f}" for one in found]),
-        ("aim", False, [_aim(one) for one in found]),
-        ("calibrate", False, [str(one.calibrating or "") for one in found]),
-        ("refused", False, [str(one.refused or "") for one in found]),
+        Column("file", True, [one.file for one in found]),
+        Column("figure", True, [one.what for one in found]),
+        Column("rows", False, [str(one.count) for one in found]),
+        Column("mean error", False, [_unsigned(one.mean_fraction) for one in found]),
+        Column("worst", False, [_unsigned(one.worst_fraction) for one in found]),
+        Column("bias", False, [_signed(one.bias_fraction) for one in found]),
+        Column(
+            "order", False, ["" if one.rank_correlation is None else f"{one.rank_correlation:.3f}" for one in found]
+        ),
+        Column("aim", False, [_aim(one) for one in found]),
+        Column("calibrate", False, [str(one.calibrating or "") for one in found]),
+        Column("refused", False, [str(one.refused or "") for one in found]),
     ]
 
 
@@ -46,11 +49,11 @@ def _aim(one: FileErrors) -> str:
 def row_columns(outcomes: Sequence[Outcome]) -> list[Column]:
     """Return each figure that has a prediction in columns."""
     return [
-        ("row", True, [one.case for one in outcomes]),
-        ("figure", True, [one.what for one in outcomes]),
-        ("measured", False, [_figure(one.measured, one.unit) for one in outcomes]),
-        ("predicted", False, [_figure(one.predicted, one.unit) for one in outcomes]),
-        ("error", False, [_error(one) for one in outcomes]),
+        Column("row", True, [one.case for one in outcomes]),
+        Column("figure", True, [one.what for one in outcomes]),
+        Column("measured", False, [_figure(one.measured, one.unit) for one in outcomes]),
+        Column("predicted", False, [_figure(one.predicted, one.unit) for one in outcomes]),
+        Column("error", False, [_error(one) for one in outcomes]),
     ]
 
 
@@ -84,7 +87,7 @@ def reasons(outcomes: Sequence[Outcome]) -> list[tuple[str, str, int, str]]:
     return [(file, reason, count, firsts[file, reason]) for (file, reason), count in counts.items()]
 
 
-def published_table(found: Published) -> str:
+def published_table(found: Published) -> Text:
     """Return the errors of each file, and what was refused, calibrated with, and not known.
 
     Examples
@@ -93,7 +96,7 @@ def published_table(found: Published) -> str:
     >>> print(published_table(validate_published(only=["vocab_parallel_stage_times"])).splitlines()[0][:34])
     file                        figure
     """
-    blocks = [align(file_columns(found.files))] if found.files else []
+    blocks: list[str] = [align(file_columns(found.files))] if found.files else []
     setting = [one for one in found.outcomes if one.calibrates]
     if setting:
         blocks.append("\n".join(f"{one.file}: {one.case} sets {one.calibrates}" for one in setting))
@@ -101,7 +104,7 @@ def published_table(found: Published) -> str:
         blocks.append("\n".join(_reason(*one) for one in left_out))
     if found.unknown:
         blocks.append("\n".join(f"{name}: {reason}" for name, reason in found.unknown))
-    return "\n\n".join(blocks)
+    return joined("\n\n", blocks)
 
 
 def _reason(file: str, reason: str, count: int, case: str) -> str:

@@ -170,7 +170,7 @@ def named(plan: Plan) -> str:
     Examples
     --------
     >>> named(Plan(dp=2, pp=2, boundaries=(1,), devices=(0, 2, 1, 3)))
-    'dp=2 pp=2 tp=1 micro-batches=1 naive'
+    'dp=2 pp=2 naive'
     """
     bare = Plan()
     first, *others = plan.sharding.recompute.split(",")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from mpsim.tables import Column, Text, align, joined
 from mpsim.units import format_bytes
 from mpsim.validate.recipes.judged import Judged, Recipes, SystemErrors
-from mpsim.validate.text import Column, align, percent
+from mpsim.validate.text import percent
 
 __all__ = ["beside_columns", "rank_columns", "recipes_table", "refusals", "search_columns", "system_columns"]
 
@@ -18,13 +19,15 @@ _ROUND = 100
 def system_columns(found: Sequence[SystemErrors]) -> list[Column]:
     """Return errors by system in columns."""
     return [
-        ("system", True, [one.system for one in found]),
-        ("rows", False, [str(one.count) for one in found]),
-        ("mean error", False, [_unsigned(one.mean_fraction) for one in found]),
-        ("worst", False, [_unsigned(one.worst_fraction) for one in found]),
-        ("bias", False, ["" if one.bias_fraction is None else percent(one.bias_fraction) for one in found]),
-        ("order", False, ["" if one.rank_correlation is None else f"{one.rank_correlation:.3f}" for one in found]),
-        ("calibrate", False, [str(one.calibrating or "") for one in found]),
+        Column("system", True, [one.system for one in found]),
+        Column("rows", False, [str(one.count) for one in found]),
+        Column("mean error", False, [_unsigned(one.mean_fraction) for one in found]),
+        Column("worst", False, [_unsigned(one.worst_fraction) for one in found]),
+        Column("bias", False, ["" if one.bias_fraction is None else percent(one.bias_fraction) for one in found]),
+        Column(
+            "order", False, ["" if one.rank_correlation is None else f"{one.rank_correlation:.3f}" for one in found]
+        ),
+        Column("calibrate", False, [str(one.calibrating or "") for one in found]),
     ]
 
 
@@ -35,37 +38,39 @@ def _unsigned(fraction: float | None) -> str:
 def beside_columns(rows: Sequence[Judged]) -> list[Column]:
     """Return tokens a second and device, measured and predicted, and memory, in columns."""
     return [
-        ("row", True, [one.case for one in rows]),
-        ("measured", False, [_tokens(one.measured) for one in rows]),
-        ("predicted", False, [_tokens(one.predicted) for one in rows]),
-        ("error", False, ["calibrates" if one.calibrates else percent(one.error_fraction) for one in rows]),
-        ("needs", False, [format_bytes(one.needs_bytes) for one in rows]),
-        ("measured memory", False, [format_bytes(one.measured_bytes) if one.measured_bytes else "" for one in rows]),
-        ("has", False, [format_bytes(one.capacity_bytes) for one in rows]),
+        Column("row", True, [one.case for one in rows]),
+        Column("measured", False, [_tokens(one.measured) for one in rows]),
+        Column("predicted", False, [_tokens(one.predicted) for one in rows]),
+        Column("error", False, ["calibrates" if one.calibrates else percent(one.error_fraction) for one in rows]),
+        Column("needs", False, [format_bytes(one.needs_bytes) for one in rows]),
+        Column(
+            "measured memory", False, [format_bytes(one.measured_bytes) if one.measured_bytes else "" for one in rows]
+        ),
+        Column("has", False, [format_bytes(one.capacity_bytes) for one in rows]),
     ]
 
 
 def rank_columns(rows: Sequence[Judged]) -> list[Column]:
     """Return where plans stand among others in columns."""
     return [
-        ("row", True, [one.case for one in rows]),
-        ("theirs", True, [one.plan for one in rows]),
-        ("rank", False, [f"{one.rank:,} of {one.others:,}" for one in rows]),
-        ("ours", True, ["theirs" if one.best == one.plan else one.best for one in rows]),
-        ("claims", False, [percent(one.gain_fraction) for one in rows]),
-        ("same kernels", False, [percent(one.alike_fraction) if one.alike else "" for one in rows]),
+        Column("row", True, [one.case for one in rows]),
+        Column("theirs", True, [one.plan for one in rows]),
+        Column("rank", False, [f"{one.rank:,} of {one.others:,}" for one in rows]),
+        Column("ours", True, ["theirs" if one.best == one.plan else one.best for one in rows]),
+        Column("claims", False, [percent(one.gain_fraction) for one in rows]),
+        Column("same kernels", False, [percent(one.alike_fraction) if one.alike else "" for one in rows]),
     ]
 
 
 def search_columns(rows: Sequence[Judged]) -> list[Column]:
     """Return what searches found in columns."""
     return [
-        ("row", True, [one.case for one in rows]),
-        ("theirs", True, [one.plan for one in rows]),
-        ("plans", False, [f"{one.searched:,}" for one in rows]),
-        ("simulated", False, [f"{one.simulated:,}" for one in rows]),
-        ("best, proved", True, [one.searched_best or "none fits" for one in rows]),
-        ("gains", False, [percent(one.searched_fraction) if one.searched_best else "" for one in rows]),
+        Column("row", True, [one.case for one in rows]),
+        Column("theirs", True, [one.plan for one in rows]),
+        Column("plans", False, [f"{one.searched:,}" for one in rows]),
+        Column("simulated", False, [f"{one.simulated:,}" for one in rows]),
+        Column("best, proved", True, [one.searched_best or "none fits" for one in rows]),
+        Column("gains", False, [percent(one.searched_fraction) if one.searched_best else "" for one in rows]),
     ]
 
 
@@ -86,7 +91,7 @@ def refusals(rows: Sequence[Judged]) -> list[tuple[str, int, str]]:
     return [(reason, count, firsts[reason]) for reason, count in counts.items()]
 
 
-def recipes_table(found: Recipes) -> str:
+def recipes_table(found: Recipes) -> Text:
     """Return the errors of each system, each row, where theirs stands, and what was refused.
 
     Examples
@@ -95,7 +100,7 @@ def recipes_table(found: Recipes) -> str:
     a refused: no
     """
     judged = [one for one in found.rows if not one.refused]
-    blocks = [align(system_columns(found.systems)), align(beside_columns(judged))] if judged else []
+    blocks: list[str] = [align(system_columns(found.systems)), align(beside_columns(judged))] if judged else []
     ranked = [one for one in judged if one.others]
     if ranked:
         blocks.append(align(rank_columns(ranked)))
@@ -108,4 +113,4 @@ def recipes_table(found: Recipes) -> str:
         for reason, count, case in refusals(found.rows)
     ]:
         blocks.append("\n".join(lines))
-    return "\n\n".join(blocks)
+    return joined("\n\n", blocks)
