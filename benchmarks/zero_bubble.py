@@ -107,6 +107,7 @@ def _seconds(stage: StageTimes) -> dict[str, float]:
     return {"F": stage.forward_s, "I": stage.inputs_s, "W": stage.weights_s, "B": both_s}
 
 
+@cache
 def unwaited_rate(profile: Profile, chunks: int) -> float:
     """Return the rate of interleaved 1F1B as the authors' script times it.
 

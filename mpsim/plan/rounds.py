@@ -152,9 +152,10 @@ class _Rounds:
             return
         while pending and free_s[rank] + self.placing.weights_s(rank) <= arrival_s:
             self.placing.weights(rank)
-        most_s = max(*self.placing.idle_s, self.spare_s[rank])
-        if pending and may_fill and arrival_s - free_s[rank] > most_s - self.placing.idle_s[rank]:
-            self.placing.weights(rank)
+        if pending and may_fill:
+            most_s = max(*self.placing.idle_s, self.spare_s[rank])
+            if arrival_s - free_s[rank] > most_s - self.placing.idle_s[rank]:
+                self.placing.weights(rank)
 
     def _forward(self, stage: int) -> bool:
         """Place the next F of a stage, none if all are placed; whether it fits and has its input."""
