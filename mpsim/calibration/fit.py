@@ -113,10 +113,17 @@ def _fit(parts: _Array, offsets: _Array, seconds: _Array) -> tuple[_Array, float
         found = _not_negative(parts, seconds - offsets, weights)
         modelled = np.maximum(parts @ found + offsets, 1e-12)
         apart = np.abs(np.log(modelled / seconds))
-        scale = 1.345 * max(1.5 * float(np.median(apart)), _NOISE)
+        scale = 1.345 * max(1.5 * _median(apart), _NOISE)
         weights = np.sqrt(np.minimum(1, scale / np.maximum(apart, 1e-12)) / (modelled * seconds))
     loss = np.where(apart < _LARGE, apart**2, 2 * _LARGE * apart - _LARGE**2)
     return found, float(loss.sum())
+
+
+def _median(values: _Array) -> float:
+    """Return the median, in a fifth of the time that `numpy.median` takes of a few."""
+    ordered = np.sort(values)
+    count = len(ordered)
+    return float((ordered[(count - 1) // 2] + ordered[count // 2]) / 2)
 
 
 def _told_apart(parts: _Array) -> _Array:
@@ -124,8 +131,10 @@ def _told_apart(parts: _Array) -> _Array:
     kept = parts.copy()
     for last in range(1, parts.shape[1]):
         for first in range(last):
-            ratios = parts[:, last] / np.where(parts[:, first] > 0, parts[:, first], np.nan)
-            if np.ptp(ratios) <= 1e-9 * np.abs(ratios).max():
+            if not (parts[:, first] > 0).all():
+                continue
+            ratios = parts[:, last] / parts[:, first]
+            if ratios.max() - ratios.min() <= 1e-9 * np.abs(ratios).max():
                 kept[:, last] = 0.0
     return kept
 
@@ -137,11 +146,12 @@ def _not_negative(parts: _Array, values: _Array, weights: _Array) -> _Array:
     scales[scales == 0] = 1.0
     scaled, target = scaled / scales, values * weights
     # On a few columns of one scale the normal equations are as good as any way, and fast.
-    normal, right = scaled.T @ scaled + 1e-12 * np.eye(len(scales)), scaled.T @ target
+    normal, right = scaled.T @ scaled + _RIDGES[len(scales)], scaled.T @ target
     least, best = 0.0, np.zeros(len(scales))
     for choices in _CHOICES[len(scales)]:
-        for chosen, solved in zip(choices, _solved(normal, right, choices), strict=True):
-            if solved.min() < 0:
+        found = _solved(normal, right, choices)
+        for chosen, solved, lowest in zip(choices, found, found.min(axis=1).tolist(), strict=True):
+            if lowest < 0:
                 continue
             left = -float(solved @ right[chosen])
             if left < least * (1 + 1e-9):
@@ -158,6 +168,7 @@ def _solved(normal: _Array, right: _Array, choices: NDArray[np.intp]) -> _Array:
     return np.asarray(solved[:, :, 0], np.float64)
 
 
+_RIDGES = {count: 1e-12 * np.eye(count) for count in range(1, 5)}
 # For each number of parameters, the choices of those that are above 0 by how many they are: all of them first.
 _CHOICES = {
     count: [np.array(list(itertools.combinations(range(count), size))) for size in range(count, 0, -1)]
