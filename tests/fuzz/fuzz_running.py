@@ -63,16 +63,22 @@ def untouched(one: Input, valid: dict[str, bytes]) -> Iterator[None]:
     if "published" in one.words:
         published |= {f"published/{name}": valid[name] for name in tables if name.split(".")[0] in one.words}
     for name, data in (*one.files.items(), *published.items()):
-        Path(name).write_bytes(data)
+        _put(Path(name), data)
     try:
         yield
     finally:
         for name in {*one.files, "small.json"}:
-            Path(name).write_bytes(valid[name])
+            _put(Path(name), valid[name])
         for name in published:
             Path(name).unlink(missing_ok=True)
         for path in Path("out").iterdir():
             path.unlink()
+
+
+def _put(path: Path, data: bytes) -> None:
+    """Write a file anew: to cut off one that is there makes ext4 wait for the disk."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(data)
 
 
 def judge(one: Input, valid: dict[str, bytes], only: int | None = None) -> str:
