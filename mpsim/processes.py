@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, process
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any
@@ -144,6 +144,8 @@ def end_workers(pool: ProcessPoolExecutor) -> None:
     if (manager := pool._executor_manager_thread) is not None:
         # It gives each pending call an error, and up to Python 3.12 fails at those that were cancelled meanwhile.
         manager._invoke_excepthook = lambda thread: None  # type: ignore[attr-defined]
+        # Nobody wakes it when Python ends: what it would be woken through may be closed by then.
+        process._threads_wakeups.pop(manager, None)
     pool.shutdown(wait=False, cancel_futures=True)
     for worker in workers:
         worker.kill()

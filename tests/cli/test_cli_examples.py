@@ -74,6 +74,7 @@ def _make(folder, mpsim):
     shutil.copy(COMMITTED, "mine.json")
     (folder / "mine").mkdir()
     shutil.copy(PUBLISHED / "megatron_seqpar2022_layer.csv", "mine")
+    shutil.copy(ROOT / "docs" / "data" / "validation-real.csv", "validation.csv")
     (folder / "all_reduce_perf.log").write_text(LOG)
     net = "topology: [ Ring ]\nnpus_count: [ 4 ]\nbandwidth: [ 50 ]\nlatency: [ 500 ]\n"
     (folder / "network.yml").write_text(net)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpsim.documents import Provenance
 from mpsim.errors import MpsimError
 from mpsim.workload import analytical, fake
 from mpsim.workload.device_spec import DeviceSpec
@@ -37,7 +38,7 @@ CASES = {
 
 def traced(name, sizes, splits, batches):
     how = {"splits": splits, "microbatches": batches, "precision": "bf16", "analytical": TOY, "progress": False}
-    return replace(trace(resolve_model(name, sizes), **how), provenance=None)
+    return replace(trace(resolve_model(name, sizes), **how), provenance=Provenance())
 
 
 @pytest.mark.slow
@@ -132,7 +133,7 @@ def test_a_model_that_cannot_be_shortened_is_watched_whole(kind, monkeypatch):
     quick = trace(source, **how)
     for room in (analytical, fake):
         monkeypatch.setattr(room, "folds_of", lambda model: ())
-    assert replace(quick, provenance=None) == replace(trace(source, **how), provenance=None)
+    assert replace(quick, provenance=Provenance()) == replace(trace(source, **how), provenance=Provenance())
 
 
 numbers = st.integers(-(2**40), 2**40)
