@@ -19,6 +19,7 @@ measured, the least of sixteen sizes counts, each half of the one before.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ from mpsim.lowering.costs import Costs
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.recomputation import recomputed, recomputed_layers
 from mpsim.lowering.stages import microbatch_size
-from mpsim.lowering.units import communicated, path_of
+from mpsim.lowering.units import Unit, communicated, path_of
 from mpsim.plan.model import Plan
 from mpsim.plan.partition import least_most
 from mpsim.plan.recompute import Recompute, parse_recompute
@@ -88,6 +89,7 @@ class _Family:
         self._again: dict[Recompute, _Row] = {}
         self._fastest: dict[frozenset[tuple[str, float]], _Row] = {}
         self._launching: dict[frozenset[str], _Row | None] = {}
+        self.units: dict[tuple[int, int, Sharding], dict[range, tuple[Unit, ...]]] = {}
 
     def clock(self, partly: bool) -> Clock:
         if partly not in self._clocks:
@@ -375,9 +377,11 @@ class PlanBounds:
         plan, known = self._plan, self._frame.gatherings
         if not gathers(plan):
             return None
-        if plan.sharding not in known:
-            known[plan.sharding] = Gathering(lowering, self.clock)
-        return known[plan.sharding]
+        sharding = replace(plan.sharding, recompute="", offload="")  # of which nothing hangs on these
+        if sharding not in known:
+            units = self._family.units.setdefault((plan.replicas, plan.ep, sharding), {})
+            known[sharding] = Gathering(lowering, self.clock, units)
+        return known[sharding]
 
     def steps_at(self, cuts: _Cuts, ended: Ended) -> _Row:
         """Return what the step takes at least at each cut, given when ranks are done with their rows."""

@@ -19,6 +19,7 @@ from mpsim.plan.model import Plan
 __all__ = ["Gathering", "gathers"]
 
 _Key = tuple[object, ...]
+_PROBES = (1 << 20, 1 << 30)
 _Times = tuple[float, float, float, float]
 
 
@@ -60,6 +61,8 @@ class Gathering:
         A plan that `gathers`; its rows and stages are not looked at.
     clock : Clock
         Of its costs.
+    units : dict, optional
+        Units by layers, with what others have found out that share a split, and what replicas share and how.
 
     Examples
     --------
@@ -79,18 +82,20 @@ class Gathering:
     4.5
     """
 
-    def __init__(self, lowering: Lowering, clock: Clock) -> None:
+    def __init__(self, lowering: Lowering, clock: Clock, units: dict[range, tuple[Unit, ...]] | None = None) -> None:
         self._workload, self._plan, self._clock = lowering.workload, lowering.plan, clock
         self._routes = lowering.routes
         grid = self._plan.grid
         groups = (grid.group(grid.rank(pp=p), "dp", "cp") for p in range(self._plan.pp))
         self._groups = [tuple(lowering.place[one] for one in group) for group in groups]
-        self._units: dict[range, tuple[Unit, ...]] = {}
+        self._units = {} if units is None else units
         self._exchanged: dict[tuple[int, range], list[_Exchanged]] = {}
         self._roots: dict[tuple[int, range], _Exchanged | None] = {}
         self._loads: dict[tuple[tuple[int, ...], str, int], dict[int, float]] = {}
         self._passes: dict[_Key, float] = {}
         self._kept: dict[int, object] = {}
+        self._kinds: dict[tuple[int, ...], int] = {}
+        self._numbers: dict[_Key, int] = {}
 
     def pass_s(
         self, p: int, layers: range, kind: str, passes: Sequence[_Times], again: frozenset[int] = frozenset()
@@ -99,7 +104,7 @@ class Gathering:
 
         `passes` are what `Clock.passes` says of each layer, `again` the layers that run forward again beside it.
         """
-        key = (self._groups[p], layers, kind, id(passes), again)
+        key = (self._alike(self._groups[p]), layers, kind, id(passes), again)
         if key not in self._passes:
             self._kept[id(passes)] = passes
             self._passes[key] = self._pass_s(p, layers, kind, _seconds(passes, layers, kind, again))
@@ -140,6 +145,19 @@ class Gathering:
         calls = [one.gathered for one in units if kind != "W"]
         calls += [one.reduced for one in (*units, *([root] if root else ())) if reduces]
         return max(time_s, reduced_s, self._wires_s(self._groups[p], calls))
+
+    def _alike(self, group: tuple[int, ...]) -> object:
+        """Return what is the same of groups whose collectives take as long, and load as many links as much."""
+        if self._routes.topology.costs or self._plan.algorithm == "auto":  # of other sizes they may not
+            return group
+        if group not in self._kinds:
+            calls = [(kind, count) for kind in ("all_gather", "reduce_scatter") for count in _PROBES]
+            loads = [self._load(group, *call) for call in calls]
+            links = dict.fromkeys(link for load in loads for link in load)
+            loaded = sorted(tuple(load.get(link, 0.0) for load in loads) for link in links)
+            key = (*(self._clock.collective(*call, group) for call in calls), *loaded)
+            self._kinds[group] = self._numbers.setdefault(key, len(self._numbers))
+        return self._kinds[group]
 
     def _wires_s(self, group: tuple[int, ...], calls: Sequence[tuple[str, int]]) -> float:
         """Return what the busiest link takes for the bytes of some collectives."""
