@@ -30,6 +30,7 @@ _FAMILIES = {
     "hybrid": (PURPLE, "D"),
     "other": (GREY, "X"),
 }
+_ALONE = frozenset(f"{name}=1" for name in ("dp", "pp", "tp", "cp", "ep", "micro-batches"))
 _MOST_TICKS = 24
 _FONT, _LINE, _LETTER = 7.0, 9.0, 4.7  # points: of names, a line of them, a letter
 _UPRIGHT = 56.0  # points: narrower strips have names that stand on end
@@ -110,8 +111,10 @@ def short_plan(plan: str) -> str:
     --------
     >>> short_plan("dp=2 pp=4 tp=1 micro-batches=8 1f1b place=0,2,1,3"), short_plan("dp=1 pp=1 tp=1 micro-batches=1")
     ('dp=2 pp=4 m=8 1f1b', '')
+    >>> short_plan("dp=8 micro-batches=4 zero=1")
+    'dp=8 m=4 zero=1'
     """
-    words = (word for word in plan.split(" ") if not word.endswith("=1") and not word.startswith("place="))
+    words = (word for word in plan.split(" ") if word not in _ALONE and not word.startswith("place="))
     return " ".join(words).replace("micro-batches=", "m=")
 
 
