@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
+from mpsim.plan.automatic import Fitted
 from mpsim.plan.model import Plan
 from mpsim.plan.schedules import Operation, Schedule, resolve_schedule, rows_for
 from mpsim.plan.shape import Shape, shape_of
@@ -55,7 +56,7 @@ class Facts(NamedTuple):
 
 
 def facts_of(plan: Plan) -> Facts:
-    """Return the facts of a plan's schedule; of many micro-batches those of fewer, which hold no more.
+    """Return the facts of a plan's schedule; of many micro-batches those of fewer, where these hold no more.
 
     Raises
     ------
@@ -68,8 +69,9 @@ def facts_of(plan: Plan) -> Facts:
     ((4, 3, 2, 1), (0, 1, 2, 3))
     """
     ranks, microbatches = plan.pp, plan.microbatches
-    if ranks * microbatches * max(plan.chunks, 1) > _MOST_CELLS:
-        microbatches = min(microbatches, 3 * ranks + microbatches % ranks)
+    # Rounds that are not full are not the same of fewer.
+    if ranks * microbatches * max(plan.chunks, 1) > _MOST_CELLS and microbatches % ranks == 0:
+        microbatches = min(microbatches, 3 * ranks)
     # A plan has given rows as what makes them.
     schedule = plan.schedule if isinstance(plan.schedule, str) else resolve_schedule(plan.schedule)
     return _facts(schedule, ranks, microbatches, plan.chunks)
@@ -81,6 +83,8 @@ def _facts(schedule: str | Schedule, ranks: int, microbatches: int, chunks: int)
     shape = shape_of(rows)
     kinds = {one.kind for row in rows for one in row}
     held, again, made = _most_held(rows, shape)
+    if isinstance(resolve_schedule(schedule), Fitted):  # other stages have other rows, which may hold less
+        held = again = (0,) * len(held)
     alone = shape.directions == 1
     return Facts(
         shape=shape,

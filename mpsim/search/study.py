@@ -181,9 +181,7 @@ class Study:
             if whole.asynchronous:
                 return _Order((whole.boundaries,), (0.0,), NOTHING)
             return _order_of(of, Timetable(whole, of.clock), [whole.boundaries])
-        cuts = self._cuts(plan, of.facts.shape)
-        fitting = [boundaries for boundaries, over in zip(cuts, of.memory_at(cuts)[1], strict=True) if not over]
-        return _order_of(of, Timetable(whole, of.clock, levels, of.gathering(whole)), fitting or cuts)
+        return _order_of(of, Timetable(whole, of.clock, levels, of.gathering(whole)), self._cuts(plan, of.facts.shape))
 
     def _hangs_on_cut(self, plan: Plan, of: PlanBounds) -> bool:
         """Return whether a plan's rows are made for its cut, or update amid the step: then no other cut is tried."""
@@ -279,16 +277,17 @@ class Study:
 
 
 def _order_of(of: PlanBounds, table: Timetable, cuts: Sequence[tuple[int, ...]]) -> _Order:
-    """Return the first of some cuts in the order of their timetables, and the bound of all of these."""
-    ended = table.ended(cuts)
-    steps_s = of.steps_at(cuts, ended)
-    order = sorted(range(len(cuts)), key=lambda i: round_step(float(ended.row_s[i].max())))
-    first = [cuts[i] for i in order[:_MOST_LOWERED]]
-    steps_s = steps_s[order[:_MOST_LOWERED]]
-    held, over = of.memory_at(first)
-    return _Order(
-        tuple(first), tuple(steps_s.tolist()), Least(float(steps_s.min()), float(held.min()), bool(over.all()))
-    )
+    """Return the first of some cuts in the order of their timetables, and the bound of all of these.
+
+    Those that surely overflow a memory are left out, unless all do.
+    """
+    held, over = of.memory_at(cuts)
+    tried = [cut for cut, surely in zip(cuts, over, strict=True) if over.all() or not surely]
+    ended = table.ended(tried)
+    order = sorted(range(len(tried)), key=lambda i: round_step(float(ended.row_s[i].max())))[:_MOST_LOWERED]
+    steps_s = of.steps_at(tried, ended)[order]
+    least = Least(float(steps_s.min()), float(held.min()), bool(over.all()))
+    return _Order(tuple(tried[i] for i in order), tuple(steps_s.tolist()), least)
 
 
 def _text(plan: Plan) -> str:

@@ -14,6 +14,7 @@ from mpsim.lowering.lower import lower
 from mpsim.plan.model import Plan
 from mpsim.plan.schedules import SCHEDULES
 from mpsim.plan.sharding import Sharding
+from mpsim.search.facts import facts_of
 from mpsim.search.space import Axes, families, variants
 from mpsim.search.study import Study
 from mpsim.topology.builders import chain, ring, switch
@@ -132,3 +133,22 @@ def test_replicas_of_each_schedule_are_no_faster_than_their_bound(schedule, zero
     for least in (study.bounds.rough(plan), study.bounds.close(plan)):
         assert 0 < least.step_s <= row["step_s"] * (1 + 1e-9)
         assert 0 < least.memory_bytes <= row["highest_peak_memory_bytes"]
+
+
+@pytest.mark.parametrize("microbatches", [24, 26, 40])
+@pytest.mark.parametrize("schedule", SYNCHRONOUS)
+def test_what_is_said_of_many_microbatches_is_held_at_some_moment(schedule, microbatches, monkeypatch) -> None:
+    """Rows of fewer stand for many: each rank has as much of each stage under way at once, with as many gradients."""
+    monkeypatch.setattr("mpsim.search.facts._MOST_CELLS", 40)
+    plan = Plan(pp=4, microbatches=microbatches, batch=microbatches, schedule=schedule)
+    facts = facts_of(plan)
+    for rank, row in enumerate(plan.rows()):
+        own = facts.shape.held_by(rank)
+        for counts, made in ((facts.held, False), (facts.again, True)):
+            now, over, found = dict.fromkeys(own, 0), set(), not any(counts[stage] for stage in own)
+            for one in row:
+                now[one.stage] += {"F": 1, "B": -1, "W": -1}.get(one.kind, 0)
+                there = not made or (over and all(stage in over for stage in own if facts.made[stage]))
+                found = found or bool(there and all(now[stage] >= counts[stage] for stage in own))
+                over |= {one.stage} if one.kind in "BW" else set()
+            assert found, (rank, counts)
