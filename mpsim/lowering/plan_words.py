@@ -15,7 +15,7 @@ from mpsim.plan.model import LAUNCHES, Plan, load_plan
 from mpsim.plan.schedules import SCHEDULES, as_registered
 from mpsim.plan.sharding import Sharding
 
-__all__ = ["parse_plan"]
+__all__ = ["parse_plan", "plan_of_words"]
 
 _NUMBERS = ("dp", "pp", "tp", "cp", "ep", "microbatches", "chunks", "batch")
 _LISTS = {"stages": "boundaries", "boundaries": "boundaries", "place": "devices", "devices": "devices"}
@@ -53,6 +53,22 @@ def parse_plan(text: str) -> Plan:
     """
     if text.lower().endswith(".json") or Path(text).is_file():
         return load_plan(text)
+    return plan_of_words(text)
+
+
+def plan_of_words(text: str) -> Plan:
+    """Return the plan that words say, as `parse_plan` does, but for files: nothing is read that a text names.
+
+    Raises
+    ------
+    MpsimError
+        A word that says nothing of a plan.
+
+    Examples
+    --------
+    >>> plan_of_words("pp=4 micro-batches=8 gpipe").schedule
+    'gpipe'
+    """
     fields: dict[str, Any] = {}
     sharding: dict[str, Any] = {}
     try:

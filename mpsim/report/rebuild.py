@@ -2,56 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from dataclasses import replace
 from math import isclose
-from typing import Any
 
-from mpsim.collectives.mapping import check_algorithm
 from mpsim.errors import MpsimError
 from mpsim.lowering.draws import Trials
+from mpsim.lowering.plan_words import plan_of_words
 from mpsim.plan.model import Plan
-from mpsim.plan.schedules import SCHEDULES
-from mpsim.plan.sharding import Sharding
 from mpsim.result.model import Result
 from mpsim.search.study import Study
 from mpsim.simulation.run import simulate_played
 from mpsim.sweeps.choosing import best_played
 from mpsim.sweeps.model import Row
-from mpsim.units import size
 
 __all__ = ["plan_of_row", "result_of_row", "said_without_stages", "short_plan"]
 
 _MOST_PLACE = 24
 _ALONE = ("dp=1", "pp=1", "tp=1", "micro-batches=1")
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
-
-
-# The words of `Plan.text`: which field each is, and how it is read.
-_FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    **{name: (name, int) for name in ("dp", "pp", "tp", "cp", "ep", "chunks")},
-    "micro-batches": ("microbatches", int),
-    "stages": ("boundaries", _numbers),
-    "place": ("devices", _numbers),
-    "bucket": ("bucket_bytes", size),
-}
-_SHARDED: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "zero": ("zero", int),
-    "shards": ("shards", int),
-    "ahead": ("gather_ahead", int),
-    "units": ("units", str),
-    "reshard": ("reshard_after_forward", str),
-    "gather": ("gather_dtype", str),
-    "reduce": ("reduce_dtype", str),
-    "recompute": ("recompute", str),
-    "offload": ("offload", str),
-}
-_FLAGS = {"sequence": "sequence", "kept": "keep_gathered", "accumulated": "accumulate"}
-_WORD = re.compile(r"bucket=\S+ [KMGT]?i?B|\S+")
 
 
 def plan_of_row(row: Row) -> Plan:
@@ -64,37 +31,16 @@ def plan_of_row(row: Row) -> Plan:
 
     Examples
     --------
+    >>> from mpsim.plan.sharding import Sharding
     >>> plan = Plan(dp=2, pp=2, batch=8, microbatches=4, schedule="gpipe", sharding=Sharding(zero=1))
     >>> plan_of_row({"plan": plan.text, "global_batch": 8, "runtime": "ideal"}) == plan
     True
     """
-    fields: dict[str, Any] = {"batch": row["global_batch"] or 0, "runtime": row["runtime"] or "ideal"}
-    sharded: dict[str, Any] = {}
-    for word in _WORD.findall(row["plan"]):
-        try:
-            _read(word, fields, sharded)
-        except (ValueError, MpsimError):
-            raise MpsimError(f"plan {row['plan']!r}: {word!r} is no word of a plan that this mpsim knows") from None
-    return Plan(**fields, sharding=Sharding(**sharded))
-
-
-def _read(word: str, fields: dict[str, Any], sharded: dict[str, Any]) -> None:
-    name, equals, text = word.partition("=")
-    if equals:
-        into, known = (fields, _FIELDS) if name in _FIELDS else (sharded, _SHARDED)
-        if name not in known:
-            raise ValueError
-        field, read = known[name]
-        into[field] = read(text)
-    elif word in SCHEDULES:
-        fields["schedule"] = word
-    elif word == "graphs":
-        fields["launch"] = word
-    elif word in _FLAGS:
-        sharded[_FLAGS[word]] = True
-    else:
-        check_algorithm("all_reduce", word)
-        fields["algorithm"] = word
+    try:
+        plan = plan_of_words(row["plan"])
+    except MpsimError as error:
+        raise MpsimError(f"{error}: that is no word of a plan that this mpsim knows") from None
+    return replace(plan, batch=row["global_batch"] or 0, runtime=row["runtime"] or "ideal")
 
 
 def result_of_row(study: Study, row: Row, plan: Plan | None = None) -> tuple[Plan, Result, str]:
