@@ -93,10 +93,7 @@ class Found:
     @property
     def by_devices(self) -> list[Row]:
         """The fastest plan of each number of devices, the fewest first."""
-        found: dict[int, Row] = {}
-        for row in self.sweep.ranked:
-            found.setdefault(row["n_devices"], row)
-        return [found[count] for count in sorted(found)]
+        return self.sweep.by_devices
 
     def to_frame(self) -> pd.DataFrame:
         """Return the rows of the answer as a table, as a sweep has them: the fastest first."""

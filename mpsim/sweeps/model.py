@@ -154,6 +154,14 @@ class SweepResult(Document):
                 groups.setdefault(re.sub(r"'[^']*'|\d+(,\d+)*", "*", row["reason"]), []).append(row["reason"])
         return sorted(((group[0], len(group)) for group in groups.values()), key=lambda pair: -pair[1])
 
+    @property
+    def by_devices(self) -> list[Row]:
+        """The fastest plan of each number of devices, the fewest first."""
+        found: dict[int, Row] = {}
+        for row in self.ranked:
+            found.setdefault(row["n_devices"], row)
+        return [found[count] for count in sorted(found)]
+
     def to_frame(self) -> pd.DataFrame:
         """Return the rows as a table, missing numbers NA: the ranked, then those too large, then those with a reason.
 

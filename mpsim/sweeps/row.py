@@ -15,6 +15,7 @@ from mpsim.plan.runtimes import RUNTIMES
 from mpsim.plan.schedules import SCHEDULES
 from mpsim.result.frames import summary_row
 from mpsim.result.model import Origin, Result
+from mpsim.simulation.cutting import Played
 from mpsim.simulation.run import simulate_played
 from mpsim.sweeps.choosing import best_played
 from mpsim.sweeps.grid import Candidate
@@ -50,18 +51,19 @@ class Job:
     baseline: Result | None
 
 
+def _played(job: Job, candidate: Candidate) -> Played:
+    """Return a plan as it is replayed: with its devices and its stages chosen."""
+    plan = candidate.plan(job.base)
+    return best_played(
+        job.workload, job.topology, plan, job.by_type, host_speed=job.host_speed, unchecked=job.unchecked
+    )
+
+
 def row_here(job: Job, candidate: Candidate) -> Row:
     """Return the row of one plan, or why it cannot be run."""
     row: Row = dict.fromkeys(COLUMNS) | _known(job, candidate)
     try:
-        played = best_played(
-            job.workload,
-            job.topology,
-            candidate.plan(job.base),
-            job.by_type,
-            host_speed=job.host_speed,
-            unchecked=job.unchecked,
-        )
+        played = _played(job, candidate)
         result = simulate_played(
             played, job.trials, unchecked=job.unchecked, baseline=job.baseline, spans=False, fold=True
         )
@@ -83,14 +85,7 @@ def origin_of(plans: Sequence[tuple[Job, Candidate]], row: Row) -> Origin:
     if len(found) != 1:
         raise MpsimError(f"{len(found)} plans of the sweep are {row['plan']!r}: explain it by mpsim.explain")
     ((job, candidate),) = found
-    played = best_played(
-        job.workload,
-        job.topology,
-        candidate.plan(job.base),
-        job.by_type,
-        host_speed=job.host_speed,
-        unchecked=job.unchecked,
-    )
+    played = _played(job, candidate)
     options = {"by_type": job.by_type, "unchecked": job.unchecked, "host_speed": job.host_speed}
     return Origin(job.workload, job.topology, played.lowering.plan, options)
 
