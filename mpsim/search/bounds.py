@@ -335,15 +335,10 @@ class PlanBounds:
         if plan.replicas == 1:
             return work + update
         if sharding.zero == 3:
-            gather_rate = self._rate("all_gather", p)
-            again = held.blocks if sharding.reshard_after_forward == "blocks" and not sharding.keep_gathered else None
-            gathers = 1 if sharding.keep_gathered else count
-            gathered = gather_rate * gathers * sums(held.gathered)
-            if again is not None:
-                gathered = gathered + gather_rate * count * sums(again)
-            times = 1 if sharding.accumulate else count
-            scattered = self._rate("reduce_scatter", p) * times * sums(held.reduced)
-            return np.maximum(np.maximum(work, gathered), scattered) + update
+            gathered, scattered = self._exchanged()
+            gathered_s = self._rate("all_gather", p) * sums(gathered)
+            scattered_s = self._rate("reduce_scatter", p) * sums(scattered)
+            return np.maximum(np.maximum(work, gathered_s), scattered_s) + update
         if not self.facts.plain:  # gradients of one of a rank's stages may be there long before another's
             backward = work - forward
         if sharding.zero == 0:
@@ -389,7 +384,9 @@ class PlanBounds:
         zero = plan.sharding.zero
         update_s = self._by_rank(self._update_s, cuts) / (plan.replicas if zero else 1)
         if plan.replicas > 1 and zero == 3:
-            work_s = np.maximum(work_s, self._gathering_s(cuts))
+            rows = zip(("all_gather", "reduce_scatter"), self._exchanged(), strict=True)
+            exchanged_s = [self._rates(kind) * self._by_rank(row, cuts) for kind, row in rows]
+            work_s = np.maximum.reduce([work_s, *exchanged_s])
         elif plan.replicas > 1 and self.facts.shape.directions == 1:
             reduced = self._rates("reduce_scatter" if zero else "all_reduce") * self._by_rank(held.reduced, cuts)
             work_s = np.maximum(work_s, ended.closing_s + reduced)
@@ -397,19 +394,13 @@ class PlanBounds:
         found: _Row = np.maximum((work_s + update_s).max(axis=1), self.step_in_mean())
         return found
 
-    def _gathering_s(self, cuts: _Cuts) -> _Row:
-        """Return what replicas that share parameters take at least to gather them, and to reduce gradients."""
+    def _exchanged(self) -> tuple[_Row, _Row]:
+        """Return by layer the bytes that replicas which share parameters gather in a step, and those they reduce."""
         held, sharding, count = self._held, self._plan.sharding, self._plan.microbatches
-        times = 1 if sharding.keep_gathered else count
-        gathered = held.gathered * times
+        gathered = held.gathered * (1 if sharding.keep_gathered else count)
         if sharding.reshard_after_forward == "blocks" and not sharding.keep_gathered:
-            gathered = gathered + count * held.blocks
-        reduced = held.reduced * (1 if sharding.accumulate else count)
-        found: _Row = np.maximum(
-            self._rates("all_gather") * self._by_rank(gathered, cuts),
-            self._rates("reduce_scatter") * self._by_rank(reduced, cuts),
-        )
-        return found
+            gathered = gathered + held.blocks * count
+        return gathered, held.reduced * (1 if sharding.accumulate else count)
 
     def _rates(self, kind: str) -> _Row:
         """Return `_rate` of each pipeline rank."""

@@ -130,9 +130,13 @@ def test_replicas_of_each_schedule_are_no_faster_than_their_bound(schedule, zero
     plan = Plan(dp=2, pp=2, microbatches=4, batch=8, schedule=schedule, sharding=Sharding(zero=zero))
     row = study.quick_row(plan)
     assert row["reason"] is None
-    for least in (study.bounds.rough(plan), study.bounds.close(plan)):
+    for least in (study.bounds.rough(plan), study.bounds.close(plan), study.cut(plan)[1]):
         assert 0 < least.step_s <= row["step_s"] * (1 + 1e-9)
         assert 0 < least.memory_bytes <= row["highest_peak_memory_bytes"]
+    least = study.timed(plan)[1]
+    assert least.step_s <= row["step_s"] * (1 + 1e-9)
+    assert least.memory_bytes <= row["highest_peak_memory_bytes"]
+    assert not least.overflows or row["fits"] is False
 
 
 @pytest.mark.parametrize("microbatches", [48, 52])
