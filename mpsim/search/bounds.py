@@ -1,4 +1,4 @@
-"""Bounds: what a step of a plan takes at least, and what its devices hold at least, before anything is replayed.
+"""Bounds: what a step of a plan takes at least, before anything is replayed.
 
 A step is no shorter than
 
@@ -8,9 +8,6 @@ A step is no shorter than
   of which the slowest rank is fastest (dynamic programming);
 - the collectives of one kind of a rank's replicas, which are one after another, and of gradients cannot begin before
   the backward that makes them.
-
-A rank holds at least what it holds throughout, with the gradients it has made, or with the activations of as many
-micro-batches as its schedule has under way; the fullest of some ranks holds no less than their mean.
 
 That a collective of fewer bytes takes no less for each byte is taken for granted; of links whose collectives were
 measured, the least of sixteen sizes counts, each half of the one before.
@@ -26,23 +23,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpsim.lowering.balancing import Clock, lines_of
-from mpsim.lowering.costs import Costs
 from mpsim.lowering.model import Lowering
-from mpsim.lowering.recomputation import recomputed, recomputed_layers
 from mpsim.lowering.stages import microbatch_size
-from mpsim.lowering.units import Unit, communicated, path_of
 from mpsim.plan.model import Plan
 from mpsim.plan.partition import least_most
-from mpsim.plan.recompute import Recompute, parse_recompute
+from mpsim.plan.recompute import parse_recompute
 from mpsim.plan.sharding import Sharding
-from mpsim.program.allocator import workspace_bytes
 from mpsim.search.facts import facts_of
-from mpsim.search.held import held_at_least
+from mpsim.search.family import Family, Held, before, held_of, tables
+from mpsim.search.memory import MemoryBounds
 from mpsim.simulation.gathering import Gathering, gathers
 from mpsim.simulation.timetable import Ended
 from mpsim.topology.routes import Routes
-from mpsim.workload.costs import median_s
-from mpsim.workload.model import DTYPE_BYTES, Workload
+from mpsim.workload.model import Workload
 from mpsim.workload.split import Split
 
 __all__ = ["NOTHING", "Bounds", "Least", "PlanBounds"]
@@ -63,88 +56,11 @@ NOTHING = Least(0.0, 0.0, False)
 _HALVINGS = 16
 
 
-class _Held(NamedTuple):
-    """Bytes by layer, on a rank of a split: what it holds, makes and sends. Tied parameters are their first layer's."""
-
-    parameters: _Row
-    masters: _Row
-    optimizer: _Row
-    gradients: _Row
-    buffers: _Row
-    gathered: _Row
-    reduced: _Row
-    blocks: _Row  # gathered again for backward
-
-
-class _Family:
-    """What plans have in common that share a split and a micro-batch size."""
-
-    def __init__(self, workload: Workload, by_type: Mapping[str, Workload], routes: Routes, plan: Plan) -> None:
-        self.workload, self.split = workload, plan.split
-        self.microbatch = microbatch_size(workload, plan)
-        self.costs = Costs(workload, by_type, self.microbatch, plan.split)
-        self._routes, self._algorithm = routes, plan.algorithm
-        self._clocks: dict[bool, Clock] = {}
-        self._kept: dict[Recompute, _Row] = {}
-        self._again: dict[Recompute, _Row] = {}
-        self._fastest: dict[frozenset[tuple[str, float]], _Row] = {}
-        self._launching: dict[frozenset[str], _Row | None] = {}
-        self.units: dict[tuple[int, int, Sharding], dict[range, tuple[Unit, ...]]] = {}
-
-    def clock(self, partly: bool) -> Clock:
-        if partly not in self._clocks:
-            self._clocks[partly] = Clock(self.costs, self._routes, self._algorithm, partly)
-        return self._clocks[partly]
-
-    def again(self, what: Recompute) -> _Row:
-        """Return 1 for each layer that is computed again, 0 for others."""
-        if what not in self._again:
-            own = recomputed_layers(self.workload, self.costs.of(""), what) if what.what else frozenset()
-            self._again[what] = np.array([float(i in own) for i in range(len(self.workload.layers))])
-        return self._again[what]
-
-    def kept(self, what: Recompute) -> _Row:
-        """Return what each layer keeps of a micro-batch for its backward."""
-        if what not in self._kept:
-            costs, everywhere = self.costs.of(""), range(len(self.workload.layers))
-            found = recomputed(self.workload, everywhere, costs, self.microbatch, self.split, what)
-            # Of a stage that is computed again whole only what it reads is kept, which hangs on the cut.
-            none = what.what == "stages"
-            kept = [0] * len(costs) if none else found.kept if found else [cost.saved_bytes for cost in costs]
-            self._kept[what] = np.array(kept, dtype=float)
-        return self._kept[what]
-
-    def fastest(self, paces: frozenset[tuple[str, float]]) -> _Row:
-        """Return the median seconds of each layer on the fastest of some types and speeds: a row for each of `TIMES`.
-
-        Updates are of the whole, not of a share.
-        """
-        if paces not in self._fastest:
-            each = [np.array([median_s(cost.samples) for cost in self.costs.of(kind)]).T / s for kind, s in paces]
-            self._fastest[paces] = np.min(each, axis=0)
-        return self._fastest[paces]
-
-    def launching(self, kinds: frozenset[str]) -> _Row | None:
-        """Return likewise what hosts take to launch that; None where no trace says it."""
-        if kinds not in self._launching:
-            hosts = [[cost.host for cost in self.costs.of(kind)] for kind in kinds]
-            known = all(host is not None for own in hosts for host in own)
-            each = [np.array([median_s(host) for host in own if host is not None]).T for own in hosts]
-            self._launching[kinds] = np.min(each, axis=0) if known else None
-        return self._launching[kinds]
-
-    def inside(self) -> tuple[_Row, _Row]:
-        """Return what each layer takes for a while in its forward, and in its backward."""
-        costs = self.costs.of("")
-        forward = np.array([float(cost.forward_transient_bytes) for cost in costs])
-        return forward, np.array([float(cost.backward_transient_bytes) for cost in costs])
-
-
 class _Frame:
     """What plans have in common that share their axes and their devices."""
 
     def __init__(
-        self, family: _Family, plan: Plan, place: tuple[int, ...], routes: Routes, partly: bool, *, waiting: bool
+        self, family: Family, plan: Plan, place: tuple[int, ...], routes: Routes, partly: bool, *, waiting: bool
     ) -> None:
         self.family, self.clock = family, family.clock(partly)
         lines = lines_of(place, plan)
@@ -160,7 +76,7 @@ class _Frame:
         weights = np.max([passes[3] for passes in self.passes], axis=0)
         self.inputs_s = float(np.maximum(self.backward - weights, 0.0).sum())
         # What the layers that take least take together: none, one, two, ...
-        self.least_f, self.least_b = (_before(np.sort(row)) for row in (self.forward, self.backward))
+        self.least_f, self.least_b = (before(np.sort(row)) for row in (self.forward, self.backward))
         grid, devices = plan.grid, routes.topology.devices
         groups = [grid.group(grid.rank(pp=p), "dp", "cp") for p in range(plan.pp)]
         self.replicas = [tuple(place[one] for one in group) for group in groups]
@@ -202,8 +118,8 @@ class Bounds:
     ) -> None:
         self._workload, self._routes, self._by_type = workload, routes, by_type
         self.host_speed = host_speed
-        self._families: dict[tuple[int, Split, str], _Family] = {}
-        self._sizes: dict[Split, _Held] = {}
+        self._families: dict[tuple[int, Split, str], Family] = {}
+        self._sizes: dict[Split, Held] = {}
         self._frames: dict[tuple[object, ...], _Frame] = {}
 
     def rough(self, plan: Plan) -> Least:
@@ -219,8 +135,8 @@ class Bounds:
         if plan.boundaries is not None or of.facts.asynchronous:
             return NOTHING
         if close and of.facts.plain:
-            return Least(of.step_by_cuts(), *of.memory_by_cuts())
-        return Least(of.step_in_mean(), *of.memory_in_mean())
+            return Least(of.step_by_cuts(), *of.memory.by_cuts())
+        return Least(of.step_in_mean(), *of.memory.in_mean())
 
     def work_s(self, plan: Plan) -> float:
         """Return what any plan with these sizes of axes takes at least, whatever its schedule, ZeRO, recomputation."""
@@ -230,11 +146,11 @@ class Bounds:
         """Return the bounds of a plan at cuts that are known."""
         return PlanBounds(self, plan)
 
-    def family(self, plan: Plan) -> _Family:
+    def family(self, plan: Plan) -> Family:
         """Return what a plan has in common with others."""
         key = (microbatch_size(self._workload, plan), plan.split, plan.algorithm)
         if key not in self._families:
-            self._families[key] = _Family(self._workload, self._by_type, self._routes, plan)
+            self._families[key] = Family(self._workload, self._by_type, self._routes, plan)
         return self._families[key]
 
     def clock(self, plan: Plan) -> Clock:
@@ -254,10 +170,10 @@ class Bounds:
             self._frames[key] = _Frame(family, plan, place, self._routes, partly, waiting=waiting)
         return self._frames[key]
 
-    def held(self, split: Split) -> _Held:
+    def held(self, split: Split) -> Held:
         """Return what layers hold on a rank of a split."""
         if split not in self._sizes:
-            self._sizes[split] = _held(self._workload, split)
+            self._sizes[split] = held_of(self._workload, split)
         return self._sizes[split]
 
 
@@ -270,7 +186,8 @@ class PlanBounds:
         self._what = parse_recompute(plan.sharding.recompute)
         frame = bounds.frame(plan, waiting=not facts.overlaps)
         self._family, self._held, self._frame, self.clock = frame.family, bounds.held(plan.split), frame, frame.clock
-        self._replicas, self.capacities = frame.replicas, frame.capacities
+        self._replicas = frame.replicas
+        self.memory = MemoryBounds(plan, facts, self._family, self._held, frame.capacities)
         self._update_s = frame.fastest[3]
         again = self._family.again(self._what)
         part = (plan.microbatches - 1) / plan.microbatches if self._what.except_last else 1.0
@@ -302,22 +219,22 @@ class PlanBounds:
         """Return the bound of the best cut, where each rank has one stage."""
         count = self._plan.microbatches
         frame = self._frame
-        least_f, least_b = _before(frame.forward), _before(frame.backward)
-        tables: dict[tuple[int, tuple[int, ...]], _Row] = {}
+        least_f, least_b = before(frame.forward), before(frame.backward)
+        weighed: dict[tuple[int, tuple[int, ...]], _Row] = {}
         found = []
         for p in range(self._plan.pp):
             kind = frame.kind[p]
             key = (kind, self._replicas[p] if self._plan.replicas > 1 else ())
-            if key not in tables:
+            if key not in weighed:
                 passes = frame.passes[kind]
-                own, behind, forward = map(_tables, (self._own[kind], self._behind[kind], passes[0]))
+                own, behind, forward = map(tables, (self._own[kind], self._behind[kind], passes[0]))
                 begin = least_f[:, None]
                 alone = begin + count * own + least_b[:, None]
-                reduced = begin + self._with_replicas(count * own, behind, forward, _tables, p)
-                tables[key] = np.maximum(alone, reduced)
+                reduced = begin + self._with_replicas(count * own, behind, forward, tables, p)
+                weighed[key] = np.maximum(alone, reduced)
                 if self._host is not None:
-                    tables[key] = np.maximum(tables[key], count * _tables(self._host) / self._host_speed)
-            found.append(tables[key])
+                    weighed[key] = np.maximum(weighed[key], count * tables(self._host) / self._host_speed)
+            found.append(weighed[key])
         return least_most(found)
 
     def _with_replicas(
@@ -409,7 +326,7 @@ class PlanBounds:
     def _by_rank(self, row: _Row, cuts: _Cuts, weights: Sequence[float] | None = None) -> _Row:
         """Return the sums of a row of layers on each rank at each cut; a stage may count several times."""
         shape = self.facts.shape
-        total = _before(row)
+        total = before(row)
         n_layers = len(row)
         edges = np.array([(0, *own, n_layers) for own in cuts], dtype=np.intp)
         each = np.tile(total[edges[:, 1:]] - total[edges[:, :-1]], shape.directions)
@@ -417,139 +334,7 @@ class PlanBounds:
         np.add.at(found, np.array(shape.home), (each if weights is None else each * np.array(weights)).T)
         return found.T
 
-    # Memory.
-
-    def memory_in_mean(self) -> tuple[float, bool]:
-        """Return the bytes that the fullest rank holds at least, however layers are cut, and whether it overflows."""
-        facts, pp = self.facts, self._plan.pp
-        held, made, kept = self.by_layer()
-        copies = facts.shape.directions
-        once, again = min(facts.held), min(facts.again)
-        sums = held.sum() * copies, made.sum() * copies, kept.sum() * copies
-        # Of several stages of a rank not all have gradients when it holds most.
-        alone = facts.shape.stages == pp and again
-        most = max(sums[0] + sums[1], sums[0] + once * sums[2], sums[0] + again * sums[2] + (sums[1] if alone else 0.0))
-        own = most / pp + self._workspace
-        room = sum(self.capacities) if all(self.capacities) else np.inf
-        return float(own), bool(most + pp * self._workspace > room)
-
-    def memory_by_cuts(self) -> tuple[float, bool]:
-        """Return the same of the best cut, where each rank has one stage."""
-        state, made, kept = self.by_layer()
-        held, gradients, whole = _tables(state), _tables(made), _tables(kept)
-        ahead, back = self._within(kept)
-        tables = []
-        for p in range(self._plan.pp):
-            once, again = self.facts.held[p], self.facts.again[p]
-            # At its end all gradients are there; in a pass what the micro-batches before keep, and what it has made.
-            most = np.maximum(held + gradients, held + (once - 1) * whole + np.maximum(ahead, back))
-            if again:
-                most = np.maximum(most, held + gradients + (again - 1) * whole + ahead)
-            tables.append(most + self._workspace)
-        room = self.capacities
-        overflows = all(room) and least_most([table / own for table, own in zip(tables, room, strict=True)]) > 1
-        return least_most(tables), bool(overflows)
-
-    def memory_at(self, cuts: _Cuts) -> tuple[_Row, NDArray[np.bool_]]:
-        """Return the bytes that the fullest rank holds at least at each cut, and whether one overflows."""
-        state, made, kept = self.by_layer()
-        facts = self.facts
-        throughout, gradients = self._by_rank(state, cuts) + self._workspace, self._by_rank(made, cuts)
-        once = self._by_rank(kept, cuts, facts.held)
-        again = self._by_rank(kept, cuts, facts.again) + self._by_rank(made, cuts, facts.made)
-        most = throughout + np.maximum.reduce([gradients, once, again])
-        room = np.array(self.capacities, dtype=float)
-        return most.max(axis=1), ((most > room) & (room > 0)).any(axis=1)
-
-    def lowered(self, lowering: Lowering) -> tuple[float, bool]:
-        """Return the bytes that the fullest rank holds at least as a plan is cut, and whether one overflows."""
-        held = [held_at_least(lowering, p) for p in range(self._plan.pp)]
-        return float(max(held)), any(0 < room < own for room, own in zip(self.capacities, held, strict=True))
-
-    def _within(self, kept: _Row) -> tuple[_Row, _Row]:
-        """Return what a micro-batch takes at most in its forward, and in its backward, but for gradients.
-
-        Layers ``first..last-1`` at ``[first, last]``: in each what those before it keep, and what it takes itself.
-        """
-        forward, backward = self._family.inside()
-        upto = np.cumsum(kept)
-        before = _before(kept)
-        found = []
-        for inside in (forward, np.zeros_like(backward) if self._what.what else backward):
-            top = upto + inside
-            rows = [np.maximum.accumulate(top[first:]) - before[first] for first in range(len(top))]
-            table = np.zeros((len(top) + 1, len(top) + 1))
-            for first, row in enumerate(rows):
-                table[first, first + 1 :] = row
-            found.append(table)
-        return found[0], found[1]
-
-    @property
-    def _workspace(self) -> int:
-        return workspace_bytes(self._family.workload)
-
-    def by_layer(self) -> tuple[_Row, _Row, _Row]:
-        """Return by layer what a rank holds throughout, its gradients, and what it keeps of a micro-batch."""
-        held, plan = self._held, self._plan
-        zero = plan.sharding.zero if plan.replicas > 1 else 0
-        shares = [plan.replicas if zero >= first else 1 for first in (3, 1, 2)]
-        if zero == 2 and plan.sharding.accumulate:
-            shares[2] = 1
-        state = held.parameters / shares[0] + (held.masters + held.optimizer) / shares[1] + held.buffers
-        kept = self._family.kept(self._what)
-        if plan.sharding.offload or self._what.except_last:
-            kept = np.zeros_like(kept)
-        return state, held.gradients / shares[2], kept
-
 
 def _partly(plan: Plan) -> bool:
     """Return whether a plan computes attention cores alone again."""
     return parse_recompute(plan.sharding.recompute).what == "selective"
-
-
-def _before(row: _Row) -> _Row:
-    """Return the sum of what stands before each layer, and of all."""
-    return np.concatenate([[0.0], np.cumsum(row)])
-
-
-def _tables(row: _Row) -> _Row:
-    """Return the sums of the layers ``first..last-1`` at ``[first, last]``."""
-    total = _before(row)
-    found: _Row = total - total[:, None]
-    return found
-
-
-def _held(workload: Workload, split: Split) -> _Held:
-    seen: set[str] = set()
-    trained: set[str] = set()
-    rows: dict[str, list[float]] = {name: [] for name in _Held._fields}
-    updated = {one.parameter for layer in workload.layers for one in layer.shard(split).gradients}
-    numbered = any(path_of(layer.name, "blocks") for layer in workload.layers)
-    for layer in workload.layers:
-        shard = layer.shard(split)
-        new = [one for one in shard.parameters if one.name not in seen]
-        made = [one for one in shard.gradients if one.parameter not in trained]
-        seen |= {one.name for one in new}
-        trained |= {one.parameter for one in made}
-        experts = {one.parameter for one in made if one.expert}
-        size = {one.name: one.bytes // DTYPE_BYTES[one.dtype] for one in shard.parameters}
-        master = DTYPE_BYTES[workload.precision.master] if workload.precision.master else 0
-        sent = {
-            one.name: size[one.name] * DTYPE_BYTES[communicated(one.dtype, workload.precision, Sharding(zero=3))]
-            for one in new if one.name not in experts
-        }  # fmt: skip
-        rows["parameters"].append(sum(one.bytes for one in new))
-        rows["masters"].append(
-            sum(
-                master * size[one.name] for one in new if one.name in updated and one.dtype != workload.precision.master
-            )
-            if master
-            else 0
-        )
-        rows["optimizer"].append(shard.optimizer_bytes)
-        rows["gradients"].append(sum(one.bytes for one in made))
-        rows["buffers"].append(shard.buffer_bytes)
-        rows["gathered"].append(sum(sent.values()))
-        rows["reduced"].append(sum(min(one.bytes, sent.get(one.parameter, 0)) for one in made if not one.expert))
-        rows["blocks"].append(sum(sent.values()) if path_of(layer.name, "blocks", numbered) else 0)
-    return _Held(**{name: np.array(row, dtype=float) for name, row in rows.items()})

@@ -17,6 +17,7 @@ from mpsim.plan.partition import balance, least_most
 from mpsim.plan.schedules import resolve_schedule
 from mpsim.program.allocator import workspace_bytes
 from mpsim.search.facts import facts_of
+from mpsim.search.family import tables
 from mpsim.search.weighing import Weighing, rooms
 
 __all__ = ["FEW_CUTS", "other_cuts"]
@@ -64,18 +65,18 @@ def _roomy(weighing: Weighing, whole: Lowering) -> list[tuple[int, ...]]:
     scales = scales_of(whole.costs, whole.routes, plan, whole.place, whole.shape)
     times = scales.costs(1.0)
     facts = facts_of(plan)
-    state, gradients, kept = (_tables(row) for row in study.bounds.of(plan).by_layer())
+    state, gradients, kept, *_ = map(tables, study.bounds.of(plan).memory.by_layer)
     room = rooms(whole)
     lacks = Counter[int]()
     found: list[tuple[int, ...]] = []
     for _ in range(_MOST_ROUNDS):
-        tables = []
+        allowed = []
         for rank, seconds in enumerate(times):
             held = state + np.maximum(gradients, facts.held[rank] * kept) + workspace_bytes(whole.workload)
-            tables.append(np.where(held + lacks[rank] <= room[rank], seconds, np.inf))
-        if not least_most(tables) < _NOWHERE:
+            allowed.append(np.where(held + lacks[rank] <= room[rank], seconds, np.inf))
+        if not least_most(allowed) < _NOWHERE:
             return found
-        found.append(balance(tables))
+        found.append(balance(allowed))
         excess = weighing.weigh(replace(plan, boundaries=found[-1])).excess
         if not excess:
             return found
@@ -84,9 +85,3 @@ def _roomy(weighing: Weighing, whole: Lowering) -> list[tuple[int, ...]]:
 
 
 _NOWHERE = 1e299  # What stands for infinity where layers are cut.
-
-
-def _tables(row: np.ndarray) -> np.ndarray:
-    total = np.concatenate([[0.0], np.cumsum(row)])
-    found: np.ndarray = total - total[:, None]
-    return found

@@ -136,7 +136,7 @@ class Study:
         """
         of = self.bounds.of(plan)
         if not self._hangs_on_cut(plan, of):
-            held, over = of.memory_at(self._cuts(plan, of.facts.shape))
+            held, over = of.memory.at(self._cuts(plan, of.facts.shape))
             if over.all():  # what surely overflows is told apart before it is timed
                 return plan, Least(0.0, float(held.min()), True)
         return plan, self._order(plan).least
@@ -156,7 +156,7 @@ class Study:
         found = []
         for boundaries, step_s in zip(order.cuts, order.steps_s, strict=True):
             own = plan if plan.pp == 1 else replace(plan, boundaries=boundaries)
-            least = NOTHING if whole.asynchronous else Least(step_s, *of.lowered(cut_at(whole, boundaries)))
+            least = NOTHING if whole.asynchronous else Least(step_s, *of.memory.lowered(cut_at(whole, boundaries)))
             found.append((own, least))
             if order.least.overflows or not least.overflows:
                 return found[-1]
@@ -281,7 +281,7 @@ def _order_of(of: PlanBounds, table: Timetable, cuts: Sequence[tuple[int, ...]])
 
     Those that surely overflow a memory are left out, unless all do.
     """
-    held, over = of.memory_at(cuts)
+    held, over = of.memory.at(cuts)
     tried = [cut for cut, surely in zip(cuts, over, strict=True) if over.all() or not surely]
     ended = table.ended(tried)
     order = sorted(range(len(tried)), key=lambda i: round_step(float(ended.row_s[i].max())))[:_MOST_LOWERED]

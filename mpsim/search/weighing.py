@@ -130,7 +130,7 @@ class Weighing:
             found = found._replace(step_s=max(found.step_s, rough.step_s))
         else:
             of = bounds.of(plan)
-            held, over = of.memory_at([plan.boundaries])
+            held, over = of.memory.at([plan.boundaries])
             if over.all() and not of.facts.asynchronous:
                 return Least(0.0, float(held.min()), True)
             found = self.study.cut(plan)[1]
@@ -154,7 +154,7 @@ class Weighing:
         if plan.boundaries is None:
             return self.study.bounds.close(bare).overflows
         of = self.study.bounds.of(bare)
-        return bool(of.memory_at([plan.boundaries])[1].all()) and not of.facts.asynchronous
+        return bool(of.memory.at([plan.boundaries])[1].all()) and not of.facts.asynchronous
 
 
 def rooms(lowering: Lowering) -> list[float]:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from cases import chained, layer
 from hypothesis import given, settings
@@ -108,7 +109,7 @@ def test_nothing_is_less_than_its_bound(case) -> None:
     cut, least = study.cut(plan)
     found.append(least)
     assert least == study.cut(cut)[1]
-    assert least[1:] == study.bounds.of(plan).lowered(lower(study.workload, study.topology, cut))
+    assert least[1:] == study.bounds.of(plan).memory.lowered(lower(study.workload, study.topology, cut))
     if row["reason"]:  # such as a deadlock, which only a replay tells
         return
     for least in found:
@@ -147,12 +148,33 @@ def test_what_is_said_of_many_microbatches_is_held_at_some_moment(schedule, micr
     plan = Plan(pp=8, microbatches=microbatches, batch=microbatches, schedule=schedule)
     facts = facts_of(plan)
     for rank, row in enumerate(plan.rows()):
-        own = facts.shape.held_by(rank)
-        for counts, made in ((facts.held, False), (facts.again, True)):
-            now, over, found = dict.fromkeys(own, 0), set(), not any(counts[stage] for stage in own)
-            for one in row:
-                now[one.stage] += {"F": 1, "B": -1, "W": -1}.get(one.kind, 0)
-                there = not made or (over and all(stage in over for stage in own if facts.made[stage]))
-                found = found or bool(there and all(now[stage] >= counts[stage] for stage in own))
-                over |= {one.stage} if one.kind in "BW" else set()
-            assert found, (rank, counts)
+        own = [*facts.shape.held_by(rank)]
+        moments = facts.moments[rank]
+        assert moments.stages.tolist() == own
+        there = [*_under_way(row, own)]
+        for counts, late in ((facts.held, False), (facts.again, True)):
+            asked = np.array([counts[stage] for stage in own])
+            assert not asked.any() or any(
+                (kept >= asked).all() for *_, kept, _, made in there if made.any() or not late
+            )
+        for at, kind, known, kept, again, made in zip(*moments[1:], strict=True):
+            assert any(
+                (stage, what, first) == (own[at], "FBI"[kind], known)
+                and all((one >= other).all() for one, other in ((held, kept), (twice, again), (over, made)))
+                for stage, what, first, held, twice, over in there
+            ), (rank, own[at], kind)
+
+
+def _under_way(row, own):
+    """Yield of each forward and backward what its rank then has, of each of its stages."""
+    kept, again, made = np.zeros(len(own), int), np.zeros(len(own), int), np.zeros(len(own), bool)
+    for stage, kind, *_ in row:
+        at = own.index(stage)
+        kept[at] += kind == "F"
+        again[at] += kind == "I"
+        if kind in "FBI":
+            yield stage, kind, kind == "F" or made[at], kept.copy(), again.copy(), made.copy()
+        if kind in "BW":
+            made[at] = True
+            kept[at] -= 1
+            again[at] -= kind == "W"
