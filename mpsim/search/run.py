@@ -393,7 +393,8 @@ class _Search:
         numbers = sorted({number for *_, number in (*self._every[: self._top], *self._fastest.values())})
         chosen = [self._cut.get(number) or self._study.as_cut(self.plan_of(number)) for number in numbers]
         known = [self.rows[number] for number in numbers]
-        rows = self._whole(chosen, trials or Trials(), workers) if complete else known
+        drawn = trials if complete and trials != Trials() else None
+        rows = self._drawn(chosen, drawn, workers) if drawn else known
         rows = [row | {"question": own["question"]} for row, own in zip(rows, known, strict=True)]
         plans = {row["plan"]: plan for row, plan in zip(rows, chosen, strict=True)}
         sweep = finish(rows, len(rows), workers)
@@ -408,12 +409,12 @@ class _Search:
             study=self._study,
         )
 
-    def _whole(self, plans: Sequence[Plan], trials: Trials, workers: int) -> list[Row]:
-        """Return the whole rows of the plans of the answer."""
+    def _drawn(self, plans: Sequence[Plan], trials: Trials, workers: int) -> list[Row]:
+        """Return the rows of the plans of the answer over some trials."""
         if workers == 1 or len(plans) < 2:
             return [self._study.row(plan, trials) for plan in plans]
         with worker_pool(min(workers, len(plans)), _start, self._study) as pool:
-            return list(pool.map(_whole, plans, [trials] * len(plans)))
+            return list(pool.map(_drawn, plans, [trials] * len(plans)))
 
     def plan_of(self, number: int) -> Plan:
         """Return the plan of a number."""
@@ -450,12 +451,12 @@ def _bound(study: Study, tier: int, plan: Plan) -> tuple[Plan, Least] | str:
 
 def _work(study: Study, tier: int, plan: Plan) -> Row | tuple[Plan, Least] | str:
     """Return the row of a plan, or where there is another tier its bound."""
-    return _bound(study, tier, plan) if tier < len(_TIERS) else study.quick_row(plan)
+    return _bound(study, tier, plan) if tier < len(_TIERS) else study.row(plan)
 
 
 def _work_of(tier: int, plan: Plan) -> Row | tuple[Plan, Least] | str:
     return _work(_shared[0], tier, plan)
 
 
-def _whole(plan: Plan, trials: Trials) -> Row:
+def _drawn(plan: Plan, trials: Trials) -> Row:
     return _shared[0].row(plan, trials)

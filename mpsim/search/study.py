@@ -9,15 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mpsim.calls import checked, with_methods
-from mpsim.engine.replay import replay
 from mpsim.errors import MpsimError
-from mpsim.garbage import collector_paused
 from mpsim.lowering.balancing import balanced_boundaries, boundaries_worth_trying
-from mpsim.lowering.caveats import borrowed, caveats
 from mpsim.lowering.costs import Costs
 from mpsim.lowering.devices import check_devices, for_costs, scaled_by_type
 from mpsim.lowering.draws import Trials
-from mpsim.lowering.emit import program_of
 from mpsim.lowering.lower import cut_at, uncut
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.stages import scales_of
@@ -26,7 +22,6 @@ from mpsim.plan.model import Plan
 from mpsim.plan.recompute import parse_recompute
 from mpsim.plan.schedules import resolve_schedule
 from mpsim.plan.shape import Shape
-from mpsim.program.account import account_devices, account_traffic
 from mpsim.result.frames import summary_row
 from mpsim.result.model import Result
 from mpsim.search.bounds import NOTHING, Bounds, Least, PlanBounds
@@ -242,26 +237,6 @@ class Study:
             self.workload, self.topology, self.as_cut(plan), by_type=self.by_type, unchecked=self.unchecked,
             host_speed=self.host_speed, routes=self.routes,
         )  # fmt: skip
-
-    def quick_row(self, plan: Plan) -> Row:
-        """Return the row of a plan with its step, whether it fits and what may make it wrong; or why it cannot run."""
-        row = dict.fromkeys(COLUMNS) | self._coordinates(plan, Trials())
-        try:
-            played = self._played(plan)
-            with collector_paused():
-                program = played.program or program_of(played.lowering, folded=True)
-                timing = played.timing or replay(program, self.topology)
-                uses = account_devices(program, self.topology, played.lowering.place, timing, None)
-        except MpsimError as error:
-            return row | {"reason": str(error)}
-        verdicts = {use.fits for use in uses}
-        return row | {
-            **dict.fromkeys(("step_s", "step_p5_s", "step_p95_s"), timing.step_s),
-            "highest_peak_memory_bytes": max(use.memory.peak_bytes for use in uses),
-            "fits": False if False in verdicts else None if None in verdicts else True,
-            "fidelity": played.lowering.fidelity.value,
-            "caveats": "; ".join((*caveats(played.lowering), *borrowed(account_traffic(program)))) or None,
-        }
 
     def row(self, plan: Plan | str | Path, trials: Trials | None = None) -> Row:
         """Return the row of a plan in a sweep's table, or why it cannot be run."""

@@ -99,7 +99,7 @@ def plans(draw):
 @given(plans())
 def test_nothing_is_less_than_its_bound(case) -> None:
     study, plan = case
-    row = study.quick_row(plan)
+    row = study.row(plan)
     try:
         found = [study.bounds.rough(plan), study.bounds.close(plan), study.timed(plan)[1]]
         lower(study.workload, study.topology, plan)
@@ -129,7 +129,7 @@ def test_replicas_of_each_schedule_are_no_faster_than_their_bound(schedule, zero
     topology = switch(8, link=Wire(500.0, 0.25), devices=[Device(name="", memory_bytes=3000)] * 8)
     study = Study(chained(layers, 300), topology)
     plan = Plan(dp=2, pp=2, microbatches=4, batch=8, schedule=schedule, sharding=Sharding(zero=zero))
-    row = study.quick_row(plan)
+    row = study.row(plan)
     assert row["reason"] is None
     for least in (study.bounds.rough(plan), study.bounds.close(plan), study.cut(plan)[1]):
         assert 0 < least.step_s <= row["step_s"] * (1 + 1e-9)

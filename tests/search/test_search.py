@@ -106,13 +106,13 @@ def test_rows_are_kept_and_gone_on_with(tmp_path, monkeypatch) -> None:
     whole = best(study, batch=8, processes=1)
     done = []
 
-    def stopping(plan, real=study.quick_row):
+    def stopping(plan, real=study.row):
         if len(done) == 3:
             raise KeyboardInterrupt
         done.append(plan)
         return real(plan)
 
-    monkeypatch.setattr(study, "quick_row", stopping)
+    monkeypatch.setattr(study, "row", stopping)
     with pytest.raises(KeyboardInterrupt, match="interrupted after"):
         best(study, batch=8, processes=1, output=path)
     assert len(path.read_text().splitlines()) == 4
@@ -121,7 +121,7 @@ def test_rows_are_kept_and_gone_on_with(tmp_path, monkeypatch) -> None:
     assert load_sweep(path).rows[0]["fidelity"] == "given"
     monkeypatch.undo()
     again = []
-    monkeypatch.setattr(study, "quick_row", lambda plan, real=study.quick_row: again.append(plan) or real(plan))
+    monkeypatch.setattr(study, "row", lambda plan, real=study.row: again.append(plan) or real(plan))
     found = best(study, batch=8, processes=1, output=path)
     assert named(found) == named(whole)
     assert not set(again) & set(done)
