@@ -96,17 +96,23 @@ class Scales:
         ranks = lines_by_stage(place, plan, shape)
         again = recomputed_layers(costs.workload, costs.of(""), what) if what.what else frozenset()
         part = (plan.microbatches - 1) / plan.microbatches if what.except_last else 1.0
-        work = [[self._clock.running_total(line, again, part) for line in replicas] for replicas in ranks]
-        self._work = [tuple(dict.fromkeys(totals)) for totals in work]
-        flat = [[device for line in replicas for device in line.devices] for replicas in ranks]
+        unlike = {id(replicas): replicas for replicas in ranks}
+        order = [id(replicas) for replicas in ranks]
+        work = {
+            key: tuple(dict.fromkeys(self._clock.running_total(line, again, part) for line in replicas))
+            for key, replicas in unlike.items()
+        }
+        reduced = {key: self._clock.reducing(_alike(replicas, plan.tp), plan) for key, replicas in unlike.items()}
+        flat = {key: [device for line in replicas for device in line.devices] for key, replicas in unlike.items()}
         # By the layer before which the cut is; nobody cuts before the first or behind the last.
         forward, backward = ([0, *(getattr(cut, f"{way}_bytes") for cut in cuts), 0] for way in ("forward", "backward"))
         none = (0.0,) * (self.layers + 1)
-        pairs = list(pairwise(flat))
-        sent = [self._clock.sending(zip(a, b, strict=True), forward) if a != b else none for a, b in pairs]
-        returned = [self._clock.sending(zip(b, a, strict=True), backward) if a != b else none for a, b in pairs]
-        self._forward, self._backward = [*sent, none], [none, *returned]
-        self._reduced = [self._clock.reducing(_alike(replicas, plan.tp), plan) for replicas in ranks]
+        hops = {(a, b) for a, b in pairwise(order) if flat[a] != flat[b]}
+        sent = {(a, b): self._clock.sending(zip(flat[a], flat[b], strict=True), forward) for a, b in hops}
+        returned = {(a, b): self._clock.sending(zip(flat[b], flat[a], strict=True), backward) for a, b in hops}
+        self._work, self._reduced = [work[key] for key in order], [reduced[key] for key in order]
+        self._forward = [*(sent.get(hop, none) for hop in pairwise(order)), none]
+        self._backward = [none, *(returned.get(hop, none) for hop in pairwise(order))]
         # Stages that are alike are weighed once.
         parts = list(zip(self._work, self._forward, self._backward, self._reduced, strict=True))
         self._unlike = list(dict.fromkeys(parts))
@@ -147,9 +153,16 @@ def _alike(replicas: Sequence[Line], tp: int) -> list[tuple[int, ...]]:
 
 
 def lines_by_stage(place: tuple[int, ...], plan: Plan, shape: Shape) -> list[list[Line]]:
-    """Return the devices that share the layers of each stage: of every replica, and of every copy in it."""
-    homes = [shape.home[stage :: shape.stages] for stage in range(shape.stages)]
-    return [[_line(place, plan, d, home) for d in range(plan.dp) for home in copies] for copies in homes]
+    """Return the devices that share the layers of each stage: of every replica, and of every copy in it.
+
+    Stages that live on the same ranks share a list.
+    """
+    homes = [tuple(shape.home[stage :: shape.stages]) for stage in range(shape.stages)]
+    lines = {
+        copies: [_line(place, plan, d, home) for d in range(plan.dp) for home in copies]
+        for copies in dict.fromkeys(homes)
+    }
+    return [lines[copies] for copies in homes]
 
 
 def lines_of(place: tuple[int, ...], plan: Plan) -> list[Line]:

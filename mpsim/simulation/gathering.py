@@ -13,8 +13,9 @@ from typing import NamedTuple
 from mpsim.lowering.balancing import Clock
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.stages import units_within
-from mpsim.lowering.units import Unit
+from mpsim.lowering.units import Unit, path_of
 from mpsim.plan.model import Plan
+from mpsim.workload.model import Workload
 
 __all__ = ["Gathering", "gathers"]
 
@@ -94,6 +95,8 @@ class Gathering:
         self._loads: dict[tuple[tuple[int, ...], str, int], dict[int, float]] = {}
         self._passes: dict[_Key, float] = {}
         self._kept: dict[int, object] = {}
+        self._content = _content(self._workload, self._plan)
+        self._alike_layers: dict[_Key, tuple[list[int], dict[tuple[int, ...], range]]] = {}
         self._kinds: dict[tuple[int, ...], int] = {}
         self._numbers: dict[_Key, int] = {}
 
@@ -104,11 +107,22 @@ class Gathering:
 
         `passes` are what `Clock.passes` says of each layer, `again` the layers that run forward again beside it.
         """
+        layers = self._first_alike(layers, passes, again)
         key = (self._alike(self._groups[p]), layers, kind, id(passes), again)
         if key not in self._passes:
-            self._kept[id(passes)] = passes
             self._passes[key] = self._pass_s(p, layers, kind, _seconds(passes, layers, kind, again))
         return self._passes[key]
+
+    def _first_alike(self, layers: range, passes: Sequence[_Times], again: frozenset[int]) -> range:
+        """Return layers that take as long as these, gather and reduce as much: the first that were asked for."""
+        key = (id(passes), again)
+        if key not in self._alike_layers:
+            self._kept[id(passes)] = passes
+            numbers: dict[object, int] = {}
+            each = ((own, passes[i], i in again) for i, own in enumerate(self._content))
+            self._alike_layers[key] = [numbers.setdefault(one, len(numbers)) for one in each], {}
+        row, seen = self._alike_layers[key]
+        return seen.setdefault(tuple(row[layers.start : layers.stop]), layers)
 
     def _pass_s(self, p: int, layers: range, kind: str, seconds: Mapping[int, float]) -> float:
         ahead, forward = self._plan.sharding.gather_ahead, kind == "F"
@@ -206,4 +220,25 @@ def _seconds(passes: Sequence[_Times], layers: range, kind: str, again: frozense
         forward, backward, repeated, weights = passes[i]
         own = {"F": forward, "B": backward, "I": backward - weights, "W": weights}[kind]
         found[i] = own + (repeated if i in again and kind in "BI" else 0.0)
+    return found
+
+
+def _content(workload: Workload, plan: Plan) -> list[object]:
+    """Return of each layer what its units have of it, and whether it is in one with a layer before it."""
+    names = [layer.name for layer in workload.layers]
+    numbered = any(path_of(name, "blocks") for name in names)
+    shards = [layer.shard(plan.split) for layer in workload.layers]
+    times = Counter(one.name for shard in shards for one in shard.parameters)
+    last: dict[str, int] = {}
+    found: list[object] = []
+    for i, (name, shard) in enumerate(zip(names, shards, strict=True)):
+        path = path_of(name, plan.sharding.units, numbered)
+        own = [one.name for one in shard.parameters]
+        made = [one.parameter for one in shard.gradients]
+        # Of a parameter that several layers have it hangs on which of them are there.
+        tied = any(times[one] != 1 for one in (*own, *made))
+        held = tuple((one.shape, one.dtype) for one in shard.parameters)
+        sent = tuple((one.bytes, one.expert, -1 if tied else own.index(one.parameter)) for one in shard.gradients)
+        found.append((i if tied else -1, bool(path), i - last.get(path, i), held, sent))
+        last[path] = i
     return found

@@ -90,6 +90,7 @@ class _Rank:
         """Yield what each layer of a run takes, the last one first: gradients, transients, less what is released."""
         made = released = 0
         seen: set[str] = set()
+        stage = self.lowering.stages[one.stage]
         for i in reversed(range(one.first, one.last)):
             own = (
                 self.lowering.workload.layers[i].shard(self.lowering.plan.split).gradients
@@ -100,7 +101,8 @@ class _Rank:
             made += sum(gradient.bytes for gradient in first)
             seen |= {gradient.parameter for gradient in first}
             added = max((gradient.bytes for gradient in own if gradient not in first), default=0)
-            transients = 0 if one.pass_kind == "W" else costs[i].backward_transient_bytes
+            inside = costs[i].backward_transient_bytes + stage.arriving[i - stage.layers.start]
+            transients = 0 if one.pass_kind == "W" else inside
             yield made + added, transients, -released
             released += kept[i] if one.pass_kind in "BW" else 0
 
