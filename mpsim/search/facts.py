@@ -16,7 +16,6 @@ from mpsim.plan.shape import Shape, shape_of
 
 __all__ = ["Facts", "Moments", "facts_of"]
 
-_MOST_CELLS = 4_000
 _Numbers = NDArray[np.intp]
 
 
@@ -61,6 +60,8 @@ class Facts(NamedTuple):
     ----------
     shape : Shape
         Its pipeline.
+    microbatches : int
+        Those of the rows.
     plain : bool
         Whether each rank has one stage, and no backward is in two parts: then stage `p` cannot begin before one
         micro-batch passed the stages before it, and what it returns last has to pass them too.
@@ -82,6 +83,7 @@ class Facts(NamedTuple):
     """
 
     shape: Shape
+    microbatches: int
     plain: bool
     before: tuple[int, ...]
     behind: tuple[int, ...]
@@ -110,8 +112,7 @@ def facts_of(plan: Plan) -> Facts:
     # A plan has given rows as what makes them.
     schedule = plan.schedule if isinstance(plan.schedule, str) else resolve_schedule(plan.schedule)
     # Rounds that are not full are not the same of fewer.
-    many = ranks * microbatches * max(plan.chunks, 1) > _MOST_CELLS and microbatches % ranks == 0
-    if many and microbatches > 3 * ranks:
+    if microbatches > 3 * ranks and microbatches % ranks == 0:
         fewer, few = (_facts(schedule, ranks, rounds * ranks, plan.chunks) for rounds in (2, 3))
         if [one.total for one in fewer.moments] == [one.total for one in few.moments]:  # else more hold more
             return few
@@ -131,6 +132,7 @@ def _facts(schedule: str | Schedule, ranks: int, microbatches: int, chunks: int)
     alone = shape.directions == 1
     return Facts(
         shape=shape,
+        microbatches=microbatches,
         plain=kinds == {"F", "B"} and shape.stages == ranks and alone,
         before=tuple(row[0].stage if alone else 0 for row in rows),
         behind=tuple(row[-1].stage if alone and "I" not in kinds and row[-1].kind == "B" else 0 for row in rows),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import accumulate
 
+from mpsim.lowering.held import Held
+from mpsim.lowering.instructions import Compute, Drop, Hold
 from mpsim.lowering.memory import residents_of, within
 from mpsim.lowering.model import Lowering
+from mpsim.lowering.passes import instructions_of
 from mpsim.lowering.passes.hold import copied_bytes
 from mpsim.lowering.stages import Stage, gradient_bytes, share_bytes
 
-__all__ = ["held_at_least"]
+__all__ = ["held_at_least", "held_in_order"]
 
 
 def held_at_least(lowering: Lowering, rank: int) -> int:
@@ -42,6 +47,26 @@ def held_at_least(lowering: Lowering, rank: int) -> int:
             now -= stage.kept_bytes(again is not None) + (beside if one.kind == "W" else 0)
     copied = copied_bytes(list(held.values()), lowering.plan)
     return throughout + max(most, now + gradients[made] + copied)
+
+
+def held_in_order(lowering: Lowering, rank: int) -> int:
+    """Return the bytes that a pipeline rank holds in the computation in which it holds most.
+
+    Its computations follow one another: what is held from one to another is there in all between. What is held to
+    the end of an exchange counts to the last computation before it.
+    """
+    own = Held(0)
+    for at, step in enumerate(instructions_of(lowering, rank)):
+        if isinstance(step, Compute):
+            own.ran(at)
+        elif isinstance(step, Hold | Drop):
+            own.note(step)
+    change = Counter[int]()
+    for one in own.allocations:
+        change[one.first] += one.bytes
+        change[one.last + 1] -= one.bytes
+    residents = residents_of([lowering.stages[number] for number in lowering.shape.held_by(rank)], 0)
+    return sum(one.bytes for one in residents) + max(accumulate(change[at] for at in sorted(change)), default=0)
 
 
 def _gathered(stage: Stage) -> int:

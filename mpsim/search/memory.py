@@ -22,10 +22,11 @@ from mpsim.plan.recompute import parse_recompute
 from mpsim.program.allocator import update_copies, workspace_bytes
 from mpsim.search.facts import Facts, Moments
 from mpsim.search.family import Family, Held, before, tables
-from mpsim.search.held import held_at_least
+from mpsim.search.held import held_at_least, held_in_order
 
 __all__ = ["ByLayer", "MemoryBounds"]
 
+_NEAR = 0.85  # of a memory: what is less is not looked at again
 _Row = NDArray[np.float64]
 _Cuts = Sequence[tuple[int, ...]]
 
@@ -136,10 +137,22 @@ class MemoryBounds:
         fullest: _Row = most.max(axis=0)
         return fullest, over
 
-    def lowered(self, lowering: Lowering) -> tuple[float, bool]:
-        """Return the bytes that the fullest rank holds at least as a plan is cut, and whether one overflows."""
-        held = [held_at_least(lowering, p) for p in range(self._plan.pp)]
-        return float(max(held)), any(0 < room < own for room, own in zip(self._capacities, held, strict=True))
+    def lowered(self, lowering: Lowering) -> list[int]:
+        """Return the bytes that each pipeline rank holds at least as a plan is cut."""
+        return [held_at_least(lowering, p) for p in range(self._plan.pp)]
+
+    def in_order(self, lowering: Lowering, held: Sequence[int]) -> list[int]:
+        """Return the same more closely, given that, of a plan with as many micro-batches as its facts are of."""
+        if self._plan.sharding.offload or self._what.except_last:
+            return list(held)
+        return [
+            max(own, held_in_order(lowering, p)) if room and own > _NEAR * room else own
+            for p, (own, room) in enumerate(zip(held, self._capacities, strict=True))
+        ]
+
+    def overflows(self, held: Sequence[int]) -> bool:
+        """Return whether one of the pipeline ranks holds more than there is room."""
+        return any(0 < room < own for room, own in zip(self._capacities, held, strict=True))
 
     @cached_property
     def by_layer(self) -> ByLayer:

@@ -147,15 +147,35 @@ class Study:
         MpsimError
             A plan that cannot be run.
         """
-        order, (whole, _), of = self._order(plan), self._uncut(plan), self.bounds.of(plan)
+        order = self._order(plan)
         found = []
         for boundaries, step_s in zip(order.cuts, order.steps_s, strict=True):
             own = plan if plan.pp == 1 else replace(plan, boundaries=boundaries)
-            least = NOTHING if whole.asynchronous else Least(step_s, *of.memory.lowered(cut_at(whole, boundaries)))
-            found.append((own, least))
-            if order.least.overflows or not least.overflows:
+            found.append((own, self._at_cut(plan, boundaries, step_s)))
+            if order.least.overflows or not found[-1][1].overflows:
                 return found[-1]
         return found[0]
+
+    def _at_cut(self, plan: Plan, boundaries: tuple[int, ...], step_s: float) -> Least:
+        """Return the bound of a plan at one of its cuts, given that of its step."""
+        (whole, _), of = self._uncut(plan), self.bounds.of(plan)
+        if whole.asynchronous:
+            return NOTHING
+        lowering = cut_at(whole, boundaries)
+        held = of.memory.lowered(lowering)
+        if not of.memory.overflows(held):
+            if of.facts.microbatches != plan.microbatches:
+                lowering = cut_at(self._with_fewer(plan, of.facts.microbatches), boundaries)
+            held = of.memory.in_order(lowering, held)
+        return Least(step_s, float(max(held)), of.memory.overflows(held))
+
+    def _with_fewer(self, plan: Plan, count: int) -> Lowering:
+        """Return a plan with fewer micro-batches of the same size that is lowered but for its stages."""
+        batch = plan.batch // plan.microbatches * count
+        return uncut(
+            self.workload, self.topology, replace(plan, microbatches=count, batch=batch), by_type=self.by_type,
+            host_speed=self.host_speed, routes=self.routes, costs=self.bounds.family(plan).costs,
+        )  # fmt: skip
 
     def as_cut(self, plan: Plan) -> Plan:
         """Return a plan with the stages that `cut` gives it."""

@@ -109,7 +109,7 @@ def test_nothing_is_less_than_its_bound(case) -> None:
     cut, least = study.cut(plan)
     found.append(least)
     assert least == study.cut(cut)[1]
-    assert least[1:] == study.bounds.of(plan).memory.lowered(lower(study.workload, study.topology, cut))
+    assert least.memory_bytes >= max(study.bounds.of(plan).memory.lowered(lower(study.workload, study.topology, cut)))
     if row["reason"]:  # such as a deadlock, which only a replay tells
         return
     for least in found:
@@ -140,11 +140,33 @@ def test_replicas_of_each_schedule_are_no_faster_than_their_bound(schedule, zero
     assert not least.overflows or row["fits"] is False
 
 
+@pytest.mark.parametrize("recompute", ["", "full"])
+@pytest.mark.parametrize("zero", [0, 3])
+@pytest.mark.parametrize("schedule", SYNCHRONOUS)
+def test_what_is_held_in_order_is_held(schedule, zero, recompute, monkeypatch) -> None:
+    """Of 20 micro-batches on four ranks the rows of 12 tell what is held, to the byte where no exchange outlasts it."""
+    monkeypatch.setattr("mpsim.search.memory._NEAR", 0.0)
+    layers = [
+        layer(f"l.{i}", (1.0, 1.0 + i % 2, 0.5), parameters={f"p{i}": 600 * (1 + i % 3)}, saved_bytes=100 + i)
+        for i in range(12)
+    ]
+    topology = switch(8, link=Wire(50_000.0), devices=[Device(name="", memory_bytes=10**6)] * 8)
+    study = Study(chained(layers, 300), topology)
+    sharding = Sharding(zero=zero, recompute=recompute)
+    plan = Plan(dp=2, pp=4, microbatches=20, batch=40, schedule=schedule, sharding=sharding)
+    cut, least = study.cut(plan)
+    peak_bytes = study.row(cut)["highest_peak_memory_bytes"]
+    assert max(study.bounds.of(plan).memory.lowered(lower(study.workload, topology, cut))) <= least.memory_bytes
+    if zero:
+        assert 0.97 * peak_bytes <= least.memory_bytes <= peak_bytes
+    else:
+        assert least.memory_bytes == peak_bytes
+
+
 @pytest.mark.parametrize("microbatches", [48, 52])
 @pytest.mark.parametrize("schedule", SYNCHRONOUS)
-def test_what_is_said_of_many_microbatches_is_held_at_some_moment(schedule, microbatches, monkeypatch) -> None:
+def test_what_is_said_of_many_microbatches_is_held_at_some_moment(schedule, microbatches) -> None:
     """Rows of fewer stand for many: each rank has as much of each stage under way at once, with as many gradients."""
-    monkeypatch.setattr("mpsim.search.facts._MOST_CELLS", 40)
     plan = Plan(pp=8, microbatches=microbatches, batch=microbatches, schedule=schedule)
     facts = facts_of(plan)
     for rank, row in enumerate(plan.rows()):
