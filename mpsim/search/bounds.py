@@ -138,6 +138,13 @@ class Bounds:
             return Least(of.step_by_cuts(), *of.memory.by_cuts())
         return Least(of.step_in_mean(), *of.memory.in_mean())
 
+    def lightest(self, plans: Sequence[Plan]) -> Least:
+        """Return the bound of the memory of some plans that differ in their schedules alone, and how they launch."""
+        facts = [facts_of(plan) for plan in plans]
+        if any(one.asynchronous for one in facts) or plans[0].boundaries is not None:
+            return NOTHING
+        return Least(0.0, *self.of(plans[0]).memory.of_any(facts))
+
     def work_s(self, plan: Plan) -> float:
         """Return what any plan with these sizes of axes takes at least, whatever its schedule, ZeRO, recomputation."""
         return plan.microbatches * sum(self.frame(plan, waiting=plan.pp == 1).sums_s) / plan.pp

@@ -108,15 +108,19 @@ def facts_of(plan: Plan) -> Facts:
     >>> facts_of(Plan(pp=4, microbatches=8)).held, facts_of(Plan(pp=4, microbatches=8)).before
     ((4, 3, 2, 1), (0, 1, 2, 3))
     """
-    ranks, microbatches = plan.pp, plan.microbatches
     # A plan has given rows as what makes them.
     schedule = plan.schedule if isinstance(plan.schedule, str) else resolve_schedule(plan.schedule)
+    return _facts_of(schedule, plan.pp, plan.microbatches, plan.chunks)
+
+
+@cache
+def _facts_of(schedule: str | Schedule, ranks: int, microbatches: int, chunks: int) -> Facts:
     # Rounds that are not full are not the same of fewer.
     if microbatches > 3 * ranks and microbatches % ranks == 0:
-        fewer, few = (_facts(schedule, ranks, rounds * ranks, plan.chunks) for rounds in (2, 3))
+        fewer, few = (_facts(schedule, ranks, rounds * ranks, chunks) for rounds in (2, 3))
         if [one.total for one in fewer.moments] == [one.total for one in few.moments]:  # else more hold more
             return few
-    return _facts(schedule, ranks, microbatches, plan.chunks)
+    return _facts(schedule, ranks, microbatches, chunks)
 
 
 @cache

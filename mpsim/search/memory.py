@@ -98,6 +98,14 @@ class MemoryBounds:
         room = sum(self._capacities) if all(self._capacities) else np.inf
         return float(most / pp + self._workspace), bool(most + pp * self._workspace > room)
 
+    def of_any(self, facts: Sequence[Facts]) -> tuple[float, bool]:
+        """Return the same of the plans that differ from this one in their schedules, which have these facts."""
+        own, pp = self.by_layer, self._plan.pp
+        once = min(min(one.held) for one in facts)
+        most = own.state.sum() + max((own.gradients + own.copied).sum(), once * own.kept.sum())
+        room = sum(self._capacities) if all(self._capacities) else np.inf
+        return float(most / pp + self._workspace), bool(most + pp * self._workspace > room)
+
     def by_cuts(self) -> tuple[float, bool]:
         """Return the same of the best cut, where each rank has one stage."""
         own = self.by_layer

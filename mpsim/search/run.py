@@ -20,7 +20,7 @@ from mpsim.errors import MpsimError
 from mpsim.lowering.draws import Trials, check_processes
 from mpsim.plan.model import Plan, check_size
 from mpsim.processes import worker_pool
-from mpsim.search.bounds import Least
+from mpsim.search.bounds import NOTHING, Least
 from mpsim.search.found import Found, FoundInterrupted, Unfit
 from mpsim.search.space import Axes, Family, count_variants, families, variants
 from mpsim.search.study import Study
@@ -233,8 +233,7 @@ class _Search:
         """Decide the plans that cannot be run, or cannot fit."""
         heap: list[_Node] = []
         for number, family in zip(self._numbers, self._made, strict=False):
-            for own, plan in enumerate(self._variants(family), number):
-                self._push(_Node(0.0, own, family, plan), heap)
+            self._push_all(number, family, heap)
 
     def run(self, workers: int) -> None:
         """Decide every plan."""
@@ -303,8 +302,7 @@ class _Search:
         if node.tier == 1 and self._ruled_out(family.ranks, node.least_s):
             self._decide("bounded", self._size(family))
             return
-        for number, plan in enumerate(self._variants(family), node.number):
-            self._push(_Node(0.0, number, family, plan), heap)
+        self._push_all(node.number, family, heap)
 
     def _lightest(self, family: Family) -> float | None:
         """Return what any plan of a family takes at least: the work of its ranks; None where that is not known."""
@@ -315,6 +313,29 @@ class _Search:
             return min(self._study.bounds.work_s(replace(plan, devices=place)) for place in self._study.places(plan))
         except MpsimError:
             return None
+
+    def _push_all(self, first: int, family: Family, heap: list[_Node]) -> None:
+        """Put the plans of a family where they belong, but for those that cannot fit whatever their schedule."""
+        alike: dict[object, list[tuple[int, Plan]]] = {}
+        for number, plan in enumerate(self._variants(family), first):
+            alike.setdefault((plan.sharding, plan.devices), []).append((number, plan))
+        for own in alike.values():
+            least = self._lightest_of([plan for _, plan in own])
+            if least.overflows:
+                self._nearer(own[0][1], least.memory_bytes)
+                self._decide("too large", len(own))
+                continue
+            for number, plan in own:
+                self._push(_Node(0.0, number, family, plan), heap)
+
+    def _lightest_of(self, plans: Sequence[Plan]) -> Least:
+        """Return the bound of memory of plans that differ in their schedules."""
+        if not self._prune or len(plans) == 1:
+            return NOTHING
+        try:
+            return self._study.bounds.lightest(plans)
+        except MpsimError:
+            return NOTHING
 
     def _push(self, node: _Node, heap: list[_Node]) -> None:
         """Put a plan where its bound belongs, if it can be and fits."""
