@@ -7,6 +7,7 @@ from functools import cache
 from itertools import accumulate, combinations, pairwise
 from math import comb, inf
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -37,6 +38,8 @@ _FEW = 300
 _MOST_S = 1e300
 _WEIGHTS = (0.0, 0.25, 0.5, 2.0, 4.0, 8.0, 16.0, 64.0, 256.0)
 _ROOMS = (1.0, 1.125, 1.25, 1.5, 2.0, inf)
+# Seconds of collectives on an idle network, by algorithm: whatever the costs of layers.
+_COLLECTED: WeakKeyDictionary[Routes, dict[str, dict[tuple[str, int, tuple[int, ...]], float]]] = WeakKeyDictionary()
 
 
 def balanced_boundaries(scales: Scales) -> tuple[int, ...]:
@@ -190,7 +193,7 @@ class Clock:
         self._exchanged: dict[str, list[tuple[str, int, str]]] = {}
         self._totals: dict[object, _Seconds] = {}
         self._passed: dict[object, list[_Passes]] = {}
-        self._collected: dict[tuple[str, int, tuple[int, ...]], float] = {}
+        self._collected = _COLLECTED.setdefault(routes, {}).setdefault(algorithm, {})
         self._gradients: dict[Split, list[int]] = {}
 
     def running_total(self, line: Line, again: frozenset[int] = frozenset(), part: float = 1.0) -> _Seconds:

@@ -134,7 +134,9 @@ class Bounds:
         of = PlanBounds(self, plan)
         if plan.boundaries is not None or of.facts.asynchronous:
             return NOTHING
-        if close and of.facts.plain:
+        if not close:
+            return Least(of.work_in_mean(), *of.memory.in_mean())
+        if of.facts.plain:
             return Least(of.step_by_cuts(), *of.memory.by_cuts())
         return Least(of.step_in_mean(), *of.memory.in_mean())
 
@@ -201,6 +203,7 @@ class PlanBounds:
         # Of a rank's micro-batches all but one add to gradients that are there.
         added = frame.fastest[4] * (plan.microbatches - 1) / plan.microbatches if facts.shape.directions == 1 else 0.0
         self._own = [passes[0] + passes[1] + part * again * passes[2] + added for passes in frame.passes]
+        self._own_s = float((self._own[0] if len(self._own) == 1 else np.min(self._own, axis=0)).sum())
         # Gradients may be reduced as soon as the last of the layers has run backward, others not even forward again.
         self._behind = [passes[1] + again * passes[2] for passes in frame.passes]
         self._host = None if plan.launch == "graphs" else frame.host
@@ -208,19 +211,23 @@ class PlanBounds:
 
     # The step.
 
-    def step_in_mean(self) -> float:
-        """Return the bound that is any cut's: the slowest rank takes no less than the mean."""
+    def work_in_mean(self) -> float:
+        """Return the bound that is any cut's, but for what replicas exchange: no less than the mean of ranks."""
         pp, count, facts, frame = self._plan.pp, self._plan.microbatches, self.facts, self._frame
         forward_s, backward_s = frame.sums_s
-        own, behind = (rows[0] if len(rows) == 1 else np.min(rows, axis=0) for rows in (self._own, self._behind))
         fill = sum(frame.least_f[n] for n in facts.before) + sum(frame.least_b[n] for n in facts.behind)
-        work = count * float(own.sum()) / pp
-        sums = np.array([work, behind.sum() / pp, forward_s / pp])
-        through = float(self._with_replicas(sums[0], sums[1], sums[2], lambda row: row.sum() / pp))
         launched = 0.0 if self._host is None else count * float(self._host.sum()) / pp / self._host_speed
         # Of a backward in two parts the second need not be on the way of any micro-batch.
         passed_s = forward_s + (frame.inputs_s if facts.split else backward_s)
-        return float(max(work + fill / pp, through, passed_s, launched))
+        return float(max((count * self._own_s + fill) / pp, passed_s, launched))
+
+    def step_in_mean(self) -> float:
+        """Return the same with what replicas exchange."""
+        pp, count = self._plan.pp, self._plan.microbatches
+        behind = self._behind[0] if len(self._behind) == 1 else np.min(self._behind, axis=0)
+        sums = np.array([count * self._own_s / pp, behind.sum() / pp, self._frame.sums_s[0] / pp])
+        through = float(self._with_replicas(sums[0], sums[1], sums[2], lambda row: row.sum() / pp))
+        return max(self.work_in_mean(), through)
 
     def step_by_cuts(self) -> float:
         """Return the bound of the best cut, where each rank has one stage."""
