@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import accumulate, combinations, pairwise
 from math import comb, inf
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from mpsim.collectives.traffic import collective, idle_s, message_traffic
 from mpsim.lowering.costs import Costs
 from mpsim.lowering.crossings import Crossing
 from mpsim.lowering.recomputation import again_s, recomputed_layers
+from mpsim.plan.grid import Grid
 from mpsim.plan.model import Plan
 from mpsim.plan.partition import Table, balance, cheapest
 from mpsim.plan.recompute import parse_recompute
@@ -38,6 +39,10 @@ _FEW = 300
 _MOST_S = 1e300
 _WEIGHTS = (0.0, 0.25, 0.5, 2.0, 4.0, 8.0, 16.0, 64.0, 256.0)
 _ROOMS = (1.0, 1.125, 1.25, 1.5, 2.0, inf)
+_MOST_LINES = 1024  # lists of lines that are kept
+# Of pairs of devices those that are unlike.
+_Pairs = tuple[tuple[int, int], ...]
+_UNLIKE: WeakKeyDictionary[Routes, dict[_Pairs, _Pairs]] = WeakKeyDictionary()
 # Seconds of collectives on an idle network, by algorithm: whatever the costs of layers.
 _COLLECTED: WeakKeyDictionary[Routes, dict[str, dict[tuple[str, int, tuple[int, ...]], float]]] = WeakKeyDictionary()
 
@@ -162,7 +167,11 @@ def lines_by_stage(place: tuple[int, ...], plan: Plan, shape: Shape) -> list[lis
     """
     homes = [tuple(shape.home[stage :: shape.stages]) for stage in range(shape.stages)]
     lines = {
-        copies: [_line(place, plan, d, home) for d in range(plan.dp) for home in copies]
+        copies: [
+            line
+            for lines in zip(*(_lines(place, plan.grid, plan.dp, home) for home in copies), strict=True)
+            for line in lines
+        ]
         for copies in dict.fromkeys(homes)
     }
     return [lines[copies] for copies in homes]
@@ -170,15 +179,30 @@ def lines_by_stage(place: tuple[int, ...], plan: Plan, shape: Shape) -> list[lis
 
 def lines_of(place: tuple[int, ...], plan: Plan) -> list[Line]:
     """Return the devices of each pipeline rank of the first replica that share its layers."""
-    return [_line(place, plan, 0, p) for p in range(plan.pp)]
+    return [_line(place, plan.grid, 0, p) for p in range(plan.pp)]
 
 
-def _line(place: tuple[int, ...], plan: Plan, d: int, p: int) -> Line:
+@lru_cache(_MOST_LINES)
+def _lines(place: tuple[int, ...], grid: Grid, dp: int, p: int) -> tuple[Line, ...]:
+    """Return the devices that share the layers of a pipeline rank, of each replica."""
+    return tuple(_line(place, grid, d, p) for d in range(dp))
+
+
+def _line(place: tuple[int, ...], grid: Grid, d: int, p: int) -> Line:
     """Return the devices that share the layers of a pipeline rank of a replica."""
-    grid = plan.grid
     rank = grid.rank(dp=d, pp=p)
     groups = [grid.group(rank, *axes) for axes in (("cp", "tp"), ("tp",), ("cp",), ("ep",))]
     return Line(*(tuple(place[one] for one in group) for group in groups))
+
+
+def _unlike(routes: Routes, pairs: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Return of pairs between which messages take as long the first."""
+    links = routes.topology.links
+    found: dict[object, tuple[int, int]] = {}
+    for pair in pairs:
+        wires = [links[i] for i in routes.path(*pair)]
+        found.setdefault(tuple((wire.latency_s, wire.bandwidth_bytes_per_s, wire.type) for wire in wires), pair)
+    return tuple(found.values())
 
 
 class Clock:
@@ -219,15 +243,14 @@ class Clock:
 
     def sending(self, pairs: Iterable[tuple[int, int]], counts: Sequence[int]) -> _Seconds:
         """Return the seconds that the slowest of these pairs takes for each of so many bytes."""
-        routes, links = self._routes, self._routes.topology.links
-        unlike: dict[object, tuple[int, int]] = {}
-        for pair in pairs:
-            wires = [links[i] for i in routes.path(*pair)]
-            unlike.setdefault(tuple((wire.latency_s, wire.bandwidth_bytes_per_s, wire.type) for wire in wires), pair)
+        routes = self._routes
+        known, of = _UNLIKE.setdefault(routes, {}), tuple(pairs)
+        if of not in known:
+            known[of] = _unlike(routes, of)
 
         @cache
         def slowest(count: int) -> float:
-            return max(idle_s(routes, message_traffic(routes, *pair, count)) for pair in unlike.values())
+            return max(idle_s(routes, message_traffic(routes, *pair, count)) for pair in known[of])
 
         return tuple(slowest(count) for count in counts)
 

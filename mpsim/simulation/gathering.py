@@ -21,6 +21,7 @@ __all__ = ["Gathering", "gathers"]
 
 _Key = tuple[object, ...]
 _PROBES = (1 << 20, 1 << 30)
+_KINDS = ("all_gather", "reduce_scatter")
 _Times = tuple[float, float, float, float]
 
 
@@ -92,6 +93,7 @@ class Gathering:
         self._units = {} if units is None else units
         self._exchanged: dict[tuple[int, range], list[_Exchanged]] = {}
         self._roots: dict[tuple[int, range], _Exchanged | None] = {}
+        self._parts: dict[tuple[int, ...], list[tuple[float, float]]] = {}
         self._loads: dict[tuple[tuple[int, ...], str, int], dict[int, float]] = {}
         self._passes: dict[_Key, float] = {}
         self._kept: dict[int, object] = {}
@@ -165,7 +167,7 @@ class Gathering:
         if self._routes.topology.costs or self._plan.algorithm == "auto":  # of other sizes they may not
             return group
         if group not in self._kinds:
-            calls = [(kind, count) for kind in ("all_gather", "reduce_scatter") for count in _PROBES]
+            calls = [(kind, count) for kind in _KINDS for count in _PROBES]
             loads = [self._load(group, *call) for call in calls]
             links = dict.fromkeys(link for load in loads for link in load)
             loaded = sorted(tuple(load.get(link, 0.0) for load in loads) for link in links)
@@ -175,11 +177,22 @@ class Gathering:
 
     def _wires_s(self, group: tuple[int, ...], calls: Sequence[tuple[str, int]]) -> float:
         """Return what the busiest link takes for the bytes of some collectives."""
+        if self._plan.algorithm != "auto":  # what each link has of a collective is a part of its bytes
+            gathered, reduced = (sum(count for kind, count in calls if kind == own) for own in _KINDS)
+            return max((gathered * first + reduced * second for first, second in self._parts_of(group)), default=0.0)
         total: dict[int, float] = {}
         for (kind, count), times in Counter(calls).items():
             for link, seconds in self._load(group, kind, count).items() if count else ():
                 total[link] = total.get(link, 0.0) + times * seconds
         return max(total.values(), default=0.0)
+
+    def _parts_of(self, group: tuple[int, ...]) -> list[tuple[float, float]]:
+        """Return of links that differ the seconds for each byte that is gathered, and reduced."""
+        if group not in self._parts:
+            first, second = (self._load(group, kind, _PROBES[1]) for kind in _KINDS)
+            each = {(first.get(link, 0.0), second.get(link, 0.0)) for link in (*first, *second)}
+            self._parts[group] = sorted((a / _PROBES[1], b / _PROBES[1]) for a, b in each)
+        return self._parts[group]
 
     def _load(self, group: tuple[int, ...], kind: str, count: int) -> dict[int, float]:
         """Return the seconds in which each link carries what a collective puts on it."""
