@@ -69,6 +69,7 @@ class _Asked:
     schedules: str | None
     chunks: tuple[int, ...] | None
     zero: tuple[int, ...] | None
+    shards: tuple[int, ...] | None
     recompute: str | None
     launch: str | None
     bucket: int
@@ -107,6 +108,7 @@ class _Asked:
 @click.option("--schedules", metavar="NAME,…", help=f"Of {', '.join(SCHEDULES)}; by default {', '.join(TRIED)}.")
 @click.option("--chunks", type=NUMBERS, help="Stages a rank; by default 2,4,8 and what divides alike layers evenly.")
 @click.option("--zero", type=NUMBERS, help="Stages of ZeRO; by default 0,1,2,3.")
+@click.option("--shards", type=NUMBERS, help="Of ZeRO, replicas that shard together (HSDP), 0 for all, the default.")
 @click.option("--recompute", metavar="WHAT,…", help="By default none, selective where it can be, and full.")
 @click.option("--launch", metavar="NAME,…", help=f"Of {', '.join(LAUNCHES)}; by default as traced.")
 @click.option("--bucket", type=BYTES, default="25 MiB", show_default=True, help="Gradients all-reduced at once.")
@@ -320,6 +322,7 @@ def _axes(asked: _Asked) -> Axes:
         microbatch_sizes=asked.microbatch_sizes or (),
         schedules=words(asked.schedules),
         zero=asked.zero or (),
+        shards=asked.shards or (),
         recompute=again,
         launch=words(asked.launch),
     )

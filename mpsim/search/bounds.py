@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from mpsim.lowering.balancing import Clock, lines_of
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.stages import microbatch_size
+from mpsim.plan.grid import Grid
 from mpsim.plan.model import Plan
 from mpsim.plan.partition import least_most
 from mpsim.plan.recompute import parse_recompute
@@ -77,17 +78,24 @@ class _Frame:
         self.inputs_s = float(np.maximum(self.backward - weights, 0.0).sum())
         # What the layers that take least take together: none, one, two, ...
         self.least_f, self.least_b = (before(np.sort(row)) for row in (self.forward, self.backward))
-        grid, devices = plan.grid, routes.topology.devices
-        groups = [grid.group(grid.rank(pp=p), "dp", "cp") for p in range(plan.pp)]
-        self.replicas = [tuple(place[one] for one in group) for group in groups]
+        devices = routes.topology.devices
+        self._pp, self._place = plan.pp, place
+        self._groups: dict[tuple[Grid, str], list[tuple[int, ...]]] = {}
         self.capacities = [min(devices[device].memory_bytes for device in line.devices) for line in lines]
         paces = frozenset((devices[device].type, devices[device].speed) for device in place)
         self.fastest = family.fastest(paces)
         self.measured = bool(routes.topology.costs)
-        self.rates: dict[tuple[str, int, int | None], float] = {}
+        self.rates: dict[tuple[str, int, int | None, int], float] = {}
         self.gatherings: dict[Sharding, Gathering] = {}
         host = family.launching(frozenset(kind for kind, _ in paces))
         self.host = None if host is None else host[0] + host[1] + host[2]
+
+    def groups(self, grid: Grid, axis: str) -> list[tuple[int, ...]]:
+        """Return the devices of each pipeline rank's group along an axis of a grid."""
+        if (grid, axis) not in self._groups:
+            groups = [grid.group(grid.rank(pp=p), axis) for p in range(self._pp)]
+            self._groups[grid, axis] = [tuple(self._place[one] for one in group) for group in groups]
+        return self._groups[grid, axis]
 
 
 class Bounds:
@@ -195,7 +203,8 @@ class PlanBounds:
         self._what = parse_recompute(plan.sharding.recompute)
         frame = bounds.frame(plan, waiting=not facts.overlaps)
         self._family, self._held, self._frame, self.clock = frame.family, bounds.held(plan.split), frame, frame.clock
-        self._replicas = frame.replicas
+        self._shards = plan.sharding.shards or plan.replicas
+        self._sharing = frame.groups(plan.grid, "shard")  # which are all replicas where none shard
         self.memory = MemoryBounds(plan, facts, self._family, self._held, frame.capacities)
         self._update_s = frame.fastest[3]
         again = self._family.again(self._what)
@@ -238,7 +247,7 @@ class PlanBounds:
         found = []
         for p in range(self._plan.pp):
             kind = frame.kind[p]
-            key = (kind, self._replicas[p] if self._plan.replicas > 1 else ())
+            key = (kind, self._sharing[p] if self._plan.replicas > 1 else ())
             if key not in weighed:
                 passes = frame.passes[kind]
                 own, behind, forward = map(tables, (self._own[kind], self._behind[kind], passes[0]))
@@ -261,8 +270,7 @@ class PlanBounds:
         """
         plan, held, count = self._plan, self._held, self._plan.microbatches
         sharding = plan.sharding
-        shares = plan.replicas if sharding.zero else 1
-        update = sums(self._update_s) / shares
+        update = sums(self._update_s) / (self._shards if sharding.zero else 1)
         if plan.replicas == 1:
             return work + update
         if sharding.zero == 3:
@@ -287,11 +295,11 @@ class PlanBounds:
         most = int(whole.sum())
         if self._plan.sharding.zero < 3:
             most = min(most, int(2 * (self._plan.bucket_bytes + held.gradients.max(initial=0) + held.gathered.max())))
-        if not most or self._plan.sharding.shards not in (0, self._plan.replicas):
+        if not most:
             return 0.0
-        key = (kind, most, p)
+        key = (kind, most, p, self._shards)
         if key not in self._frame.rates:
-            groups = dict.fromkeys(self._replicas if p is None else [self._replicas[p]])
+            groups = dict.fromkeys(self._sharing if p is None else [self._sharing[p]])
             # Of links whose collectives were measured less may take less for each byte.
             sizes = [most >> i for i in range(_HALVINGS) if most >> i] if self._frame.measured else [most]
             rates = (self.clock.collective(kind, size, group) / size for group in groups for size in sizes)
@@ -313,7 +321,7 @@ class PlanBounds:
         """Return what the step takes at least at each cut, given when ranks are done with their rows."""
         plan, held, work_s = self._plan, self._held, ended.row_s
         zero = plan.sharding.zero
-        update_s = self._by_rank(self._update_s, cuts) / (plan.replicas if zero else 1)
+        update_s = self._by_rank(self._update_s, cuts) / (self._shards if zero else 1)
         if plan.replicas > 1 and zero == 3:
             rows = zip(("all_gather", "reduce_scatter"), self._exchanged(), strict=True)
             exchanged_s = [self._rates(kind) * self._by_rank(row, cuts) for kind, row in rows]

@@ -167,7 +167,7 @@ class MemoryBounds:
         """What a rank holds of each layer."""
         held, plan = self._held, self._plan
         zero = plan.sharding.zero if plan.replicas > 1 else 0
-        shares = [plan.replicas if zero >= first else 1 for first in (3, 1, 2)]
+        shares = [(plan.sharding.shards or plan.replicas) if zero >= first else 1 for first in (3, 1, 2)]
         if zero == 2 and plan.sharding.accumulate:
             shares[2] = 1
         state = held.parameters / shares[0] + (held.masters + held.optimizer) / shares[1] + held.buffers

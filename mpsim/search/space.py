@@ -46,6 +46,9 @@ class Axes:
         Stages a rank, of schedules that take several; empty: 2, 4 and 8, and those that divide alike layers evenly.
     zero : tuple of int
         Stages of ZeRO; empty: 0 to 3.
+    shards : tuple of int
+        Replicas that shard together (hybrid sharding), of ZeRO's stages but 0; 0: all; empty: as the base plan says.
+        Sizes that do not divide a plan's replicas are left out.
     recompute : tuple of str
         What is computed again; empty: nothing, attention cores where there are any, and all.
     launch : tuple of str
@@ -68,6 +71,7 @@ class Axes:
     schedules: tuple[str | Schedule, ...] = ()
     chunks: tuple[int, ...] = ()
     zero: tuple[int, ...] = ()
+    shards: tuple[int, ...] = ()
     recompute: tuple[str, ...] = ()
     launch: tuple[str, ...] = ()
 
@@ -83,6 +87,8 @@ class Axes:
             resolve_schedule(schedule)
         for zero in self.zero:
             Sharding(zero=zero)
+        for shards in self.shards:
+            Sharding(zero=3, shards=shards)
         for text in self.recompute:
             Sharding(recompute=text)
         for launch in self.launch:
@@ -218,8 +224,8 @@ def variants(workload: Workload, family: Family, base: Plan, axes: Axes) -> list
     """
     plan = family.plan(base)
     found = []
-    for (schedule, chunks), zero, what, launch in product(*_choices(workload, family, base, axes)):
-        sharding = replace(plan.sharding.at(zero), recompute=what)
+    for (schedule, chunks), (zero, shards), what, launch in product(*_choices(workload, family, base, axes)):
+        sharding = replace(plan.sharding.at(zero), shards=shards, recompute=what)
         found.append(replace(plan, schedule=schedule, chunks=chunks, sharding=sharding, launch=launch))
     return found
 
@@ -231,10 +237,19 @@ def count_variants(workload: Workload, family: Family, base: Plan, axes: Axes) -
 
 def _choices(
     workload: Workload, family: Family, base: Plan, axes: Axes
-) -> tuple[Sequence[tuple[str | Schedule, int]], Sequence[int], Sequence[str], Sequence[str]]:
-    zeros = (axes.zero or (0, 1, 2, 3)) if family.dp * family.split.cp > 1 else (0,)
+) -> tuple[Sequence[tuple[str | Schedule, int]], Sequence[tuple[int, int]], Sequence[str], Sequence[str]]:
+    replicas = family.dp * family.split.cp
+    sharded = [(zero, shards) for zero in axes.zero or (0, 1, 2, 3) for shards in _shards(zero, replicas, base, axes)]
+    zeros = (sharded if family.split.ep == 1 else [one for one in sharded if not one[1]]) if replicas > 1 else [(0, 0)]
     again = axes.recompute or ("", *(("selective",) if _has_cores(workload, family) else ()), "full")
     return _schedules(workload, family, axes), zeros, again, axes.launch or (base.launch,)
+
+
+def _shards(zero: int, replicas: int, base: Plan, axes: Axes) -> Sequence[int]:
+    """Return how many replicas may shard together; 0: all."""
+    if not zero:
+        return (0,)
+    return [n for n in axes.shards or (base.sharding.shards,) if not n or (n < replicas and replicas % n == 0)]
 
 
 def _has_cores(workload: Workload, family: Family) -> bool:

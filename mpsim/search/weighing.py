@@ -135,8 +135,8 @@ class Weighing:
                 return Least(0.0, float(held.min()), True)
             found = self.study.cut(plan)[1]
         sharding = plan.sharding
-        # What is gathered or reduced in other types, or among fewer, takes less than the bound has it.
-        apart = sharding.shards or sharding.gather_dtype or sharding.reduce_dtype
+        # What is gathered or reduced in other types takes less than the bound has it.
+        apart = sharding.gather_dtype or sharding.reduce_dtype
         return found._replace(step_s=0.0) if apart else found
 
     def surely_overflows(self, plan: Plan) -> bool:

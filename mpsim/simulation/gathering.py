@@ -26,7 +26,7 @@ _Times = tuple[float, float, float, float]
 
 
 def gathers(plan: Plan) -> bool:
-    """Return whether all replicas of a plan share parameters, which each of its passes gathers anew.
+    """Return whether replicas of a plan share parameters, which each of its passes gathers anew.
 
     Examples
     --------
@@ -38,7 +38,6 @@ def gathers(plan: Plan) -> bool:
     return (
         sharding.zero == 3
         and plan.replicas > 1
-        and sharding.shards in (0, plan.replicas)
         and sharding.reshard_after_forward in ("blocks", "all")
         and not sharding.keep_gathered
     )
@@ -88,7 +87,7 @@ class Gathering:
         self._workload, self._plan, self._clock = lowering.workload, lowering.plan, clock
         self._routes = lowering.routes
         grid = self._plan.grid
-        groups = (grid.group(grid.rank(pp=p), "dp", "cp") for p in range(self._plan.pp))
+        groups = (grid.group(grid.rank(pp=p), "shard") for p in range(self._plan.pp))
         self._groups = [tuple(lowering.place[one] for one in group) for group in groups]
         self._units = {} if units is None else units
         self._exchanged: dict[tuple[int, range], list[_Exchanged]] = {}

@@ -79,8 +79,9 @@ def plans(draw):
         topology = replace(topology, devices=tuple(devices))
     batch = draw(st.sampled_from([1, 2, 4, 8, 12]))
     axes = Axes(
-        schedules=(draw(st.sampled_from(SYNCHRONOUS)),), recompute=(draw(st.sampled_from(["", "full", "stages"])),)
-    )
+        schedules=(draw(st.sampled_from(SYNCHRONOUS)),), recompute=(draw(st.sampled_from(["", "full", "stages"])),),
+        shards=draw(st.sampled_from([(), (0, 2)])),
+    )  # fmt: skip
     base = Plan(
         batch=batch, first_bucket_bytes=draw(st.sampled_from([1, 600, 2**20])),
         bucket_bytes=draw(st.sampled_from([1, 1000, 2**20])), runtime=draw(st.sampled_from(["ideal", "blocking"])),
@@ -119,16 +120,17 @@ def test_nothing_is_less_than_its_bound(case) -> None:
     assert study.bounds.work_s(plan) <= row["step_s"] * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize(("dp", "zero", "shards"), [(2, 0, 0), (2, 1, 0), (2, 2, 0), (2, 3, 0), (4, 1, 2), (4, 3, 2)])
 @pytest.mark.parametrize("schedule", SYNCHRONOUS)
-def test_replicas_of_each_schedule_are_no_faster_than_their_bound(schedule, zero) -> None:
+def test_replicas_of_each_schedule_are_no_faster_than_their_bound(schedule, dp, zero, shards) -> None:
     layers = [
         layer(f"l{i}", (1.0, 1.0 + i % 2, 0.5), parameters={f"p{i}": 600 * (1 + i % 3)}, saved_bytes=100 + i)
         for i in range(8)
     ]
     topology = switch(8, link=Wire(500.0, 0.25), devices=[Device(name="", memory_bytes=3000)] * 8)
     study = Study(chained(layers, 300), topology)
-    plan = Plan(dp=2, pp=2, microbatches=4, batch=8, schedule=schedule, sharding=Sharding(zero=zero))
+    sharding = Sharding(zero=zero, shards=shards)
+    plan = Plan(dp=dp, pp=2, microbatches=4, batch=4 * dp, schedule=schedule, sharding=sharding)
     row = study.row(plan)
     assert row["reason"] is None
     for least in (study.bounds.rough(plan), study.bounds.close(plan), study.cut(plan)[1]):

@@ -16,7 +16,7 @@ from mpsim.search.run import best, dry_run
 from mpsim.search.space import Axes
 from mpsim.search.study import Study
 from mpsim.sweeps.file import load_sweep
-from mpsim.topology.builders import chain, switch
+from mpsim.topology.builders import chain, nodes, switch
 from mpsim.topology.model import Device
 from mpsim.topology.spec import parse_topology
 from mpsim.topology.wire import Wire
@@ -209,3 +209,19 @@ def test_base_and_chain_are_used() -> None:
     found = best(study, batch=4, base=Plan(runtime="blocking", algorithm="direct"), processes=1)
     assert {plan.runtime for plan in found.plans.values()} == {"blocking"}
     assert found.best["algorithm"] == "direct"
+
+
+def test_groups_that_shard_are_tried_where_asked() -> None:
+    """Four replicas on two nodes with slow links between: pairs inside a node gather over none of these."""
+    layers = [layer(f"l{i}", (1.0, 1.0, 1.0), parameters={f"p{i}": 4096}) for i in range(4)]
+    topology = nodes(2, per_node=2, nics=1, inside="4KB/s@0", between="100B/s@0")
+    study = Study(chained(layers, 0), topology)
+    axes = Axes(devices=(4,), dp=(4,), zero=(3,))
+    alone, also = (best(study, batch=8, axes=one, processes=1) for one in (axes, replace(axes, shards=(0, 2, 3))))
+    assert also.planned == 2 * alone.planned
+    assert "shards=2" in also.best["plan"]
+    assert also.best["step_s"] < alone.best["step_s"]
+    every = best(study, batch=8, axes=replace(axes, shards=(0, 2)), prune=False, processes=1)
+    assert named(every) == named(also)
+    with pytest.raises(MpsimError, match="shards is 1"):
+        Axes(shards=(1,))
