@@ -15,8 +15,10 @@ __all__ = ["brief", "short_repr"]
 _MOST_ITEMS, _MOST_TEXT, _MOST_FIELD, _MOST = 8, 60, 160, 1000
 
 
-def short_repr(value: Any) -> str:
+def short_repr(value: Any, **also: Any) -> str:
     """Return a dataclass as it is called, its fields at their default left out and long ones by what they hold.
+
+    What follows from its fields and must not be missed is said after them, by name.
 
     It is the ``__repr__`` of classes that may hold thousands of values.
 
@@ -26,7 +28,8 @@ def short_repr(value: Any) -> str:
     >>> short_repr(Provenance(command="mpsim trace gpt2", software="x" * 1000))
     "Provenance(command='mpsim trace gpt2', software='xxxxxxxxxxxxxxxxxxxxxxxxxxxxx … xxxxxxxxxxxxxxxxxxxxxxxxxxxx')"
     """
-    said = (f"{one.name}={brief(getattr(value, one.name))}" for one in fields(value) if _tells(value, one))
+    told = {one.name: getattr(value, one.name) for one in fields(value) if _tells(value, one)} | also
+    said = (f"{name}={brief(what)}" for name, what in told.items())
     return shortened(f"{type(value).__name__}({', '.join(said)})", _MOST)
 
 

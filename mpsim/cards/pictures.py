@@ -20,6 +20,7 @@ from mpsim.topology.show import draw
 from mpsim.units import format_bytes, format_duration
 from mpsim.workload.model import Workload
 from mpsim.workload.show import workload_to_dict
+from mpsim.workload.trust import times_of
 
 __all__ = [
     "found_figure", "plan_figure", "result_figure", "sweep_figure", "topology_figure", "workload_figure",
@@ -32,7 +33,7 @@ _MOST_CELLS = 20_000
 def workload_figure(workload: Workload) -> Any:
     """Draw what each layer takes and holds."""
     plain = workload_to_dict(workload)
-    about = f"{len(workload.layers)} layers at micro-batch {workload.microbatch}, {workload.device}"
+    about = f"{len(workload.layers)} layers at micro-batch {workload.microbatch}, {' '.join(times_of(workload))}"
     figure = _drawn("layers", plain["layers"], heading=[shortened(workload.name, 120), about])
     longest = max(plain["layers"], key=_seconds)
     part = _seconds(longest) / (sum(map(_seconds, plain["layers"])) or 1.0)

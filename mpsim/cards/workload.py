@@ -13,7 +13,7 @@ from mpsim.units import format_bytes, format_duration
 from mpsim.workload.model import Workload
 from mpsim.workload.show import workload_to_dict
 from mpsim.workload.split import WHOLE
-from mpsim.workload.trust import doubted, remarks
+from mpsim.workload.trust import cautions, doubted, remarks, times_of
 
 __all__ = ["card"]
 
@@ -43,7 +43,8 @@ def card(workload: Workload) -> str:
     runs = [[*run] for _, run in groupby(plain["layers"], key=lambda layer: [layer[name] for name in _ALIKE])]
     below = f"and {len(runs) - _MOST_ROWS} more rows: to_frame() has all" if len(runs) > _MOST_ROWS else ""
     blocks = [html.facts(_facts(workload, plain)), html.table(_columns(runs[:_MOST_ROWS]), below)]
-    return html.card("Workload", workload.name, [*blocks, html.lines(short_notes(remarks(workload)))])
+    blocks.append(html.lines(short_notes(remarks(workload))))
+    return html.card("Workload", workload.name, blocks, cautions=cautions(workload))
 
 
 def _facts(workload: Workload, plain: dict[str, Any]) -> list[tuple[str, str]]:
@@ -58,10 +59,9 @@ def _facts(workload: Workload, plain: dict[str, Any]) -> list[tuple[str, str]]:
         ("kept for backward", format_bytes(plain["saved_bytes"])),
         ("micro-batches", ", ".join(map(str, sizes))),
         ("splits", ", ".join(split.text for split in splits)),
-        ("measured on", f"{workload.device} (clock {workload.clock})"),
+        times_of(workload),
         ("precision, optimizer", ", ".join(filter(None, (precision, workload.optimizer)))),
         ("layers / step", _checked(workload)),
-        ("scaled", workload.scaling.text if workload.scaling else ""),
     ]
 
 

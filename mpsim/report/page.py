@@ -22,7 +22,7 @@ from mpsim.report.tables import devices_table, parts_table, plans_table, real_ta
 from mpsim.report.timeline import timeline
 from mpsim.report.trust import provenance, trust
 from mpsim.result.model import Result
-from mpsim.result.text import format_percent
+from mpsim.result.text import device_of, format_percent
 from mpsim.sweeps.model import Row
 from mpsim.topology.show import draw
 from mpsim.units import format_bytes, format_duration
@@ -163,7 +163,7 @@ def _question(material: Material) -> list[tuple[str, str]]:
         ("cluster", row["topology"]),
         ("batch", f"{batch}, {row['global_batch'] * tokens:,} tokens a step" if tokens else f"{batch} a step"),
         ("runtime", row["runtime"]),
-        ("measured on", row["measured_on"]),
+        device_of(row["fidelity"], row["measured_on"]),
     ]
     work = material.workload
     if work is not None:

@@ -14,6 +14,7 @@ from mpsim.units import format_bytes, format_duration
 
 __all__ = [
     "caution",
+    "device_of",
     "device_rows",
     "facts_of",
     "fidelity_words",
@@ -115,9 +116,21 @@ def facts_of(result: Result) -> list[tuple[str, str]]:
         ("memory", _memory(result)),
         ("trials", _trials(result)),
         ("fidelity", f"{result.fidelity}: {fidelity_words(result.fidelity)}"),
-        ("measured on", result.measured_on),
+        device_of(result.fidelity, result.measured_on),
         ("runtime", _runtime(result)),
     ]
+
+
+def device_of(fidelity: str, device: str) -> tuple[str, str]:
+    """Return of what device the layer times of a result are, and how they were come by in a word or two.
+
+    Examples
+    --------
+    >>> device_of("measured", "NVIDIA H200"), device_of("analytical", "H200-SXM-141GB"), device_of("given", "given")
+    (('measured on', 'NVIDIA H200'), ('computed for', 'H200-SXM-141GB'), ('given for', ''))
+    """
+    how = {"analytical": "computed for", "given": "given for"}.get(fidelity, "measured on")
+    return how, "" if device == "given" else device
 
 
 def format_tflops(flops_per_s: float) -> str:

@@ -191,7 +191,13 @@ class Workload(Document):
     scaling: Scaling | None = None
     provenance: Provenance = Provenance()
 
-    __repr__ = short_repr
+    def __repr__(self) -> str:
+        return short_repr(self, **({} if self.fidelity == Fidelity.MEASURED.value else {"fidelity": self.fidelity}))
+
+    @property
+    def fidelity(self) -> str:
+        """The weakest of its costs': ``measured``, ``scaled``, ``analytical`` (a roofline's) or ``given`` (by hand)."""
+        return Fidelity.weakest(*{cost.fidelity for layer in self.layers for cost in layer.costs}).value
 
     def __post_init__(self) -> None:
         check_count(self.microbatch, "microbatch", 1)

@@ -14,7 +14,7 @@ from mpsim.units import format_bytes, format_duration
 from mpsim.workload.costs import cost_at, median_s
 from mpsim.workload.model import Cost, Layer, StepCheck, Workload
 from mpsim.workload.split import WHOLE, Split, split_of
-from mpsim.workload.trust import doubts, refused, remarks
+from mpsim.workload.trust import doubts, refused, remarks, times_of
 
 __all__ = ["fed_bytes", "output_bytes", "show_workload", "workload_to_dict"]
 
@@ -70,7 +70,7 @@ def show_workload(
     --------
     >>> layers = [Layer.given(name, forward_s=0.5, backward_s=1.0) for name in "ab"]
     >>> print(show_workload(Workload.chain("two", layers)).split("\\n\\n")[0])
-    two: 2 layers, micro-batch 1, given (clock given)
+    two: 2 layers, micro-batch 1, given by hand, not measured
     """
     workload = Workload.of(workload)
     size = microbatch or workload.microbatch
@@ -146,12 +146,8 @@ def _total_row(workload: Workload, found: Sequence[_Shown], split: Split | int) 
 
 
 def _head(workload: Workload, size: int, split: Split | int) -> str:
-    threads = f", {workload.threads} thread{'s' * (workload.threads > 1)}" if workload.threads else ""
     shard = _of_ranks(split_of(split))
-    return (
-        f"{workload.name}: {len(workload.layers)} layers, micro-batch {size}{shard}, {workload.device}"
-        f" (clock {workload.clock}{threads})"
-    )
+    return f"{workload.name}: {len(workload.layers)} layers, micro-batch {size}{shard}, {' '.join(times_of(workload))}"
 
 
 def _of_ranks(split: Split) -> str:

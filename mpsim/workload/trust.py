@@ -7,14 +7,19 @@ make (`mpsim.workload.model.StepCheck`).
 from __future__ import annotations
 
 from mpsim.errors import MpsimError
-from mpsim.workload.model import StepCheck, Workload
+from mpsim.workload.model import Fidelity, StepCheck, Workload
 from mpsim.workload.split import WHOLE, Split, split_of
 
-__all__ = ["check_trust", "doubted", "doubts", "in_words", "refused", "remarks"]
+__all__ = ["cautions", "check_trust", "doubted", "doubts", "in_words", "refused", "remarks", "times_of"]
 
 _DOUBTED = 0.05  # A trace whose layers miss the step by more is doubtful,
 _REFUSED = 0.15  # and by more than this no prediction is made of it unasked.
 _ROUNDING = 1e-9
+# What is said of costs that nobody measured, by what they are: "", or of whose device.
+_UNMEASURED = {
+    Fidelity.ANALYTICAL: "computed from the roofline of {device}, not measured",
+    Fidelity.GIVEN: "given by hand, not measured",
+}
 
 
 def doubts(workload: Workload, microbatch: int, split: Split | int = 1) -> list[StepCheck]:
@@ -106,6 +111,46 @@ def remarks(workload: Workload) -> tuple[str, ...]:
     """
     differences = [f"{text} (micro-batch {one.microbatch})" for one in workload.checks for text in one.differences]
     return tuple(dict.fromkeys((*workload.notes, *differences)))
+
+
+def cautions(workload: Workload) -> tuple[str, ...]:
+    """Return what of a workload's own times may make an answer wrong, in a phrase each, the worst first.
+
+    Examples
+    --------
+    >>> from mpsim.workload.model import Layer
+    >>> cautions(Workload(name="w", layers=(Layer.given("a", forward_s=1.0, backward_s=2.0),)))
+    ('given: times are given by hand, not measured',)
+    """
+    worst = sorted((one for one in workload.checks if one.differences or doubted(one)), key=_miss, reverse=True)
+    found = [f"{Fidelity.DOUBTFUL.value}: {in_words(one)}" for one in worst]
+    found += [] if workload.scaling is None else [workload.scaling.text]
+    for fidelity, words in _UNMEASURED.items():
+        count = sum(any(cost.fidelity is fidelity for cost in layer.costs) for layer in workload.layers)
+        whose = "times" if count == len(workload.layers) else f"times of {count:,} of {len(workload.layers):,} layers"
+        if count:
+            found.append(f"{fidelity.value}: {whose} are {words.format(device=workload.device)}")
+    return tuple(found)
+
+
+def times_of(workload: Workload) -> tuple[str, str]:
+    """Return how a workload's times were come by, in a word or two, and of what device they are.
+
+    Examples
+    --------
+    >>> from mpsim.workload.model import Layer
+    >>> times_of(Workload(name="w", layers=(Layer.given("a", forward_s=1.0, backward_s=2.0),)))
+    ('given', 'by hand, not measured')
+    """
+    found = {cost.fidelity for layer in workload.layers for cost in layer.costs}
+    threads = f", {workload.threads} thread{'s' * (workload.threads > 1)}" if workload.threads else ""
+    device = f"{workload.device} (clock {workload.clock}{threads})"
+    if not found & {*_UNMEASURED}:
+        return "measured on", device
+    if Fidelity.ANALYTICAL not in found:
+        return "given", "by hand, not measured" + ("" if found == {Fidelity.GIVEN} else f"; the rest is of {device}")
+    some = "" if found == {Fidelity.ANALYTICAL} else "in part "
+    return "computed for", f"{workload.device} ({some}by its roofline, not measured)"
 
 
 def _miss(check: StepCheck) -> float:

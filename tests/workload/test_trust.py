@@ -7,7 +7,7 @@ import pytest
 from mpsim import Job, MpsimError, Plan, parse_topology, show_workload, simulate, simulate_jobs, summary, sweep
 from mpsim.workload.layers import Cost, Fidelity, Samples
 from mpsim.workload.model import Layer, StepCheck, Workload
-from mpsim.workload.trust import doubts, in_words
+from mpsim.workload.trust import cautions, doubts, in_words, times_of
 
 TOPOLOGY = parse_topology("switch:4,link=inf@0")
 GIVEN = Layer.given("a", forward_s=1.0, backward_s=2.0, parameter_bytes=1024)
@@ -122,3 +122,59 @@ def test_what_a_trace_says_is_repeated():
     assert summary(result).splitlines()[-3:] == ["", *(f"note: {note}" for note in said)]
     assert f"note: {said[1]}" in show_workload(work)
     assert "refused without --unchecked" in show_workload(traced((1, 1.5)))
+
+
+def made(*fidelities: Fidelity, **said) -> Workload:
+    """One layer of each fidelity."""
+    layers = []
+    for i, fidelity in enumerate(fidelities):
+        (cost,) = GIVEN.costs
+        layers.append(replace(GIVEN, name=f"l{i}", costs=(replace(cost, fidelity=fidelity),)))
+    return Workload(name="w", layers=tuple(layers), device="T4", clock="wall", **said)
+
+
+@pytest.mark.parametrize(
+    ("fidelities", "told", "whose"),
+    [
+        ([Fidelity.MEASURED] * 2, (), ("measured on", "T4 (clock wall)")),
+        (
+            [Fidelity.ANALYTICAL] * 2,
+            ("analytical: times are computed from the roofline of T4, not measured",),
+            ("computed for", "T4 (by its roofline, not measured)"),
+        ),
+        (
+            [Fidelity.MEASURED, Fidelity.ANALYTICAL],
+            ("analytical: times of 1 of 2 layers are computed from the roofline of T4, not measured",),
+            ("computed for", "T4 (in part by its roofline, not measured)"),
+        ),
+        (
+            [Fidelity.MEASURED, Fidelity.GIVEN],
+            ("given: times of 1 of 2 layers are given by hand, not measured",),
+            ("given", "by hand, not measured; the rest is of T4 (clock wall)"),
+        ),
+    ],
+)
+def test_what_nobody_measured_is_not_said_to_be_measured(fidelities, told, whose):
+    work = made(*fidelities)
+    assert (cautions(work), times_of(work)) == (told, whose)
+    assert " ".join(whose) in show_workload(work).splitlines()[0]
+    weakest = Fidelity.weakest(*fidelities).value
+    assert work.fidelity == weakest
+    assert (f"fidelity={weakest!r}" in repr(work)) == bool(told)
+    head = work._repr_html_().partition('<div class="head">')[0]
+    assert all(text in head for text in told)
+    assert ("caution" in head.partition("</style>")[2]) == bool(told)
+
+
+def test_a_trace_that_misses_its_step_says_so_first_wherever_it_is_shown():
+    assert cautions(traced((1, 1.0), (2, 1.1), (4, 0.8))) == (
+        "doubtful: layers sum to 0.8 of the whole step at micro-batch 4",
+        "doubtful: layers sum to 1.1 of the whole step at micro-batch 2",
+    )
+
+
+def test_a_step_of_rooflines_is_not_said_to_be_measured_on_the_device():
+    lines = summary(simulate(made(Fidelity.ANALYTICAL), TOPOLOGY, Plan())).splitlines()
+    assert lines[0].startswith("caution: analytical: rooflines of T4, not measurements")
+    assert [line.split() for line in lines if "T4" in line][1:] == [["computed", "for", "T4"]]
+    assert "measured on" not in summary(simulate(made(Fidelity.GIVEN), TOPOLOGY, Plan()))

@@ -20,7 +20,9 @@ def test_dictionary_has_the_layers_and_totals_with_units_in_the_keys():
 
 def test_table():
     lines = show_workload(golden()).splitlines()
-    assert lines[0] == "golden: 2 layers, micro-batch 2, device (clock thread-cpu, 1 thread)"
+    assert lines[0] == "golden: 2 layers, micro-batch 2, given by hand, not measured;" + (
+        " the rest is of device (clock thread-cpu, 1 thread)"
+    )
     assert " ".join(lines[3].split()) == "a Linear 625 ms 375 ms 188 ms 31.2 ms 16 B 32 B 24 B"
     assert lines[5].split()[0] == "total"
     assert "sum of layers / whole step = 1.125" in lines[-1]
