@@ -10,6 +10,7 @@ from html import escape as _escape
 from itertools import zip_longest
 
 from mpsim.errors import printable, shortened
+from mpsim.result.once import once
 
 __all__ = ["bar", "card", "facts", "folded", "lines", "pre", "table", "text"]
 
@@ -74,7 +75,8 @@ def card(kind: str, name: object, blocks: Iterable[str], *, plan: str = "", caut
     """
     head = f'<div class="head">{text(name, 120)} <span class="kind">{_escape(kind)}</span></div>'
     split = f'<div class="plan">{text(plan, 160)}</div>' if plan else ""
-    told = [text(one, 300) for one in cautions[:3]] + [f"and {len(cautions) - 3} more"] * (len(cautions) > 3)
+    said = once(cautions)
+    told = [text(one, 300) for one in said[:3]] + [f"and {len(said) - 3} more"] * (len(said) > 3)
     warned = f'<div class="caution">caution: {"; ".join(told)}</div>' if told else ""
     return f'<div class="mpsim-card"><style>{_STYLE}</style>{warned}{head}{split}{"".join(filter(None, blocks))}</div>'
 

@@ -9,6 +9,7 @@ from mpsim.documents import Provenance
 from mpsim.explanation import Explanation
 from mpsim.plan.model import Plan
 from mpsim.result.model import Result
+from mpsim.result.once import once
 from mpsim.search.rates import Rates
 from mpsim.sweeps.model import Row, SweepResult
 from mpsim.topology.model import Topology
@@ -97,7 +98,7 @@ class Material:
 
     @property
     def caveats(self) -> tuple[str, ...]:
-        """All that may make the page wrong, the worst first."""
+        """All that may make the page wrong, the worst first, each thing once."""
         shown = (self.result,) if self.result is not None else ()
         own = (phrase for one in (*shown, *self.real) for phrase in one.caveats)
         beyond = (
@@ -107,4 +108,4 @@ class Material:
             for count in one.traffic
             if count.beyond
         )
-        return tuple(dict.fromkeys((*self.doubts, *self.sweep.caveats, *own, *beyond)))
+        return once((*self.doubts, *self.sweep.caveats, *own, *beyond))

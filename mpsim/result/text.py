@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mpsim.calls import checked
 from mpsim.result.model import DeviceUse, Result
+from mpsim.result.once import once
 from mpsim.result.statistics import interval, quantile
 from mpsim.tables import Text, align_rows, facts, joined
 from mpsim.units import format_bytes, format_duration
@@ -91,7 +92,7 @@ def summary(result: Result | str | Path) -> Text:
         " costs were not measured for: extrapolated"
         for count in beyond
     ]
-    blocks += [f"caution: {text}" for text in result.caveats[_MOST_CAVEATS:]]
+    blocks += [f"caution: {text}" for text in once(result.caveats)[_MOST_CAVEATS:]]
     blocks += ["\n".join(short_notes(result.notes))] if result.notes else []
     return joined("\n\n", blocks)
 
@@ -146,27 +147,29 @@ def format_tflops(flops_per_s: float) -> str:
 
 
 def caution(caveats: Sequence[str], most: int = _MOST_CAVEATS) -> str:
-    """Return the line that comes before all others where something may make an answer wrong.
+    """Return the line that comes before all others where something may make an answer wrong, each thing once.
 
     Examples
     --------
     >>> caution(["analytical: rooflines of T4, not measurements"]), caution([])
     ('caution: analytical: rooflines of T4, not measurements\\n', '')
     """
-    more = [f"and {len(caveats) - most} more"] if len(caveats) > most else []
-    return f"caution: {'; '.join([*caveats[:most], *more])}\n" if caveats else ""
+    told = once(caveats)
+    more = [f"and {len(told) - most} more"] if len(told) > most else []
+    return f"caution: {'; '.join([*told[:most], *more])}\n" if told else ""
 
 
 def short_notes(notes: Sequence[str], most: int = 3) -> list[str]:
-    """Return what a trace has to say, a line each, and no more than a few.
+    """Return what a trace has to say, a line each, each thing once, and no more than a few.
 
     Examples
     --------
     >>> short_notes(["a cache dropped"])
     ['note: a cache dropped']
     """
-    lines = [f"note: {text if len(text) <= 160 else text[:159] + '…'}" for text in notes[:most]]
-    return [*lines, f"note: and {len(notes) - most} more; mpsim show has them"] if len(notes) > most else lines
+    told = once(notes)
+    lines = [f"note: {text if len(text) <= 160 else text[:159] + '…'}" for text in told[:most]]
+    return [*lines, f"note: and {len(told) - most} more; mpsim show has them"] if len(told) > most else lines
 
 
 def _step(result: Result) -> str:
