@@ -6,18 +6,19 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from mpsim.errors import MpsimError
 
-__all__ = ["PATIENCE_S", "Progress", "ShowProgress", "in_notebook", "new_bar", "progress_of", "watched"]
+__all__ = ["PATIENCE_S", "Progress", "ShowProgress", "each", "in_notebook", "new_bar", "progress_of", "watched"]
 
 Progress = Callable[[int, int], None]
 # True: a bar, where somebody looks, once it has lasted a while. False: nothing. Or what is called instead.
 ShowProgress = Progress | bool | None
 PATIENCE_S = 2.0
+_Item = TypeVar("_Item")
 
 
 def in_notebook() -> bool:
@@ -94,6 +95,24 @@ def progress_of(asked: ShowProgress, unit: str) -> Iterator[Progress]:
             yield late
         finally:
             late.close()
+
+
+def each(items: Sequence[_Item], asked: ShowProgress, unit: str) -> Iterator[_Item]:
+    """Yield items one after another, and tell how many are done; see `progress_of`.
+
+    Examples
+    --------
+    >>> [item.upper() for item in each("ab", print, "letters")]
+    0 2
+    1 2
+    2 2
+    ['A', 'B']
+    """
+    with progress_of(asked, unit) as progress:
+        progress(0, len(items))
+        for done, item in enumerate(items, start=1):
+            yield item
+            progress(done, len(items))
 
 
 class _Late:

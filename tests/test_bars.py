@@ -8,6 +8,8 @@ import pytest
 
 import mpsim
 from mpsim import bars
+from mpsim.calibration import Measurement
+from mpsim.validate.published import validate_published
 
 
 class Terminal(io.StringIO):
@@ -55,6 +57,27 @@ def test_every_call_that_may_last_shows_one(terminal, four) -> None:
         before = len(terminal.getvalue())
         call()
         assert unit.rstrip("/") in terminal.getvalue()[before:], unit
+
+
+def test_what_is_validated_and_calibrated_shows_one(terminal) -> None:
+    points = [
+        Measurement(kind="broadcast", ranks=2, bytes=2**i, seconds=1e-5 + 2**i / 1e9, source="log:1") for i in range(8)
+    ]
+    assert mpsim.calibrate("switch:2,link=nvlink4", points, progress=False).residuals
+    assert terminal.getvalue() == ""
+    mpsim.calibrate("switch:2,link=nvlink4", points)
+    assert " curves" in terminal.getvalue()
+    validate_published(only=["vocab_parallel_stage_times"])
+    assert " rows" in terminal.getvalue()
+
+
+def test_items_are_counted_as_they_are_done(terminal) -> None:
+    calls = []
+    assert [*bars.each("abc", lambda *done: calls.append(done), "letters")] == ["a", "b", "c"]
+    assert calls == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    for _ in bars.each("abc", None, "letters"):
+        break  # and what is left in the middle is put away
+    assert terminal.getvalue().rstrip(" ").endswith("\r")
 
 
 def test_what_is_soon_done_shows_nothing(terminal, four, monkeypatch) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from mpsim.bars import Progress, ShowProgress, progress_of
 from mpsim.calibration.between import find_gaps, level_links, middle_of
 from mpsim.calibration.fit import Fitted, Known, criterion, fit_regimes
 from mpsim.calibration.measurement import Measurement
@@ -76,7 +77,9 @@ def geometric_mean_error(errors: Sequence[float]) -> float:
 
 
 @checked
-def calibrate(topology: Topology | str | Path, measurements: Sequence[Measurement]) -> Calibration:
+def calibrate(
+    topology: Topology | str | Path, measurements: Sequence[Measurement], *, progress: ShowProgress = None
+) -> Calibration:
     """Fit the costs of a topology's links to measured collectives.
 
     Ranks are taken to be the first devices of the topology. Their outermost level decides over which links a number of
@@ -91,6 +94,9 @@ def calibrate(topology: Topology | str | Path, measurements: Sequence[Measuremen
         Its links need types; costs that it has of the same kinds and links are replaced.
     measurements : sequence of Measurement
         Of any kinds and numbers of ranks.
+    progress : callable or bool, optional
+        Called with how many curves are fitted, and how many there are; by default a bar, in a terminal or a notebook,
+        of what takes more than two seconds. False: none.
 
     Raises
     ------
@@ -121,7 +127,8 @@ def calibrate(topology: Topology | str | Path, measurements: Sequence[Measuremen
     redone = {(level_of[one.ranks], one.kind) for one in measurements}
     topology = replace(topology, costs=tuple(c for c in topology.costs if (c.link, c.kind) not in redone))
     points = {link: [one for one in measurements if level_of[one.ranks] == link] for link in level_of.values()}
-    topology = _levels(topology, points)
+    with progress_of(progress, "curves") as told:
+        topology = _levels(topology, points, _Curves(told))
     provenance = replace(made_now("mpsim.calibrate(topology, measurements)"), source=", ".join(_files(measurements)))
     topology = replace(topology, provenance=provenance)
     return Calibration(topology=topology, residuals=_residuals(topology, measurements))
@@ -141,24 +148,42 @@ def _check_places(routes: Routes, measurements: Sequence[Measurement]) -> None:
                 )
 
 
-def _levels(topology: Topology, points: dict[str, list[Measurement]]) -> Topology:
+class _Curves:
+    """Counts curves as they are fitted."""
+
+    def __init__(self, told: Progress) -> None:
+        self._told, self._done, self._total = told, 0, 0
+
+    def expect(self, points: Mapping[str, Sequence[Measurement]]) -> None:
+        """Say of what curves will be fitted beside those so far."""
+        self._total += sum(len({one.kind for one in mine}) for mine in points.values())
+        self._told(self._done, self._total)
+
+    def fitted(self) -> None:
+        """Say that one is."""
+        self._done += 1
+        self._told(self._done, self._total)
+
+
+def _levels(topology: Topology, points: dict[str, list[Measurement]], curves: _Curves) -> Topology:
     """Return the topology with the costs of its levels, also of those that lie unmeasured between measured ones."""
     levels = level_links(Routes(topology))
     gaps = [gap for gap in find_gaps(levels, list(points)) if not any(c.link == gap.link for c in topology.costs)]
     if not gaps:
-        return _fitted(topology, points)
-    known = _fitted(topology, points)
+        return _fitted(topology, points, curves)
+    known = _fitted(topology, points, curves)
     middles = {gap: middle_of(known, gap, points) for gap in gaps}
     every = points | {gap.link: made for gap, (made, _) in middles.items() if made}
-    found = _fitted(topology, {link: every[link] for link in (*levels, *points) if link in every})
+    found = _fitted(topology, {link: every[link] for link in (*levels, *points) if link in every}, curves)
     errors = {gap.link: error for gap, (_, error) in middles.items()}
     costs = (replace(c, error_fraction=errors[c.link]) if c.link in errors else c for c in found.costs)
     return replace(found, costs=tuple(costs))
 
 
-def _fitted(topology: Topology, points: dict[str, list[Measurement]]) -> Topology:
+def _fitted(topology: Topology, points: dict[str, list[Measurement]], curves: _Curves) -> Topology:
+    curves.expect(points)
     for link, mine in points.items():
-        topology = _level(topology, link, mine)
+        topology = _level(topology, link, mine, curves)
     return topology
 
 
@@ -174,7 +199,7 @@ def _residuals(topology: Topology, measurements: Sequence[Measurement]) -> tuple
     return tuple(found)
 
 
-def _level(topology: Topology, link: str, points: Sequence[Measurement]) -> Topology:
+def _level(topology: Topology, link: str, points: Sequence[Measurement], curves: _Curves) -> Topology:
     """Return the topology with one level's bandwidth and costs."""
     by_kind: dict[str, list[Measurement]] = {}
     for one in points:
@@ -185,7 +210,10 @@ def _level(topology: Topology, link: str, points: Sequence[Measurement]) -> Topo
                 f"{mine[0].source}: {kind} over {link!r} has {len({one.bytes for one in mine})} sizes, a curve has"
                 f" {_LEAST_POINTS} parameters: log more sizes"
             )
-    parted = {kind: _part(topology, link, kind, mine) for kind, mine in by_kind.items()}
+    parted = {}
+    for kind, mine in by_kind.items():
+        parted[kind] = _part(topology, link, kind, mine)
+        curves.fitted()
     rough = [fit for fits in parted.values() for fit in fits]
     topology = replace_bandwidth(topology, link, max(_reached(topology, link, fit) for fit in rough))
     routes = Routes(topology)

@@ -9,6 +9,7 @@ import click
 
 from mpsim.cli.options import options_of
 from mpsim.cli.output import DOCUMENTS, check_kept, json_option, output_option, print_json, say, tell
+from mpsim.cli.progress import progress_bar
 from mpsim.cli.types import SECONDS
 from mpsim.errors import MpsimError
 from mpsim.topology.file import save_topology
@@ -25,6 +26,7 @@ class _Asked:
     step: float | None
     plan: str | None
     layer: tuple[str, ...]
+    progress: bool | None
 
 
 @click.command()
@@ -32,8 +34,9 @@ class _Asked:
 @click.option("--topology", required=True, metavar="TOPOLOGY", help="A file or a builder; its links need types.")
 @click.option("--compute", metavar="WORKLOAD", help="No LOG: the devices' speed, from roofline costs of one of them.")
 @click.option("--step", type=SECONDS, help="Of --compute: the step that was measured, under --plan.")
-@click.option("--plan", metavar="FILE", help="Of --step: the plan that was run; of --layer: how ranks share layers.")
+@click.option("--plan", metavar="FILE|TEXT", help="Of --step: the plan that was run; of --layer: how ranks share.")
 @click.option("--layer", multiple=True, metavar="NAME=TIME", help="Of --compute: a layer's forward and backward.")
+@click.option("--progress/--no-progress", default=None, help="A bar on stderr; by default on a terminal.")
 @json_option
 @output_option("-o", "--output", what="Write the topology with its costs.", suffixes=DOCUMENTS, required=True)
 def calibrate(logs: tuple[str, ...], topology: str, as_json: bool, output: str, **given: Any) -> None:
@@ -71,7 +74,8 @@ def calibrate(logs: tuple[str, ...], topology: str, as_json: bool, output: str, 
     from mpsim.calibration.text import calibration_text, calibration_to_dict
 
     measured = [one for path in logs for one in read_log(path)]
-    found = fit(parse_topology(topology), measured)
+    with progress_bar(asked.progress, "curves") as progress:
+        found = fit(parse_topology(topology), measured, progress=progress)
     save_topology(output, found.topology)
     shown: dict[str, Any] = calibration_to_dict(found)
     if as_json:
@@ -83,17 +87,16 @@ def calibrate(logs: tuple[str, ...], topology: str, as_json: bool, output: str, 
 
 def _compute(workload: str, logs: tuple[str, ...], topology: str, as_json: bool, output: str, given: _Asked) -> None:
     from mpsim.calibration.compute import calibrate_compute
-    from mpsim.plan.model import load_plan
 
     if logs:
         raise MpsimError(f"--compute takes no LOG, got {logs[0]!r}: calibrate collectives first, and give its topology")
     if given.step is not None and not given.plan:
-        raise MpsimError("--step needs --plan FILE: the plan that was run (mpsim simulate --save-plan writes one)")
+        raise MpsimError("--step needs --plan: the plan that was run (mpsim simulate --save-plan writes one)")
     found = calibrate_compute(
         read_workload(workload),
         parse_topology(topology),
         step_s=given.step,
-        plan=load_plan(given.plan) if given.plan else None,
+        plan=given.plan,
         layers_s=_layers(given.layer) if given.layer else None,
     )
     save_topology(output, found.topology)

@@ -14,6 +14,7 @@ from mpsim.cli.answer import Answer, Asked, available, collectives_topology, coo
 from mpsim.cli.options import options_of
 from mpsim.cli.output import DOCUMENTS, PICTURES, check_apart, json_option, output_option, tell
 from mpsim.cli.planning import plan_of, plan_options
+from mpsim.cli.progress import progress_bar
 from mpsim.cli.read import read_pair
 from mpsim.cli.scaling import by_type_of, scaling_options
 from mpsim.cli.trials import trial_options, trials_of
@@ -43,6 +44,7 @@ class _Asked(Asked):
     model: str | None
     depth: str
     links: str | None
+    progress: bool | None
 
 
 # Above it a run says more of what else the machine does than of the plan.
@@ -76,6 +78,7 @@ _DISTURBED = 0.02
 @click.option("--medians", is_flag=True, help="Of --compute replay: every layer at its median in every trial.")
 @click.option("--model", metavar="MODEL", help="Of --compute real: what the workload was traced from, if not its name.")
 @click.option("--depth", default="auto", show_default=True, metavar="auto|N", help="As the workload was traced.")
+@click.option("--progress/--no-progress", default=None, help="A bar on stderr; by default on a terminal.")
 @json_option
 @output_option("-o", "--output", what="Write the result, spans included.", suffixes=DOCUMENTS)
 @output_option("--links", what="Write the topology as measured: simulate on it to compare.", suffixes=DOCUMENTS)
@@ -120,16 +123,18 @@ def _plan(inputs: tuple[str, ...], given: _Asked) -> tuple[Answer, Emulation]:
     trials = trials_of(given.trials, batch, workload.dataset_samples)
     from mpsim.emulate.run import emulate_lowering
 
-    run = emulate_lowering(
-        lowering,
-        topology,
-        trials,
-        compute=given.compute,
-        model=model,
-        depth=depth_of(given.depth),
-        fabric=given.fabric,
-        draws=not given.medians,
-    )
+    with progress_bar(given.progress, "steps") as progress:
+        run = emulate_lowering(
+            lowering,
+            topology,
+            trials,
+            compute=given.compute,
+            model=model,
+            depth=depth_of(given.depth),
+            fabric=given.fabric,
+            draws=not given.medians,
+            progress=progress,
+        )
     if given.files.save_plan:
         save_plan(given.files.save_plan, plan, made_now(""))
     return (
@@ -150,14 +155,16 @@ def _collectives(sizes: tuple[int, ...], inputs: tuple[str, ...], given: _Asked)
         raise MpsimError("--collectives has no computations to slow down, and links their own jitter: leave those out")
     from mpsim.emulate.run import emulate_collectives
 
-    run = emulate_collectives(
-        sizes,
-        topology,
-        kind=given.collective,
-        devices=available(given.plan.devices, len(topology.devices)),
-        trials=trials.count,
-        fabric=given.fabric,
-    )
+    with progress_bar(given.progress, "steps") as progress:
+        run = emulate_collectives(
+            sizes,
+            topology,
+            kind=given.collective,
+            devices=available(given.plan.devices, len(topology.devices)),
+            trials=trials.count,
+            fabric=given.fabric,
+            progress=progress,
+        )
     return Answer(result=run.result, notes=(*notes, *_notes(run))), run
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from mpsim.bars import Progress as Told
 from mpsim.emulate.assignment import Assignment, Memory, Report, groups_of, own_environment
 from mpsim.emulate.fabric import Fabric
 from mpsim.emulate.progress import JOINING, MEASURING, PREPARING, READY, STARTING, Progress, Where, make_progress
@@ -87,8 +88,17 @@ class _Crew:
     ranks: list[_Rank] = field(default_factory=list)
 
 
-def launch(fabric: Fabric, order: Launch) -> list[Report]:
+def launch(fabric: Fabric, order: Launch, told: Told = lambda done, total: None) -> list[Report]:
     """Run scripts on processes of their own, and return each rank's report.
+
+    Parameters
+    ----------
+    fabric : Fabric
+        What carries their bytes.
+    order : Launch
+        What they run.
+    told : callable
+        Called now and then with how many of all steps, warm-ups included, all are through, and how many there are.
 
     Raises
     ------
@@ -105,7 +115,7 @@ def launch(fabric: Fabric, order: Launch) -> list[Report]:
         stack.callback(_end, crew.ranks)
         for rank in range(len(order.names)):
             crew.ranks.append(_start(fabric, order, rank, store, page, stack))
-        _watch(crew, fabric)
+        _watch(crew, fabric, told)
         return [rank.outcome.load() for rank in crew.ranks]
 
 
@@ -164,8 +174,9 @@ def _environment(interface: str) -> dict[str, str]:
     return own_environment() | {"GLOO_SOCKET_IFNAME": interface}
 
 
-def _watch(crew: _Crew, fabric: Fabric) -> None:
+def _watch(crew: _Crew, fabric: Fabric, told: Told) -> None:
     """Return when all ranks have ended well."""
+    steps = crew.order.warm_ups + crew.order.trials
     with contextlib.ExitStack() as stack:
         poll = select.poll()
         waiting = {}
@@ -180,10 +191,17 @@ def _watch(crew: _Crew, fabric: Fabric) -> None:
                 poll.unregister(descriptor)
                 _check_end(crew, waiting.pop(descriptor))
             fabric.check()
+            told(_steps_done(crew), steps)
             if (now := crew.progress.all()) != page:
                 page, since_s = now, time.monotonic()
             elif time.monotonic() - since_s > _patience_s(crew):
                 raise MpsimError(_hung(crew, list(waiting.values())))
+        told(steps, steps)
+
+
+def _steps_done(crew: _Crew) -> int:
+    """Return how many steps, warm-ups first, every rank is through."""
+    return max(0, crew.order.warm_ups + min(crew.progress.where(i).trial for i in range(len(crew.ranks))))
 
 
 def _patience_s(crew: _Crew) -> float:

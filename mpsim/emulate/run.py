@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from mpsim.bars import ShowProgress, progress_of
+from mpsim.calls import checked
 from mpsim.emulate.assignment import Report
 from mpsim.emulate.fabric import open_fabric
 from mpsim.emulate.launch import Launch, launch
@@ -69,10 +72,11 @@ class Emulation:
     boundaries: tuple[int, ...] = ()
 
 
+@checked
 def emulate(
-    workload: Workload,
-    topology: Topology,
-    plan: Plan,
+    workload: Workload | str | Path,
+    topology: Topology | str | Path,
+    plan: Plan | str | Path,
     *,
     trials: int = 1,
     compute: str = "replay",
@@ -83,11 +87,12 @@ def emulate(
     rng: Seed = 0,
     draws: bool = True,
     variability: Variability | None = None,
-    by_type: Mapping[str, Workload] | None = None,
+    by_type: Mapping[str, Workload | str | Path] | None = None,
     rescale: str | None = None,
     speed: float | None = None,
     baseline: Result | None = None,
     warm_ups: int = 1,
+    progress: ShowProgress = None,
 ) -> Emulation:
     """Run a plan on real processes, one a device, that send every byte, and compute or sleep for as long.
 
@@ -125,12 +130,16 @@ def emulate(
         What the speedup compares with; None: nothing.
     warm_ups : int
         Steps before those, which nobody records.
+    progress : callable or bool, optional
+        Called with how many of all steps all processes are through, and how many there are; by default a bar, in a
+        terminal or a notebook, of what takes more than two seconds. False: none.
 
     Raises
     ------
     MpsimError
         A plan that cannot be run, too many processes, or a process that failed.
     """
+    workload, topology, plan = Workload.of(workload), Topology.of(topology), Plan.of(plan)
     by_type = scaled_by_type(workload, topology, by_type, rescale=rescale, speed=speed)
     return emulate_lowering(
         lower(workload, topology, plan, by_type=by_type),
@@ -144,6 +153,7 @@ def emulate(
         draws=draws,
         baseline=baseline,
         warm_ups=warm_ups,
+        progress=progress,
     )
 
 
@@ -160,6 +170,7 @@ def emulate_lowering(
     draws: bool = True,
     baseline: Result | None = None,
     warm_ups: int = 1,
+    progress: ShowProgress = None,
 ) -> Emulation:
     """Run a plan that is lowered, with its stages as they are cut.
 
@@ -171,7 +182,7 @@ def emulate_lowering(
         As it was given: what is measured is written into it.
     trials : Trials
         Steps that are run and measured, and what differs between them.
-    compute, model, depth, fabric, measure_links, draws, baseline, warm_ups
+    compute, model, depth, fabric, measure_links, draws, baseline, warm_ups, progress
         As in `emulate`.
 
     Raises
@@ -198,7 +209,7 @@ def emulate_lowering(
     random = draws and compute == "replay"
     drawn = _drawn(lowering, trials if random else replace(trials, count=1))
     models = recipes(lowering, model, depth) if compute == "real" else ()
-    ran = _run(drawn, topology, fabric, trials.count, warm_ups, measure_links, models)
+    ran = _run(drawn, topology, fabric, trials.count, warm_ups, measure_links, progress, models)
     emulation = ran.emulation(
         workload=workload.name,
         measured_on=workload.device,
@@ -214,9 +225,10 @@ def emulate_lowering(
     return replace(emulation, boundaries=lowering.boundaries)
 
 
+@checked
 def emulate_collectives(
     sizes: Sequence[int],
-    topology: Topology,
+    topology: Topology | str | Path,
     *,
     kind: str = "all_reduce",
     devices: int | None = None,
@@ -224,6 +236,7 @@ def emulate_collectives(
     fabric: str = "host",
     measure_links: bool = True,
     warm_ups: int = 1,
+    progress: ShowProgress = None,
 ) -> Emulation:
     """Exchange a list of collectives for real, in order, trial after trial.
 
@@ -238,7 +251,7 @@ def emulate_collectives(
         algorithm is gloo's.
     devices : int, optional
         How many of the topology's devices take part, the first ones; None: all.
-    trials, fabric, measure_links, warm_ups
+    trials, fabric, measure_links, warm_ups, progress
         As in `emulate`.
 
     Raises
@@ -246,6 +259,7 @@ def emulate_collectives(
     MpsimError
         No sizes, too few or too many devices, or a process that failed.
     """
+    topology = Topology.of(topology)
     count = len(topology.devices) if devices is None else devices
     if not 2 <= count <= len(topology.devices):
         raise MpsimError(
@@ -257,7 +271,7 @@ def emulate_collectives(
     steps = Trials(count=trials)
     _check_warm_ups(warm_ups)
     drawn = (collective_scripts(sizes, kind, range(count)),)
-    ran = _run(drawn, topology, fabric, steps.count, warm_ups, measure_links)
+    ran = _run(drawn, topology, fabric, steps.count, warm_ups, measure_links, progress)
     return ran.emulation(
         workload=f"{len(sizes)} collectives of {sum(sizes)} bytes",
         plan=f"{kind} over {count} devices",
@@ -365,6 +379,7 @@ def _run(
     trials: int,
     warm_ups: int,
     measure_links: bool,
+    progress: ShowProgress,
     models: tuple[bytes, ...] = (),
 ) -> _Ran:
     check_scripts(drawn[0])
@@ -379,8 +394,8 @@ def _run(
         pairs=pairs_to_measure(imposed, devices) if measure_links and len(devices) > 1 else (),
         models=models,
     )
-    with open_fabric(fabric, topology, devices) as opened:
-        reports = launch(opened, order)
+    with progress_of(progress, "steps") as told, open_fabric(fabric, topology, devices) as opened:
+        reports = launch(opened, order, told)
         description = opened.description
     layout = lay_out(drawn[0], Routes(imposed))
     return _Ran(

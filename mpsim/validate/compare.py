@@ -140,6 +140,7 @@ def compare_case(
         model=model,
         fabric=fabric,
         draws=False,  # Every trial has its times at their medians, as the prediction has: no luck on either side.
+        progress=False,
     )
     if ran.links is None:
         raise MpsimError(f"{case.name}: no links were measured, so that nothing can be predicted")

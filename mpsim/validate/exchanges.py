@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
+from mpsim.bars import ShowProgress, each
 from mpsim.emulate.run import emulate_collectives
 from mpsim.errors import MpsimError
 from mpsim.result.model import Result
@@ -109,7 +110,9 @@ def compare_exchange(exchange: Exchange, *, fabric: str = "host") -> tuple[Excha
         A process that failed.
     """
     sizes = [size for size in exchange.sizes for _ in range(exchange.repeats)]
-    ran = emulate_collectives(sizes, exchange.wire.topology(exchange.ranks), kind=exchange.kind, fabric=fabric)
+    ran = emulate_collectives(
+        sizes, exchange.wire.topology(exchange.ranks), kind=exchange.kind, fabric=fabric, progress=False
+    )
     if ran.links is None:
         raise MpsimError("no links were measured, so that nothing can be predicted")
     predicted, ideal = (
@@ -169,7 +172,7 @@ def validate_exchanges(
     fabric: str = "host",
     done: Sequence[Exchanged] = (),
     keep: Callable[[Sequence[Exchanged]], None] = lambda rows: None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: ShowProgress = None,
 ) -> tuple[Exchanged, ...]:
     """Compare one exchange after another; those that `done` has are not run again.
 
@@ -186,11 +189,9 @@ def validate_exchanges(
         longest = {one.ranks: one for one in sorted(exchanges, key=lambda one: len(one.sizes))}
         exchanges = [replace(one, wire=LOOPBACK) for one in longest.values()]
     rows: list[Exchanged] = []
-    for i, one in enumerate(exchanges):
-        progress(i, len(exchanges))
+    for one in each(exchanges, progress, "lists"):
         found = there.get((one.kind, one.wire.text, one.ranks, one.repeats, fabric), [])
         known = tuple(row for row in found if row.bytes in one.sizes)
         rows += known if len(known) == len(one.sizes) else compare_exchange(one, fabric=fabric)
         keep(rows)
-    progress(len(exchanges), len(exchanges))
     return tuple(rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from mpsim.bars import ShowProgress, each
 from mpsim.errors import MpsimError
 from mpsim.validate.cases import Case
 from mpsim.validate.compare import Comparison, compare_case
@@ -22,7 +23,7 @@ def validate_emulated(
     compute: str = "replay",
     done: Sequence[Comparison] = (),
     keep: Callable[[Sequence[Comparison]], None] = lambda rows: None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: ShowProgress = None,
 ) -> Validation:
     """Predict and run every case, and compare.
 
@@ -38,8 +39,9 @@ def validate_emulated(
         Rows from before: their cases are not run again, if fabric, compute and trials are the same.
     keep : callable
         Called with all rows after each new one.
-    progress : callable
-        Called with the number of cases done and their total.
+    progress : callable or bool, optional
+        Called with the number of cases done and their total; by default a bar, in a terminal or a notebook, of what
+        takes more than two seconds. False: none.
 
     Returns
     -------
@@ -49,8 +51,7 @@ def validate_emulated(
     there = {_key(row): row for row in done}
     rows: list[Comparison] = []
     failures: list[tuple[str, str]] = []
-    for i, case in enumerate(cases):
-        progress(i, len(cases))
+    for case in each(cases, progress, "cases"):
         row = there.get((case.name, case.trials, fabric, compute))
         try:
             rows.append(row or _timed(case, workloads[case.model], fabric, compute))
@@ -58,7 +59,6 @@ def validate_emulated(
             failures.append((case.name, str(error)))
         if row is None:
             keep(rows)
-    progress(len(cases), len(cases))
     return Validation(rows=tuple(rows), planned=len(cases), failures=tuple(failures))
 
 

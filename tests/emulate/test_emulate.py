@@ -141,7 +141,13 @@ def test_several_stages_on_a_rank_run_and_the_result_is_that_of_a_replay(schedul
 
 @pytest.mark.slow
 def test_collectives_of_every_kind_and_of_odd_sizes():
-    result = emulate_collectives([1, 1003, 70_000], FOUR, devices=3, trials=2, measure_links=False).result
+    told = []
+    result = emulate_collectives(
+        [1, 1003, 70_000], FOUR, devices=3, trials=2, measure_links=False, progress=lambda *done: told.append(done)
+    ).result
+    assert told == sorted(told)
+    assert {total for _, total in told} == {3}  # two trials and a warm-up
+    assert told[-1] == (3, 3)
     assert result.spans.name == ("all_reduce 0", "all_reduce 1", "all_reduce 2")
     assert result.spans.bytes == (1, 1003, 70_000)
     assert result.spans.devices == ((0, 1, 2),) * 3

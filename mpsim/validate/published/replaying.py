@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mpsim.bars import ShowProgress, progress_of
 from mpsim.errors import MpsimError
 from mpsim.validate.published.adapters import ADAPTERS, INPUTS
 from mpsim.validate.published.model import (
@@ -30,7 +31,7 @@ def validate_published(
     folder: str | Path | None = None,
     *,
     only: Sequence[str] = (),
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: ShowProgress = None,
 ) -> Published:
     """Predict what published files measured, from what they say went in.
 
@@ -41,8 +42,9 @@ def validate_published(
         is predicted from and is not there is taken from those.
     only : sequence of str
         Names of files, without suffix; by default all.
-    progress : callable
-        Called with the number of rows done and their total.
+    progress : callable or bool, optional
+        Called with the number of rows done and their total; by default a bar, in a terminal or a notebook, of what
+        takes more than two seconds. False: none.
 
     Raises
     ------
@@ -61,13 +63,14 @@ def validate_published(
         raise MpsimError(f"no file of steps {missing[0]!r} in {str(place)!r}: it has {_names(tables)}")
     chosen = [(adapter, table) for adapter, table in tables if not only or table.name in only]
     total, outcomes = sum(len(table.rows) for _, table in chosen), []
-    progress(0, total)
-    done = 0
-    for adapter, table in chosen:
-        for found in _replayed(adapter, table, _inputs(place)):
-            outcomes += [replace(one, file=table.name) for one in found]
-            done += 1
-            progress(done, total)
+    with progress_of(progress, "rows") as told:
+        told(0, total)
+        done = 0
+        for adapter, table in chosen:
+            for found in _replayed(adapter, table, _inputs(place)):
+                outcomes += [replace(one, file=table.name) for one in found]
+                done += 1
+                told(done, total)
     return Published(outcomes=tuple(outcomes), files=tuple(_files(outcomes, chosen)), unknown=unknown)
 
 

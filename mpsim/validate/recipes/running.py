@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mpsim.bars import ShowProgress, each
 from mpsim.errors import MpsimError, unknown
 from mpsim.validate.published.folding import speed_at
 from mpsim.validate.published.replaying import COMMITTED
@@ -28,7 +29,7 @@ def validate_recipes(
     search: bool = False,
     done: Sequence[Judged] = (),
     keep: Callable[[Sequence[Judged]], None] = lambda rows: None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: ShowProgress = None,
 ) -> Recipes:
     """Predict the configurations that people chose and measured, and rank each among others.
 
@@ -46,8 +47,9 @@ def validate_recipes(
         Rows that were found before, and are not again.
     keep : callable
         Called with all rows that there are, after each one.
-    progress : callable
-        Called with the number of rows done and their total.
+    progress : callable or bool, optional
+        Called with the number of rows done and their total; by default a bar, in a terminal or a notebook, of what
+        takes more than two seconds. False: none.
 
     Raises
     ------
@@ -65,12 +67,10 @@ def validate_recipes(
     before = {(one.file, one.case): one for one in done if one.refused or _has(one, ranking=ranking, search=search)}
     speeds = {one.file: Speeds(one, tables[one.file]) for one in asked}
     rows: list[Judged] = []
-    progress(0, len(wanted))
-    for source, row in wanted:
+    for source, row in each(wanted, progress, "rows"):
         known = before.get((source.file, source.case(row)))
         rows.append(known or _judged(source, row, speeds[source.file], ranking=ranking, search=search))
         keep(rows)
-        progress(len(rows), len(wanted))
     return Recipes(rows=tuple(rows))
 
 
