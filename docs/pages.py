@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import posixpath
 import re
 import sys
 from base64 import b64decode
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import FunctionType
+from typing import Any, get_args
 
 from mkdocs.structure.files import File, Files
 
@@ -37,6 +40,20 @@ CHAPTERS = {
     "calibration": "Calibration",
     "emulate": "Split a model for real",
 }
+
+
+# Rooms of which what they list is public too, under their own name, and the chapter of it.
+ROOMS = {
+    "emulate": "Split a model for real",
+    "interchange": "What other tools write and read",
+    "testing": "Your own schedules and networks",
+}
+HELD = "What these values hold"
+# What a public value has of classes that are its own business: rooms and names of which the reference does not speak.
+OWN = (
+    "mpsim.emulate.capture.", "mpsim.emulate.flight.", "mpsim.emulate.seeds.", "mpsim.result.model.Origin",
+    "mpsim.result.plotting.alike.", "mpsim.search.bounds.Least", "mpsim.tables.Column", "mpsim.workload.model_source.",
+)  # fmt: skip
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -129,18 +146,72 @@ def notebooks_page() -> str:
 
 
 def python_page() -> str:
-    """Return every public name under its chapter, each to be filled from its docstring."""
+    """Return every public name under its chapter, each to be filled from its docstring, and what their values hold."""
     import mpsim
 
-    chapters: dict[str, list[str]] = {title: [] for title in CHAPTERS.values()}
+    chapters: dict[str, list[str]] = {title: [] for title in (*CHAPTERS.values(), *ROOMS.values())}
     for name in mpsim.__all__:
-        chapters[CHAPTERS.get(mpsim._ROOMS.get(name, "").split(".")[0], "Results")].append(name)
+        title = CHAPTERS.get(mpsim._ROOMS.get(name, "").split(".")[0], "Results")
+        chapters[title].append(f"mpsim.{name}")
+    for room, title in ROOMS.items():
+        module = import_module(f"mpsim.{room}")
+        listed = {name: getattr(module, name) for name in module.__all__}
+        own = (name for name, one in listed.items() if one is not getattr(mpsim, name, None))
+        chapters[title] += [f"mpsim.{room}.{name}" for name in own]
+    chapters[HELD] = [name for name in held() if not name.startswith(OWN)]
     lines = ["# Python", "", "All public names; `import mpsim` imports none of them before it is used.", ""]
     for title, names in chapters.items():
         lines += [f"## {title}", ""]
-        for name in sorted(names, key=str.lower):
-            lines += [f"::: mpsim.{name}", "    options:", "      heading_level: 3", ""]
+        for name in sorted(names, key=lambda name: name.split(".")[-1].lower()):
+            lines += [f"::: {name}", "    options:", "      heading_level: 3", ""]
     return "\n".join(lines)
+
+
+def held() -> list[str]:
+    """Return the classes of mpsim's that public calls take and return, and those that these hold, by their full name.
+
+    Those that are public names themselves are left out.
+    """
+    import mpsim
+
+    rooms = [mpsim, mpsim.plotting, *(import_module(f"mpsim.{room}") for room in ROOMS)]
+    waiting = [getattr(room, name) for room in rooms for name in room.__all__]
+    seen, found = set(map(id, waiting)), []
+    while waiting:
+        for kind in named_by(waiting.pop()):
+            if id(kind) not in seen and kind.__module__.startswith("mpsim.") and kind.__module__ != "mpsim.hints":
+                seen.add(id(kind))
+                waiting.append(kind)
+                found.append(f"{kind.__module__}.{kind.__qualname__}")
+    return sorted(name for name in found if not name.split(".")[-1].startswith("_"))
+
+
+def named_by(one: Any) -> Iterator[type]:
+    """Yield the classes that the hints of a function name, or those of a class's fields and public methods."""
+    from mpsim.hints import Names, read_hint
+
+    hinted = [one] if isinstance(one, FunctionType) else []
+    for base in getattr(one, "__mro__", ()):
+        hinted.append(base)
+        hinted += [
+            getattr(member, "__func__", getattr(member, "fget", member))
+            for name, member in vars(base).items()
+            if name == "__init__" or not name.startswith("_")
+        ]
+    for each in map(inspect.unwrap, (one for one in hinted if isinstance(one, FunctionType | type))):
+        if getattr(each, "__module__", "").startswith("mpsim"):
+            names = Names(vars(sys.modules[each.__module__]))
+            for name, hint in vars(each).get("__annotations__", getattr(each, "__annotations__", {})).items():
+                if not name.startswith("_"):
+                    yield from classes_of(read_hint(hint, names))
+
+
+def classes_of(hint: Any) -> Iterator[type]:
+    """Yield the classes in a hint."""
+    if isinstance(hint, type):
+        yield hint
+    for part in get_args(hint):
+        yield from classes_of(part)
 
 
 def commands_page() -> str:

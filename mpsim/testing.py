@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from mpsim.calls import checked
 from mpsim.collectives.bounds import lower_bound_s
 from mpsim.collectives.rounds import Round, Rounds, must_hear
 from mpsim.errors import MpsimError, at
@@ -33,6 +34,7 @@ GRID = ((1, 1), (1, 4), (2, 1), (2, 2), (2, 5), (3, 4), (4, 4), (4, 16), (8, 9))
 CHUNKED = ((1, 3, 2), (2, 3, 1), (2, 4, 2), (3, 2, 2), (3, 7, 3), (4, 8, 4))
 
 
+@checked
 def check_schedule(schedule: Schedule, grid: Iterable[tuple[int, ...]] | None = None) -> None:
     """Check that a schedule is whole, the same each time, can be written as text, and runs to its end.
 
@@ -109,6 +111,7 @@ def _simulated_s(rows: Rows, microbatches: int) -> float:
     return simulate(work, chain(len(rows), link=Wire(math.inf)), plan, spans=False).step_s
 
 
+@checked
 def check_topology(builder: Callable[..., Topology], *arguments: object, **keywords: object) -> None:
     """Check that a builder makes the same sound topology each time: every route is one, files keep it, bytes flow.
 
@@ -168,6 +171,7 @@ def _check_route(topology: Topology, path: Sequence[int], source: int, target: i
         raise MpsimError(f"the route {source} -> {target} goes by {met}: it must end there and meet no node twice")
 
 
+@checked
 def check_collective(
     kind: str, algorithm: Callable[[int], Rounds], sizes: Iterable[int] = (2, 3, 4, 5, 7, 8, 16)
 ) -> None:

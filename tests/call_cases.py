@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import mpsim
+from mpsim.program.model import Program, Stream, Task
 
 NEED_TORCH = ("Example", "ModelSplitter", "ParallelTrainer", "configured", "trace")
 
@@ -120,6 +121,34 @@ def arguments_of_models():
                   "warmup": 0, "optimizer": "sgd", "precision": None, "threads": 1, "device": "cpu", "target": None,
                   "loss": None, "tensor_parallel": None, "dataset_samples": 0, "analytical": roofline,
                   "progress": False},
+    }  # fmt: skip
+
+
+def arguments_of_rooms(folder):
+    """Return the same of what rooms list that are public under their own name; none of it is run for real."""
+    pytest.importorskip("torch")
+    given = arguments(folder)["simulate"]
+    run = {name: given[name] for name in ("workload", "topology", "plan")}
+    real = {"trials": 0, "fabric": "host", "measure_links": True, "warm_ups": 1, "progress": False}
+    tasks = (Task("a", "forward", (0,), (), 0.5),)
+    made = {"program": Program(streams=(Stream(device=0, name="compute"),), tasks=tasks), "topology": run["topology"]}
+    chakra = {"topology": run["topology"], "in_flight": 1, "algorithm": "ring", "control": False, "groups": None}
+    scaled = {name: given[name] for name in ("by_type", "rescale", "speed", "rng", "variability", "baseline")}
+    return {
+        "emulate.Device": {"id": "a", "memory_capacity": "1 GiB"},
+        "emulate.emulate": {**run, **real, **scaled, "compute": "replay", "model": None, "depth": "auto",
+                            "draws": True},
+        "emulate.emulate_collectives": {"sizes": (8,), "topology": run["topology"], "kind": "all_reduce", "devices": 1,
+                                        **real},
+        "interchange.from_chakra": {"traces": (), **chakra},
+        "interchange.load_astra_network": {"path": "none.yml"},
+        "interchange.load_chakra": {"paths": ["none"], "copies": 1, **chakra},
+        "interchange.load_kineto": {"path": "none.json", "microbatch": 1, "depth": 1, "name": ""},
+        "interchange.load_perfetto": {"path": "none.json"},
+        "interchange.replay_program": {**made, "name": "a", "plan": "b"},
+        "interchange.save_chakra": {"prefix": str(folder / "step"), **made},
+        "interchange.to_chakra": made,
+        "interchange.torch_script": {"plan": "dp=2", "workload": run["workload"], "model": "mnist-mlp", "sizes": None},
     }  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 import inspect
 import random
 import warnings
+from importlib import import_module
+from operator import attrgetter
 
 import call_cases
 import pytest
@@ -181,7 +183,7 @@ def refuse_or_run(cases, wrong, count):
         if key in ("progress", "analytical"):  # a caller's own function; a model that would be run
             continue
         try:
-            getattr(mpsim, name)(**arguments)
+            attrgetter(name)(mpsim)(**arguments)
         except MpsimError as error:
             refused += "\n" not in str(error)
         except Exception as error:
@@ -206,6 +208,15 @@ def test_wrong_calls_with_models_raise_nothing_else(tmp_path, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert refuse_or_run(cases, call_cases.wrong_values(tmp_path), 60) > 30
+
+
+def test_wrong_calls_of_rooms_raise_nothing_else(tmp_path, monkeypatch):
+    cases = call_cases.arguments_of_rooms(tmp_path)
+    rooms = {f"{room}.{name}" for room in ("emulate", "interchange") for name in import_module(f"mpsim.{room}").__all__}
+    known = {"emulate.Emulation", "emulate.ModelSplitter", "emulate.ParallelTrainer", "interchange.Losses"}
+    assert {*cases} == rooms - known
+    monkeypatch.chdir(tmp_path)
+    assert refuse_or_run(cases, call_cases.wrong_values(tmp_path), 400) > 200
 
 
 def test_methods_called_otherwise_raise_nothing_else(tmp_path, monkeypatch):

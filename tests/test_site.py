@@ -25,10 +25,30 @@ def test_every_public_name_has_an_example(name):
     assert ">>> " in (getattr(mpsim, name).__doc__ or ""), f"mpsim.{name} has no example"
 
 
+def load(name):
+    """Return a module of docs/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_public_values_hold_is_described():
+    """Of each class that a public call takes or returns there is a place in the reference, or a word that it is not."""
+    pytest.importorskip("mkdocs")
+    pages = load("pages")
+    held = pages.held()
+    assert {"mpsim.search.found.Found", "mpsim.result.model.DeviceUse", "mpsim.plan.operations.Operation"} < {*held}
+    page = pages.python_page()
+    for name in held:
+        assert name.startswith(pages.OWN) != (f"::: {name}\n" in page), name
+        room, _, kind = name.rpartition(".")
+        assert getattr(importlib.import_module(room), kind).__doc__, f"{name} says nothing"
+    assert not [one for one in pages.OWN if not any(name.startswith(one) for name in held)]
+
+
 def test_the_house_is_drawn_as_it_is():
-    spec = importlib.util.spec_from_file_location("house", ROOT / "docs" / "house.py")
-    house = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(house)
+    house = load("house")
     assert house.picture() == house.PICTURE.read_text(encoding="utf-8"), "run python docs/house.py"
 
 

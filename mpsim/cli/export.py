@@ -18,7 +18,7 @@ from mpsim.errors import MpsimError
 from mpsim.files import write_text
 from mpsim.lowering.emit import program_of
 from mpsim.lowering.lower import lower
-from mpsim.plan.model import Plan, load_plan
+from mpsim.plan.model import Plan
 from mpsim.simulation.cutting import fastest_cut
 from mpsim.workload.model import Workload
 from mpsim.workload.reading import read_workload
@@ -102,7 +102,7 @@ def chakra(workload: str, topology: str, output: str, **given: Any) -> None:
 @click.option("--model", metavar="MODEL", help="What the workload was traced from, if not its name.")
 @output_option("-o", "--output", what="The script to write, a .py file.", suffixes=("",), required=True)
 def torch(plan: str, workload: str, topology: str | None, model: str | None, output: str) -> None:
-    """Write a script that torchrun runs: PLAN, a plan file, for the model that WORKLOAD was traced from.
+    """Write a script that torchrun runs: PLAN, a plan's file or text, for the model that WORKLOAD was traced from.
 
     Mesh, parallelize_module, fully_shard or DistributedDataParallel, and stages with their schedule. Stages that the
     plan leaves open are cut for TOPOLOGY. What torch cannot say is refused; what it does otherwise than was predicted
@@ -112,14 +112,14 @@ def torch(plan: str, workload: str, topology: str | None, model: str | None, out
       mpsim export torch plan.json mlp.json ring:4,link=eth_10g -o train.py
       torchrun --nproc-per-node 4 train.py --steps 3
     """
-    from mpsim.interchange.torch_script import ModelName, torch_script
+    from mpsim.interchange.torch_script import torch_script
 
     if find_spec("torch") is None:
         raise MpsimError("this looks into the model with PyTorch, which is not installed: pip install 'mpsim[trace]'")
     check_kept([output], (plan, workload, topology))
     work = read_workload(workload)
     name, sizes = _model_of(work, model)
-    text, losses = torch_script(_cut(load_plan(plan), work, topology), work, ModelName(name=name, sizes=sizes))
+    text, losses = torch_script(_cut(Plan.of(plan), work, topology), work, name, sizes=sizes)
     write_text(output, text)
     for line in losses.lines:
         tell(f"otherwise than predicted: {line}")
@@ -132,7 +132,7 @@ def torch(plan: str, workload: str, topology: str | None, model: str | None, out
 @click.argument("topology", required=False)
 @output_option("-o", "--output", what="The .toml to write.", suffixes=("",), required=True)
 def torchtitan(plan: str, workload: str | None, topology: str | None, output: str) -> None:
-    """Write PLAN, a plan file, as torchtitan's TOML.
+    """Write PLAN, a plan's file or text, as torchtitan's TOML.
 
     WORKLOAD is a decoder's: its layers are named where the plan says its stages; stages that it leaves open are cut
     for TOPOLOGY, if that is given. A schedule that is none of torch's goes into a file of rows beside it (.csv). What
@@ -147,7 +147,7 @@ def torchtitan(plan: str, workload: str | None, topology: str | None, output: st
     rows = Path(output).with_suffix(".csv")
     check_kept([output, rows], (plan, workload, topology))
     work = read_workload(workload) if workload else None
-    chosen = _cut(load_plan(plan), work, topology)
+    chosen = _cut(Plan.of(plan), work, topology)
     own = chosen.pp > 1 and not class_name(chosen)
     text, losses = to_torchtitan(chosen, work, rows.name if own else "")
     if own:
@@ -161,7 +161,7 @@ def torchtitan(plan: str, workload: str | None, topology: str | None, output: st
 @click.argument("topology", required=False)
 @output_option("-o", "--output", what="The file of flags to write.", suffixes=("",), required=True)
 def megatron(plan: str, workload: str | None, topology: str | None, output: str) -> None:
-    """Write PLAN, a plan file, as Megatron's flags, a line each: sizes, batch, pipeline layout, optimizer, recompute.
+    """Write PLAN, a plan's file or text, as Megatron's flags, a line each: sizes, batch, layout, optimizer, recompute.
 
     WORKLOAD is a decoder's: the layout lays out its layers where the plan says its stages; stages that it leaves open
     are cut for TOPOLOGY, if that is given. What Megatron has no flag for is refused, or listed in the first lines.
@@ -173,7 +173,7 @@ def megatron(plan: str, workload: str | None, topology: str | None, output: str)
 
     check_kept([output], (plan, workload, topology))
     work = read_workload(workload) if workload else None
-    text, losses = to_megatron(_cut(load_plan(plan), work, topology), work)
+    text, losses = to_megatron(_cut(Plan.of(plan), work, topology), work)
     _write(output, text, losses)
 
 

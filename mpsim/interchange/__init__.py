@@ -1,4 +1,4 @@
-"""What other tools write and read: Chakra traces, ASTRA-sim networks, Kineto traces; see ``docs/interchange.md``."""
+"""What other tools write and read: Chakra and Kineto traces, networks of ASTRA-sim, scripts of torch's."""
 
 from mpsim.interchange.astra_network import load_astra_network
 from mpsim.interchange.chakra_export import save_chakra, to_chakra
@@ -7,6 +7,7 @@ from mpsim.interchange.kineto import load_kineto
 from mpsim.interchange.losses import Losses
 from mpsim.interchange.perfetto import load_perfetto
 from mpsim.interchange.replay_program import replay_program
+from mpsim.interchange.torch_script import torch_script
 
 __all__ = [
     "Losses",
@@ -18,4 +19,5 @@ __all__ = [
     "replay_program",
     "save_chakra",
     "to_chakra",
+    "torch_script",
 ]

@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mpsim.calls import checked
 from mpsim.documents import Provenance
 from mpsim.errors import MpsimError, unknown
 from mpsim.files import read_text
@@ -38,6 +39,7 @@ _MOST = 1e15
 _MOST_BYTES, _DEEPEST = 2**20, 20
 
 
+@checked
 def load_astra_network(path: str | Path) -> tuple[Topology, Losses]:
     """Read a network file of ASTRA-sim; device i is its NPU i.
 

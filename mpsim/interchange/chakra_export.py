@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mpsim.calls import checked
 from mpsim.errors import MpsimError
 from mpsim.files import write_text
 from mpsim.interchange import hints
@@ -29,7 +30,8 @@ __all__ = ["export_files", "save_chakra", "to_chakra"]
 _NOTHING = Node(id=0, name="nothing", type="INVALID_NODE", attributes={"is_cpu_op": False, hints.NOTHING: True})
 
 
-def to_chakra(program: Program, topology: Topology) -> tuple[tuple[RankTrace, ...], Losses]:
+@checked
+def to_chakra(program: Program, topology: Topology | str | Path) -> tuple[tuple[RankTrace, ...], Losses]:
     """Return a program as Chakra traces, one for each device of its topology, and what they could not represent.
 
     Parameters
@@ -54,6 +56,7 @@ def to_chakra(program: Program, topology: Topology) -> tuple[tuple[RankTrace, ..
     >>> [(node.name, node.duration_us) for node in trace.nodes]
     [('a', 500000)]
     """
+    topology = Topology.of(topology)
     writer = _Writer(program, len(topology.devices))
     for i, task in enumerate(program.tasks):
         writer.write(i, task)
@@ -73,7 +76,8 @@ def to_chakra(program: Program, topology: Topology) -> tuple[tuple[RankTrace, ..
     return tuple(traces), writer.losses
 
 
-def save_chakra(prefix: str | Path, program: Program, topology: Topology) -> Losses:
+@checked
+def save_chakra(prefix: str | Path, program: Program, topology: Topology | str | Path) -> Losses:
     """Write ``PREFIX.<rank>.et`` for each device, and the groups of its collectives as ``PREFIX.comm_groups.json``.
 
     ASTRA-sim takes the prefix as its ``--workload-configuration`` and the groups as ``--comm-group-configuration``.

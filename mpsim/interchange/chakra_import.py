@@ -14,6 +14,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
+from mpsim.calls import checked
 from mpsim.errors import MpsimError
 from mpsim.files import parse_json, read_text
 from mpsim.interchange import hints
@@ -35,9 +36,10 @@ _NO_TIME = {
 }
 
 
+@checked
 def load_chakra(
     paths: Sequence[str | Path],
-    topology: Topology,
+    topology: Topology | str | Path,
     *,
     in_flight: int = 1,
     algorithm: str = "ring",
@@ -97,9 +99,10 @@ def _load_groups(path: str | Path) -> dict[str, list[int]]:
     return found
 
 
+@checked
 def from_chakra(
     traces: Sequence[RankTrace],
-    topology: Topology,
+    topology: Topology | str | Path,
     *,
     in_flight: int = 1,
     algorithm: str = "ring",
@@ -141,6 +144,7 @@ def from_chakra(
     >>> [(task.name, task.duration_s) for task in program.tasks], losses.lines
     ([('a', 3e-06), ('a', 3e-06)], ())
     """
+    topology = Topology.of(topology)
     if len(traces) > len(topology.devices):
         raise MpsimError(
             f"the trace has {len(traces)} ranks, topology {topology.name!r} has {len(topology.devices)} devices"

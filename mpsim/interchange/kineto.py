@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mpsim.calls import checked
 from mpsim.documents import Provenance
 from mpsim.errors import MpsimError
 from mpsim.interchange.chrome import Around, Slice, read_trace, slices
@@ -32,6 +33,7 @@ _OLDER = {"Operator": "cpu_op", "Kernel": "kernel", "Runtime": "cuda_runtime", "
 _At = tuple[int, str]  # a step and a layer
 
 
+@checked
 def load_kineto(path: str | Path, *, microbatch: int, depth: int = 1, name: str = "") -> tuple[Workload, Losses]:
     """Read the times of a model's layers from a trace of ``torch.profiler``, and list what it does not tell.
 

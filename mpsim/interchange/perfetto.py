@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mpsim.calls import checked
 from mpsim.errors import MpsimError
 from mpsim.interchange.chrome import Slice, read_trace, slices
 from mpsim.interchange.losses import Losses
@@ -24,6 +25,7 @@ _MOST_AT_US = 1e300  # Of an arrow; past it, or infinite, it is none.
 _ABOUT = ("workload", "topology", "plan", "runtime", "made_by", "fidelity")
 
 
+@checked
 def load_perfetto(path: str | Path) -> tuple[Result, Losses]:
     """Read a trace that `save_perfetto` wrote, and list what it does not tell.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+from mpsim.calls import checked
 from mpsim.lowering.draws import Trials
 from mpsim.program.model import Program
 from mpsim.result.model import Result
@@ -13,7 +15,8 @@ from mpsim.topology.model import Topology
 __all__ = ["replay_program"]
 
 
-def replay_program(program: Program, topology: Topology, *, name: str, plan: str = "as traced") -> Result:
+@checked
+def replay_program(program: Program, topology: Topology | str | Path, *, name: str, plan: str = "as traced") -> Result:
     """Replay a program on a topology and account for its step.
 
     Nothing is said of memory: a program that was read from a trace holds none.
@@ -41,6 +44,7 @@ def replay_program(program: Program, topology: Topology, *, name: str, plan: str
     >>> replay_program(Program(streams=(Stream(device=0, name="compute"),), tasks=tasks), one, name="a").step_s
     0.5
     """
+    topology = Topology.of(topology)
     devices = tuple(replace(device, memory_bytes=0) for device in topology.devices)
     return play(
         lambda draw: program,

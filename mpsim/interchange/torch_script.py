@@ -6,9 +6,10 @@ import json
 import pprint
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mpsim.calls import checked
 from mpsim.documents import made_now
 from mpsim.errors import MpsimError
 from mpsim.interchange.losses import Losses
@@ -28,40 +29,29 @@ from mpsim.workload.split import Split
 if TYPE_CHECKING:
     from mpsim.emulate.script_model import ScriptModel
 
-__all__ = ["ModelName", "torch_script"]
+__all__ = ["torch_script"]
 
 _OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "momentum": "SGD(momentum)", "": "AdamW"}
 _PRECISIONS = {"": "fp32", "fp32": "fp32", "tf32": "tf32", "bf16": "bf16", "bf16-mixed": "bf16-mixed"}
 _RESHARD = {"blocks": None, "all": True, "none": False}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelName:
-    """What model a script makes.
-
-    Attributes
-    ----------
-    name : str
-        Of the zoo, ``package.module:factory`` or ``hf:PATH``.
-    sizes : mapping of str to object
-        What is changed of it.
-    """
-
-    name: str
-    sizes: Mapping[str, Any] = field(default_factory=dict)
-
-
-def torch_script(plan: Plan, workload: Workload, model: ModelName) -> tuple[str, Losses]:
+@checked
+def torch_script(
+    plan: Plan | str | Path, workload: Workload | str | Path, model: str, *, sizes: Mapping[str, Any] | None = None
+) -> tuple[str, Losses]:
     """Return a script that ``torchrun`` runs a plan with, and what it does otherwise than was predicted.
 
     Parameters
     ----------
-    plan : Plan
+    plan : Plan, str or path
         Its stages' boundaries said, if it has several.
-    workload : Workload
+    workload : Workload or path
         What was traced of the model: its layers are what the plan places.
-    model : ModelName
-        What the script makes and trains.
+    model : str
+        What the script makes and trains: a name of the zoo, ``package.module:factory`` or ``hf:PATH``.
+    sizes : mapping of str to object, optional
+        What is changed of it.
 
     Raises
     ------
@@ -73,7 +63,7 @@ def torch_script(plan: Plan, workload: Workload, model: ModelName) -> tuple[str,
     --------
     >>> from mpsim.workload.model import Layer
     >>> work = Workload.chain("mnist-mlp", [Layer.given(f"fc{i}", forward_s=1, backward_s=1) for i in range(1, 5)])
-    >>> text, losses = torch_script(Plan(dp=2), work, ModelName(name="mnist-mlp"))
+    >>> text, losses = torch_script("dp=2", work, "mnist-mlp")
     >>> text.splitlines()[0]
     '\"\"\"Train mnist-mlp as planned: dp=2.'
     """
@@ -81,17 +71,18 @@ def torch_script(plan: Plan, workload: Workload, model: ModelName) -> tuple[str,
     from mpsim.emulate.script_model import script_model
     from mpsim.workload.source import resolve_model
 
+    plan, workload, sizes = Plan.of(plan), Workload.of(workload), sizes or {}
     _refuse(plan, workload)
     stages = _stages(plan, workload)
     size = microbatch_size(workload, plan)
-    of_model = script_model(resolve_model(model.name, model.sizes), stages, microbatch=size, tp=plan.tp)
+    of_model = script_model(resolve_model(model, sizes), stages, microbatch=size, tp=plan.tp)
     losses = _losses(plan, workload, of_model)
     settings = _settings(plan, workload, stages, of_model)
     if of_model.whole:  # its one layer is the model
         settings |= {"stages": [[""]]} | {name: [] for name in ("units",) if name in settings}
         settings |= {name: [""] for name in ("recompute",) if settings.get(name) == stages[0]}
     imports, body = joined_modules()
-    return _text(plan, workload, model, (settings, imports, body), losses), losses
+    return _text(plan, workload, _make(model, sizes), (settings, imports, body), losses), losses
 
 
 def _refuse(plan: Plan, workload: Workload) -> None:
@@ -275,7 +266,7 @@ def _computed_anew(plan: Plan, workload: Workload) -> int:
     return found
 
 
-def _text(plan: Plan, workload: Workload, model: ModelName, parts: tuple[Any, str, str], losses: Losses) -> str:
+def _text(plan: Plan, workload: Workload, make: str, parts: tuple[Any, str, str], losses: Losses) -> str:
     settings, imports, body = parts
     shown = pprint.pformat(settings, width=116, sort_dicts=False, compact=True)
     head = [
@@ -288,17 +279,17 @@ def _text(plan: Plan, workload: Workload, model: ModelName, parts: tuple[Any, st
         *(f"Otherwise than predicted: {line}." for line in losses.lines),
         '"""',
     ]
-    lines = ["\n".join(head), "from __future__ import annotations", imports, f"PLAN = {shown}", _make(model), body]
+    lines = ["\n".join(head), "from __future__ import annotations", imports, f"PLAN = {shown}", make, body]
     return (
         "\n\n\n".join(["\n\n".join(lines[:4]), *lines[4:]]) + '\n\n\nif __name__ == "__main__":\n    main(PLAN, make)\n'
     )
 
 
-def _make(model: ModelName) -> str:
+def _make(model: str, sizes: Mapping[str, Any]) -> str:
     """Return the function that makes the model and a batch."""
-    sizes = {name: tuple(value) if isinstance(value, list) else value for name, value in model.sizes.items()}
-    if ":" in model.name and not model.name.startswith("hf:"):
-        module, _, factory = model.name.partition(":")
+    sizes = {name: tuple(value) if isinstance(value, list) else value for name, value in sizes.items()}
+    if ":" in model and not model.startswith("hf:"):
+        module, _, factory = model.partition(":")
         words = "".join(f", {name}={value!r}" for name, value in sizes.items())
         made = [f"    from {module} import {factory}", "", f"    return {factory}(samples{words})"]
         made = ["    import sys", "", "    sys.path.insert(0, os.getcwd())", *made]
@@ -306,7 +297,7 @@ def _make(model: ModelName) -> str:
         made = [
             "    from mpsim.workload.source import resolve_model",
             "",
-            f"    return resolve_model({json.dumps(model.name)}, {sizes!r}).build(samples)",
+            f"    return resolve_model({json.dumps(model)}, {sizes!r}).build(samples)",
         ]
     return "\n".join(
         ["def make(samples):", '    """Return the model and a batch: (model, inputs, target, loss)."""', *made]

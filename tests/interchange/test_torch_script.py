@@ -14,7 +14,7 @@ import script_ranks  # noqa: E402
 
 import mpsim  # noqa: E402
 from mpsim.errors import MpsimError  # noqa: E402
-from mpsim.interchange.torch_script import ModelName, torch_script  # noqa: E402
+from mpsim.interchange.torch_script import torch_script  # noqa: E402
 from mpsim.lowering.bind import scripts  # noqa: E402
 from mpsim.lowering.instructions import Collective, Send  # noqa: E402
 from mpsim.lowering.lower import lower  # noqa: E402
@@ -25,7 +25,7 @@ from mpsim.topology.builders import fully_connected  # noqa: E402
 from mpsim.topology.wire import Wire  # noqa: E402
 
 STEPS, MICROBATCH = 3, 2
-DECODER = ModelName(name="script_models:decoder")
+DECODER = "script_models:decoder"
 
 
 @functools.cache
@@ -63,7 +63,7 @@ def predicted(plan, work, rank):
 def held_to(tmp_path, plan, tied=False):
     """Run the script of a plan, and compare the losses and what each rank sends."""
     work = workload(tied=tied)
-    text, losses = torch_script(plan, work, ModelName(name=DECODER.name, sizes={"tied": tied}))
+    text, losses = torch_script(plan, work, DECODER, sizes={"tied": tied})
     script = tmp_path / "train.py"
     script.write_text(text)
     ranks = script_ranks.run(script, plan.ranks, STEPS)
@@ -163,7 +163,7 @@ def test_what_cannot_be_cut_is_refused():
     work = mpsim.trace(
         script_models.residual, microbatches=(2,), analytical=roofline_of("H100-SXM5-80GB"), progress=False
     )
-    model = ModelName(name="script_models:residual")
+    model = "script_models:residual"
     with pytest.raises(MpsimError, match="stage 1 begins at 'second', which is not alone: third reads more"):
         torch_script(Plan(pp=2, boundaries=(1,)), work, model)
     with pytest.raises(MpsimError, match="Decoder has no module 'first'"):
