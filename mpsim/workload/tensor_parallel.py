@@ -49,7 +49,7 @@ from mpsim.workload.sequence_parallel import (
 from mpsim.workload.sequences import sequence_lengths
 from mpsim.workload.split import WHOLE, Split, check_split, split_of
 from mpsim.workload.unshared import refusing_unshared
-from mpsim.workload.vocabulary import LocalEmbedding, local_loss, sharded_loss
+from mpsim.workload.vocabulary import LocalEmbedding, local_loss, refused_loss, sharded_loss
 
 __all__ = ["LocalShard", "RecordedCollective", "local_shard"]
 
@@ -277,7 +277,8 @@ def _alone(example: Example, part: _Part, collectives: Sequence[RecordedCollecti
     if not part.heads or example.loss is None:
         return example
     tokens = model.get_submodule(part.heads[0]).weight.shape[0]
-    return dataclasses.replace(example, loss=partial(local_loss, loss=example.loss, tokens=tokens))
+    own = partial(local_loss, loss=example.loss, tokens=tokens, head=part.heads[0])
+    return dataclasses.replace(example, loss=own)
 
 
 def _check_attention(model: nn.Module, attending: Sequence[str]) -> None:
@@ -453,6 +454,7 @@ def _record(
     """Return the collectives of one forward, loss and backward."""
     split, loss_shared = part.split, sharded_loss() if part.heads else contextlib.nullcontext()
     recorder = CollectiveRecorder({mesh.get_group(name).group_name: name for name in mesh.mesh_dim_names or ()})
+    output = None
     try:
         sequence = _shared_sequence(example.model, part, mesh, recorder)
         with sequence, loss_shared, watch_modules(example.model, recorder), recorder:
@@ -464,6 +466,8 @@ def _record(
         raise
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if output is not None and part.heads:
+            raise refused_loss(part.heads[0], reason) from error
         raise MpsimError(
             f"{type(example.model).__name__} does not run on one of {_ranks(split)}: {reason};"
             f" check that the number of heads divides by {split.tp * split.cp}, or adapt it in Example(shard=…)"

@@ -15,7 +15,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 from torch.distributed.tensor.parallel import loss_parallel
 
-__all__ = ["LocalEmbedding", "local_loss", "sharded_loss"]
+from mpsim.errors import MpsimError
+
+__all__ = ["LocalEmbedding", "local_loss", "refused_loss", "sharded_loss"]
 
 
 class LocalEmbedding(nn.Embedding):  # type: ignore[misc]
@@ -42,7 +44,7 @@ class LocalEmbedding(nn.Embedding):  # type: ignore[misc]
         return own.masked_fill(elsewhere.unsqueeze(-1), 0.0)
 
 
-def local_loss(output: Any, target: Any, *, loss: Callable[[Any, Any], Any], tokens: int) -> Any:
+def local_loss(output: Any, target: Any, *, loss: Callable[[Any, Any], Any], tokens: int, head: str = "") -> Any:
     """Return `loss` over one rank's `tokens` logits, each target replaced by one that the rank has.
 
     This is the rank's share of the work, and no loss: the rank's cross-entropy runs over its own logits.
@@ -52,7 +54,27 @@ def local_loss(output: Any, target: Any, *, loss: Callable[[Any, Any], Any], tok
     >>> local_loss(torch.zeros(1, 2), torch.tensor([3]), loss=F.cross_entropy, tokens=2).exp()
     tensor(2.)
     """
-    return loss(output, target % tokens)
+    try:
+        return loss(output, target % tokens)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise refused_loss(head, str(error).strip().partition("\n")[0] or type(error).__name__) from error
+
+
+def refused_loss(head: str, reason: str) -> MpsimError:
+    """Return that a loss does not run on logits that ranks share, and what to do.
+
+    Examples
+    --------
+    >>> "give lm_head the style 'colwise_gather_output' or" in str(refused_loss("lm_head", "256 classes, 512 weights"))
+    True
+    """
+    return MpsimError(
+        "the loss does not run on the part of the logits that a rank has where they are shared, as"
+        f" {head} has the style 'vocabulary': {reason}; a plain cross_entropy would: give {head} the style"
+        " 'colwise_gather_output' or 'replicate', with which each rank has all logits"
+    )
 
 
 @contextlib.contextmanager

@@ -180,11 +180,37 @@ def test_a_shared_vocabulary_leaves_the_loss_of_others_alone():
         loss=example.loss,
         tensor_parallel=example.tensor_parallel,
     )
-    with pytest.raises(MpsimError, match="does not run on one of 2"):
+    with pytest.raises(MpsimError, match="the loss does not run on the part of the logits"):
         local_shard(broken, 2)
     from torch.distributed.tensor import DTensor
 
     assert torch.ops.aten._log_softmax.default not in DTensor._op_dispatcher._custom_op_handlers
+
+
+def smoothed(logits, target):
+    return nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), label_smoothing=0.1)
+
+
+def weighted(logits, target):
+    return nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), weight=torch.ones(64))
+
+
+@pytest.mark.parametrize("loss", [smoothed, weighted])
+def test_an_own_loss_that_needs_all_logits_says_so_and_runs_where_each_rank_has_them(loss):
+    """It fails among the ranks, or alone on a rank's part; the number of heads has nothing to do with it."""
+    batch = torch.arange(8)[None]
+    for head in ("vocabulary", "colwise_gather_output", "replicate"):
+        model = nn.Sequential(nn.Embedding(64, 8), nn.Linear(8, 64))
+        styles = {"0": "replicate", "1": head}
+        example = Example(model=model, inputs=(batch,), target=batch, loss=loss, tensor_parallel=styles)
+        if head == "vocabulary":
+            with pytest.raises(
+                MpsimError, match=r"as 1 has the style 'vocabulary': .*give 1 the style 'colwise_gather_"
+            ) as told:
+                run(local_shard(example, 2).example)
+            assert "number of heads" not in str(told.value)
+        else:
+            run(local_shard(example, 2).example)
 
 
 def test_every_cross_attention_sums_its_gradient_of_the_encoders_output():
