@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,24 @@ import click
 from mpsim.cli.identify import noun_of
 from mpsim.cli.model import read_model
 from mpsim.cli.options import options_of
-from mpsim.cli.output import check_apart, output_option
+from mpsim.cli.output import check_apart, output_option, tell
 from mpsim.cli.page import check_page, write_page
 from mpsim.cli.planning import host_speed_option
 from mpsim.cli.read import read_sweeps
 from mpsim.cli.scaling import ScalingOptions, by_type_of, scaling_options, unchecked_option
 from mpsim.errors import MpsimError
+from mpsim.report.beside import file_beside
 from mpsim.report.gather import Given, source_of, topology_of
 from mpsim.report.material import Source
 from mpsim.result.file import load_result
 from mpsim.result.model import Result
 from mpsim.search.rates import Rates, parse_price
 from mpsim.search.study import Study
+from mpsim.sweeps.model import SweepResult
+from mpsim.topology.file import load_topology
 from mpsim.topology.model import Topology
 from mpsim.topology.spec import parse_topology
+from mpsim.workload.file import load_workload
 from mpsim.workload.model import Workload
 
 __all__ = ["report"]
@@ -63,9 +67,9 @@ def report(things: tuple[str, ...], **given: Any) -> None:
     """Write a page about a study: its plans, ranked, and what the best one does, as one file that needs no network.
 
     THINGs, in any order: the table that mpsim best -o or mpsim sweep -o wrote, or a result of mpsim simulate -o; the
-    workload that it is of, with which the best plan's step is shown, explained and changed; its topology, where that
-    does not follow from its name in the table; and results of mpsim emulate -o, which are laid beside what was
-    predicted. mpsim best --report writes the same page as it finds the plans.
+    workload that it is of, with which the best plan's step is shown, explained and changed, and its topology, where
+    their files do not stand beside the table, or here, as they were; and results of mpsim emulate -o, which are laid
+    beside what was predicted. mpsim best --report writes the same page as it finds the plans.
 
     \b
       mpsim report sweep.csv mlp.json -o report.html
@@ -109,8 +113,7 @@ def _read(things: Sequence[str], asked: _Asked) -> Given:
             " … --report report.html finds the plans and writes the page at once"
         )
     sweep = read_sweeps(found.tables)[0] if found.tables else None
-    own_topology = topology_of(sweep) if sweep is not None else None
-    topology = parse_topology(found.topologies[0]) if found.topologies else own_topology
+    topology = _topology(found, sweep)
     workload, own = _workload(found, topology, asked)
     study, rates = None, Rates(tokens=0, flops=0)
     if workload is not None and topology is not None:
@@ -121,6 +124,9 @@ def _read(things: Sequence[str], asked: _Asked) -> Given:
         rates = Rates.of(workload, topology, price=parse_price(asked.price) if asked.price else None)
     elif asked.price:
         raise MpsimError("--price needs the workload and the topology: name them too")
+    elif sweep is not None:
+        what = "the workload" if workload is None else "the topology"
+        tell(f"the page has no timeline, memory and what-ifs: {what} of these rows is not known; name its file too")
     return Given(
         sweep=sweep,
         table=found.tables[0] if found.tables else "",
@@ -132,6 +138,23 @@ def _read(things: Sequence[str], asked: _Asked) -> Given:
         rates=rates,
         sources=tuple(found.sources),
     )
+
+
+def _topology(found: _Things, sweep: SweepResult | None) -> Topology | None:
+    """Return the topology that was named, or is that of the rows; take their workload too, where it is at hand."""
+    own = topology_of(sweep) if sweep is not None else None
+    if sweep is not None and own is None and not found.topologies:
+        _take_beside(found, sweep, "topology", load_topology)
+    topology = parse_topology(found.topologies[0]) if found.topologies else own
+    if sweep is not None and topology is not None and not found.workloads:
+        _take_beside(found, sweep, "workload", load_workload)
+    return topology
+
+
+def _take_beside(found: _Things, sweep: SweepResult, noun: str, load: Callable[[str], Any]) -> None:
+    if path := file_beside(sweep, found.tables[0], noun, load):
+        _take(found, path)
+        tell(f"took {path}: the {noun} that these rows are of")
 
 
 def _take(found: _Things, thing: str) -> None:

@@ -59,9 +59,33 @@ def test_things_come_in_any_order(study):
 def test_a_table_alone_is_a_page_with_its_cluster(study):
     done = study("report", "best.csv", "-o", "report.html")
     assert done.exit_code == 0
+    assert done.stderr.splitlines()[0] == (
+        "the page has no timeline, memory and what-ifs: the workload of these rows is not known; name its file too"
+    )
     text = Path("report.html").read_text()
     assert "The cluster ring:4,link=eth_10g" in text
     assert "mpsim report best.csv WORKLOAD TOPOLOGY -o report.html" in text
+
+
+def test_a_table_finds_its_own_files_beside_it(study):
+    """By what they hold, not by what they are called: of two traces of one name that the rows are of is taken."""
+    Path("workloads").mkdir()
+    other = Path(HAND).read_text().replace('"forward_s": [', '"forward_s": [0.5, ', 1)
+    assert other != Path(HAND).read_text()
+    Path("aaa.json").write_text(other)
+    Path("bbb.json").write_text("{")
+    shutil.copy(HAND, "workloads/mine.json")
+    done = study("report", "best.csv", "-o", "report.html")
+    assert done.stderr.splitlines()[0] == "took workloads/mine.json: the workload that these rows are of"
+    assert 'id="timeline-data"' in Path("report.html").read_text()
+    study("topology", RING, "-o", "net.json")
+    Path("net.json").write_text(Path("net.json").read_text().replace(json.dumps(RING), '"mine"', 1))
+    study("sweep", HAND, "net.json", "--batch", "8", "--processes", "1", "-o", "swept.csv")
+    done = study("report", "swept.csv", "-o", "swept.html")
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()[:2]] == [
+        "took net.json", "took workloads/mine.json",
+    ]  # fmt: skip
+    assert 'id="timeline-data"' in Path("swept.html").read_text()
 
 
 def test_a_result_is_reported_and_a_real_one_beside_it(study):
