@@ -6,7 +6,16 @@ from markupsafe import Markup
 
 from mpsim.report.markup import element
 
-__all__ = ["look_of_axis", "look_of_holder", "look_of_kind", "look_of_stage", "swatch", "ticks", "time_unit"]
+__all__ = [
+    "look_of_axis",
+    "look_of_gap",
+    "look_of_holder",
+    "look_of_kind",
+    "look_of_stage",
+    "swatch",
+    "ticks",
+    "time_unit",
+]
 
 _KINDS = (
     "forward", "recompute", "backward", "backward_input", "backward_weight", "optimizer", "compute", "launch",
@@ -16,6 +25,7 @@ _HOLDERS = (
     "parameters", "master", "gradients", "optimizer", "activations", "recomputation", "transients", "gathered",
     "buffers", "workspace",
 )  # fmt: skip
+_CAUSES = ("wait", "launch", "bubble", "idle")
 _STAGES = 8
 
 
@@ -33,6 +43,11 @@ def look_of_kind(kind: str) -> str:
 def look_of_axis(axis: str) -> str:
     """Return the class of a transfer's axis."""
     return f"a-{axis if axis in _AXES else 'other'}"
+
+
+def look_of_gap(cause: str) -> str:
+    """Return the class of a gap between computations, by what it waits for."""
+    return f"g-{cause if cause in _CAUSES else 'idle'}"
 
 
 def look_of_holder(holder: str) -> str:

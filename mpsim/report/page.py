@@ -16,13 +16,12 @@ from mpsim.report.cluster import cluster
 from mpsim.report.markup import plain
 from mpsim.report.material import Material
 from mpsim.report.memory import memory
-from mpsim.report.rebuild import short_plan
 from mpsim.report.scaling import scaling
 from mpsim.report.tables import devices_table, parts_table, plans_table, real_table, short_count, what_ifs_table
 from mpsim.report.timeline import timeline
 from mpsim.report.trust import provenance, trust
 from mpsim.result.model import Result
-from mpsim.result.text import device_of, format_percent
+from mpsim.result.text import device_of, format_percent, short_plan
 from mpsim.sweeps.model import Row
 from mpsim.topology.show import draw
 from mpsim.units import format_bytes, format_duration
@@ -178,7 +177,8 @@ def _question(material: Material) -> list[tuple[str, str]]:
 def _counted(material: Material) -> tuple[str, ...]:
     """Return what became of the rows of a table."""
     sweep = material.sweep
-    text = f"{len(sweep.rows):,} plans: {len(sweep.ranked):,} ranked, {len(sweep.too_large):,} that do not fit"
+    text = f"{len(sweep.rows):,} plan{'s' * (len(sweep.rows) != 1)}:"
+    text += f" {len(sweep.ranked):,} ranked, {len(sweep.too_large):,} that do not fit"
     reasons = sweep.reasons
     text += f", {sum(count for _, count in reasons):,} that cannot be run."
     more = [f"and {len(reasons) - _MOST_REASONS:,} more reasons"] if len(reasons) > _MOST_REASONS else []

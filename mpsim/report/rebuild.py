@@ -15,10 +15,7 @@ from mpsim.simulation.run import simulate_played
 from mpsim.sweeps.choosing import best_played
 from mpsim.sweeps.model import Row
 
-__all__ = ["plan_of_row", "result_of_row", "said_without_stages", "short_plan"]
-
-_MOST_PLACE = 24
-_ALONE = ("dp=1", "pp=1", "tp=1", "micro-batches=1")
+__all__ = ["plan_of_row", "result_of_row", "said_without_stages"]
 
 
 def plan_of_row(row: Row) -> Plan:
@@ -106,16 +103,3 @@ def said_without_stages(text: str) -> str:
     'dp=1 pp=2 tp=1 micro-batches=4 gpipe'
     """
     return " ".join(word for word in text.split() if not word.startswith("stages="))
-
-
-def short_plan(text: str) -> str:
-    """Return a plan's text without the parts that are 1, and without a long list of devices.
-
-    Examples
-    --------
-    >>> short_plan("dp=8 pp=1 tp=2 micro-batches=4"), short_plan("dp=1 pp=1 tp=1 micro-batches=1")
-    ('dp=8 tp=2 micro-batches=4', 'one device')
-    """
-    words = [word for word in text.split() if word not in _ALONE]
-    words = ["place=…" if word.startswith("place=") and len(word) > _MOST_PLACE else word for word in words]
-    return " ".join(words) or "one device"

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from mpsim.explanation.model import Part, WhatIf
 from mpsim.report.material import Material
-from mpsim.report.rebuild import said_without_stages, short_plan
+from mpsim.report.rebuild import said_without_stages
 from mpsim.result.model import DeviceUse, Result
 from mpsim.result.statistics import interval
-from mpsim.result.text import format_percent
+from mpsim.result.text import format_percent, short_plan
 from mpsim.search.rates import Rates
 from mpsim.sweeps.model import Row
 from mpsim.units import format_bytes, format_duration

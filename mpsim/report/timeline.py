@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from mpsim.errors import printable
-from mpsim.report.looks import look_of_axis, look_of_kind, swatch, ticks, time_unit
+from mpsim.report.looks import look_of_axis, look_of_gap, look_of_kind, swatch, ticks, time_unit
 from mpsim.report.markup import element, picture, plain
+from mpsim.result.gaps import gaps_by_device
 from mpsim.result.lanes import is_launch, is_transfer
 from mpsim.result.model import Result, Spans
 
@@ -24,6 +25,7 @@ _MOST_SPANS = 60_000  # of the script; a few megabytes
 _MOST_DRAWN = 6_000
 _TICKS = 10_000_000  # of the step: times are whole ones
 _THIN = 1.5  # What is narrower is drawn as one with what it touches.
+_GAPS = {"wait": "waits for a transfer", "launch": "waits for a launch", "bubble": "bubble", "idle": "idle"}
 
 
 class Box(NamedTuple):
@@ -70,6 +72,7 @@ def timeline(result: Result) -> Timeline | None:
     shown, left_out = _chosen(rows)
     looks, names = _Names(), _Names()
     lanes = _lanes(result, shown, end_s, looks, names)
+    gaps, _ = _thinned(_gap_lanes(result, shown, lanes, end_s, looks, names))
     lanes, apart = _thinned(lanes)
     height = max(lane.y + lane.height for lane in lanes) + _GAP
     labels = [_label(result, row) for row in shown]
@@ -83,11 +86,14 @@ def timeline(result: Result) -> Timeline | None:
         "lanes": [[lane.row, lane.y, lane.height, lane.name] for lane in lanes],
         "rows": labels,
         "boxes": [[value for box in lane.boxes for value in box] for lane in lanes],
+        "gaps": [[lane.y, lane.height, [value for box in lane.boxes for value in box]] for lane in gaps],
     }  # fmt: skip
     return Timeline(
-        picture=_drawn(lanes, labels, looks.known, data),
+        picture=_drawn(gaps, lanes, labels, looks.known, data),
         data=data,
-        legend=tuple((swatch(look), text) for look, text in sorted(looks.known, key=lambda one: one[0][0] == "a")),
+        legend=tuple(
+            (swatch(look), text) for look, text in sorted(looks.known, key=lambda one: "kag".index(one[0][0]))
+        ),
         notes=tuple(notes),
     )
 
@@ -187,6 +193,26 @@ def _lanes(result: Result, rows: Sequence[Sequence[int]], end_s: float, looks: _
     return lanes
 
 
+def _gap_lanes(
+    result: Result, rows: Sequence[Sequence[int]], lanes: Sequence[Lane], end_s: float, looks: _Names, names: _Names
+) -> list[Lane]:
+    """Return the gaps between the computations of each row, with what they wait for, behind these."""
+    held = gaps_by_device(result, [row[0] for row in rows])
+    found = []
+    for lane in lanes:
+        if not lane.name:
+            boxes = [
+                Box(
+                    round(start_s / end_s * _TICKS), round(min(end_s, until_s) / end_s * _TICKS),
+                    looks.number((look_of_gap(cause), _GAPS[cause])), names.number(cause), -1,
+                )
+                for start_s, until_s, cause in held[rows[lane.row][0]]
+                if start_s < end_s
+            ]  # fmt: skip
+            found.append(lane._replace(boxes=boxes))
+    return found
+
+
 def _name(spans: Spans, i: int) -> str:
     return printable(f"{spans.name[i]}, {spans.kind[i].replace('_', ' ')}")
 
@@ -219,8 +245,9 @@ def _merged(boxes: Iterable[Box], apart: int) -> list[Box]:
 
 
 def _drawn(
-    lanes: Sequence[Lane], labels: Sequence[str], looks: Sequence[tuple[str, str]], data: dict[str, Any]
-) -> Markup:
+    gaps: Sequence[Lane], lanes: Sequence[Lane], labels: Sequence[str], looks: Sequence[tuple[str, str]],
+    data: dict[str, Any],
+) -> Markup:  # fmt: skip
     """Return the whole step as a picture, a path for each lane and kind: what is seen without the script."""
     apart = round(_THIN / (_WIDTH - _LEFT) * _TICKS)
     drawn = [lane._replace(boxes=_merged(lane.boxes, apart)) for lane in lanes]
@@ -228,7 +255,8 @@ def _drawn(
         apart *= 2
         drawn = [lane._replace(boxes=_merged(lane.boxes, apart)) for lane in drawn]
     parts = [*_axis(data), *_labels(lanes, labels)]
-    parts.append(element("g", *[path for lane in drawn for path in _paths(lane, looks)], id="spans"))
+    behind = [lane._replace(boxes=_merged(lane.boxes, apart)) for lane in gaps]
+    parts.append(element("g", *[path for lane in (*behind, *drawn) for path in _paths(lane, looks)], id="spans"))
     words = f"What each rank does in the step, from 0 to {_time(data, data['end'])}: {len(labels)} rows"
     return picture(_WIDTH, data["height"], words, parts, id="timeline-picture")
 

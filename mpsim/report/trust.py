@@ -8,8 +8,7 @@ from importlib import metadata
 
 from mpsim.documents import Provenance, made_now
 from mpsim.report.material import Material, Source
-from mpsim.report.rebuild import short_plan
-from mpsim.result.text import fidelity_words, format_percent
+from mpsim.result.text import fidelity_words, format_percent, short_plan
 from mpsim.sweeps.question import code_digest
 
 __all__ = ["provenance", "trust"]

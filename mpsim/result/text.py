@@ -22,11 +22,14 @@ __all__ = [
     "format_percent",
     "format_tflops",
     "short_notes",
+    "short_plan",
     "summary",
 ]
 
 MOST_DEVICES = 16  # A table of more says less than its extremes.
 _MOST_CAVEATS = 3  # Of more, a line says that there are more.
+_MOST_PLACE = 24  # letters
+_ALONE = frozenset(f"{name}=1" for name in ("dp", "pp", "tp", "cp", "ep", "micro-batches"))
 
 _FIDELITY = {
     "measured": "every layer time was measured at the size used",
@@ -132,6 +135,21 @@ def device_of(fidelity: str, device: str) -> tuple[str, str]:
     """
     how = {"analytical": "computed for", "given": "given for"}.get(fidelity, "measured on")
     return how, "" if device == "given" else device
+
+
+def short_plan(text: str) -> str:
+    """Return a plan's text without the parts that are 1, and without a long list of devices.
+
+    Examples
+    --------
+    >>> short_plan("dp=8 pp=1 tp=2 micro-batches=4"), short_plan("dp=1 pp=1 tp=1 micro-batches=1")
+    ('dp=8 tp=2 micro-batches=4', 'one device')
+    >>> short_plan("dp=4 pp=2 place=0,4,1,5,2,6,3,7"), short_plan("pp=9 place=0,1,2,3,4,5,6,8,7,9,10,11")
+    ('dp=4 pp=2 place=0,4,1,5,2,6,3,7', 'pp=9 place=…')
+    """
+    words = [word for word in text.split() if word not in _ALONE]
+    words = ["place=…" if word.startswith("place=") and len(word) > _MOST_PLACE else word for word in words]
+    return " ".join(words) or "one device"
 
 
 def format_tflops(flops_per_s: float) -> str:

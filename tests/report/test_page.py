@@ -16,11 +16,11 @@ from mpsim.report.gather import Given, gather, rows_of_results
 from mpsim.report.looks import ticks
 from mpsim.report.memory import memory
 from mpsim.report.page import page, save_report
-from mpsim.report.rebuild import short_plan
 from mpsim.report.scaling import scaling
 from mpsim.report.tables import devices_table, plans_table
 from mpsim.report.timeline import timeline
 from mpsim.result.model import DeviceUse, MemoryUse, Result, Spans, Timeline
+from mpsim.result.text import short_plan
 from mpsim.simulation import simulate
 from mpsim.sweeps.model import COLUMNS, FLAGS, TEXTS, SweepResult
 from mpsim.topology.spec import parse_topology
@@ -118,6 +118,19 @@ def test_each_rank_that_differs_has_a_row_and_says_for_how_many_it_stands():
     quarter = found.data["ticks"] // 4
     assert [boxes[0][i : i + 2] for i in (0, 6)] == [[0, quarter], [quarter, 2 * quarter]]
     assert boxes[2][:2] == [2 * quarter, 4 * quarter]
+
+
+def test_gaps_between_computations_say_what_is_waited_for():
+    found = timeline(pipeline(count=8))
+    quarter = found.data["ticks"] // 4
+    first, second = found.data["gaps"]
+    assert first[:2] == found.data["lanes"][0][1:3]  # behind the computations of its row
+    causes = [[found.data["names"][one[2][i + 3]] for i in range(0, len(one[2]), 6)] for one in (first, second)]
+    assert causes == [["idle"], ["idle", "wait"]]
+    assert [second[2][i : i + 2] for i in (0, 6)] == [[0, quarter], [quarter, 2 * quarter]]
+    assert first[2][:2] == [2 * quarter, 4 * quarter]
+    assert [text for _, text in found.legend][-2:] == ["idle", "waits for a transfer"]
+    assert {"g-idle", "g-wait"} <= {*found.data["looks"]}
 
 
 def test_ranks_that_do_the_same_at_the_same_moments_share_a_row():

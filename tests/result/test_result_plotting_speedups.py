@@ -45,7 +45,11 @@ def test_speedup_tells_families_ties_and_misfits(pipeline):
         "best that fits",
     ]  # fmt: skip
     # dp=4 is faster and does not fit
-    assert named(figure.axes[0]) == {"1": "1× m=4 1f1b", "2": "1.75× pp=2 m=4 1f1b", "4": "3× dp=2 pp=2 m=4 1f1b"}
+    assert named(figure.axes[0]) == {
+        "1": "1× micro-batches=4 1f1b",
+        "2": "1.75× pp=2 micro-batches=4 1f1b",
+        "4": "3× dp=2 pp=2 micro-batches=4 1f1b",
+    }
 
 
 def test_speedup_places_plans_at_their_number_of_devices(pipeline):
@@ -102,7 +106,7 @@ def test_speedup_takes_a_sweep_or_two():
     given = [{**row, "rank": 1 + i, **about} for i, row in enumerate(rows())]
     found = SweepResult(rows=tuple(given), planned=len(given))
     (ax,) = plotting.speedup(found).axes
-    assert named(ax)["4"] == "3× dp=2 pp=2 m=4 1f1b"
+    assert named(ax)["4"] == "3× dp=2 pp=2 micro-batches=4 1f1b"
     figure = plotting.speedup([found, found], names=["a.csv", "b.csv"])
     assert [ax.get_title(loc="left").split(":")[0] for ax in figure.axes] == ["a.csv", "b.csv"]
 

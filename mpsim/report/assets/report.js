@@ -106,6 +106,19 @@
       }
       flush();
     };
+    const drawGaps = ([y, height, boxes]) => {
+      for (const i of inWindow(boxes)) {
+        const [left, right] = [Math.max(x(boxes[i]), data.left), Math.min(x(boxes[i + 1]), data.width)];
+        if (right - left < 0.4) continue;
+        const gap = make("rect", { x: left.toFixed(2), y, width: (right - left).toFixed(2), height, class: data.looks[boxes[i + 2]] });
+        gap.append(make("title", {}, `${data.kinds[boxes[i + 2]]}\n${time(boxes[i])} to ${time(boxes[i + 1])}`));
+        spans.append(gap);
+        const cause = data.names[boxes[i + 3]];
+        if (boxes[i + 5] === 1 && right - left > 4 + 5 * cause.length) {
+          spans.append(make("text", { x: ((left + right) / 2).toFixed(2), y: y + height * 0.66, class: "gap-in" }, cause));
+        }
+      }
+    };
     const drawAxis = () => {
       axis.replaceChildren();
       const first = (from / data.ticks) * data.end / scale;
@@ -121,6 +134,7 @@
     const draw = () => {
       spans.replaceChildren();
       drawAxis();
+      data.gaps.forEach(drawGaps);
       data.lanes.forEach((lane, at) => drawLane(lane, data.boxes[at]));
       const whole = from === 0 && until === data.ticks;
       document.getElementById("timeline-window").textContent = whole ? "the whole step" : `${time(from)} to ${time(until)}`;

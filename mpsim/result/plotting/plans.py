@@ -13,11 +13,12 @@ from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from mpsim.result.plotting.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, figure_of
 from mpsim.result.plotting.swarm import largest_swarm
+from mpsim.result.text import short_plan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Point", "begin_plans", "number", "place_plans", "point_of", "short_plan"]
+__all__ = ["Point", "begin_plans", "number", "place_plans", "point_of"]
 
 # What splits the plan: colour and marker.
 _FAMILIES = {
@@ -30,7 +31,6 @@ _FAMILIES = {
     "hybrid": (PURPLE, "D"),
     "other": (GREY, "X"),
 }
-_ALONE = frozenset(f"{name}=1" for name in ("dp", "pp", "tp", "cp", "ep", "micro-batches"))
 _MOST_TICKS = 24
 _FONT, _LINE, _LETTER = 7.0, 9.0, 4.7  # points: of names, a line of them, a letter
 _UPRIGHT = 56.0  # points: narrower strips have names that stand on end
@@ -102,20 +102,6 @@ def _family(row: Mapping[str, Any]) -> str:
         return "hybrid"
     naive = str(row["plan"]).endswith("naive")
     return {"dp": "data", "pp": "naive pipeline" if naive else "pipeline", "tp": "tensor", "cp": "context"}[split[0]]
-
-
-def short_plan(plan: str) -> str:
-    """Return a plan without what is 1 and where its ranks stand, its micro-batches as m.
-
-    Examples
-    --------
-    >>> short_plan("dp=2 pp=4 tp=1 micro-batches=8 1f1b place=0,2,1,3"), short_plan("dp=1 pp=1 tp=1 micro-batches=1")
-    ('dp=2 pp=4 m=8 1f1b', '')
-    >>> short_plan("dp=8 micro-batches=4 zero=1")
-    'dp=8 m=4 zero=1'
-    """
-    words = (word for word in plan.split(" ") if word not in _ALONE and not word.startswith("place="))
-    return " ".join(words).replace("micro-batches=", "m=")
 
 
 def begin_plans(ax: Axes, points: Sequence[Point]) -> None:
@@ -242,7 +228,7 @@ def _name(best: Point, slot: float) -> str:
     plan, times = short_plan(best.plan), f"{best.speedup:.3g}×"
     if slot < _UPRIGHT:
         return f"{times}  {plan}".strip()
-    return "\n".join([times, *textwrap.wrap(plan, max(int(slot / _LETTER), 8))])
+    return "\n".join([times, *textwrap.wrap(plan, max(int(slot / _LETTER), 8), break_on_hyphens=False)])
 
 
 def _height(name: str, slot: float) -> float:

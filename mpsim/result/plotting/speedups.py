@@ -169,8 +169,6 @@ def _title(head: str, rows: Sequence[_Row], skipped: int, left_out: int) -> list
         text += f", global batch {batches.pop():g}"
     baselines = _texts(rows, "baseline")
     notes = [f"over {baselines[0]}"] if len(baselines) == 1 else []
-    if any("micro-batches=" in str(row["plan"]) for row in rows):
-        notes.append("m: micro-batches")
     lines = [text, "; ".join(notes)] if notes else [text]
     caveats = dict.fromkeys(one for row in rows for one in str(row.get("caveats") or "").split("; "))
     if warning := caution([one for one in caveats if one and one != "nan"]).strip():
