@@ -107,7 +107,7 @@ class Written:
             return given
         if not isinstance(given, str | os.PathLike):
             raise MpsimError(f"{cls.__name__.lower()} is {shown(given)}, expected {cls._written}")
-        found: Self = function_of(cls._reads)(str(given))
+        found: Self = function_of(cls._reads)(given if isinstance(given, str) else str(given))
         return found
 
 

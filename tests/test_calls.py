@@ -1,8 +1,10 @@
 """What Python calls accept, and the one line in which they refuse the rest."""
 
 import inspect
+import pickle
 import random
 import warnings
+from dataclasses import replace
 from importlib import import_module
 from operator import attrgetter
 
@@ -55,6 +57,26 @@ def test_a_found_plan_goes_back_into_a_call(work, network):
     found = mpsim.best(mpsim.Study(work, network), batch=4, processes=1)
     assert mpsim.simulate(work, network, found.plan).step_s == found.best["step_s"]
     assert mpsim.simulate(work, network, f"{found.best['plan']} batch=4").step_s == found.best["step_s"]
+
+
+def test_a_rows_plan_is_of_the_rows_batch_and_runtime(tmp_path):
+    """Its text, as it stands in a table, says neither: given back, it would else be of another step, silently."""
+    layers = [mpsim.Layer.given(name, forward_s=1.0, backward_s=2.0, parameter_bytes=64) for name in "ab"]
+    layers = [replace(one, costs=(*one.costs, replace(one.costs[0], microbatch=2))) for one in layers]
+    work = mpsim.Workload.chain("two", layers, activation_bytes=1024)
+    path = tmp_path / "table.csv"
+    found = mpsim.sweep(work, CHAIN, batch=16, microbatches=[4], runtime="torch-gloo", processes=1, output=path)
+    tables = [found, mpsim.load_sweep(path), pickle.loads(pickle.dumps(found)), found.groups[0]]
+    for table in tables:
+        for row in table.ranked:
+            result = mpsim.simulate(work, CHAIN, row["plan"])
+            assert (result.global_batch, result.runtime, result.step_s) == (16, "torch-gloo", row["step_s"])
+            assert mpsim.summary(result).splitlines()[0] == f"two | {row['plan']} | {CHAIN} | batch 16"
+    text = str(found.best["plan"])
+    assert found.best["plan"] == text
+    assert repr(found.best["plan"]) == repr(text)
+    # What was copied from a page says in its first line of what batch it is.
+    assert mpsim.simulate(work, CHAIN, "".join(text)).global_batch == 8
 
 
 @settings(max_examples=25)

@@ -13,7 +13,7 @@ from mpsim.explanation.text import comparison_text, facts_text, links_text, part
 from mpsim.reprs import short_repr
 from mpsim.result.frames import result_to_dict
 from mpsim.result.model import Result
-from mpsim.result.text import caution, short_notes
+from mpsim.result.text import batch_of, caution, short_notes
 from mpsim.tables import joined
 
 if TYPE_CHECKING:
@@ -98,8 +98,10 @@ class Explanation:
     def _head(self) -> str:
         result = self.result
         if self.against is None:
-            return f"{result.workload} | {result.plan} | {result.topology}"
-        return f"{result.workload} | {result.topology}\nA: {result.plan}\nB: {self.against.result.plan}"
+            return f"{result.workload} | {result.plan} | {result.topology}{batch_of(result)}"
+        return (
+            f"{result.workload} | {result.topology}{batch_of(result)}\nA: {result.plan}\nB: {self.against.result.plan}"
+        )
 
     def _account(self) -> list[str]:
         step_s = self.result.step_s

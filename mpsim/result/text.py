@@ -14,6 +14,7 @@ from mpsim.tables import Text, align_rows, facts, joined
 from mpsim.units import format_bytes, format_duration
 
 __all__ = [
+    "batch_of",
     "caution",
     "device_of",
     "device_rows",
@@ -85,7 +86,7 @@ def summary(result: Result | str | Path) -> Text:
     runtime         ideal
     """
     result = Result.of(result)
-    head = f"{result.workload} | {result.plan} | {result.topology}"
+    head = f"{result.workload} | {result.plan} | {result.topology}{batch_of(result)}"
     blocks = [caution(result.caveats) + head, facts(facts_of(result))]
     blocks += [align_rows(_traffic_rows(result))] if result.traffic else []
     blocks += [align_rows(device_rows(result), spare=_SPARE)] if result.devices else []
@@ -150,6 +151,18 @@ def short_plan(text: str) -> str:
     words = [word for word in text.split() if word not in _ALONE]
     words = ["place=…" if word.startswith("place=") and len(word) > _MOST_PLACE else word for word in words]
     return " ".join(words) or "one device"
+
+
+def batch_of(result: Result) -> str:
+    """Return what a step depends on and the text of its plan does not say, as it stands behind that in a first line.
+
+    Examples
+    --------
+    >>> result = Result(workload="mlp", topology="pair", plan="pp=2", step_s=2.0, trial_step_s=(2.0,), free_step_s=1.5)
+    >>> batch_of(replace(result, global_batch=4096)), batch_of(result)
+    (' | batch 4,096', '')
+    """
+    return f" | batch {result.global_batch:,}" if result.global_batch else ""
 
 
 def format_tflops(flops_per_s: float) -> str:

@@ -12,6 +12,7 @@ from mpsim.above import above, needed
 from mpsim.calls import checked
 from mpsim.documents import Document
 from mpsim.errors import MpsimError, printable, shortened
+from mpsim.plan.row_plan import RowPlan
 from mpsim.result.frames import summary_row
 from mpsim.result.model import Origin, Result
 from mpsim.units import format_duration
@@ -69,7 +70,8 @@ class SweepResult(Document):
     ----------
     rows : tuple of dict
         One for each plan, all with the keys ``COLUMNS``. A plan that cannot be run has a ``reason`` and None for its
-        numbers. ``rank`` counts the plans of one workload and global batch that are not known to overflow a memory,
+        numbers. ``plan`` is text from which `mpsim.simulate` reads the row's very plan, with its batch and runtime.
+        ``rank`` counts the plans of one workload and global batch that are not known to overflow a memory,
         the fastest is 1; of plans that take equally long the one of fewer devices comes first. ``tie``: the 5-95 %
         interval overlaps that of rank 1.
     planned : int
@@ -99,6 +101,9 @@ class SweepResult(Document):
     known: int = field(default=0, compare=False)
     notes: tuple[str, ...] = ()
     origin_of: Callable[[Row], Origin] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", tuple(map(_with_settings, self.rows)))
 
     def __repr__(self) -> str:
         return f"<SweepResult: {len(self.rows):,} of {self.planned:,} plans{best_text(self)}>"
@@ -259,6 +264,14 @@ class SweepInterrupted(KeyboardInterrupt):
     def __init__(self, result: SweepResult) -> None:
         super().__init__(f"interrupted after {len(result.rows)} of {result.planned} plans")
         self.result = result
+
+
+def _with_settings(row: Row) -> Row:
+    """Return a row whose plan's text knows its batch and runtime."""
+    text = row.get("plan")
+    if not isinstance(text, str) or isinstance(text, RowPlan):
+        return row
+    return {**row, "plan": RowPlan(text, row.get("global_batch") or 0, row.get("runtime") or "ideal")}
 
 
 def finish(rows: Sequence[Row], planned: int, processes: int) -> SweepResult:

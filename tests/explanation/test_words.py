@@ -17,7 +17,7 @@ def test_a_pipeline_in_words():
 
 
 WORDS = """\
-by hand | pp=2 micro-batches=2 1f1b | chain:2,link=1kB/s@0
+by hand | pp=2 micro-batches=2 1f1b | chain:2,link=1kB/s@0 | batch 2
 
 step            16 s, every time at its median
 most lost to    pipeline bubble, 28.1 % of it
