@@ -47,6 +47,15 @@ def test_what_public_values_hold_is_described():
     assert not [one for one in pages.OWN if not any(name.startswith(one) for name in held)]
 
 
+def test_the_table_of_trust_is_of_the_rows_that_are_kept():
+    """A number that no longer is what its rows, traces or page say is found here, in the README's table too."""
+    import trust
+
+    assert trust.page() == (ROOT / "docs" / "trust.md").read_text(encoding="utf-8"), "run python benchmarks/trust.py"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not [said for said in trust.readme() if said not in readme]
+
+
 def test_the_house_is_drawn_as_it_is():
     house = load("house")
     assert house.picture() == house.PICTURE.read_text(encoding="utf-8"), "run python docs/house.py"
