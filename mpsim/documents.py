@@ -218,6 +218,7 @@ def _defaults(kind: Any) -> list[tuple[str, Any]]:
 
 # Of what is larger, products are no numbers any more.
 _MOST: dict[Any, float] = {int: 10**24, float: 1e60}
+_MOST_NAMES = 8  # of files that are listed where one is not there
 
 
 def _within(numbers: list[float], most: float) -> bool:
@@ -502,8 +503,9 @@ def _near(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f": there is no folder {str(folder)!r}"
-    names = [item.name for item in folder.iterdir() if item.suffix == path.suffix]
-    return did_you_mean(path.name, names) if names else ""
+    names = [item.name for item in folder.iterdir() if item.suffix in (path.suffix, ".json") and item.is_file()]
+    told = did_you_mean(path.name, names) if names else ""
+    return told if len(names) <= _MOST_NAMES or "did you mean" in told else ""
 
 
 def _version(path: str | Path, schema: Any, noun: str, version: int) -> int:

@@ -72,6 +72,10 @@ def test_a_rows_plan_is_of_the_rows_batch_and_runtime(tmp_path):
             result = mpsim.simulate(work, CHAIN, row["plan"])
             assert (result.global_batch, result.runtime, result.step_s) == (16, "torch-gloo", row["step_s"])
             assert mpsim.summary(result).splitlines()[0] == f"two | {row['plan']} | {CHAIN} | batch 16"
+            again = mpsim.simulate(work, CHAIN, result.plan)
+            assert (again.global_batch, again.step_s) == (16, row["step_s"])
+            other = replace(result, global_batch=8, runtime="ideal").plan
+            assert mpsim.simulate(work, CHAIN, other).global_batch == 8
     text = str(found.best["plan"])
     assert found.best["plan"] == text
     assert repr(found.best["plan"]) == repr(text)
@@ -272,3 +276,23 @@ def test_figures_of_anything_else_are_refused(tmp_path):
                 continue
             with pytest.raises(MpsimError):
                 draw(*[value] * (1 + two))
+
+
+def test_what_a_new_user_stumbles_on_is_one_line(work, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    work.save("mine.json")
+    (tmp_path / "out").mkdir()
+    lines = {
+        "no file 'dgx_h200': a workload is the path": lambda: mpsim.simulate("dgx_h200", "mine.json", "dp=8"),
+        "no file 'mine.jsn'; did you mean 'mine.json'": lambda: mpsim.load_workload("mine.jsn"),
+        "workload 'a' has no layers": lambda: mpsim.Workload.chain("a", []),
+        "cannot write a page to 'r.pdf': its suffix": lambda: mpsim.simulate(work, CHAIN, PLAN).report("r.pdf"),
+    }
+    for line, call in lines.items():
+        with pytest.raises(MpsimError, match=line) as refused:
+            call()
+        assert "\n" not in str(refused.value)
+    for i in range(20):
+        (tmp_path / f"other-{i:09d}.json").touch()
+    with pytest.raises(MpsimError, match=r"^no file 'zzz.json'$"):
+        mpsim.load_workload("zzz.json")

@@ -2,36 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from mpsim.cli.output import tell
 from mpsim.cli.progress import progress_bar
-from mpsim.errors import MpsimError
-from mpsim.files import stream_of
 from mpsim.report.gather import Given, gather
-from mpsim.report.page import save_report
+from mpsim.report.page import check_page, save_report
 
 __all__ = ["check_page", "write_page"]
-
-
-def check_page(path: str) -> None:
-    """Refuse a file whose suffix is that of no page, before anything is computed.
-
-    Raises
-    ------
-    MpsimError
-        Its suffix is another.
-
-    Examples
-    --------
-    >>> check_page("report.pdf")
-    Traceback (most recent call last):
-    ...
-    mpsim.errors.MpsimError: cannot write a page to 'report.pdf': its suffix is '.pdf', expected .html
-    """
-    suffix = Path(path).suffix.lower()
-    if suffix not in (".html", ".htm") and stream_of(path) is None:
-        raise MpsimError(f"cannot write a page to {path!r}: its suffix is {suffix!r}, expected .html")
 
 
 def write_page(

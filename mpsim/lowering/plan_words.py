@@ -13,9 +13,9 @@ from mpsim.calls import checked
 from mpsim.collectives.mapping import AUTO, algorithm_names
 from mpsim.errors import MpsimError, unknown
 from mpsim.plan.model import LAUNCHES, Plan, load_plan
-from mpsim.plan.row_plan import RowPlan
 from mpsim.plan.schedules import SCHEDULES, as_registered
 from mpsim.plan.sharding import Sharding
+from mpsim.result.plan_text import PlanText
 
 __all__ = ["parse_plan", "plan_of_words"]
 
@@ -37,7 +37,7 @@ def parse_plan(text: str) -> Plan:
 
     What the words leave out is as in ``Plan()``. A plan's text says neither its batch nor its runtime: add them, as
     ``batch=64 runtime=torch-nccl``, where micro-batches are not of the workload's own size or the runtime not ideal.
-    The plan of a table's row, ``row["plan"]`` as it stands in one, has those of the row.
+    ``result.plan`` and a table's ``row["plan"]``, as they stand there, have those of the result and the row.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def parse_plan(text: str) -> Plan:
     if text.lower().endswith(".json") or Path(text).is_file():
         return load_plan(text)
     plan = plan_of_words(text)
-    return replace(plan, batch=text.batch, runtime=text.runtime) if isinstance(text, RowPlan) else plan
+    return replace(plan, batch=text.batch, runtime=text.runtime) if isinstance(text, PlanText) else plan
 
 
 def plan_of_words(text: str) -> Plan:

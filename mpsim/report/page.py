@@ -11,7 +11,8 @@ from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from mpsim.files import read_text, write_text
+from mpsim.errors import MpsimError
+from mpsim.files import read_text, stream_of, write_text
 from mpsim.report.cluster import cluster
 from mpsim.report.markup import plain
 from mpsim.report.material import Material
@@ -26,10 +27,30 @@ from mpsim.sweeps.model import Row
 from mpsim.topology.show import draw
 from mpsim.units import format_bytes, format_duration
 
-__all__ = ["page", "save_report"]
+__all__ = ["check_page", "page", "save_report"]
 
 _ASSETS = Path(__file__).parent / "assets"
 _MOST_REASONS = 5
+
+
+def check_page(path: str | Path) -> None:
+    """Refuse a file whose suffix is that of no page, before anything is computed.
+
+    Raises
+    ------
+    MpsimError
+        Its suffix is another.
+
+    Examples
+    --------
+    >>> check_page("report.pdf")
+    Traceback (most recent call last):
+    ...
+    mpsim.errors.MpsimError: cannot write a page to 'report.pdf': its suffix is '.pdf', expected .html
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".html", ".htm") and stream_of(path) is None:
+        raise MpsimError(f"cannot write a page to {str(path)!r}: its suffix is {suffix!r}, expected .html")
 
 
 def save_report(path: str | Path, material: Material, *, top: int = 100) -> None:
@@ -38,8 +59,9 @@ def save_report(path: str | Path, material: Material, *, top: int = 100) -> None
     Raises
     ------
     MpsimError
-        The file cannot be written there.
+        The file cannot be written there, or its suffix is that of no page.
     """
+    check_page(path)
     write_text(path, page(material, top=top))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from mpsim.errors import MpsimError
 from mpsim.report.gather import Given, Progress, gather
 from mpsim.report.material import Source
-from mpsim.report.page import save_report
+from mpsim.report.page import check_page, save_report
 from mpsim.result.model import Origin, Result
 from mpsim.search.found import Found
 from mpsim.search.rates import Rates
@@ -64,6 +64,7 @@ def _write(
     progress: Progress | None = None,
 ) -> None:
     top = whole(top, "top", 1)
+    check_page(path)
     save_report(path, gather(given, batch=batch, what_ifs=what_ifs, progress=progress), top=top)
 
 

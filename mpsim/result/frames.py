@@ -91,7 +91,8 @@ def result_to_dict(result: Result) -> dict[str, Any]:
 
 def _identity(result: Result) -> dict[str, Any]:
     names = ("workload", "measured_on", "topology", "plan", "runtime", "made_by", "fidelity", "global_batch")
-    return {name: getattr(result, name) for name in names} | {"launch": result.launch or "in times"}
+    found = {name: getattr(result, name) for name in names} | {"launch": result.launch or "in times"}
+    return found | {"plan": str(result.plan)}  # of which rows have all in columns of their own
 
 
 def _step(result: Result) -> dict[str, Any]:

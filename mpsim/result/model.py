@@ -11,6 +11,7 @@ from mpsim.above import above
 from mpsim.calls import checked
 from mpsim.documents import Document, Provenance
 from mpsim.reprs import short_repr
+from mpsim.result.plan_text import PlanText
 from mpsim.scaling import Scaling
 
 if TYPE_CHECKING:
@@ -316,6 +317,10 @@ class Result(Document):
 
     __repr__ = short_repr
 
+    def __post_init__(self) -> None:
+        if isinstance(self.plan, str):
+            object.__setattr__(self, "plan", PlanText(self.plan, self.global_batch, self.runtime))
+
     @property
     def throughput_samples_per_s(self) -> float:
         """Samples a second; 0 where the step has no samples or takes no time."""
@@ -427,7 +432,7 @@ class Result(Document):
         Parameters
         ----------
         path : path
-            The page, ``.html`` by custom.
+            The page, ``.html``.
         **options
             ``what_ifs=False`` leaves out what is simulated with one thing changed, `real` has results of real
             runs to lay beside it, `progress` is called with how many what-ifs are done of how many.

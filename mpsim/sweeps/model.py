@@ -12,9 +12,9 @@ from mpsim.above import above, needed
 from mpsim.calls import checked
 from mpsim.documents import Document
 from mpsim.errors import MpsimError, printable, shortened
-from mpsim.plan.row_plan import RowPlan
 from mpsim.result.frames import summary_row
 from mpsim.result.model import Origin, Result
+from mpsim.result.plan_text import PlanText
 from mpsim.units import format_duration
 
 if TYPE_CHECKING:
@@ -269,9 +269,9 @@ class SweepInterrupted(KeyboardInterrupt):
 def _with_settings(row: Row) -> Row:
     """Return a row whose plan's text knows its batch and runtime."""
     text = row.get("plan")
-    if not isinstance(text, str) or isinstance(text, RowPlan):
+    if not isinstance(text, str) or isinstance(text, PlanText):
         return row
-    return {**row, "plan": RowPlan(text, row.get("global_batch") or 0, row.get("runtime") or "ideal")}
+    return {**row, "plan": PlanText(text, row.get("global_batch") or 0, row.get("runtime") or "ideal")}
 
 
 def finish(rows: Sequence[Row], planned: int, processes: int) -> SweepResult:

@@ -253,6 +253,8 @@ class Workload(Document):
         >>> chain.tensors[-1].bytes(), chain.tensors[-1].bytes(2)
         (64, 32)
         """
+        if not layers:
+            raise MpsimError(f"workload {name!r} has no layers")
         sizes = activation_bytes if isinstance(activation_bytes, list) else [activation_bytes] * len(layers)
         sizes = [whole(size, "activation_bytes") for size in sizes]
         if len(sizes) != len(layers):

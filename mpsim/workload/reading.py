@@ -33,4 +33,9 @@ def read_workload(text: str) -> Workload:
         raise MpsimError(f"{text!r} is a model, not a workload file: mpsim trace {text} -o {text}.json makes one")
     if ":" in text and not Path(text).exists() and not Path(text).suffix == ".json":
         raise MpsimError(f"{text!r} is a topology where a workload is due: give the workload first, the topology next")
+    if not Path(text).suffix and not Path(text).exists():
+        raise MpsimError(
+            f"no file {text!r}: a workload is the path of one that mpsim trace wrote, such as mlp.json, and topologies"
+            " come after it"
+        )
     return load_workload(text)
