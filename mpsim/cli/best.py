@@ -16,6 +16,7 @@ from mpsim.cli.model import read_model
 from mpsim.cli.options import options_of
 from mpsim.cli.output import (
     DOCUMENTS,
+    PAGES,
     TABLES,
     check_apart,
     json_option,
@@ -127,7 +128,7 @@ class _Asked:
 @click.option("--progress/--no-progress", default=None, help="A bar on stderr; by default on a terminal.")
 @json_option
 @output_option("--plan", what="Write the best plan (.json).", suffixes=DOCUMENTS)
-@output_option("--report", what="Write all of it as a page (.html): see mpsim report.", suffixes=("",))
+@output_option("--report", what="Write all of it as a page (.html): see mpsim report.", suffixes=PAGES)
 @output_option("-o", "--output", what="Write the rows of the answer (.csv or .parquet).", suffixes=TABLES)
 def best(model: str, cluster: str, as_json: bool, **given: Any) -> None:
     """Find the fastest way of splitting MODEL over CLUSTER, for each number of devices, and prove it.
@@ -148,6 +149,8 @@ def best(model: str, cluster: str, as_json: bool, **given: Any) -> None:
     train = parse_count(asked.train_tokens, "--train-tokens") if asked.train_tokens else 0
     if train and price is None:
         raise MpsimError("--train-tokens is for money: give --price too, as in '2.5 USD/h'")
+    if (asked.batch is None) == (asked.tokens is None):
+        raise MpsimError("give either --batch, samples in a step, or --tokens: every plan is of the same step")
     axes = _axes(asked)
     topology = parse_topology(cluster)
     began = time.perf_counter()
@@ -330,8 +333,6 @@ def _axes(asked: _Asked) -> Axes:
 
 def _batches(asked: _Asked, workload: Workload) -> tuple[int, ...]:
     """Return the samples in a step, of each step that is asked for."""
-    if (asked.batch is None) == (asked.tokens is None):
-        raise MpsimError("give either --batch, samples in a step, or --tokens: every plan is of the same step")
     if asked.batch is not None:
         found = tuple(sorted(set(asked.batch)))
         one = [word for word in ("plan", "report") if getattr(asked, word)]

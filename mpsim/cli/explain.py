@@ -51,7 +51,7 @@ class _Asked:
 @click.option(
     "--against",
     metavar="PLAN",
-    help="Say why it is faster or slower than another plan: a file, or its options in quotes, as in '--dp 4 --tp 2'.",
+    help="Say why it is faster or slower than another plan: its file, text, or options, as in '--dp 4 --tp 2'.",
 )
 @click.option("--what-ifs/--no-what-ifs", default=True, help="Simulate it again with one thing changed at a time.")
 @click.option("--progress/--no-progress", default=None, help="A bar on stderr; by default on a terminal.")
@@ -104,12 +104,17 @@ def explain(workload: str, topology: str, as_json: bool, **given: Any) -> None:
 
 
 def _against(text: str, workload: Workload, plan: Plan, devices: int) -> Plan:
-    """Return the other plan: of a file, or of options, with the batch and the runtime of the first."""
+    """Return the other plan: of a file, of its text or of options, with the batch and the runtime of the first."""
     try:
         batch = global_batch(workload, plan)
         if Path(text).is_file() or text.endswith(".json"):
             other = load_plan(text)
             return other if other.batch else replace(other, batch=batch)
+        if not text.lstrip().startswith("-") and "=" in text:
+            other = Plan.of(text)
+            return replace(
+                other, batch=other.batch or batch, runtime=other.runtime if "runtime=" in text else plan.runtime
+            )
         said = _options(text)
         own: dict[str, Any] = {name: getattr(plan, name) or None for name in ("runtime", "algorithm", "launch")}
         left = {name: value for name, value in (own | {"batch": batch}).items() if getattr(said, name) is None}

@@ -15,12 +15,13 @@ from mpsim.errors import MpsimError, printable
 from mpsim.files import check_target, stream_of
 from mpsim.tables import Text, show
 
-__all__ = ["DOCUMENTS", "PICTURES", "TABLES", "json_option", "output_option", "print_json", "say", "tell"]
+__all__ = ["DOCUMENTS", "PAGES", "PICTURES", "TABLES", "json_option", "output_option", "print_json", "say", "tell"]
 
 # What a suffix promises; a file of another kind is refused. "" is any suffix that promises nothing else.
 DOCUMENTS = (".json", "")
 PICTURES = (".png", ".svg", ".pdf")
 TABLES = (".csv", ".parquet")
+PAGES = (".html", ".htm", "")
 
 
 def output_option(
@@ -51,7 +52,7 @@ def check_output(path: str, option: str, suffixes: tuple[str, ...]) -> None:
     suffix = target.suffix.lower()
     promised = suffix if suffix in (*DOCUMENTS, *PICTURES, *TABLES) else ""
     if promised not in suffixes:
-        expected = " or ".join(known for known in suffixes if known)
+        expected = " or ".join(known for known in suffixes if known) or "that of what is written"
         raise MpsimError(f"{option} {path!r}: its suffix is {suffix!r}, expected {expected}")
     if not target.parent.is_dir():
         raise MpsimError(f"{option} {path!r}: there is no folder {str(target.parent)!r}: make it first")

@@ -12,7 +12,7 @@ import click
 from mpsim.cli.identify import noun_of
 from mpsim.cli.model import read_model
 from mpsim.cli.options import options_of
-from mpsim.cli.output import check_apart, output_option, tell
+from mpsim.cli.output import PAGES, check_apart, output_option, tell
 from mpsim.cli.page import check_page, write_page
 from mpsim.cli.planning import host_speed_option
 from mpsim.cli.read import read_sweeps
@@ -62,7 +62,7 @@ class _Asked:
 @scaling_options
 @unchecked_option
 @host_speed_option
-@output_option("-o", "--output", what="The page (.html).", suffixes=("",), required=True)
+@output_option("-o", "--output", what="The page (.html).", suffixes=PAGES, required=True)
 def report(things: tuple[str, ...], **given: Any) -> None:
     """Write a page about a study: its plans, ranked, and what the best one does, as one file that needs no network.
 

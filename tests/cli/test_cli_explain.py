@@ -32,8 +32,8 @@ def test_the_path_is_written_task_by_task(mpsim, tmp_path):
 
 def test_another_plan_is_a_file_or_its_options(mpsim, tmp_path):
     save_plan(tmp_path / "other.json", Plan(dp=4, batch=4))
-    said = [mpsim(*PIPELINE, "--no-what-ifs", "--against", other) for other in ("other.json", "--dp 4")]
-    assert said[0].output == said[1].output
+    said = [mpsim(*PIPELINE, "--no-what-ifs", "--against", other) for other in ("other.json", "--dp 4", "dp=4")]
+    assert said[0].output == said[1].output == said[2].output
     assert "\nB: dp=4\n" in said[0].output
     what_ifs = json.loads(mpsim(*PIPELINE, "--json", "--against", "--dp 2 --tp 2").stdout)["what_ifs"]
     assert {"no latency", "one more node", "eth_10g twice as fast"} <= {one["name"] for one in what_ifs}

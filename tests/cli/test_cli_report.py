@@ -67,6 +67,13 @@ def test_a_table_alone_is_a_page_with_its_cluster(study):
     assert "mpsim report best.csv WORKLOAD TOPOLOGY -o report.html" in text
 
 
+def test_what_is_no_page_is_refused_before_anything_is_computed(study):
+    done = study("report", "best.csv", "-o", "page.pdf")
+    assert done.stderr == "mpsim: error: -o 'page.pdf': its suffix is '.pdf', expected .html or .htm\n"
+    done = study("best", "gpt2", "dgx_h100", "--report", "page.html")  # a model is not looked at for nothing
+    assert done.stderr.startswith("mpsim: error: give either --batch, samples in a step, or --tokens")
+
+
 def test_a_table_finds_its_own_files_beside_it(study):
     """By what they hold, not by what they are called: of two traces of one name that the rows are of is taken."""
     Path("workloads").mkdir()
