@@ -298,3 +298,28 @@ def test_axes_of_a_distribution_fit_it(noisy, replay):
     low, high = ax.get_xlim()
     assert 0 < least - low < 0.1 * (most - least)
     assert 0 < high - most < 0.1 * (most - least)
+
+
+def test_several_results_say_once_what_may_make_them_wrong_and_what_tells_them_apart(pipeline):
+    one, other = (
+        replace(pipeline, caveats=(f"a share is taken as 1/{n} of the whole one",), global_batch=8 * n) for n in (2, 4)
+    )
+    figure = plotting.breakdown([one, other])
+    title = figure.axes[0].get_title(loc="left").splitlines()
+    assert title[0] == "caution: a share is taken as 1/2, 1/4 of the whole one"
+    assert sum("caution" in line for line in title) == 1
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        f"{pipeline.plan}, batch {n}" for n in (16, 32)
+    ]
+    assert plotting.cdf([one, other]).axes[0].get_title(loc="left").splitlines()[0] == title[0]
+
+
+def test_memory_in_panels_that_share_an_axis_is_cut_off_in_none(pipeline):
+    def grown(use):
+        return replace(use, memory=replace(use.memory, timeline_bytes=tuple(64 * n for n in use.memory.timeline_bytes)))
+
+    large = replace(pipeline, devices=tuple(map(grown, pipeline.devices)))
+    axes = Figure().subplots(1, 2, sharey=True)
+    for ax, result in zip(axes, (large, pipeline), strict=True):
+        plotting.memory_over_time(result, ax=ax)
+    assert axes[0].get_ylim()[1] >= max(max(line.get_ydata()) for line in axes[0].lines)

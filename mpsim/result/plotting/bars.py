@@ -23,6 +23,8 @@ from mpsim.result.plotting.style import (
     figure_of,
     legend_right,
     panels_for,
+    plan_names,
+    reach_up_to,
     results_of,
     seconds_unit,
     subject,
@@ -86,16 +88,15 @@ def _of_devices(result: Result, ax: Axes | None) -> Figure:
 
 
 def _of_plans(plans: list[Result], ax: Axes | None) -> Figure:
-    names = [result.plan for result in plans]
+    names = plan_names(plans)
     seconds = np.array([_mean_parts(result) for result in plans])
     width, beside = 14.0, None
     if ax is None:
         ax, beside = _pair(width, _height(len(names)))
-    about = dict.fromkeys(line for result in plans for line in subject(result, plan=False))
     steps = np.array([result.step_s for result in plans])
     _stack(ax, seconds / steps[:, None], names)
     _fractions(ax)
-    title(ax, [*[*about][:3], "where the step of the mean device goes"], width / 2)
+    title(ax, [*subject(*plans, plan=False)[:3], "where the step of the mean device goes"], width / 2)
     times = [format_duration(result.step_s) for result in plans]
     if beside is None:
         _note(ax, np.ones(len(plans)), times)
@@ -222,7 +223,7 @@ def memory(results: Result | Sequence[Result], *, ax: Axes | None = None) -> Fig
         legend_right(one)
     top = max(one.get_ylim()[1] for one in axes)
     for one in axes:
-        one.set_ylim(0, top)
+        reach_up_to(one, top)
     axes[-1].set_xlabel("device")
     return figure_of(axes[0])
 

@@ -18,6 +18,8 @@ from mpsim.result.plotting.style import (
     figure_of,
     legend_right,
     panels_for,
+    plan_names,
+    reach_up_to,
     results_of,
     seconds_unit,
     shorten,
@@ -68,27 +70,33 @@ def cdf(results: Result | Sequence[Result], *, ax: Axes | None = None) -> Figure
     width = 9.0
     ax = axes_for(ax, width, 4.8)
     scale, unit = seconds_unit(max(max(result.trial_step_s) for result in plans))
-    for i, result in enumerate(plans):
+    for i, (result, name) in enumerate(zip(plans, plan_names(plans), strict=True)):
         x, fraction = distribution(result.trial_step_s)
         line: dict[str, Any] = {"color": CYCLE[i % len(CYCLE)], "linestyle": _STYLES[i // len(CYCLE) % len(_STYLES)]}
         times = [x[0] / scale, *(value / scale for value in x)]
-        ax.plot(times, [0.0, *fraction], drawstyle="steps-post", linewidth=1.8, label=_trials(result, plans[0]), **line)
+        ax.plot(
+            times,
+            [0.0, *fraction],
+            drawstyle="steps-post",
+            linewidth=1.8,
+            label=_trials(result, name, plans[0]),
+            **line,
+        )
     ax.margins(x=0.08)
     ax.set(ylim=(-0.02, 1.02), xlabel=f"step time ({unit})", ylabel="fraction of trials")
     ax.grid(alpha=0.3)
-    about = dict.fromkeys(line for result in plans for line in subject(result, plan=False))
-    title(ax, [*about][:3], width - 0.5)
+    title(ax, subject(*plans, plan=False)[:3], width - 0.5)
     legend_right(ax)
     return figure_of(ax)
 
 
-def _trials(result: Result, first: Result) -> str:
+def _trials(result: Result, name: str, first: Result) -> str:
     """Say of how many trials a curve is, its median, and how far that is from the first's: axes need not begin at 0."""
     ran, median_s = len(result.trial_step_s), interval(result).median_s
     how = "one replay, nothing random" if result.deterministic else f"{ran} trial{'s' * (ran > 1)}"
     beside = interval(first).median_s
     apart = f", {100 * (median_s / beside - 1):+.1f} %" if result is not first and beside else ""
-    return f"{shorten(result.plan, 42)}\n({how}, median {format_duration(median_s)}{apart})"
+    return f"{shorten(name, 42)}\n({how}, median {format_duration(median_s)}{apart})"
 
 
 def memory_over_time(results: Result | Sequence[Result], *, ax: Axes | None = None) -> Figure:
@@ -141,7 +149,7 @@ def memory_over_time(results: Result | Sequence[Result], *, ax: Axes | None = No
         for capacity in {curve.device.capacity_bytes for curve in of} & set(drawn):
             one.axhline(capacity / scale, color="black", linewidth=1.6, label="capacity")
         one.set(xlim=(0, end_s / seconds or 1.0), ylabel=f"memory ({size})")
-        one.set_ylim(0, max([peak, *drawn]) / scale * 1.05)
+        reach_up_to(one, max([peak, *drawn]) / scale * 1.05)
         one.grid(alpha=0.3)
         notes = [] if all(curve.alike for curve in of) else ["of replicas whose times differ, the slowest is drawn"]
         title(one, [*subject(result), *notes], width - 0.5)

@@ -17,7 +17,7 @@ from mpsim.files import writing
 from mpsim.reprs import brief
 from mpsim.result.model import Result
 from mpsim.result.plotting.described import Described, alternative_text
-from mpsim.result.text import caution
+from mpsim.result.text import batch_of, caution
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -36,6 +36,8 @@ __all__ = [
     "figure_of",
     "legend_right",
     "panels_for",
+    "plan_names",
+    "reach_up_to",
     "results_of",
     "save_figure",
     "seconds_unit",
@@ -179,10 +181,24 @@ def bytes_unit(most_bytes: float) -> tuple[float, str]:
     return 1.0, "B"
 
 
-def subject(result: Result, *, plan: bool = True) -> list[str]:
-    """Return the lines of a title that say what a picture is about, before them what may make it wrong."""
-    lines = [caution(result.caveats).strip(), f"{result.workload} on {result.topology}", result.plan if plan else ""]
-    return [line for line in lines if line]
+def subject(*results: Result, plan: bool = True) -> list[str]:
+    """Return the lines of a title that say what a picture is about, before them, once, what may make it wrong."""
+    about = dict.fromkeys(f"{result.workload} on {result.topology}" for result in results)
+    plans = [result.plan for result in results] if plan else []
+    told = caution([phrase for result in results for phrase in result.caveats]).strip()
+    return [line for line in (told, *about, *plans) if line]
+
+
+def plan_names(results: Sequence[Result]) -> list[str]:
+    """Return what tells results apart in one picture: their plans, and their batches where these differ."""
+    several = len({result.global_batch for result in results}) > 1
+    return [f"{result.plan}{batch_of(result).replace(' |', ',') if several else ''}" for result in results]
+
+
+def reach_up_to(ax: Axes, top: float) -> None:
+    """Let an axis begin at 0 and reach up to a value, and to what is drawn in others that share it."""
+    others = [one for one in ax.get_shared_y_axes().get_siblings(ax) if one is not ax and one.has_data()]
+    ax.set_ylim(0, max([top, *(one.get_ylim()[1] for one in others)]))
 
 
 def title(ax: Axes, lines: Sequence[str], width: float) -> None:
