@@ -322,7 +322,7 @@ class _Search:
         for own in alike.values():
             least = self._lightest_of([plan for _, plan in own])
             if least.overflows:
-                self._nearer(own[0][1], least.memory_bytes)
+                self._nearer(own[0][1], self._study.bounds.rough(own[0][1]).memory_bytes)
                 self._decide("too large", len(own))
                 continue
             for number, plan in own:

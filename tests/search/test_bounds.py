@@ -189,6 +189,17 @@ def test_what_is_said_of_many_microbatches_is_held_at_some_moment(schedule, micr
             ), (rank, own[at], kind)
 
 
+def test_rows_of_ones_own_are_looked_at_whole() -> None:
+    """This one has all micro-batches under way at once where they are few, and of many one: that alone counts."""
+
+    def careful(ranks, microbatches):
+        return SCHEDULES["gpipe" if microbatches < 16 else "naive"](ranks, microbatches)
+
+    plan = Plan(pp=2, microbatches=16, batch=16, schedule=careful)
+    assert facts_of(plan).microbatches == 16
+    assert facts_of(plan).held == facts_of(replace(plan, schedule="naive")).held == (1, 1)
+
+
 def _under_way(row, own):
     """Yield of each forward and backward what its rank then has, of each of its stages."""
     kept, again, made = np.zeros(len(own), int), np.zeros(len(own), int), np.zeros(len(own), bool)
