@@ -420,7 +420,7 @@ class _Search:
         plans = {row["plan"]: plan for row, plan in zip(rows, chosen, strict=True)}
         sweep = finish(rows, len(rows), workers)
         return Found(
-            sweep=replace(sweep, notes=self._study.notes),
+            sweep=replace(sweep, notes=(*self._untried(chosen), *self._study.notes)),
             planned=self.planned,
             counts=dict(self._counts),
             reasons=dict(self._reasons + left),
@@ -429,6 +429,16 @@ class _Search:
             plans=plans,
             study=self._study,
         )
+
+    def _untried(self, plans: Sequence[Plan]) -> list[str]:
+        """Say what else might be faster than these, where some devices are further apart than others."""
+        if self._axes.shards or not any(plan.sharding.zero and not plan.sharding.shards for plan in plans):
+            return []
+        routes = self._study.routes
+        reached = {routes.bandwidth_bytes_per_s(routes.path(0, i)) for i in range(1, len(self._study.topology.devices))}
+        if len(reached) < 2:
+            return []
+        return ["not tried: replicas that shard in groups, as within a node (--shards 0,N), which may be faster"]
 
     def _drawn(self, plans: Sequence[Plan], trials: Trials, workers: int) -> list[Row]:
         """Return the rows of the plans of the answer over some trials."""

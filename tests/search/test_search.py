@@ -219,6 +219,8 @@ def test_groups_that_shard_are_tried_where_asked() -> None:
     axes = Axes(devices=(4,), dp=(4,), zero=(3,))
     alone, also = (best(study, batch=8, axes=one, processes=1) for one in (axes, replace(axes, shards=(0, 2, 3))))
     assert also.planned == 2 * alone.planned
+    assert [note for note in alone.sweep.notes if "--shards" in note]
+    assert not [note for note in also.sweep.notes if "--shards" in note]
     assert "shards=2" in also.best["plan"]
     assert also.best["step_s"] < alone.best["step_s"]
     every = best(study, batch=8, axes=replace(axes, shards=(0, 2)), prune=False, processes=1)
