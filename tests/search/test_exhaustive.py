@@ -1,6 +1,7 @@
-"""The answer of a search of five spaces of more than 1,000 plans is that of simulating every one of them.
+"""The answer of a search of three spaces of more than 1,000 plans is that of simulating every one of them.
 
-The spaces are smaller ones of those of ``benchmarks/search.py exhaustive``: other batches, fewer stages of ZeRO.
+They are smaller ones of those of ``benchmarks/search.py exhaustive``, which has two more: other batches, fewer
+stages of ZeRO.
 """
 
 import sys
@@ -14,16 +15,11 @@ from mpsim.search.run import best
 from mpsim.search.space import Axes
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "search.py"
+# The batch, what is tried, and the most plans that may be simulated to know the answer.
 SPACES = {
-    "CNN": (16, Axes(chunks=(2, 3, 4, 5, 6, 8), recompute=("", "full", "stages")), {}),
-    "U-Net": (
-        16,
-        Axes(devices=(4, 8), zero=(0, 3), recompute=("",), schedules=("1f1b", "interleaved-1f1b")),
-        {},
-    ),
-    "GPT-2": (8, Axes(zero=(0, 1, 3)), {}),
-    "Llama-3 8B": (4, Axes(zero=(0, 3)), {"microbatches": (1,)}),
-    "MoE": (4, Axes(zero=(0, 3)), {}),
+    "U-Net": (16, Axes(devices=(4, 8), zero=(0, 3), recompute=("",), schedules=("1f1b", "interleaved-1f1b")), 200),
+    "GPT-2": (8, Axes(zero=(0, 1, 3)), 60),
+    "MoE": (4, Axes(zero=(0, 3)), 60),
 }
 
 
@@ -42,11 +38,11 @@ def script():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SPACES)
 def test_the_answer_is_that_of_simulating_every_plan(script, name) -> None:
-    batch, axes, fields = SPACES[name]
+    batch, axes, most = SPACES[name]
     whole = next(space for title, space in script.EXHAUSTIVE.items() if title.startswith(name))
-    space = replace(whole, batch=batch, axes=axes, **fields)
+    space = replace(whole, batch=batch, axes=axes)
     few = best(space.study(), batch=batch, axes=axes, processes=1, progress=False)
     every = best(space.study(), batch=batch, axes=axes, processes=1, progress=False, prune=False)
     assert script.answer(few) == script.answer(every)
     assert few.planned == every.planned > 1_000
-    assert few.simulated < every.simulated / 5
+    assert few.simulated <= most
