@@ -115,8 +115,10 @@ def facts_of(plan: Plan) -> Facts:
 
 @cache
 def _facts_of(schedule: str | Schedule, ranks: int, microbatches: int, chunks: int) -> Facts:
-    # Rounds that are not full are not the same of fewer, nor need those of a schedule of one's own be.
-    if isinstance(schedule, str) and microbatches > 3 * ranks and microbatches % ranks == 0:
+    # Rounds that are not full are not the same of fewer, nor need those of a schedule of one's own be, or of one that
+    # is fitted to its stages.
+    regular = isinstance(schedule, str) and not isinstance(resolve_schedule(schedule), Fitted)
+    if regular and microbatches > 3 * ranks and microbatches % ranks == 0:
         fewer, few = (_facts(schedule, ranks, rounds * ranks, chunks) for rounds in (2, 3))
         if [one.total for one in fewer.moments] == [one.total for one in few.moments]:  # else more hold more
             return few

@@ -198,6 +198,7 @@ def test_rows_of_ones_own_are_looked_at_whole() -> None:
     plan = Plan(pp=2, microbatches=16, batch=16, schedule=careful)
     assert facts_of(plan).microbatches == 16
     assert facts_of(plan).held == facts_of(replace(plan, schedule="naive")).held == (1, 1)
+    assert facts_of(replace(plan, schedule="zb-auto")).microbatches == 16  # fitted to its stages
 
 
 def _under_way(row, own):
