@@ -17,7 +17,7 @@ from mpsim.interchange.torch_schedules import class_name, rows_as_csv
 from mpsim.lowering.crossings import crossings, tensor_bytes
 from mpsim.lowering.recomputation import recomputed_layers
 from mpsim.lowering.stages import microbatch_size
-from mpsim.lowering.units import check_units, path_of
+from mpsim.lowering.units import check_units, is_numbered, path_of
 from mpsim.plan.model import MIB, Plan
 from mpsim.plan.partition import stage_slices
 from mpsim.plan.recompute import parse_recompute
@@ -206,7 +206,7 @@ def _sharded(plan: Plan, workload: Workload) -> dict[str, Any]:
     """Return how replicas shard."""
     sharding, names = plan.sharding, [layer.name for layer in workload.layers]
     check_units(names, sharding.units)
-    numbered = any(path_of(name, "blocks") for name in names)
+    numbered = is_numbered(names)
     paths = dict.fromkeys(path_of(name, sharding.units, numbered) for name in names)
     dtype = sharding.gather_dtype or ("bfloat16" if workload.precision.name == "bf16-mixed" else "")
     return {

@@ -15,7 +15,7 @@ from mpsim.lowering.buckets import Bucket, fill
 from mpsim.lowering.costs import Costs
 from mpsim.lowering.crossings import Crossing, crossings, tensor_bytes
 from mpsim.lowering.recomputation import Recomputed, offloaded_layers, recomputed
-from mpsim.lowering.units import Unit, padded, path_of, units_of
+from mpsim.lowering.units import Unit, is_numbered, padded, units_of
 from mpsim.plan.model import Plan
 from mpsim.plan.partition import stage_slices
 from mpsim.plan.recompute import parse_recompute
@@ -337,7 +337,7 @@ def _units(workload: Workload, layers: range, plan: Plan, gradients: _Gradients)
         workload.precision,
         plan.sharding,
         axes=tuple(zip(("shard", "edp"), shares_of(plan), strict=True)),
-        numbered=any(path_of(name, "blocks") for name in names),
+        numbered=is_numbered(names),
     )
 
 

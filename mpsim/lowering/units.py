@@ -11,7 +11,7 @@ from mpsim.errors import MpsimError, did_you_mean
 from mpsim.plan.sharding import Sharding
 from mpsim.workload.model import DTYPE_BYTES, Gradient, Parameter, Precision
 
-__all__ = ["Unit", "check_units", "communicated", "padded", "path_of", "units_of"]
+__all__ = ["Unit", "check_units", "communicated", "is_numbered", "padded", "path_of", "units_of"]
 
 _NAMED = ("blocks", "layers", "model")
 _NARROW = ("bfloat16", "float16")
@@ -99,6 +99,17 @@ def path_of(layer: str, units: str, numbered: bool = True) -> str:
         return next((path for path in paths if path.rpartition(".")[2].isdecimal()), "")
     globs = units.split(",")
     return next((path for path in reversed(paths) if any(fnmatchcase(path, glob) for glob in globs)), "")
+
+
+def is_numbered(layers: Iterable[str]) -> bool:
+    """Return whether any of a model's layers is a member of a list, as `path_of` asks.
+
+    Examples
+    --------
+    >>> is_numbered(["embed", "layers.0.mlp"]), is_numbered(["fc1", "fc2"])
+    (True, False)
+    """
+    return any(path_of(layer, "blocks") for layer in layers)
 
 
 def _paths(layer: str) -> list[str]:

@@ -345,15 +345,15 @@ class PlanBounds:
         """Return `_rate` of each pipeline rank."""
         return np.array([self._rate(kind, p) for p in range(self._plan.pp)])
 
-    def _by_rank(self, row: _Row, cuts: _Cuts, weights: Sequence[float] | None = None) -> _Row:
-        """Return the sums of a row of layers on each rank at each cut; a stage may count several times."""
+    def _by_rank(self, row: _Row, cuts: _Cuts) -> _Row:
+        """Return the sums of a row of layers on each rank at each cut."""
         shape = self.facts.shape
         total = before(row)
         n_layers = len(row)
         edges = np.array([(0, *own, n_layers) for own in cuts], dtype=np.intp)
         each = np.tile(total[edges[:, 1:]] - total[edges[:, :-1]], shape.directions)
         found = np.zeros((self._plan.pp, len(cuts)))
-        np.add.at(found, np.array(shape.home), (each if weights is None else each * np.array(weights)).T)
+        np.add.at(found, np.array(shape.home), each.T)
         return found.T
 
 

@@ -13,7 +13,7 @@ from mpsim.lowering.costs import Costs
 from mpsim.lowering.crossings import crossings
 from mpsim.lowering.recomputation import recomputed, recomputed_layers
 from mpsim.lowering.stages import microbatch_size
-from mpsim.lowering.units import Unit, communicated, path_of
+from mpsim.lowering.units import Unit, communicated, is_numbered, path_of
 from mpsim.plan.model import Plan
 from mpsim.plan.recompute import Recompute
 from mpsim.plan.sharding import Sharding
@@ -190,7 +190,7 @@ def held_of(workload: Workload, split: Split) -> Held:
     trained: set[str] = set()
     rows: dict[str, list[float]] = {name: [] for name in Held._fields}
     updated = {one.parameter for layer in workload.layers for one in layer.shard(split).gradients}
-    numbered = any(path_of(layer.name, "blocks") for layer in workload.layers)
+    numbered = is_numbered(layer.name for layer in workload.layers)
     for layer in workload.layers:
         shard = layer.shard(split)
         new = [one for one in shard.parameters if one.name not in seen]

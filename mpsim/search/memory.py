@@ -88,21 +88,22 @@ class MemoryBounds:
 
     def in_mean(self) -> tuple[float, bool]:
         """Return the bytes that the fullest rank holds at least, however layers are cut, and whether it overflows."""
-        facts, pp, own = self._facts, self._plan.pp, self.by_layer
+        facts, own = self._facts, self.by_layer
         copies = facts.shape.directions
         once, again = min(facts.held), min(facts.again)
         state, made, kept, *_, copied = (row.sum() * copies for row in own)
         # Of several stages of a rank not all have gradients when it holds most.
-        alone = facts.shape.stages == pp and again
-        most = state + max(made + copied, once * kept, again * kept + (made if alone else 0.0))
-        room = sum(self._capacities) if all(self._capacities) else np.inf
-        return float(most / pp + self._workspace), bool(most + pp * self._workspace > room)
+        alone = facts.shape.stages == self._plan.pp and again
+        return self._mean(state + max(made + copied, once * kept, again * kept + (made if alone else 0.0)))
 
     def of_any(self, facts: Sequence[Facts]) -> tuple[float, bool]:
         """Return the same of the plans that differ from this one in their schedules, which have these facts."""
-        own, pp = self.by_layer, self._plan.pp
-        once = min(min(one.held) for one in facts)
-        most = own.state.sum() + max((own.gradients + own.copied).sum(), once * own.kept.sum())
+        own, once = self.by_layer, min(min(one.held) for one in facts)
+        return self._mean(own.state.sum() + max((own.gradients + own.copied).sum(), once * own.kept.sum()))
+
+    def _mean(self, most: float) -> tuple[float, bool]:
+        """Return what the mean rank holds of what all hold, with the workspace of each, and if there is no room."""
+        pp = self._plan.pp
         room = sum(self._capacities) if all(self._capacities) else np.inf
         return float(most / pp + self._workspace), bool(most + pp * self._workspace > room)
 

@@ -172,9 +172,13 @@ class Study:
     def _with_fewer(self, plan: Plan, count: int) -> Lowering:
         """Return a plan with fewer micro-batches of the same size that is lowered but for its stages."""
         batch = plan.batch // plan.microbatches * count
+        return self._lowered(replace(plan, microbatches=count, batch=batch))
+
+    def _lowered(self, plan: Plan, like: Lowering | None = None) -> Lowering:
+        """Return a plan that is lowered but for its stages; `like` is one with the same rows."""
         return uncut(
-            self.workload, self.topology, replace(plan, microbatches=count, batch=batch), by_type=self.by_type,
-            host_speed=self.host_speed, routes=self.routes, costs=self.bounds.family(plan).costs,
+            self.workload, self.topology, plan, by_type=self.by_type, host_speed=self.host_speed, routes=self.routes,
+            costs=self.bounds.family(plan).costs, like=like,
         )  # fmt: skip
 
     def as_cut(self, plan: Plan) -> Plan:
@@ -227,10 +231,7 @@ class Study:
             last = parse_recompute(plan.sharding.recompute).except_last
             key = (plan.schedule, plan.pp, plan.microbatches, plan.chunks, plan.runtime, last)
         known = None if key is None else self._rows.pop(key, None)
-        whole = uncut(
-            self.workload, self.topology, plan, by_type=self.by_type, host_speed=self.host_speed, routes=self.routes,
-            costs=self.bounds.family(plan).costs, like=known and known[0],
-        )  # fmt: skip
+        whole = self._lowered(plan, known and known[0])
         levels = known[1] if known else levels_of(whole.rows, whole.shape, whole.keeping, whole.closing)
         if key is not None:
             self._keep(key, whole, levels)

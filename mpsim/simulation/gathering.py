@@ -13,7 +13,7 @@ from typing import NamedTuple
 from mpsim.lowering.balancing import Clock
 from mpsim.lowering.model import Lowering
 from mpsim.lowering.stages import units_within
-from mpsim.lowering.units import Unit, path_of
+from mpsim.lowering.units import Unit, is_numbered, path_of
 from mpsim.plan.model import Plan
 from mpsim.workload.model import Workload
 
@@ -238,7 +238,7 @@ def _seconds(passes: Sequence[_Times], layers: range, kind: str, again: frozense
 def _content(workload: Workload, plan: Plan) -> list[object]:
     """Return of each layer what its units have of it, and whether it is in one with a layer before it."""
     names = [layer.name for layer in workload.layers]
-    numbered = any(path_of(name, "blocks") for name in names)
+    numbered = is_numbered(names)
     shards = [layer.shard(plan.split) for layer in workload.layers]
     times = Counter(one.name for shard in shards for one in shard.parameters)
     last: dict[str, int] = {}
